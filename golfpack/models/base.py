@@ -1,11 +1,14 @@
-"""What a model family is. A family is one file beside this one plus one line in `FAMILIES`.
+"""What a model family is. A family is a file or two beside this one plus one line in `FAMILIES`.
 
 A family's module must:
 - take token ids (B, T) int64 and return logits (B, T, V) float32;
+- take an optional `cache` (a `KVCache`) and then continue the sequences the cache holds;
 - have parameter names equal to the names in its `ModelSpec`;
 - call the modules named in each `TensorSpec.hooks`, so that calibration sees inputs and gradients.
 """
 
+import dataclasses
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from golfpack.errors import UsageError
 from golfpack.packer.ir import ModelSpec
 
 StateDict = Mapping[str, torch.Tensor]
@@ -24,18 +28,176 @@ class Family:
 
     Attributes:
         name: stored in artifacts; never changes once released.
-        config_type: frozen dataclass of JSON-safe fields, with the family's defaults.
-        infer: state dict -> config dict, with every dimension that names and shapes tell, or None
-            when the state dict is not of this family. Raises UsageError, listing the choices, when
-            it is of this family but ambiguous.
+        needs: what a state dict must hold to be of this family, for error messages.
+        config_type: frozen dataclass of JSON-safe fields (int, float, bool, str), with the family's
+            defaults for what names and shapes cannot tell.
+        matches: state dict -> whether it is of this family, judged by a few telling names.
+        infer: (state dict that matches, typed overrides) -> the config fields that names and shapes
+            tell. Raises UsageError, listing the choices, when shapes leave a dimension open and no
+            override settles it.
         build: config dict -> module in float32, on CPU, in eval mode, weights uninitialised.
         spec: config dict -> ModelSpec.
         max_length: config dict -> longest sequence the module can take, or None for no limit.
     """
 
     name: str
+    needs: str
     config_type: type
-    infer: Callable[[StateDict], dict[str, Any] | None]
+    matches: Callable[[StateDict], bool]
+    infer: Callable[[StateDict, Mapping[str, Any]], dict[str, Any]]
     build: Callable[[Mapping[str, Any]], nn.Module]
     spec: Callable[[Mapping[str, Any]], ModelSpec]
     max_length: Callable[[Mapping[str, Any]], int | None]
+
+
+class KVCache:
+    """Keys and values of the positions seen so far, one pair per attention call of a forward pass.
+
+    Buffers are allocated once at full capacity: growing them by concatenation would copy the whole
+    cache for every generated token.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0  # positions held; the model advances it once per forward pass
+        self._pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def extend(
+        self, layer: int, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store k, v (B, H, T, D) of new positions; return those of all positions (B, H, S, D)."""
+        end = self.length + k.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} positions, {end} were asked for")
+        if layer not in self._pairs:
+            self._pairs[layer] = (self._buffer(k), self._buffer(v))
+        k_all, v_all = self._pairs[layer]
+        k_all[:, :, self.length : end] = k
+        v_all[:, :, self.length : end] = v
+        return k_all[:, :, :end], v_all[:, :, :end]
+
+    def _buffer(self, like: torch.Tensor) -> torch.Tensor:
+        return like.new_empty(*like.shape[:2], self.capacity, like.shape[3])
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    batch: int,
+    length: int,
+    bos: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Sample sequences from a model, each starting with `bos`.
+
+    Args:
+        model: module of a family, on the device of `generator`.
+        batch: number of sequences.
+        length: tokens per sequence, `bos` included.
+        bos: first token of every sequence.
+        temperature: divides the logits; 1 samples the model's own distribution.
+        generator: the only source of randomness.
+
+    Returns:
+        tokens (batch, length) int64.
+    """
+    tokens = torch.full((batch, length), bos, dtype=torch.int64, device=generator.device)
+    cache = KVCache(length)
+    for t in range(1, length):
+        logits = model(tokens[:, t - 1 : t], cache=cache)[:, -1]
+        p = torch.softmax(logits.double() / temperature, dim=-1)
+        tokens[:, t] = torch.multinomial(p, 1, generator=generator)[:, 0]
+    return tokens
+
+
+def typed_overrides(config_type: type, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Check config overrides against a config dataclass and convert strings to the field types.
+
+    Raises:
+        UsageError: an unknown key (with near matches) or a value of the wrong type.
+    """
+    types = {f.name: f.type for f in dataclasses.fields(config_type)}
+    for key in overrides:
+        if key not in types:
+            near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
+            raise UsageError(
+                f"unknown model option {key!r}",
+                f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(types)}",
+            )
+    return {key: _convert(key, value, types[key]) for key, value in overrides.items()}
+
+
+def _convert(key: str, value: object, kind: Any) -> Any:
+    """`value` as a `kind` (int, float, bool or str), or UsageError."""
+    try:
+        if kind is bool and isinstance(value, str):
+            return {"true": True, "false": False}[value.lower()]
+        if isinstance(value, str):
+            return kind(value)
+        if kind is float and type(value) is int:
+            return float(value)
+    except (ValueError, KeyError):
+        pass
+    else:
+        if type(value) is kind:
+            return value
+    raise UsageError(
+        f"model option {key} must be of type {kind.__name__}, not {value!r}",
+        f"for example --set model.{key}={_EXAMPLES[kind]}",
+    )
+
+
+_EXAMPLES = {int: "8", float: "10000.0", bool: "true", str: "relu2"}
+
+
+def settle(
+    config_type: type, told: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Join what shapes tell with what the user set and the defaults.
+
+    Returns:
+        (complete config, the part of it that nobody told: defaults taken on trust).
+
+    Raises:
+        UsageError: an override contradicts the shapes, or the config is impossible.
+    """
+    for key, value in overrides.items():
+        if key in told and told[key] != value:
+            raise UsageError(
+                f"model option {key}={value} contradicts the checkpoint, whose shapes say "
+                f"{key}={told[key]}",
+                f"leave {key} out: it is read from the checkpoint",
+            )
+    config = dataclasses.asdict(config_type(**{**told, **overrides}))
+    assumed = {k: v for k, v in config.items() if k not in told and k not in overrides}
+    return config, assumed
+
+
+def check_tensors(spec: ModelSpec, state: StateDict) -> None:
+    """Compare the names and shapes of a state dict with what a config needs.
+
+    Raises:
+        UsageError: names the first tensor that is missing, of another shape, or unknown.
+    """
+    missing = [t for t in spec.tensors if t.name not in state]
+    if missing:
+        raise UsageError(
+            f"the checkpoint has no tensor {missing[0].name!r}, expected with shape "
+            f"{missing[0].shape} ({spec.family} family; missing tensors: {len(missing)})",
+            "is the checkpoint complete, and saved from the whole model?",
+        )
+    for t in spec.tensors:
+        found = tuple(state[t.name].shape)
+        if found != t.shape:
+            raise UsageError(
+                f"tensor {t.name!r} has shape {found}, but the other tensors imply {t.shape}",
+                "the checkpoint mixes models, or is of a variant this family does not cover",
+            )
+    unknown = sorted(set(state) - {t.name for t in spec.tensors})
+    if unknown:
+        raise UsageError(
+            f"tensor {unknown[0]!r} {tuple(state[unknown[0]].shape)} is not part of the "
+            f"{spec.family} family (unknown tensors: {len(unknown)})",
+            "the model has a feature this family lacks; see docs/writing_a_family.md",
+        )

@@ -5,10 +5,18 @@ turn its weights into one `QTensor` or `Raw` per tensor; the artifact stores tho
 """
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
+import numpy as np
+
+from golfpack.packer.rawfloat import RawType, raw_to_float32
+from golfpack.packer.steps import StepField
+
 # What a tensor does in the network. Policies match roles first, name globs second.
-Role = Literal["embed", "head", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_out", "vector"]
+Role = Literal[
+    "embed", "head", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_out", "vector"
+]
 ROLES: tuple[Role, ...] = (
     "embed", "head", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_out", "vector",
 )  # fmt: skip
@@ -42,10 +50,7 @@ class TensorSpec:
 
     @property
     def numel(self) -> int:
-        n = 1
-        for d in self.shape:
-            n *= d
-        return n
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,95 @@ class ModelSpec:
 
     def __getitem__(self, name: str) -> TensorSpec:
         return next(t for t in self.tensors if t.name == name)
+
+
+# --- what calibration measured ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """What one use of a matrix W (rows r, columns i) says about errors e_r in its rows.
+
+    The expected KL increase per token is `1/2 sum_r row_weight[r] e_r hessian e_r^T`.
+
+    Attributes:
+        kind: which kind of hook measured it.
+        hessian: (cols, cols) float32. linear: mean over tokens of x x^T (summed over virtual layers).
+            embedding: mean over tokens of g g^T, g = dL/d(embedding output).
+        row_weight: (rows,) float64. linear: mean over tokens and uses of (dL/dy_r)^2, L the sum of
+            nlls under labels sampled from the model. embedding: frequency of token r.
+            None when gradients were not asked for.
+        input_abs: (cols,) float64 mean |x|, or None for an embedding.
+        output_cov: (rows, rows) float32 mean of g g^T over tokens, g = dL/dy, or None.
+    """
+
+    kind: HookKind
+    hessian: np.ndarray
+    row_weight: np.ndarray | None = None
+    input_abs: np.ndarray | None = None
+    output_cov: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CalibStats:
+    """Calibration result for a whole model.
+
+    Attributes:
+        uses: per matrix, one `Use` per hook of its TensorSpec, in that order.
+        vector_fisher: per vector tensor, mean per token of (dL/d theta)^2, same shape; {} without
+            gradients.
+        tokens: number of calibration tokens.
+        source: where the tokens came from, for the report.
+        tokens_sha256: of the token ids as little-endian uint32.
+    """
+
+    uses: dict[str, tuple[Use, ...]]
+    vector_fisher: dict[str, np.ndarray]
+    tokens: int
+    source: str
+    tokens_sha256: str
+
+
+# --- what the passes make --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class QTensor:
+    """A quantised tensor, seen as a matrix.
+
+    Attributes:
+        codes: (rows, cols) int32.
+        steps: the step field; weight[r, i] = codes[r, i] * step[r, i].
+    """
+
+    codes: np.ndarray
+    steps: StepField
+
+    def dequantize(self) -> np.ndarray:
+        """(rows, cols) float32, the same bits wherever it runs: two rounded products in this order."""
+        w = self.codes.astype(np.float32)
+        if self.steps.col is not None:
+            w *= self.steps.col
+        w *= self.steps.row[:, None]
+        return w
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """A tensor kept as floats, in the stored type `dtype` (see `packer.rawfloat`)."""
+
+    values: np.ndarray
+    dtype: RawType
+
+    def dequantize(self) -> np.ndarray:
+        """The values as float32, in their own shape."""
+        return raw_to_float32(self.values, self.dtype)
+
+
+PackedTensor = QTensor | Raw
+
+
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The (rows, cols) under which a tensor of any rank is quantised: last axis = columns."""
+    cols = shape[-1] if shape else 1
+    return prod(shape[:-1]), cols

@@ -1,0 +1,1 @@
+"""The trainer: token streams in, float checkpoints of the golf family out."""

@@ -1,0 +1,5 @@
+"""`python -m golfpack`."""
+
+from golfpack.cli import main
+
+main()

@@ -1,0 +1,114 @@
+"""`golfpack train`: token shards or text -> a float checkpoint."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golfpack.api.models import split_settings
+from golfpack.data.shards import read_tokens
+from golfpack.data.text import read_documents
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from golfpack.errors import UsageError
+from golfpack.packer.recipe import parse_value
+from golfpack.packer.state import Notify, silent
+from golfpack.train.config import TrainConfig
+from golfpack.train.trainer import TrainResult
+from golfpack.train.trainer import train as run_training
+
+# The shape of a model nobody described: a few million weights, trainable on a laptop.
+DEFAULT_MODEL = {"num_layers": 6, "dim": 256, "num_heads": 8, "num_kv_heads": 4, "mlp_hidden": 768}
+DEFAULT_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train on and where to; see `golfpack train --help`.
+
+    Attributes:
+        tokens: glob of token shards, or None with `text`.
+        tokenizer: SentencePiece model of the tokens; made from the text when `train_vocab` is set.
+        train_vocab: train a tokenizer of that many pieces on the text first.
+        settings: "model.option=value" (GolfConfig) and "train.option=value" (TrainConfig).
+    """
+
+    out: Path
+    family: str = "golf"
+    tokens: str | None = None
+    text: tuple[Path, ...] = ()
+    val_tokens: str | None = None
+    tokenizer: Path | None = None
+    train_vocab: int | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    resume: bool = False
+    settings: tuple[str, ...] = ()
+
+
+def train(options: TrainOptions, notify: Notify = silent) -> TrainResult:
+    """Train a model of the golf family. Raises UsageError for unusable options or data."""
+    if options.family != "golf":
+        raise UsageError(f"family {options.family!r} cannot be trained", "use --family golf")
+    model_settings, rest = split_settings(options.settings)
+    config = _config(options, rest)
+    options.out.mkdir(parents=True, exist_ok=True)
+    tokens, vocab_size = _tokens(options, notify)
+    val_tokens = None if options.val_tokens is None else read_tokens(options.val_tokens)
+    shape: dict[str, Any] = {**DEFAULT_MODEL, **model_settings}
+    if vocab_size is not None:
+        shape.setdefault("vocab_size", vocab_size)
+    return run_training(
+        config, shape, tokens, options.out, val_tokens=val_tokens, resume=options.resume,
+        progress=lambda done, total, note: notify("train", done, total, note),
+    )  # fmt: skip
+
+
+def _config(options: TrainOptions, settings: list[str]) -> TrainConfig:
+    values: dict[str, Any] = {
+        "steps": options.steps,
+        "minutes": options.minutes,
+        "seed": options.seed,
+        "threads": options.threads,
+        "device": options.device,
+    }
+    if options.steps is None and options.minutes is None:
+        values["steps"] = DEFAULT_STEPS
+    known = {f.name for f in fields(TrainConfig)}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        name = key.removeprefix("train.")
+        if name == key or name not in known:
+            raise UsageError(
+                f"--set {setting!r} sets nothing here",
+                f"use model.OPTION or train.OPTION; train options: {', '.join(sorted(known))}",
+            )
+        values[name] = parse_value(value)
+    return TrainConfig(**values)
+
+
+def _tokens(options: TrainOptions, notify: Notify) -> tuple[np.ndarray, int | None]:
+    """The training stream, and the vocabulary size where a tokenizer tells it."""
+    if (options.tokens is None) == (not options.text):
+        raise UsageError("give either --tokens or --text", "--tokens 'shards/*_train_*.bin'")
+    if options.tokens is not None:
+        size = None
+        if options.tokenizer is not None:
+            size = load_tokenizer(options.tokenizer).vocab_size()
+        return read_tokens(options.tokens), size
+    documents = list(read_documents(options.text))
+    path = options.tokenizer
+    if path is None:
+        if options.train_vocab is None:
+            raise UsageError(
+                "text needs a tokenizer", "add --tokenizer FILE.model, or --train-vocab 1024"
+            )
+        path = options.out / "tokenizer.model"
+        if not (options.resume and path.exists()):
+            notify("tokenizer", 0, 0, f"{options.train_vocab} pieces")
+            train_tokenizer(documents, options.train_vocab, path)
+    sp = load_tokenizer(path)
+    return encode_documents(sp, documents), sp.vocab_size()

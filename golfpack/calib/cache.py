@@ -1,0 +1,86 @@
+"""Calibration results on disk, keyed by everything they depend on.
+
+The key is the hash of the model, the tokens and the settings, so a hit is the same result to the bit
+and nothing ever has to be invalidated by hand.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golfpack.data.shards import write_atomically
+from golfpack.packer.ir import CalibStats, Use
+
+# Raise when the meaning of a stored quantity changes.
+STATS_VERSION = 1
+_ARRAYS = ("hessian", "row_weight", "input_abs", "output_cov")
+
+
+def cache_folder() -> Path:
+    """$GOLFPACK_CACHE, else the user's cache folder."""
+    base = os.environ.get("GOLFPACK_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "golfpack"
+
+
+def cached(
+    folder: Path | None, inputs: dict[str, Any], make: Callable[[], CalibStats]
+) -> CalibStats:
+    """The stored result for these JSON-safe `inputs`, or make it and store it. None: do not cache."""
+    if folder is None:
+        return make()
+    text = json.dumps({**inputs, "version": STATS_VERSION}, sort_keys=True)
+    path = folder / f"calib-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+    if path.is_file():
+        try:
+            return _load(path)
+        except (OSError, ValueError, KeyError, EOFError):
+            path.unlink(missing_ok=True)  # half a file from a full disk: measure again
+    stats = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    _save(stats, buffer)
+    write_atomically(path, buffer.getvalue())
+    return stats
+
+
+def _save(stats: CalibStats, file: io.BytesIO) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    meta: dict[str, Any] = {
+        "tokens": stats.tokens,
+        "source": stats.source,
+        "tokens_sha256": stats.tokens_sha256,
+        "uses": {name: [u.kind for u in uses] for name, uses in stats.uses.items()},
+        "vectors": list(stats.vector_fisher),
+    }
+    for name, uses in stats.uses.items():
+        for i, use in enumerate(uses):
+            for key in _ARRAYS:
+                value = getattr(use, key)
+                if value is not None:
+                    arrays[f"{name}:{i}:{key}"] = value
+    arrays |= {f"{name}:fisher": v for name, v in stats.vector_fisher.items()}
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    np.savez(file, allow_pickle=False, **arrays)
+
+
+def _load(path: Path) -> CalibStats:
+    with np.load(path, allow_pickle=False) as data:
+        arrays = {key: data[key] for key in data.files}
+    meta = json.loads(arrays["meta"].tobytes())
+    uses = {
+        name: tuple(
+            Use(kind, *(arrays.get(f"{name}:{i}:{key}") for key in _ARRAYS))  # type: ignore[arg-type]
+            for i, kind in enumerate(kinds)
+        )
+        for name, kinds in meta["uses"].items()
+    }
+    fisher = {name: arrays[f"{name}:fisher"] for name in meta["vectors"]}
+    return CalibStats(uses, fisher, meta["tokens"], meta["source"], meta["tokens_sha256"])

@@ -1,0 +1,211 @@
+"""One pass over calibration tokens: what every weight's inputs and output gradients look like.
+
+Hessians are E[x x^T] of a linear layer's inputs. With gradients, labels are sampled from the model's
+own distribution (the true Fisher, not the empirical one: Kunstner et al., arXiv 1905.12558) and the
+squared output gradients weigh the rows; see `packer.ir.Use` for the exact definitions.
+
+Batches are independent: each is one thread's work, its products are float32 and the sums over
+batches float64, taken in batch order. So the result does not depend on the number of threads.
+"""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from golfpack.calib.sources import CalibTokens
+from golfpack.errors import UsageError
+from golfpack.packer.ir import CalibStats, Hook, ModelSpec, Use
+from golfpack.packer.parallel import map_ordered
+
+Progress = Callable[[int, int, str], None]
+Key = tuple[str, str]  # (module of the hook, quantity)
+
+# Output covariances are only kept up to this many rows: a head's would dwarf the model.
+MAX_COV_ROWS = 4096
+
+
+def calibrate(
+    model: nn.Module,
+    spec: ModelSpec,
+    tokens: CalibTokens,
+    *,
+    gradients: bool,
+    seed: int,
+    threads: int,
+    batch_tokens: int = 2048,
+    progress: Progress | None = None,
+) -> CalibStats:
+    """Measure `CalibStats` of a model.
+
+    Args:
+        model: built from `spec`, float32 on CPU; left as it was.
+        tokens: sequences (n, length).
+        gradients: also measure Fisher row weights, gradient covariances and vector Fishers.
+        seed: of the sampled labels.
+        threads: batches in flight; changes nothing but the time.
+
+    Raises:
+        UsageError: the statistics are not finite.
+    """
+    per_batch = max(1, batch_tokens // tokens.sequences.shape[1])
+    batches = [
+        tokens.sequences[i : i + per_batch] for i in range(0, len(tokens.sequences), per_batch)
+    ]
+    local = threading.local()
+
+    def measure(item: tuple[int, np.ndarray]) -> dict[Key, np.ndarray]:
+        if not hasattr(local, "collector"):
+            torch.set_num_threads(1)
+            local.collector = _Collector(copy.deepcopy(model), spec, gradients)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + item[0])
+        return local.collector.measure(torch.from_numpy(item[1]), generator)
+
+    sums: dict[Key, np.ndarray] = {}
+    with _torch_threads_restored():
+        for done, found in enumerate(map_ordered(measure, enumerate(batches), threads), 1):
+            for key, value in found.items():
+                if key in sums:
+                    sums[key] += value
+                else:
+                    sums[key] = value.astype(np.float64)
+            if progress is not None:
+                progress(
+                    done, len(batches), f"{done * per_batch * tokens.sequences.shape[1]:,} tokens"
+                )
+    return _finish(spec, sums, tokens, gradients)
+
+
+@contextmanager
+def _torch_threads_restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass
+class _Collector:
+    """A private copy of the model with hooks; sums of one batch at a time."""
+
+    model: nn.Module
+    spec: ModelSpec
+    gradients: bool
+    sums: dict[Key, np.ndarray] = field(default_factory=dict)
+    # Query, key and value projections read one and the same tensor: square it once.
+    last: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        self.model.requires_grad_(False)
+        self.parameters = dict(self.model.named_parameters())
+        if self.gradients:
+            for t in self.spec.tensors:
+                if not t.hooks:
+                    self.parameters[t.name].requires_grad_(True)
+        for t in self.spec.tensors:
+            for hook in t.hooks:
+                self._attach(hook, self.model.get_submodule(hook.module))
+
+    def _attach(self, hook: Hook, module: nn.Module) -> None:
+        if hook.kind == "linear":
+            module.register_forward_hook(lambda _m, args, out: self._linear(hook, args[0], out))
+        elif self.gradients:
+            module.register_forward_hook(lambda _m, args, out: self._embedding(hook, args[0], out))
+
+    def measure(self, tokens: torch.Tensor, generator: torch.Generator) -> dict[Key, np.ndarray]:
+        self.sums, self.last = {}, None
+        if not self.gradients:
+            with torch.no_grad():
+                self.model(tokens)
+            return self.sums
+        logits = self.model(tokens).flatten(0, 1)
+        with torch.no_grad():
+            labels = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        F.cross_entropy(logits, labels, reduction="sum").backward()
+        for name, p in self.parameters.items():
+            if p.grad is not None:
+                self._add((name, "fisher"), p.grad.square().numpy())
+                p.grad = None
+        return self.sums
+
+    def _add(self, key: Key, value: np.ndarray) -> None:
+        self.sums[key] = self.sums[key] + value if key in self.sums else value
+
+    def _linear(self, hook: Hook, x: torch.Tensor, out: torch.Tensor) -> None:
+        if self.last is None or self.last[0] is not x:
+            flat = x.detach().flatten(0, -2)
+            self.last = (x, (flat.T @ flat).numpy(), flat.abs().sum(0).numpy())
+        self._add((hook.module, "hessian"), self.last[1])
+        self._add((hook.module, "input_abs"), self.last[2])
+        if self.gradients:
+            out.register_hook(lambda g: self._output_gradient(hook, g))
+
+    def _output_gradient(self, hook: Hook, grad: torch.Tensor) -> None:
+        g = grad.flatten(0, -2)
+        self._add((hook.module, "row_weight"), g.square().sum(0).numpy())
+        self._add((hook.module, "gradients"), np.array([len(g)]))
+        if g.shape[1] <= MAX_COV_ROWS:
+            self._add((hook.module, "output_cov"), (g.T @ g).numpy())
+
+    def _embedding(self, hook: Hook, tokens: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        counts = torch.bincount(tokens.flatten(), minlength=self._rows(hook))
+        self._add((hook.module, "row_weight"), counts.numpy().astype(np.float32))
+        out = out.detach().requires_grad_(True)
+        out.register_hook(lambda g: self._embedding_gradient(hook, g))
+        return out
+
+    def _embedding_gradient(self, hook: Hook, grad: torch.Tensor) -> None:
+        g = grad.flatten(0, -2)
+        self._add((hook.module, "hessian"), (g.T @ g).numpy())
+
+    def _rows(self, hook: Hook) -> int:
+        return next(t.shape[0] for t in self.spec.tensors if hook in t.hooks)
+
+
+def _finish(
+    spec: ModelSpec, sums: dict[Key, np.ndarray], tokens: CalibTokens, gradients: bool
+) -> CalibStats:
+    n = tokens.sequences.size
+    uses, vector_fisher = {}, {}
+    for t in spec.tensors:
+        found = [_use(hook, sums, n) for hook in t.hooks if (hook.module, "hessian") in sums]
+        if found:
+            uses[t.name] = tuple(found)
+        elif gradients and not t.hooks:
+            fisher = sums.get((t.name, "fisher"))
+            vector_fisher[t.name] = np.zeros(t.shape) if fisher is None else fisher / n
+    for name, measured in uses.items():
+        if not all(np.isfinite(u.hessian).all() for u in measured):
+            raise UsageError(
+                f"calibration statistics of {name} are not finite",
+                "the model overflows on these tokens; check its config and its weights",
+            )
+    return CalibStats(uses, vector_fisher, n, tokens.source, tokens.sha256)
+
+
+def _use(hook: Hook, sums: dict[Key, np.ndarray], n: int) -> Use:
+    hessian = (sums[hook.module, "hessian"] / n).astype(np.float32)
+    row_weight = sums.get((hook.module, "row_weight"))
+    if hook.kind == "embedding":
+        return Use("embedding", hessian, None if row_weight is None else row_weight / n)
+    input_abs = sums[hook.module, "input_abs"] / n
+    if row_weight is None:
+        return Use("linear", hessian, None, input_abs)
+    # One gradient per token and use: a module that several virtual layers call is averaged over them.
+    gradients = sums[hook.module, "gradients"][0]
+    cov = sums.get((hook.module, "output_cov"))
+    return Use(
+        "linear",
+        hessian,
+        row_weight / gradients,
+        input_abs,
+        None if cov is None else (cov / gradients).astype(np.float32),
+    )

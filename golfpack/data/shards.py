@@ -1,0 +1,149 @@
+"""Token shards of the challenge: a header of 256 little-endian int32, then uint16 tokens.
+
+Header fields: magic 20240520, version 1, number of tokens; the rest is zero. Format of
+openai/parameter-golf and of llm.c, version 1.
+"""
+
+import difflib
+import glob
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from golfpack.errors import UsageError
+
+MAGIC = 20240520
+VERSION = 1
+HEADER_INTS = 256
+HEADER_BYTES = 4 * HEADER_INTS
+
+_FORMAT_HINT = "a shard is 256 int32 (20240520, 1, number of tokens, zeros), then uint16 tokens"
+
+
+def read_shard(path: str | Path, limit: int | None = None) -> np.ndarray:
+    """Read the first `limit` tokens of one shard, or all.
+
+    Returns:
+        tokens (n,) uint16.
+
+    Raises:
+        UsageError: missing file, wrong header, or a size that does not match the header.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"there is no shard {path}", _near(path))
+    size = path.stat().st_size
+    if size < HEADER_BYTES:
+        what = "empty" if size == 0 else f"only {size} bytes long, shorter than a shard's header"
+        raise UsageError(f"{path} is {what}", _FORMAT_HINT)
+    with path.open("rb") as file:
+        header = np.frombuffer(file.read(HEADER_BYTES), "<i4")
+        n = _token_count(path, header, size)
+        wanted = n if limit is None else min(n, limit)
+        tokens = np.frombuffer(file.read(2 * wanted), "<u2")
+    return tokens.astype(np.uint16)
+
+
+def _token_count(path: Path, header: np.ndarray, size: int) -> int:
+    if (header[0], header[1]) != (MAGIC, VERSION):
+        raise UsageError(
+            f"{path} is not a token shard: its header starts with {header[0]}, {header[1]}",
+            _FORMAT_HINT,
+        )
+    n = int(header[2])
+    expected = HEADER_BYTES + 2 * n
+    if n < 0 or size != expected:
+        state = "is truncated" if size < expected else "has bytes left over"
+        raise UsageError(
+            f"{path} {state}: {size} bytes, but its header promises {n} tokens, {expected} bytes",
+            "fetch or write the shard again",
+        )
+    return n
+
+
+def read_tokens(pattern: str | Path, limit: int | None = None) -> np.ndarray:
+    """Read the shards that match a glob, in the order of their names, as one stream.
+
+    Files with `_bytes_` in their name are side-cars that hold byte counts in the same format;
+    they are never read as tokens.
+
+    Args:
+        pattern: a path, or a glob such as `data/fineweb_val_*.bin`.
+        limit: stop after this many tokens; None reads all.
+
+    Returns:
+        tokens (n,) uint16.
+
+    Raises:
+        UsageError: nothing matches, or a shard is damaged.
+    """
+    pattern = str(pattern)
+    matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+    paths = [p for p in matches if "_bytes_" not in Path(p).name]
+    if not paths:
+        if matches:
+            raise UsageError(
+                f"{pattern} matches only byte-count side-cars ({matches[0]})", "name token shards"
+            )
+        raise UsageError(f"no shard matches {pattern}", _near(Path(pattern)))
+    parts: list[np.ndarray] = []
+    left = limit
+    for path in paths:
+        parts.append(read_shard(path, left))
+        if left is not None:
+            left -= len(parts[-1])
+            if left <= 0:
+                break
+    return np.concatenate(parts)
+
+
+def write_shard(path: str | Path, tokens: np.ndarray) -> None:
+    """Write one shard; the file appears complete or not at all.
+
+    Args:
+        path: file to write or replace.
+        tokens: (n,) integers in 0..65535.
+
+    Raises:
+        UsageError: a token does not fit uint16, or the folder cannot be written.
+    """
+    path = Path(path)
+    tokens = np.asarray(tokens)
+    if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < 1 << 16):
+        raise UsageError(
+            f"tokens span {tokens.min()}..{tokens.max()}; a shard holds 0..65535",
+            "use a tokenizer of at most 65,536 pieces",
+        )
+    header = np.zeros(HEADER_INTS, "<i4")
+    header[:3] = MAGIC, VERSION, tokens.size
+    write_atomically(path, header.tobytes() + tokens.astype("<u2").tobytes())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file through a temporary one beside it and a rename.
+
+    Raises:
+        UsageError: the folder is missing or cannot be written.
+    """
+    try:
+        fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", "check the folder") from error
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        os.chmod(temp, 0o644)  # mkstemp makes files only their owner can read
+        os.replace(temp, path)
+    except BaseException:
+        os.unlink(temp)
+        raise
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist either"
+    names = sorted(p.name for p in path.parent.iterdir() if p.suffix == ".bin")
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    return f"{path.parent} holds {', '.join(near or names[:5]) or 'no .bin files'}"

@@ -1,0 +1,56 @@
+"""Documents from text files: `.txt` with two blank lines between documents, and `.jsonl`."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from golfpack.errors import UsageError
+
+_BETWEEN_DOCUMENTS = re.compile(r"\n(?:[ \t]*\n){2,}")
+
+
+def read_documents(paths: Iterable[str | Path]) -> Iterator[str]:
+    """Yield the documents of some text files, file by file, without empty ones.
+
+    `.jsonl` files hold one {"text": ...} per line. In any other file, two or more blank lines
+    separate documents.
+
+    Raises:
+        UsageError: a file is missing, not UTF-8, or a JSON line has no text.
+    """
+    for path in map(Path, paths):
+        text = _read(path)
+        documents = _from_jsonl(text, path) if path.suffix == ".jsonl" else _split(text)
+        yield from (d for d in documents if d.strip())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not UTF-8 text (byte {error.start})", "give .txt or .jsonl files"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _split(text: str) -> Iterator[str]:
+    return (d.strip("\n") for d in _BETWEEN_DOCUMENTS.split(text))
+
+
+def _from_jsonl(text: str, path: Path) -> Iterator[str]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            document = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            document = error
+        if not isinstance(document, str):
+            raise UsageError(
+                f'{path}, line {number}: not a JSON object with a string "text"',
+                'each line must be like {"text": "..."}',
+            )
+        yield document

@@ -1,0 +1,116 @@
+"""SentencePiece tokenizers: load, train, encode documents into a token stream."""
+
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from golfpack.data.shards import write_atomically
+from golfpack.errors import UsageError
+
+# Memory for one training sentence, in bytes; longer lines would be skipped without a word.
+_MAX_LINE_BYTES = 1 << 16
+
+
+def load_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcessor:
+    """Load a SentencePiece model.
+
+    Raises:
+        UsageError: the file is missing or is not a SentencePiece model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"there is no tokenizer {path}", "give a SentencePiece .model file")
+    sp = sentencepiece.SentencePieceProcessor()
+    try:
+        loaded = sp.LoadFromSerializedProto(path.read_bytes())
+    except (RuntimeError, OSError) as error:
+        raise UsageError(
+            f"{path} is not a SentencePiece model", "give a .model file, not .vocab or .json"
+        ) from error
+    if not loaded or sp.vocab_size() == 0:
+        raise UsageError(f"{path} is an empty SentencePiece model", "train the tokenizer again")
+    return sp
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int, out_path: str | Path) -> None:
+    """Train a byte-fallback BPE tokenizer, as the challenge's are, and write it.
+
+    Unlike the challenge's, it does not normalise: decoding gives the text back. Pieces never hold
+    a space after their first character, which the challenge's byte table relies on. Deterministic:
+    one thread, no sampling.
+
+    Args:
+        documents: training text.
+        vocab_size: number of pieces, 4 control and 256 byte pieces included.
+        out_path: the `.model` file to write.
+
+    Raises:
+        UsageError: the text is too little, or too varied, for that many pieces.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=_lines(documents),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            character_coverage=0.999,
+            split_digits=True,
+            add_dummy_prefix=False,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            max_sentence_length=_MAX_LINE_BYTES,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UsageError(
+            f"cannot train a tokenizer of {vocab_size} pieces: {_reason(error)}",
+            "give more text, or another vocabulary size (at least 300 or so)",
+        ) from error
+    write_atomically(Path(out_path), model.getvalue())
+
+
+def _lines(documents: Iterable[str]) -> Iterator[str]:
+    """Lines of at most `_MAX_LINE_BYTES` bytes; a character takes four at most."""
+    size = _MAX_LINE_BYTES // 4
+    for document in documents:
+        for line in document.split("\n"):
+            yield from (line[i : i + size] for i in range(0, len(line), size))
+
+
+def _reason(error: RuntimeError) -> str:
+    """SentencePiece's message without its C++ source line and its advice on its own options."""
+    message = str(error).rsplit("] ", 1)[-1].split(" Increase vocab_size")[0]
+    return message.strip().rstrip(".") or "no text was given"
+
+
+def encode_documents(
+    sp: sentencepiece.SentencePieceProcessor, documents: Iterable[str]
+) -> np.ndarray:
+    """Encode documents into one stream, with BOS before each, as the challenge's shards.
+
+    Returns:
+        tokens (n,) uint16.
+
+    Raises:
+        UsageError: the tokenizer has no BOS, or more pieces than uint16 can number.
+    """
+    if sp.bos_id() < 0:
+        raise UsageError("the tokenizer has no BOS piece", "use one that was trained with a bos_id")
+    if sp.vocab_size() > 1 << 16:
+        raise UsageError(
+            f"the tokenizer has {sp.vocab_size()} pieces; token streams are uint16",
+            "use a tokenizer of at most 65,536 pieces",
+        )
+    bos = [sp.bos_id()]
+    parts = [np.array(bos + sp.Encode(d), dtype=np.uint16) for d in documents]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint16)

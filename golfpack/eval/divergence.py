@@ -1,0 +1,32 @@
+"""How far one model's predictions are from another's: KL divergence per token."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from golfpack.packer.parallel import map_ordered
+
+
+def mean_kl(reference: nn.Module, other: nn.Module, sequences: np.ndarray, threads: int) -> float:
+    """Mean over all positions of KL(reference || other), nats per token, summed in float64.
+
+    Args:
+        reference, other: tokens (B, T) -> logits (B, T, V), float32 on CPU.
+        sequences: (n, T) integers.
+        threads: sequences in flight; changes nothing but the time.
+    """
+
+    def one(row: np.ndarray) -> float:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            tokens = torch.from_numpy(row.astype(np.int64))[None]
+            p = reference(tokens)[0].double().log_softmax(-1)
+            q = other(tokens)[0].double().log_softmax(-1)
+            return float((p.exp() * (p - q)).sum())
+
+    before = torch.get_num_threads()
+    try:
+        total = sum(map_ordered(one, list(sequences), threads))
+    finally:
+        torch.set_num_threads(before)
+    return total / sequences.size

@@ -1,0 +1,156 @@
+"""Budget -> dial: the closed loop that makes the real file fit.
+
+Bytes fall smoothly as the dial rises, about one bit per weight and octave. A rate model (entropy of
+sampled codes rounded to nearest) finds the first dial; then the passes behind `fit` run for real, and
+each real size corrects the next dial, until the file is just below the budget.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from golfpack.errors import BudgetError
+from golfpack.packer.quantize.schemes import Keep
+from golfpack.packer.rate import REACH, RateModel
+from golfpack.packer.rawfloat import RAW_STORAGE, smallest_exact
+from golfpack.packer.state import FitRound, PackState, Pass, need, quantised_names, run_passes
+
+
+@dataclass(frozen=True)
+class Fit(Pass):
+    """Find the dial whose artifact is the largest that fits, by running `body` for real.
+
+    Attributes:
+        tolerance: headroom that is good enough, as a fraction of the budget.
+        slack: ... or in bytes, whichever is larger.
+        max_rounds: real builds at most.
+        floor_bpw: the smallest artifact on offer, in bits per quantised weight by the rate model:
+            with less than this a quantised model says nothing any more.
+        body: the passes behind this one; the recipe fills it in.
+    """
+
+    name: ClassVar[str] = "fit"
+    tolerance: float = 0.0002
+    slack: int = 64
+    max_rounds: int = 12
+    floor_bpw: float = 0.5
+    body: tuple[Pass, ...] = field(default=(), repr=False)
+
+    def requires(self, state: PackState) -> None:
+        need(state, "plan", self.name, "policy")
+
+    def run(self, state: PackState) -> PackState:
+        lossless = self._lossless(state)
+        if lossless is not None:
+            return lossless
+        return _Search(self, state).run()
+
+    def ensures(self, state: PackState) -> None:
+        assert state.blob is not None
+        assert len(state.blob) <= state.budget.artifact
+
+    def _lossless(self, state: PackState) -> PackState | None:
+        """Every float kept exactly, when the budget allows that much."""
+        kept = {n: Keep("exact") for n in state.plan}
+        size = sum(w.size * RAW_STORAGE[smallest_exact(w)].itemsize for w in state.weights.values())
+        # Floats hardly compress; only try when the real file has a chance.
+        if 0.5 * size > state.budget.artifact or not quantised_names(state):
+            return None
+        full = run_passes(self.body, replace(state, plan=kept))
+        assert full.blob is not None
+        if len(full.blob) > state.budget.artifact:
+            return None
+        full = full.warn("the budget holds every weight exactly; nothing was quantised")
+        return replace(full, trace=(FitRound(0.0, len(full.blob)),))
+
+
+class _Search:
+    """One search: real tries, the bracket they leave, and the best that fits."""
+
+    def __init__(self, fit: Fit, state: PackState) -> None:
+        self.fit, self.state = fit, state
+        self.limit = state.budget.artifact
+        self.tolerance = max(fit.slack, int(fit.tolerance * self.limit))
+        # Aim for the middle of what is good enough: real sizes scatter a little around the model.
+        self.aim = self.limit - self.tolerance // 2
+        self.rate = RateModel(state)
+        self.best: PackState | None = None
+        self.trace: list[FitRound] = []
+        self.fits, self.over = (
+            REACH,
+            -REACH,
+        )  # log2 dials: smallest that fits, largest that does not
+
+    def run(self) -> PackState:
+        floor_bits = self.fit.floor_bpw * self.rate.weights
+        floor = self.rate.solve(floor_bits)
+        overhead = 0.0
+        for _ in range(self.fit.max_rounds):
+            x = self.rate.solve(8 * (self.aim - overhead))
+            x = self._inside(min(x, floor))
+            size = self._attempt(x)
+            if size > self.limit and x >= floor:
+                raise _over_budget(self.state, self.rate, size, self.limit)
+            if 0 <= self.limit - size <= self.tolerance or self._stuck(size, x):
+                break
+            overhead = size - self.rate.bits(x) / 8
+        return self._finish(floor)
+
+    def _attempt(self, x: float) -> int:
+        self.state.notify("fit", len(self.trace), self.fit.max_rounds, f"dial {2**x:.4g}")
+        done = run_passes(self.fit.body, replace(self.state, dial=2.0**x))
+        assert done.blob is not None
+        size = len(done.blob)
+        self.trace.append(FitRound(2.0**x, size))
+        if size <= self.limit:
+            self.fits = min(self.fits, x)
+            if self.best is None or self.best.blob is None or size > len(self.best.blob):
+                self.best = done
+        else:
+            self.over = max(self.over, x)
+        return size
+
+    def _inside(self, x: float) -> float:
+        """Keep a proposal strictly between the tries that fit and those that do not."""
+        if not self.over < x < self.fits:
+            if self.over == -REACH or self.fits == REACH:
+                return x
+            return (self.over + self.fits) / 2
+        return x
+
+    def _stuck(self, size: int, x: float) -> bool:
+        """Whether the recipe has no finer steps to offer (its bit widths or its clip end here)."""
+        return size <= self.limit and abs(self.rate.bits(x - 1) - self.rate.bits(x)) < 1.0
+
+    def _finish(self, floor: float) -> PackState:
+        if self.best is None:
+            # Sizes scatter around the model: step down until one fits.
+            x = self.over
+            while self.best is None and x < floor:
+                x = min(x + 2.0 ** (len(self.trace) - self.fit.max_rounds) / 256, floor)
+                self._attempt(x)
+        if self.best is None:
+            raise _over_budget(self.state, self.rate, self.trace[-1].artifact_bytes, self.limit)
+        assert self.best.blob is not None
+        best = replace(self.best, trace=tuple(self.trace))
+        headroom = self.limit - len(self.best.blob)
+        if headroom > self.tolerance:
+            best = best.warn(
+                f"{headroom:,} bytes of the budget stay unused: "
+                "the recipe has no finer steps to offer here"
+            )
+        return best
+
+
+def _over_budget(state: PackState, rate: RateModel, size: int, limit: int) -> BudgetError:
+    shortfall = size - limit
+    available = max(0.0, 8 * limit / max(state.spec.numel, 1))
+    largest = sorted(state.spec.tensors, key=lambda t: -t.numel)[:3]
+    names = ", ".join(f"{t.name} {t.numel:,}" for t in largest)
+    code = f" (of which {state.budget.code:,} for code)" if state.budget.code else ""
+    return BudgetError(
+        f"the smallest artifact of this recipe has {size:,} bytes, {shortfall:,} over the budget of "
+        f"{state.budget.total:,} bytes{code}; that leaves {available:.2f} bits per weight for "
+        f"{state.spec.numel:,} weights (largest tensors: {names})",
+        f"raise the budget to {state.budget.total + shortfall:,} bytes, or train a smaller model",
+        shortfall=shortfall,
+    )

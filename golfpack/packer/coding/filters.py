@@ -1,0 +1,64 @@
+"""Reversible byte rearrangements that make a stream easier for a byte codec."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+from golfpack.errors import UsageError
+
+
+class Filter(Protocol):
+    """What every entry of `FILTERS` offers; size never changes."""
+
+    filter_id: ClassVar[str]
+
+    def encode(self, data: bytes) -> bytes: ...
+
+    def decode(self, data: bytes) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Deal the bytes into `stride` piles, pile after pile: byte k of every stride-byte element together.
+
+    The records run it with stride 2 over their whole blob (2026-04-01 onwards). A tail shorter than
+    the stride takes part: pile p holds bytes p, p + stride, p + 2 stride, ...
+    """
+
+    filter_id: ClassVar[str] = "shuffle"
+    stride: int = 2
+
+    def encode(self, data: bytes) -> bytes:
+        return b"".join(data[p :: self.stride] for p in range(self.stride))
+
+    def decode(self, data: bytes) -> bytes:
+        out = bytearray(len(data))
+        start = 0
+        for p in range(self.stride):
+            size = len(range(p, len(data), self.stride))
+            out[p :: self.stride] = data[start : start + size]
+            start += size
+        return bytes(out)
+
+
+FILTERS: dict[str, type[Any]] = {f.filter_id: f for f in (Shuffle,)}
+
+
+def filter_config(f: Filter) -> dict[str, Any]:
+    """The filter as JSON: its id and its options."""
+    return {"id": f.filter_id, **asdict(f)}  # type: ignore[call-overload]
+
+
+def make_filter(config: dict[str, Any] | str) -> Filter:
+    """The filter that `filter_config` described, or that a recipe names by id alone.
+
+    Raises:
+        UsageError: unknown id, unknown option or a stride that is no stride.
+    """
+    fields = {"id": config} if isinstance(config, str) else dict(config)
+    filter_id = fields.pop("id", None)
+    if filter_id not in FILTERS:
+        raise UsageError(f"unknown filter {filter_id!r}", f"known filters: {', '.join(FILTERS)}")
+    stride = fields.get("stride", 2)
+    if not isinstance(stride, int) or not 1 <= stride <= 255 or set(fields) - {"stride"}:
+        raise UsageError(f"filter {filter_id} with options {fields}", "stride is 1 to 255")
+    return FILTERS[filter_id](**fields)

@@ -1,0 +1,120 @@
+"""The integer probability tables of the code coder: discretised Gaussians, one per scale level.
+
+Level l means a standard deviation of 2^((l - 24) / 8): an eighth of an octave per level, from 1/8 up
+to 2^20. Levels 0..55 have a table each. A higher level drops `shift` low bits of the code, which are
+sent raw, and shares the table of the octave 8 <= sigma < 16, whose bins are flat enough for that.
+
+A table is part of the file format, so it is defined by integer arithmetic alone: the density is
+sampled at 16 points per bin with a binary exponential whose factors come from integer square roots.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+PRECISION = 12  # a table's frequencies sum to 1 << PRECISION
+LEVELS = 184  # levels a code may have
+TABLES = 56  # levels with a table of their own
+LEVELS_PER_OCTAVE = 8
+UNIT_LEVEL = 24  # the level of sigma = 1
+MAX_SYMBOLS = 64  # no table has more, escape included; shift stays below 17 for LEVELS levels
+COST_UNITS = 256  # a bit, where an encoder weighs costs
+ESCAPE_BYTE_COST = 8 * COST_UNITS
+
+_TOP = TABLES - LEVELS_PER_OCTAVE  # the octave whose tables higher levels share
+_ONE = 30  # fraction bits of the density
+_EXPONENT = 32  # fraction bits of its binary exponent
+_HALF_LOG2_E = 3098164009  # log2(e) / 2 in 2^-32
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables in the forms that coding needs.
+
+    Attributes:
+        freq: (TABLES, MAX_SYMBOLS) uint32, zero beyond the escape symbol.
+        start: (TABLES, MAX_SYMBOLS) uint32, the sum of the frequencies before a symbol.
+        symbol: (TABLES, 1 << PRECISION) uint8, the symbol that owns a slot.
+        escape: (TABLES,) uint8, the last symbol: every magnitude from this one on.
+        table: (LEVELS,) uint8, the table of a level.
+        shift: (LEVELS,) uint8, how many low bits of a code go raw at a level.
+    """
+
+    freq: NDArray[np.uint32]
+    start: NDArray[np.uint32]
+    symbol: NDArray[np.uint8]
+    escape: NDArray[np.uint8]
+    table: NDArray[np.uint8]
+    shift: NDArray[np.uint8]
+
+
+@cache
+def tables() -> Tables:
+    """Build every table; the same integers on every machine."""
+    freq = np.zeros((TABLES, MAX_SYMBOLS), np.uint32)
+    escape = np.zeros(TABLES, np.uint8)
+    for level in range(TABLES):
+        row = _frequencies(_bin_masses(level))
+        freq[level, : len(row)] = row
+        escape[level] = len(row) - 1
+    start = np.cumsum(freq, axis=1, dtype=np.uint32) - freq
+    every = np.arange(MAX_SYMBOLS, dtype=np.uint8)
+    symbol = np.stack([np.repeat(every, row) for row in freq])
+    octave, within = np.divmod(np.arange(LEVELS) - _TOP, LEVELS_PER_OCTAVE)
+    table = np.where(octave > 0, _TOP + within, np.arange(LEVELS)).astype(np.uint8)
+    return Tables(freq, start, symbol, escape, table, np.maximum(octave, 0).astype(np.uint8))
+
+
+@cache
+def symbol_costs() -> NDArray[np.int64]:
+    """(TABLES, MAX_SYMBOLS) cost of a symbol with its sign, in COST_UNITS: for encoders only."""
+    freq = np.maximum(tables().freq, 1).astype(np.float64)
+    cost = np.rint(COST_UNITS * (PRECISION - np.log2(freq))).astype(np.int64)
+    cost[:, 1:] += COST_UNITS
+    return cost
+
+
+def _bin_masses(level: int) -> NDArray[np.int64]:
+    """Unnormalised mass of |code| = 0, 1, 2, ...: far enough that the rest is nothing."""
+    magnitude = np.arange(2 * MAX_SYMBOLS, dtype=np.int64)
+    x = (32 * magnitude[:, None] - 16) + (2 * np.arange(16, dtype=np.int64) + 1)  # in 1/32
+    octaves, quarter = divmod(level - UNIT_LEVEL, 4)
+    # log2 of the density is -x^2 log2(e) / (2 sigma^2), and 1 / sigma^2 = 2^(-(level - 24) / 4).
+    scale = (_HALF_LOG2_E * _root_power(quarter, 4)) >> _ONE
+    exponent = (x * x * scale) >> (10 + octaves)
+    mass = _exp2_negative(exponent).sum(axis=1)
+    mass[1:] *= 2  # both signs
+    return mass
+
+
+def _root_power(k: int, n: int) -> int:
+    """2^(-k/n) in 2^-30, for n a power of two."""
+    value = 1 << (_ONE * n - k)
+    while n > 1:
+        value, n = isqrt(value), n // 2
+    return value
+
+
+def _exp2_negative(t: NDArray[np.int64]) -> NDArray[np.int64]:
+    """2^-t in 2^-30, t >= 0 in 2^-32; reads 16 fraction bits."""
+    value = np.full(t.shape, 1 << _ONE, np.int64)
+    factor = 1 << _ONE - 1
+    for bit in range(1, 17):
+        factor = isqrt(factor << _ONE)  # 2^(-2^-bit)
+        chosen = (t >> (_EXPONENT - bit)) & 1
+        value = np.where(chosen == 1, (value * factor) >> _ONE, value)
+    return value >> np.minimum(t >> _EXPONENT, 62)
+
+
+def _frequencies(mass: NDArray[np.int64]) -> list[int]:
+    """Frequencies of 0, 1, ..., escape, summing to 1 << PRECISION, none of them zero."""
+    total, scale = int(mass.sum()), 1 << PRECISION
+    rounded = (2 * scale * mass + total) // (2 * total)
+    kept = min(int(np.count_nonzero(rounded)), MAX_SYMBOLS - 1)
+    freq = [int(f) for f in rounded[:kept]]
+    escape = max(1, (2 * scale * int(mass[kept:].sum()) + total) // (2 * total))
+    freq[0] += scale - sum(freq) - escape
+    return [*freq, escape]

@@ -1,0 +1,173 @@
+"""The passes that turn weights into codes: policy, sense, steps, round. Thin shells over pure functions."""
+
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import numpy as np
+
+from golfpack.errors import UsageError
+from golfpack.packer.ir import ROLES, PackedTensor, QTensor, Raw, TensorSpec
+from golfpack.packer.parallel import map_ordered
+from golfpack.packer.quantize.feedback import MAX_DAMP, round_gptq, round_nearest
+from golfpack.packer.quantize.schemes import SCHEMES, Keep, Scheme
+from golfpack.packer.quantize.sensitivity import measure_sensitivity
+from golfpack.packer.rawfloat import raw_from_float32, smallest_exact
+from golfpack.packer.state import PackState, Pass, need, quantised_names
+
+_SELECTORS = ("roles", "name", "max_numel")
+
+
+@dataclass(frozen=True)
+class Policy(Pass):
+    """Choose every tensor's scheme: the first rule that matches it decides.
+
+    A rule is a table: `roles` (list), `name` (glob) and `max_numel` select; `scheme` names an entry
+    of SCHEMES and every other key is an option of it. A rule that decides nothing is an error, and so
+    is a tensor that no rule matches.
+    """
+
+    name: ClassVar[str] = "policy"
+    rules: tuple[dict[str, Any], ...] = ()
+
+    def run(self, state: PackState) -> PackState:
+        schemes = [_make_scheme(rule) for rule in self.rules]
+        used = [0] * len(schemes)
+        plan: dict[str, Scheme] = {}
+        for t in state.spec.tensors:
+            index = next((i for i, rule in enumerate(self.rules) if _matches(rule, t)), None)
+            if index is None:
+                raise UsageError(
+                    f"no policy rule matches tensor {t.name} (role {t.role})",
+                    "add a rule for its role, or a last rule without selectors",
+                )
+            used[index] += 1
+            plan[t.name] = schemes[index]
+        for rule, count in zip(self.rules, used, strict=True):
+            if not count:
+                raise UsageError(
+                    f"policy rule {rule} matches no tensor of this model",
+                    "remove it, or put it before the rules that match its tensors first",
+                )
+        return replace(state, plan=plan)
+
+
+def _make_scheme(rule: dict[str, Any]) -> Scheme:
+    options = {k: v for k, v in rule.items() if k not in (*_SELECTORS, "scheme")}
+    scheme = SCHEMES.get(rule.get("scheme", ""))
+    if scheme is None:
+        raise UsageError(
+            f"policy rule {rule} names no known scheme", f"known schemes: {', '.join(SCHEMES)}"
+        )
+    unknown = set(options) - {f.name for f in fields(scheme)}
+    if unknown:
+        raise UsageError(
+            f"scheme {scheme.scheme_id!r} has no option {sorted(unknown)[0]!r}",
+            f"its options: {', '.join(f.name for f in fields(scheme))}",
+        )
+    bad_roles = set(rule.get("roles", ())) - set(ROLES)
+    if bad_roles:
+        raise UsageError(f"unknown role {sorted(bad_roles)[0]!r}", f"roles: {', '.join(ROLES)}")
+    return scheme(**options)
+
+
+def _matches(rule: dict[str, Any], t: TensorSpec) -> bool:
+    return (
+        t.role in rule.get("roles", (t.role,))
+        and fnmatchcase(t.name, rule.get("name", "*"))
+        and t.numel <= rule.get("max_numel", t.numel)
+    )
+
+
+@dataclass(frozen=True)
+class Sense(Pass):
+    """Boil calibration down to one Sensitivity per tensor, and factor the Hessians.
+
+    Attributes:
+        damp: added to every Hessian's diagonal, as a fraction of its mean.
+        activation_order: round columns by falling diagonal of the Hessian.
+    """
+
+    name: ClassVar[str] = "sense"
+    damp: float = 0.01
+    activation_order: bool = False
+
+    def requires(self, state: PackState) -> None:
+        need(state, "plan", self.name, "policy")
+        if not 0 <= self.damp <= MAX_DAMP:
+            raise UsageError(f"damp {self.damp} is out of range", f"choose 0 to {MAX_DAMP}")
+
+    def run(self, state: PackState) -> PackState:
+        names = quantised_names(state)
+        found = measure_sensitivity(
+            {n: state.weights[n] for n in names},
+            state.stats,
+            damp=self.damp,
+            activation_order=self.activation_order,
+            threads=state.threads,
+            notify=state.notify,
+        )
+        for n, s in found.items():
+            if s.factor is not None and s.factor.damp > self.damp:
+                state = state.warn(
+                    f"{n}: Hessian not positive definite at damp {self.damp:g}; "
+                    f"used {s.factor.damp:g}"
+                )
+        return replace(state, sensitivity=found)
+
+
+@dataclass(frozen=True)
+class Steps(Pass):
+    """Every quantised tensor's step field, from its scheme and the dial."""
+
+    name: ClassVar[str] = "steps"
+
+    def requires(self, state: PackState) -> None:
+        need(state, "plan", self.name, "policy")
+
+    def run(self, state: PackState) -> PackState:
+        steps = {
+            n: state.plan[n].steps(state.matrix(n), state.sensitivity[n], state.dial)
+            for n in quantised_names(state)
+        }
+        return replace(state, steps=steps)
+
+
+@dataclass(frozen=True)
+class Round(Pass):
+    """Weights to codes.
+
+    Attributes:
+        feedback: GPTQ's error feedback where there is a Hessian; otherwise round to nearest.
+    """
+
+    name: ClassVar[str] = "round"
+    feedback: bool = True
+
+    def run(self, state: PackState) -> PackState:
+        names = list(state.plan)
+        # The largest tensors first, so that threads end together; results return to spec order.
+        queue = sorted(names, key=lambda n: -state.spec[n].numel * state.spec[n].shape[-1])
+        results: dict[str, PackedTensor] = {}
+        work = map_ordered(lambda n: self._one(state, n), queue, state.threads)
+        for done, (name, tensor) in enumerate(zip(queue, work, strict=True), 1):
+            results[name] = tensor
+            state.notify("round", done, len(names), name)
+        return replace(state, tensors={n: results[n] for n in names})
+
+    def _one(self, state: PackState, name: str) -> PackedTensor:
+        scheme = state.plan[name]
+        if isinstance(scheme, Keep):
+            w = state.weights[name]
+            dtype = smallest_exact(w) if scheme.dtype == "exact" else scheme.dtype
+            return Raw(raw_from_float32(w, dtype), dtype)
+        w, steps, factor = state.matrix(name), state.steps[name], state.sensitivity[name].factor
+        if self.feedback and factor is not None:
+            return QTensor(round_gptq(w, steps, factor, scheme.limit), steps)
+        return QTensor(round_nearest(w, steps, scheme.limit), steps)
+
+    def ensures(self, state: PackState) -> None:
+        for name, t in state.tensors.items():
+            limit = state.plan[name].limit
+            if isinstance(t, QTensor) and limit is not None:
+                assert np.abs(t.codes).max(initial=0) <= limit, name

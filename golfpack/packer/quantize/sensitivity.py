@@ -1,0 +1,112 @@
+"""How much an error in each weight of one tensor matters: calibration boiled down for the quantisers.
+
+The model everywhere is KL = 1/2 sum_r row_weight[r] e_r H e_r^T per token, e_r the error of row r.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from golfpack.packer.ir import CalibStats, Use, as_matrix
+from golfpack.packer.parallel import map_ordered
+from golfpack.packer.quantize.feedback import Factor, factorize
+
+# A tensor no gradient reached still may matter on other text. Its weight per element is floored at
+# this share of the network's mean, so that it gets bits last, not never.
+FLOOR = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """One tensor, seen as (rows, cols).
+
+    Attributes:
+        hessian: (cols, cols) float64, or None for the identity (vectors, no calibration).
+        row_weight: (rows,) float64 > 0.
+        factor: GPTQ's factor of `hessian`, or None with it.
+        measured: False where nothing was measured and relative error stands in.
+    """
+
+    hessian: np.ndarray | None
+    row_weight: np.ndarray
+    factor: Factor | None
+    measured: bool
+
+    def kl(self, error: np.ndarray) -> float:
+        """Expected KL increase, nats per token, of an error (rows, cols)."""
+        e = error.astype(np.float64)
+        he = e if self.hessian is None else e @ self.hessian
+        return 0.5 * float(self.row_weight @ np.einsum("ri,ri->r", he, e))
+
+
+def combine_uses(uses: tuple[Use, ...], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """One (hessian, row_weight) pair, float64, for all uses of a matrix with `rows` rows.
+
+    The exact form sum_u row_weight_u[r] H_u differs from row to row when a weight has two roles (a
+    tied embedding). It is replaced by the product of one matrix and one weight per row that has the
+    same trace in every row and the same sum over rows; with one use that is the use itself.
+    Without gradients the first linear use's Hessian stands alone with equal rows, as GPTQ has it.
+    """
+    weights = [u.row_weight for u in uses if u.row_weight is not None]
+    if len(weights) < len(uses):
+        use = next((u for u in uses if u.kind == "linear"), uses[0])
+        return use.hessian.astype(np.float64), np.ones(rows)
+    hessians = [u.hessian.astype(np.float64) for u in uses]
+    total = sum(w.sum() * h for w, h in zip(weights, hessians, strict=True))
+    row_trace = sum(w * h.trace() for w, h in zip(weights, hessians, strict=True))
+    mass = sum(w.sum() for w in weights)
+    if mass <= 0 or total.trace() <= 0:
+        return np.zeros_like(hessians[0]), np.zeros(rows)
+    return total / mass, row_trace * (mass / total.trace())
+
+
+def measure_sensitivity(
+    weights: dict[str, np.ndarray],
+    stats: CalibStats | None,
+    *,
+    damp: float,
+    activation_order: bool,
+    threads: int,
+    notify: Callable[[str, int, int, str], None],
+) -> dict[str, Sensitivity]:
+    """Sensitivity of every tensor in `weights`, with GPTQ's factor where there is a Hessian.
+
+    Without `stats` (data-free) every tensor counts by its relative error.
+    """
+
+    def one(name: str) -> Sensitivity:
+        rows, _ = as_matrix(weights[name].shape)
+        if stats is not None and name in stats.uses:
+            hessian, row_weight = combine_uses(stats.uses[name], rows)
+            factor = factorize(hessian, damp=damp, activation_order=activation_order)
+            return Sensitivity(hessian, row_weight, factor, measured=True)
+        if stats is not None and name in stats.vector_fisher:
+            fisher = stats.vector_fisher[name].reshape(as_matrix(weights[name].shape))
+            return Sensitivity(None, fisher.mean(1), None, measured=True)
+        power = float(np.mean(np.square(weights[name], dtype=np.float64))) or 1.0
+        return Sensitivity(None, np.full(rows, 1.0 / power), None, measured=False)
+
+    found = {}
+    for name, s in zip(weights, map_ordered(one, weights, threads), strict=True):
+        found[name] = s
+        notify("sense", len(found), len(weights), name)
+    return _floored(found)
+
+
+def _floored(found: dict[str, Sensitivity]) -> dict[str, Sensitivity]:
+    """Raise row weights that are zero (no gradient got there) to a sliver of the network's mean."""
+    per_weight = [_row_cost(s) for s in found.values() if s.measured]
+    mean = float(np.mean(np.concatenate(per_weight))) if per_weight else 0.0
+    out = {}
+    for name, s in found.items():
+        floor = FLOOR * mean if s.measured and mean > 0 else 0.0
+        scale = 1.0 if s.hessian is None else float(s.hessian.diagonal().mean())
+        lowest = floor / scale if scale > 0 else 1.0
+        out[name] = replace(s, row_weight=np.maximum(s.row_weight, lowest))
+    return out
+
+
+def _row_cost(s: Sensitivity) -> np.ndarray:
+    """KL per unit of squared error of one weight, mean over the row; (rows,)."""
+    return s.row_weight * (1.0 if s.hessian is None else float(s.hessian.diagonal().mean()))

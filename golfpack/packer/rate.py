@@ -1,0 +1,73 @@
+"""How many bits a dial costs, before anything is quantised for real."""
+
+import numpy as np
+
+from golfpack.packer.quantize.feedback import round_nearest
+from golfpack.packer.state import PackState, quantised_names
+from golfpack.packer.steps import F16Steps, LogSteps, StepField
+
+# The rate model looks at about this many weights of a tensor.
+SAMPLE = 1 << 15
+# log2 of the dial is searched in +-REACH: from lossless to nothing left, for any checkpoint.
+REACH = 60.0
+
+
+class RateModel:
+    """Estimated bits of all quantised tensors as a function of log2(dial), from sampled rows."""
+
+    def __init__(self, state: PackState) -> None:
+        self.state = state
+        self.names = quantised_names(state)
+        self.weights = sum(state.weights[n].size for n in self.names)
+        self._seen: dict[float, float] = {}
+
+    def bits(self, x: float) -> float:
+        """Entropy of the sampled codes at log2(dial) = x, scaled up to all weights."""
+        if x not in self._seen:
+            self._seen[x] = sum(self.tensor_bits(n, x) for n in self.names)
+        return self._seen[x]
+
+    def tensor_bits(self, name: str, x: float) -> float:
+        """The same for one tensor."""
+        s, w = self.state, self.state.matrix(name)
+        scheme = s.plan[name]
+        steps = scheme.steps(w, s.sensitivity[name], 2.0**x)
+        stride = max(1, w.size // SAMPLE)
+        codes = round_nearest(w[::stride], _rows(steps, stride), scheme.limit)
+        return entropy(codes) * w.size
+
+    def solve(self, bits: float) -> float:
+        """log2(dial) at which the model gives `bits`; an end of the reach when none does."""
+        lo, hi = -REACH, REACH
+        x = 0.0
+        for _ in range(60):
+            value = self.bits(x)
+            if value > bits:
+                lo = x
+            else:
+                hi = x
+            if hi - lo < 1e-4:
+                break
+            # Bits fall by about one per weight and octave: step there, but stay in the bracket.
+            guess = x + (value - bits) / max(self.weights, 1)
+            x = guess if lo < guess < hi and abs(guess - x) > 5e-5 else (lo + hi) / 2
+        return x
+
+
+def entropy(codes: np.ndarray) -> float:
+    """Order-0 entropy of integer codes, bits per code; 0 for none."""
+    flat = codes.ravel().astype(np.int64)
+    if not flat.size:
+        return 0.0
+    # A wide alphabet defeats a small sample: drop low bits, which are as good as uniform, and add
+    # them back.
+    dropped = max(0, int(flat.max() - flat.min()).bit_length() - 9)
+    counts = np.bincount((flat >> dropped) - (int(flat.min()) >> dropped)).astype(np.float64)
+    p = counts[counts > 0] / flat.size
+    return float(-(p * np.log2(p)).sum()) + dropped
+
+
+def _rows(steps: StepField, stride: int) -> StepField:
+    if isinstance(steps, F16Steps):
+        return F16Steps(steps.row_f16[::stride])
+    return LogSteps(steps.row_log[::stride], steps.col_log)

@@ -1,0 +1,152 @@
+"""Recipes: TOML files that list passes and their options. `recipes/` holds those we ship."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from golfpack.errors import UsageError
+from golfpack.packer.allocate import Fit
+from golfpack.packer.encode import Encode
+from golfpack.packer.passes import Policy, Round, Sense, Steps
+from golfpack.packer.state import Pass
+
+PASSES: dict[str, type[Pass]] = {p.name: p for p in (Policy, Sense, Fit, Steps, Round, Encode)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named list of passes, with what it needs from calibration.
+
+    Attributes:
+        gradients: whether calibration must measure Fisher weights (a backward pass) as well.
+        passes: in order; a `Fit` among them owns those behind it.
+    """
+
+    name: str
+    about: str
+    gradients: bool
+    passes: tuple[Pass, ...]
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with golfpack."""
+    folder = resources.files("golfpack") / "recipes"
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe by name, or a .toml file by path, with `pass.option=value` settings applied.
+
+    Raises:
+        UsageError: no such recipe, not TOML, unknown pass or option, a value of the wrong type.
+    """
+    text, origin = _read(name_or_path)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise UsageError(f"recipe {origin} is not valid TOML: {e}", "see docs/recipes.md") from e
+    entries = [dict(entry) for entry in table.get("pass", [])]
+    if not entries:
+        raise UsageError(f"recipe {origin} lists no passes", "add [[pass]] tables with an id")
+    _apply_settings(entries, settings)
+    passes = tuple(_make_pass(entry, origin) for entry in entries)
+    return Recipe(
+        name=str(table.get("name", Path(name_or_path).stem)),
+        about=str(table.get("about", "")),
+        gradients=bool(table.get("gradients", False)),
+        passes=_nest(passes),
+    )
+
+
+def _read(name_or_path: str) -> tuple[str, str]:
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        try:
+            return Path(name_or_path).read_text(), name_or_path
+        except (OSError, UnicodeDecodeError) as e:
+            raise UsageError(f"cannot read recipe {name_or_path}: {e}", "check the path") from e
+    names = recipe_names()
+    if name_or_path not in names:
+        close = difflib.get_close_matches(name_or_path, names, 1)
+        raise UsageError(
+            f"unknown recipe {name_or_path!r}",
+            f"did you mean {close[0]!r}?" if close else f"recipes: {', '.join(names)}",
+        )
+    return (
+        resources.files("golfpack") / "recipes" / f"{name_or_path}.toml"
+    ).read_text(), name_or_path
+
+
+def _apply_settings(entries: list[dict[str, Any]], settings: Sequence[str]) -> None:
+    by_id = {entry.get("id"): entry for entry in entries}
+    for setting in settings:
+        key, eq, text = setting.partition("=")
+        pass_id, dot, option = key.partition(".")
+        if not eq or not dot or pass_id not in by_id:
+            raise UsageError(
+                f"--set {setting!r} sets nothing in this recipe",
+                f"use PASS.OPTION=VALUE with PASS one of {', '.join(map(str, by_id))}",
+            )
+        by_id[pass_id][option] = parse_value(text)
+
+
+def parse_value(text: str) -> Any:
+    """A value as typed on the command line: JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _make_pass(entry: Mapping[str, Any], origin: str) -> Pass:
+    options = dict(entry)
+    pass_id = options.pop("id", None)
+    if pass_id not in PASSES:
+        raise UsageError(
+            f"recipe {origin}: unknown pass {pass_id!r}", f"passes: {', '.join(PASSES)}"
+        )
+    kind = PASSES[pass_id]
+    hints = get_type_hints(kind)
+    known = {f.name: hints[f.name] for f in fields(kind) if f.name != "body"}  # type: ignore[arg-type]
+    for option, value in options.items():
+        if option not in known:
+            close = difflib.get_close_matches(option, known, 1)
+            raise UsageError(
+                f"recipe {origin}: pass {pass_id!r} has no option {option!r}",
+                f"did you mean {close[0]!r}?" if close else f"its options: {', '.join(known)}",
+            )
+        options[option] = _checked(pass_id, option, value, known[option])
+    return kind(**options)
+
+
+def _checked(pass_id: str, option: str, value: Any, hint: Any) -> Any:
+    """The value in the option's own type: lists become tuples, ints may stand for floats."""
+    kind = get_origin(hint) or hint
+    if kind is tuple and isinstance(value, list):
+        return tuple(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    allowed = (
+        tuple(get_origin(a) or a for a in get_args(hint)) if kind not in (tuple,) else (tuple,)
+    )
+    plain = allowed or (kind,)
+    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
+        raise UsageError(
+            f"{pass_id}.{option} cannot be {value!r}",
+            f"it takes {' or '.join(getattr(t, '__name__', str(t)) for t in plain)}",
+        )
+    return value
+
+
+def _nest(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+    """Hand everything behind `fit` to it."""
+    for i, p in enumerate(passes):
+        if isinstance(p, Fit):
+            return (*passes[:i], replace(p, body=passes[i + 1 :]))
+    return passes

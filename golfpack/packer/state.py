@@ -1,0 +1,138 @@
+"""Passes: a frozen dataclass each, whose fields are its options, over one immutable state.
+
+A recipe is a list of passes. `fit` owns everything behind it: it runs those passes again for every
+dial it tries, so what does not depend on the dial belongs before it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from golfpack.errors import GolfpackError, UsageError
+from golfpack.packer.ir import CalibStats, ModelSpec, PackedTensor, as_matrix
+from golfpack.packer.quantize.schemes import Keep, Scheme
+from golfpack.packer.quantize.sensitivity import Sensitivity
+from golfpack.packer.steps import StepField
+
+# stage, done, total, note -> None. Total 0: not known.
+Notify = Callable[[str, int, int, str], None]
+
+
+def silent(stage: str, done: int, total: int, note: str) -> None:
+    """The default `Notify`: says nothing."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that may ship: `total` for artifact and code together, `code` of them for code."""
+
+    total: int
+    code: int = 0
+
+    @property
+    def artifact(self) -> int:
+        return self.total - self.code
+
+
+@dataclass(frozen=True)
+class FitRound:
+    """One try of `fit`: the dial and the real size of the artifact it gave."""
+
+    dial: float
+    artifact_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class PackState:
+    """Everything known so far about one build. Passes return a changed copy and mutate nothing.
+
+    Attributes:
+        weights: float32, each in its tensor's own shape.
+        dial: the one number behind every step; larger is smaller files.
+        plan: per tensor, its scheme (set by `policy`).
+        sensitivity: per tensor (set by `sense`).
+        steps, tensors: per tensor (set by `steps` and `round`).
+        blob: the finished artifact (set by `encode`).
+        warnings: what fell short of what was asked; `--strict` makes them errors.
+        trace: the rounds of `fit`.
+    """
+
+    spec: ModelSpec
+    weights: Mapping[str, np.ndarray]
+    stats: CalibStats | None
+    budget: Budget
+    threads: int = 1
+    notify: Notify = silent
+    dial: float = 1.0
+    plan: Mapping[str, Scheme] = field(default_factory=dict)
+    sensitivity: Mapping[str, Sensitivity] = field(default_factory=dict)
+    steps: Mapping[str, StepField] = field(default_factory=dict)
+    tensors: Mapping[str, PackedTensor] = field(default_factory=dict)
+    blob: bytes | None = None
+    warnings: tuple[str, ...] = ()
+    trace: tuple[FitRound, ...] = ()
+
+    def matrix(self, name: str) -> np.ndarray:
+        """The tensor as it is quantised: (rows, cols) float32."""
+        w = self.weights[name]
+        return w.reshape(as_matrix(w.shape))
+
+    def warn(self, message: str) -> "PackState":
+        """The state with one more warning (said once)."""
+        if message in self.warnings:
+            return self
+        return replace(self, warnings=(*self.warnings, message))
+
+
+class Pass(ABC):
+    """One step of a recipe."""
+
+    name: ClassVar[str]
+
+    def requires(self, state: PackState) -> None:
+        """Raise UsageError when an earlier pass is missing."""
+        del state  # most passes need nothing
+
+    @abstractmethod
+    def run(self, state: PackState) -> PackState:
+        """The state after this pass."""
+
+    def ensures(self, state: PackState) -> None:
+        """Assert what later passes rely on."""
+        del state  # nothing to check
+
+
+def run_passes(passes: Sequence[Pass], state: PackState) -> PackState:
+    """Run passes in order; an error names the pass it came from and those before it."""
+    done: list[str] = []
+    for p in passes:
+        try:
+            p.requires(state)
+            state = p.run(state)
+            p.ensures(state)
+        except GolfpackError:
+            raise
+        except Exception as e:
+            e.add_note(f"in pass {p.name!r} after {done}")
+            raise
+        done.append(p.name)
+    return state
+
+
+def quantised_names(state: PackState) -> list[str]:
+    """Tensors whose scheme makes codes, in spec order."""
+    return [n for n, scheme in state.plan.items() if not isinstance(scheme, Keep)]
+
+
+def need(state: PackState, attribute: str, by: str, earlier: str) -> None:
+    """Raise UsageError when `state.attribute` is empty."""
+    if not getattr(state, attribute):
+        raise UsageError(f"pass {by!r} needs {earlier!r} before it", "fix the order in the recipe")
+
+
+def options_of(p: Pass) -> dict[str, Any]:
+    """The pass's options and their values, by name."""
+    return dict(vars(p))

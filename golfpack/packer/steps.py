@@ -1,0 +1,106 @@
+"""Step fields: the step of weight (r, i) is row[r] * col[i].
+
+Two codings. `F16Steps` is what the contest's records store: one float16 per row. `LogSteps` stores
+integers, row[r] = 2^(row_log[r] / 32) and col[i] = 2^(col_log[i] / 16): a byte or less per entry, and
+a coder can use the integers as context. Their float32 values come from a table worked out in integer
+arithmetic, so every machine reconstructs the same bits whatever its libm.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import isqrt
+
+import numpy as np
+
+ROW_OCTAVE = 32
+COL_OCTAVE = 16
+
+
+def _pow2_table(n: int) -> np.ndarray:
+    """float32 of 2^(k/n) for k = 0..n-1 (n a power of two), correctly rounded, by integer roots."""
+    scale_bits = 120
+    table = []
+    for k in range(n):
+        # 2^(k/n): take the square root log2(n) times of 2^k, each floor error below 2^-100.
+        value, root = (1 << k) << scale_bits, n
+        while root > 1:
+            value = isqrt(value << scale_bits)
+            root //= 2
+        mantissa = (value + (1 << (scale_bits - 24))) >> (scale_bits - 23)
+        table.append(np.float32(mantissa) * np.float32(2.0**-23))
+    return np.array(table, np.float32)
+
+
+_ROW_TABLE = _pow2_table(ROW_OCTAVE)
+_COL_TABLE = _pow2_table(COL_OCTAVE)
+
+
+def exp2_log(log: np.ndarray, octave: int) -> np.ndarray:
+    """float32 of 2^(log/octave) for integer `log`; bit-identical everywhere."""
+    table = _ROW_TABLE if octave == ROW_OCTAVE else _COL_TABLE
+    log = np.asarray(log, np.int64)
+    return np.ldexp(table[log % octave], (log // octave).astype(np.int32)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class F16Steps:
+    """One float16 step per row, no column steps. `row_f16` is (rows,), all finite and positive."""
+
+    row_f16: np.ndarray
+
+    @cached_property
+    def row(self) -> np.ndarray:
+        """(rows,) float32."""
+        return self.row_f16.astype(np.float32)
+
+    @property
+    def col(self) -> None:
+        """No column steps."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class LogSteps:
+    """Log-coded steps: `row_log` (rows,) int32 in 1/32 octave, `col_log` (cols,) int32 in 1/16."""
+
+    row_log: np.ndarray
+    col_log: np.ndarray | None = None
+
+    @cached_property
+    def row(self) -> np.ndarray:
+        """(rows,) float32."""
+        return exp2_log(self.row_log, ROW_OCTAVE)
+
+    @cached_property
+    def col(self) -> np.ndarray | None:
+        """(cols,) float32, or None."""
+        return None if self.col_log is None else exp2_log(self.col_log, COL_OCTAVE)
+
+
+StepField = F16Steps | LogSteps
+
+
+def f16_steps(row: np.ndarray) -> F16Steps:
+    """Row steps rounded to float16, kept within its positive range so that no step becomes 0 or inf."""
+    tiny, huge = np.float64(np.finfo(np.float16).smallest_subnormal), np.float64(65504.0)
+    return F16Steps(np.clip(row, tiny, huge).astype(np.float16))
+
+
+def log_steps(
+    row: np.ndarray, col: np.ndarray | None, *, row_grain: int = 1, col_grain: int = 1
+) -> LogSteps:
+    """Nearest log-coded steps to float64 `row` and `col` (positive), as multiples of the grains.
+
+    Each tensor's integers span at most 255 grains, so that an entry is a byte above a base: the few
+    entries below that span (dead columns, empty rows) are raised to it.
+    """
+    return LogSteps(
+        _to_log(row, ROW_OCTAVE, row_grain),
+        None if col is None else _to_log(col, COL_OCTAVE, col_grain),
+    )
+
+
+def _to_log(x: np.ndarray, octave: int, grain: int) -> np.ndarray:
+    log = np.log2(np.clip(x, 2.0**-100, 2.0**100)) * octave
+    coarse = np.rint(log / grain).astype(np.int32)
+    return np.maximum(coarse, coarse.max(initial=-(1 << 20)) - 255) * grain

@@ -1,0 +1,240 @@
+"""The only file that prints. Data goes to stdout, everything else to stderr.
+
+On a terminal: rich tables and a live progress line with ETA. Elsewhere: plain lines, one per stage and
+then every few seconds, so that logs stay readable.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from json import dumps
+from math import prod
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from golfpack.report.reports import BuildReport, DemoRow, EvalReport, InspectReport
+from golfpack.train.trainer import TrainResult
+
+# Off a terminal a running stage says how far it is this often, in seconds.
+PLAIN_INTERVAL = 10.0
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Reporter:
+    """A `Notify` callback that shows progress on stderr; use as a context manager."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.live = None if quiet or not err.is_terminal else _progress()
+        self.tasks: dict[str, TaskID] = {}
+        self.began: dict[str, float] = {}
+        self.said: dict[str, float] = {}
+
+    def __enter__(self) -> "Reporter":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, stage: str, done: int, total: int, note: str) -> None:
+        if self.quiet:
+            return
+        if self.live:
+            if stage not in self.tasks:
+                self.tasks[stage] = self.live.add_task(stage, total=total or None)
+            self.live.update(self.tasks[stage], completed=done, total=total or None, note=note)
+            return
+        self._plain(stage, done, total, note)
+
+    def _plain(self, stage: str, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        first = stage not in self.began
+        self.began.setdefault(stage, now)
+        if first or now - self.said[stage] >= PLAIN_INTERVAL:
+            self.said[stage] = now
+            elapsed = now - self.began[stage]
+            share = f" {done}/{total}" if total else ""
+            eta = f" eta {elapsed * (total - done) / done:.0f} s" if done and total > done else ""
+            print(f"{stage}{share} {note}{eta}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+        console=err,
+        transient=True,
+    )
+
+
+def note(text: str) -> None:
+    """A line for people, on stderr."""
+    err.print(text, markup=False)
+
+
+def data(text: str) -> None:
+    """Machine-readable output, on stdout, as it is."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def show_build(report: BuildReport) -> None:
+    """The summary of a build: a row per role, then the budget."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("role", "tensors", "params", "bytes", "bpw", "rel_err", "SQNR dB", "KL share"):
+        table.add_column(column, justify="left" if column == "role" else "right")
+    total_kl = sum(t.predicted_kl or 0.0 for t in report.tensors)
+    for role in dict.fromkeys(t.role for t in report.tensors):
+        rows = [t for t in report.tensors if t.role == role]
+        params = sum(prod(t.shape) for t in rows)
+        size = sum(t.bytes for t in rows)
+        kl = sum(t.predicted_kl or 0.0 for t in rows)
+        worst = max((t.rel_err or 0.0 for t in rows), default=0.0)
+        sqnr = min((t.sqnr_db for t in rows if t.sqnr_db is not None), default=None)
+        table.add_row(
+            role, str(len(rows)), f"{params:,}", f"{size:,}", f"{8 * size / max(params, 1):.2f}",
+            f"{worst:.4f}", _number(sqnr, ".1f"),
+            f"{kl / total_kl:.0%}" if total_kl else "-",
+        )  # fmt: skip
+    out.print(table)
+    out.print("rel_err and SQNR: the worst tensor of the role.")
+    code = f" + code {report.code_bytes:,}" if report.code_bytes else ""
+    share = report.headroom_bytes / report.budget_bytes
+    out.print(
+        f"artifact {report.artifact_bytes:,}{code} of {report.budget_bytes:,} bytes, headroom "
+        f"{report.headroom_bytes:,} ({share:.3%}), {report.bits_per_weight:.3f} bits per weight"
+    )
+    if report.measured_kl is not None:
+        predicted = _number(report.predicted_kl, ".5f")
+        out.print(
+            f"KL to the float model {report.measured_kl:.5f} nats per token on held-out calibration "
+            f"tokens (predicted {predicted})"
+        )
+    out.print(f"sha256 {report.artifact_sha256}")
+    if report.artifact:
+        out.print(f"wrote {report.artifact}")
+
+
+def show_eval(report: EvalReport) -> None:
+    """The figures of an evaluation."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in (
+        ("val_loss", f"{report.val_loss:.6f} nats per token"),
+        ("val_bpb", f"{report.val_bpb:.6f} bits per byte"),
+        ("scored", f"{report.scored_tokens:,} tokens, {report.scored_bytes:,} bytes"),
+        ("audit", _audit_line(report.byte_audit)),
+        ("mode", f"{report.mode}, window {report.window}"),
+        ("model", f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}"),
+        ("seconds", f"{report.seconds:.1f}"),
+    ):
+        table.add_row(name, value)
+    if report.quant_gap is not None:
+        table.add_row("float", f"{report.float_bpb:.6f} bits per byte")
+        table.add_row("quant gap", f"{report.quant_gap:+.6f} bits per byte")
+    out.print(table)
+
+
+def _audit_line(audit: dict[str, int]) -> str:
+    line = f"{audit['table_bytes']:,} bytes by the table"
+    if audit["uncounted_spaces"]:
+        line += f" + {audit['uncounted_spaces']:,} spaces it leaves out by rule"
+    line += f" = {audit['decoded_bytes']:,} decoded"
+    if audit["unk_tokens"]:
+        line += f"; {audit['unk_tokens']:,} unknown tokens count 0 bytes: this tokenizer loses text"
+    return line
+
+
+def show_inspect(report: InspectReport) -> None:
+    """A row per tensor, then the streams."""
+    table = Table(box=None, pad_edge=False)
+    for column in (
+        "tensor",
+        "role",
+        "shape",
+        "scheme",
+        "bytes",
+        "bpw",
+        "zeros",
+        "rel_err",
+        "SQNR dB",
+    ):
+        table.add_column(
+            column, justify="left" if column in ("tensor", "role", "scheme") else "right"
+        )
+    for t in report.tensors:
+        table.add_row(
+            t.name, t.role, "x".join(map(str, t.shape)), t.scheme, f"{t.bytes:,}", f"{t.bpw:.2f}",
+            _number(t.zeros, ".1%"), _number(t.rel_err, ".4f"), _number(t.sqnr_db, ".1f"),
+        )  # fmt: skip
+    out.print(table)
+    out.print(f"{report.parameters:,} parameters, {report.bytes:,} bytes, sha256 {report.sha256}")
+    out.print(f"family {report.family}: " + ", ".join(f"{k}={v}" for k, v in report.config.items()))
+    show_assumed(report.assumed)
+    if report.streams:
+        out.print("streams: " + ", ".join(f"{k} {v:,}" for k, v in report.streams.items()))
+
+
+def show_train(result: TrainResult, json: bool) -> None:
+    """Where the checkpoint is and how good it got."""
+    if json:
+        data(dumps({**vars(result), "checkpoint": str(result.checkpoint)}, indent=1))
+        return
+    val = "" if result.val_loss is None else f", validation loss {result.val_loss:.4f}"
+    out.print(
+        f"{result.steps:,} steps in {result.seconds:.0f} s, loss {result.final_loss:.4f}{val} nats "
+        f"per token\nwrote {result.checkpoint}"
+    )
+
+
+def show_demo(rows: Sequence[DemoRow]) -> None:
+    """The demo's last table."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("model", "bytes", "budget", "headroom", "bpb", "quant gap", "KL"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for r in rows:
+        table.add_row(
+            r.model, f"{r.bytes:,}", _number(r.budget_bytes, ",d"), _number(r.headroom_bytes, ",d"),
+            f"{r.val_bpb:.4f}", _number(r.quant_gap, "+.4f"), _number(r.kl, ".4f"),
+        )  # fmt: skip
+    out.print(table)
+
+
+def show_assumed(assumed: dict[str, Any]) -> None:
+    """What neither the shapes nor the user told, on stderr."""
+    if assumed:
+        values = ", ".join(f"{k}={v}" for k, v in assumed.items())
+        note(f"assumed (shapes cannot tell): {values}; change with --set model.NAME=VALUE")
+
+
+def warn(warnings: Sequence[str]) -> None:
+    """Warnings, on stderr."""
+    for warning in warnings:
+        err.print(f"[bold yellow]warning:[/] {escape(warning)}")
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)

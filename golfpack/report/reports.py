@@ -1,0 +1,145 @@
+"""The documents a run leaves behind: BuildReport and EvalReport, as JSON with a schema version."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from golfpack import __version__
+from golfpack.data.shards import write_atomically
+from golfpack.report.tensors import TensorReport
+
+SCHEMA_VERSION = 1
+
+
+def versions() -> dict[str, str]:
+    """What the figures of a report depend on besides its inputs."""
+    return {
+        "golfpack": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "machine": platform.machine(),
+    }
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What `golfpack build` did. Bytes are exact; KL is in nats per token.
+
+    Attributes:
+        predicted_kl: of the quadratic model, from calibration alone; None without it.
+        measured_kl: KL(float || artifact) on held-out calibration tokens; None without them.
+        trace: [dial, artifact bytes] of every round of the budget search.
+        fixed_bytes: header, manifest, digests: what is not weights.
+    """
+
+    checkpoint: str
+    checkpoint_sha256: str
+    family: str
+    config: dict[str, Any]
+    assumed: dict[str, Any]
+    recipe: str
+    settings: list[str]
+    seed: int
+    parameters: int
+    budget_bytes: int
+    code_bytes: int
+    artifact: str | None
+    artifact_bytes: int
+    artifact_sha256: str
+    headroom_bytes: int
+    fixed_bytes: int
+    bits_per_weight: float
+    dial: float
+    trace: list[list[float]]
+    calibration: dict[str, Any] | None
+    predicted_kl: float | None
+    measured_kl: float | None
+    warnings: list[str]
+    seconds: dict[str, float]
+    tensors: list[TensorReport]
+    argv: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=versions)
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """What `golfpack eval` found.
+
+    Attributes:
+        val_loss: nats per target token.
+        val_bpb: bits per byte, (sum of nll / ln 2) / scored_bytes.
+        byte_audit: the byte table against decoded text.
+        float_bpb, quant_gap: of the float checkpoint on the same tokens, when one was given;
+            quant_gap = val_bpb - float_bpb.
+    """
+
+    model: str
+    model_sha256: str
+    model_bytes: int
+    family: str
+    config: dict[str, Any]
+    assumed: dict[str, Any]
+    tokens: str
+    tokens_sha256: str
+    tokenizer: str
+    mode: str
+    window: int
+    val_loss: float
+    val_bpb: float
+    scored_tokens: int
+    scored_bytes: int
+    byte_audit: dict[str, int]
+    seconds: float
+    float_bpb: float | None = None
+    quant_gap: float | None = None
+    argv: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=versions)
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """What `golfpack inspect` sees in an artifact or a checkpoint."""
+
+    path: str
+    sha256: str
+    bytes: int
+    family: str
+    config: dict[str, Any]
+    assumed: dict[str, Any]
+    parameters: int
+    streams: dict[str, int]
+    tensors: Sequence[TensorReport]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One line of the demo's last table; `budget_bytes` and `kl` are None for the float model."""
+
+    model: str
+    bytes: int
+    budget_bytes: int | None
+    headroom_bytes: int | None
+    val_bpb: float
+    quant_gap: float | None
+    kl: float | None
+
+
+def to_json(report: Any) -> str:
+    """A report, or a list of them, as indented JSON."""
+    data = [asdict(r) for r in report] if isinstance(report, list) else asdict(report)
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def save(report: Any, path: Path) -> None:
+    """Write a report as JSON, whole or not at all."""
+    write_atomically(path, (to_json(report) + "\n").encode())

@@ -1,0 +1,138 @@
+"""The files of a run: `last.pt` to resume from, `train.jsonl` as its log, the final model.
+
+Everything is written to a temporary name and renamed, so that an interruption at any moment leaves
+whole files. Nothing here is pickled code: all of it loads with `weights_only=True`.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from golfpack.data.shards import write_atomically
+from golfpack.errors import CorruptError, UsageError
+from golfpack.train.config import FREE_ON_RESUME, TrainConfig
+from golfpack.train.run import Run
+
+LAST = "last.pt"
+LOG = "train.jsonl"
+FINAL = "final_model.pt"
+SIDECAR = "final_model.config.json"
+
+
+def settings_of(
+    config: TrainConfig, model_config: Mapping[str, Any], tokens: np.ndarray
+) -> dict[str, Any]:
+    """What must not change between a run and its resumption, by the name a user knows it under."""
+    fixed = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_ON_RESUME}
+    model = {f"model.{name}": value for name, value in model_config.items()}
+    digest = hashlib.sha256(np.ascontiguousarray(tokens).data).hexdigest()
+    return fixed | model | {"tokens": f"{tokens.size} tokens, sha256 {digest[:16]}"}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that holds one run.
+
+    Attributes:
+        path: the folder.
+        settings: those of the run, from `settings_of`.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+
+    def start(self) -> None:
+        """Make the folder for a new run.
+
+        Raises:
+            UsageError: it holds a run already, or a model that this run would overwrite.
+        """
+        if held := [name for name in (LAST, FINAL) if (self.path / name).exists()]:
+            raise UsageError(
+                f"{self.path} already holds {held[0]}",
+                "Continue it with --resume, or choose another folder.",
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / LOG).write_text("", encoding="utf-8")
+
+    def save(self, run: Run) -> None:
+        """Write `last.pt`: the run at this step."""
+        logged = (self.path / LOG).stat().st_size
+        content = {"settings": self.settings, "log_bytes": logged, **run.state()}
+        _save(self.path / LAST, content)
+
+    def resume(self, run: Run) -> None:
+        """Bring `run` to where `last.pt` stands, and the log with it.
+
+        Raises:
+            UsageError: there is no run to resume, or its settings are others.
+            CorruptError: `last.pt` or the log is damaged.
+        """
+        saved = self._load()
+        _refuse_changes(saved["settings"], self.settings)
+        run.restore(saved)
+        self._cut_log(saved["log_bytes"])
+
+    def _cut_log(self, size: int) -> None:
+        """Drop what an interrupted run logged after its last save: those steps will come again."""
+        log = self.path / LOG
+        if not log.is_file() or log.stat().st_size < size:
+            raise CorruptError(
+                f"{log} has lost lines since {LAST} was written",
+                "Start the run again in another folder.",
+            )
+        os.truncate(log, size)
+
+    def _load(self) -> dict[str, Any]:
+        path = self.path / LAST
+        if not path.is_file():
+            raise UsageError(
+                f"{self.path} holds no training run to resume", "Leave out --resume to start one."
+            )
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load's failures have no narrower base in common
+            raise CorruptError(
+                f"{path} is damaged and cannot be resumed", "Start the run again in another folder."
+            ) from error
+        if not isinstance(saved, dict) or "settings" not in saved:
+            raise CorruptError(
+                f"{path} is not from a training run", "Name the folder that train wrote with --out."
+            )
+        return saved
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append one JSON line to the log."""
+        with (self.path / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def finish(self, weights: Mapping[str, torch.Tensor], model_config: Mapping[str, Any]) -> Path:
+        """Write the final model, a plain state dict on the CPU, and its configuration beside it."""
+        text = json.dumps(dict(model_config), indent=2) + "\n"
+        write_atomically(self.path / SIDECAR, text.encode())
+        _save(self.path / FINAL, {name: tensor.cpu() for name, tensor in weights.items()})
+        return self.path / FINAL
+
+
+def _refuse_changes(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for name in wanted:
+        if saved.get(name) != wanted[name]:
+            raise UsageError(
+                f"the run was started with {name} = {saved.get(name)!r}, not {wanted[name]!r}",
+                f"Resume with the old value of {name}, or start a new run in another folder.",
+            )
+
+
+def _save(path: Path, content: object) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())

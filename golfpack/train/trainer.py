@@ -1,0 +1,193 @@
+"""Train a golf model: the loop around `train_step`, with its schedule, log and checkpoints."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from golfpack.errors import UsageError
+from golfpack.models.base import typed_overrides
+from golfpack.models.golf import GOLF
+from golfpack.models.golf_net import GolfConfig
+from golfpack.train.batches import Batches
+from golfpack.train.checkpoint import RunFolder, settings_of
+from golfpack.train.config import TrainConfig
+from golfpack.train.run import Run, StepRecord, new_run, train_step, validation_loss
+from golfpack.train.schedule import budget_used, lr_scale
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run came to.
+
+    Attributes:
+        steps: optimiser steps taken.
+        seconds: wall-clock time, over all resumptions.
+        final_loss: moving average of the training loss at the end, nats per token.
+        val_loss: validation loss of the final weights, nats per token, or None without such tokens.
+        checkpoint: the final model, a plain state dict; its configuration lies beside it.
+    """
+
+    steps: int
+    seconds: float
+    final_loss: float
+    val_loss: float | None
+    checkpoint: Path
+
+
+def train(
+    config: TrainConfig,
+    model_config: Mapping[str, Any],
+    tokens: np.ndarray,
+    out_dir: Path,
+    *,
+    val_tokens: np.ndarray | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a golf model from scratch, or go on where a run in `out_dir` stopped.
+
+    Args:
+        config: budget, rates and intervals.
+        model_config: options of `GolfConfig`; `seq_len` comes from `config` and may be left out.
+        tokens: (N,) uint16 training stream.
+        out_dir: gets last.pt, train.jsonl, final_model.pt and final_model.config.json.
+        val_tokens: (M,) uint16 held-out stream for validation losses; never trained on.
+        resume: continue the run in `out_dir`, whose settings must be these.
+        progress: called after each step with (done, total, note), in steps or in seconds.
+
+    Raises:
+        UsageError: unusable options or tokens, a folder in use, or a loss that is not finite.
+        CorruptError: a damaged `last.pt`.
+    """
+    spec = GOLF.spec(_complete(model_config, config.seq_len))
+    _check_device(config.device)
+    _check_tokens("training", tokens, spec.config)
+    if val_tokens is not None:
+        _check_tokens("validation", val_tokens, spec.config)
+    batch_size = config.batch_tokens // config.seq_len
+    batches = Batches(tokens, config.seq_len, batch_size, config.seed)
+    folder = RunFolder(out_dir, settings_of(config, spec.config, tokens))
+    with _torch_threads(config.threads):
+        run = new_run(GOLF.build(spec.config), spec, config)
+        if resume:
+            folder.resume(run)
+        else:
+            folder.start()
+        _Loop(config, batches, val_tokens, folder, progress).run_out(run)
+        checkpoint = folder.finish(run.result.state_dict(), spec.config)
+    return TrainResult(run.step, run.seconds, run.running_loss, run.val_loss, checkpoint)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loop:
+    """What stays the same from step to step."""
+
+    config: TrainConfig
+    batches: Batches
+    val_tokens: np.ndarray | None
+    folder: RunFolder
+    progress: Progress | None
+
+    def run_out(self, run: Run) -> None:
+        """Take steps until the budget is used."""
+        config = self.config
+        started = time.perf_counter() - run.seconds
+        while (used := budget_used(config, run.step, run.seconds)) < 1.0:
+            scale = lr_scale(config, run.step, used)
+            record = train_step(run, config, self.batches.at(run.step), scale)
+            run.seconds = time.perf_counter() - started
+            self._after_step(run, record)
+
+    def _after_step(self, run: Run, record: StepRecord) -> None:
+        """Whatever is due at this step: validation, log, checkpoint, progress."""
+        config = self.config
+        last = budget_used(config, run.step, run.seconds) >= 1.0
+        line: dict[str, Any] = {**dataclasses.asdict(record), "seconds": run.seconds}
+        if self.val_tokens is not None and _due(config.val_every, run.step, last):
+            run.val_loss = validation_loss(
+                run.result, self.val_tokens, config.seq_len, self.batches.batch_size
+            )
+            line["val_loss"] = run.val_loss
+        if "val_loss" in line or _due(config.log_every, run.step, last):
+            self.folder.log(line)
+        if _due(config.save_every, run.step, last):
+            self.folder.save(run)
+        if self.progress is not None:
+            done, total = _position(config, run)
+            self.progress(done, total, f"loss {run.running_loss:.3f}")
+
+
+def _due(every: int | None, step: int, last: bool) -> bool:
+    return last or (every is not None and step % every == 0)
+
+
+def _position(config: TrainConfig, run: Run) -> tuple[int, int]:
+    """(done, total) in steps, or in seconds where minutes are the budget."""
+    if config.steps is not None:
+        return run.step, config.steps
+    assert config.minutes is not None  # TrainConfig holds one of the two
+    total = max(1, round(60.0 * config.minutes))
+    return int(total * budget_used(config, run.step, run.seconds)), total
+
+
+def _complete(model_config: Mapping[str, Any], seq_len: int) -> dict[str, Any]:
+    """Checked model options, with the training length as the model's `seq_len`."""
+    options = typed_overrides(GolfConfig, model_config)
+    if options.setdefault("seq_len", seq_len) != seq_len:
+        raise UsageError(
+            f"the model's seq_len is {options['seq_len']}, the training run's {seq_len}",
+            "Leave seq_len out of the model options; it follows the training run.",
+        )
+    required = [f.name for f in dataclasses.fields(GolfConfig) if f.default is dataclasses.MISSING]
+    if missing := [name for name in required if name not in options]:
+        raise UsageError(
+            f"the model options lack {', '.join(missing)}",
+            f"A golf model needs {', '.join(required)}.",
+        )
+    return options
+
+
+def _check_device(device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device {device!r}", "Choose cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("torch sees no CUDA device", "Train on the cpu, or install a CUDA torch.")
+
+
+def _check_tokens(kind: str, tokens: np.ndarray, model_config: Mapping[str, Any]) -> None:
+    vocab_size, seq_len = model_config["vocab_size"], model_config["seq_len"]
+    if tokens.ndim != 1 or tokens.dtype != np.uint16:
+        raise UsageError(
+            f"the {kind} tokens are {tokens.dtype} of shape {tokens.shape}",
+            "They must be one stream of uint16.",
+        )
+    if tokens.size <= seq_len:
+        raise UsageError(
+            f"{tokens.size} {kind} tokens do not fill one sequence of {seq_len}",
+            "Give more tokens, or use a shorter seq_len.",
+        )
+    if tokens.max() >= vocab_size:
+        raise UsageError(
+            f"the {kind} tokens hold id {tokens.max()}; the model's vocabulary has {vocab_size}",
+            "Use the tokenizer that made the tokens, and its size as vocab_size.",
+        )
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Run with that many threads, and give the caller's setting back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

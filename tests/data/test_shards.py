@@ -1,0 +1,78 @@
+"""Token shards: round trip, strict sizes, globs without byte-count side-cars."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from golfpack.data.shards import HEADER_BYTES, read_shard, read_tokens, write_shard
+from golfpack.errors import UsageError
+
+
+@given(st.lists(st.integers(0, 65535), max_size=20), st.integers(0, 25))
+def test_round_trip_with_limit(tmp_path_factory, tokens, limit):
+    path = tmp_path_factory.mktemp("shards") / "a.bin"
+    write_shard(path, np.array(tokens, dtype=np.int64))
+    assert path.stat().st_size == HEADER_BYTES + 2 * len(tokens)
+    assert read_shard(path).dtype == np.uint16
+    assert read_shard(path).tolist() == tokens
+    assert read_shard(path, limit).tolist() == tokens[:limit]
+
+
+def test_the_layout_is_the_challenges(tmp_path):
+    path = tmp_path / "a.bin"
+    write_shard(path, np.array([1, 258]))
+    header = np.frombuffer(path.read_bytes()[:HEADER_BYTES], "<i4")
+    assert header[:3].tolist() == [20240520, 1, 2]
+    assert not header[3:].any()
+    assert path.read_bytes()[HEADER_BYTES:] == b"\x01\x00\x02\x01"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_glob_is_one_stream_in_name_order(tmp_path):
+    for name, token in (("v_1.bin", 1), ("v_0.bin", 0), ("v_bytes_0.bin", 9), ("w_2.bin", 2)):
+        write_shard(tmp_path / name, np.full(3, token))
+    assert read_tokens(f"{tmp_path}/v_*.bin").tolist() == [0, 0, 0, 1, 1, 1]
+    assert read_tokens(f"{tmp_path}/v_*.bin", 4).tolist() == [0, 0, 0, 1]
+    assert read_tokens(f"{tmp_path}/*.bin", 100).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    with pytest.raises(UsageError, match="only byte-count side-cars"):
+        read_tokens(tmp_path / "v_bytes_0.bin")
+    with pytest.raises(UsageError, match="no shard matches") as caught:
+        read_tokens(f"{tmp_path}/v_3.bin")
+    assert "v_0.bin" in (caught.value.hint or "")
+
+
+def header(*fields):
+    values = np.zeros(256, "<i4")
+    values[: len(fields)] = fields
+    return values.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"x" * 100, "only 100 bytes long"),
+        (header(20240801, 1, 0), "header starts with 20240801, 1"),
+        (header(20240520, 7, 0), "header starts with 20240520, 7"),
+        (header(20240520, 1, 3) + b"1234", "is truncated"),
+        (header(20240520, 1, 1) + b"1234", "has bytes left over"),
+        (header(20240520, 1, -1), "has bytes left over"),
+    ],
+)
+def test_damaged_shards_say_what_is_wrong(data, message, tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        read_shard(path)
+
+
+@pytest.mark.parametrize("token", [-1, 65536])
+def test_tokens_that_do_not_fit_are_refused(token, tmp_path):
+    with pytest.raises(UsageError, match=r"holds 0\.\.65535"):
+        write_shard(tmp_path / "a.bin", np.array([1, token]))
+    with pytest.raises(UsageError, match="cannot write"):
+        write_shard(tmp_path / "absent" / "a.bin", np.array([1]))
+    assert not list(tmp_path.iterdir())

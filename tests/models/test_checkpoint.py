@@ -1,0 +1,188 @@
+"""Reading checkpoint files: every format, every way a file can be wrong."""
+
+import hashlib
+import io
+import json
+import re
+import zlib
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from golfpack.errors import UsageError
+from golfpack.models import checkpoint as module
+from golfpack.models.checkpoint import build_model, load_checkpoint
+from golfpack.models.golf import GOLF
+
+CONFIG = {
+    "vocab_size": 7,
+    "num_layers": 2,
+    "dim": 8,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "mlp_hidden": 12,
+}
+
+
+@pytest.fixture
+def state():
+    gen = torch.Generator().manual_seed(0)
+    return {t.name: torch.randn(t.shape, generator=gen) for t in GOLF.spec(CONFIG).tensors}
+
+
+def torch_bytes(obj):
+    buffer = io.BytesIO()
+    torch.save(obj, buffer)
+    return buffer.getvalue()
+
+
+def assert_weights(checkpoint, state):
+    assert list(checkpoint.weights) == [t.name for t in checkpoint.spec.tensors]
+    for name, w in checkpoint.weights.items():
+        assert w.dtype == np.float32
+        np.testing.assert_array_equal(w, state[name].float().numpy())
+
+
+@pytest.mark.parametrize("wrap", ["plain", "model", "state_dict", "ddp", "safetensors"])
+def test_formats_are_told_by_content(state, wrap, tmp_path):
+    path = tmp_path / "weights.anything"
+    if wrap == "safetensors":
+        path.write_bytes(safetensors.torch.save(state))
+    elif wrap == "ddp":
+        path.write_bytes(torch_bytes({f"_orig_mod.module.{k}": v for k, v in state.items()}))
+    else:
+        path.write_bytes(torch_bytes(state if wrap == "plain" else {wrap: state, "step": 3}))
+    checkpoint = load_checkpoint(path)
+    assert_weights(checkpoint, state)
+    assert checkpoint.family == "golf"
+    assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert set(checkpoint.assumed) == {"activation", "rope_base", "softcap", "seq_len"}
+    build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+
+
+def int8_export(state):
+    """The layout of the challenge's exporter, with one tensor of each kind."""
+    q = {n: t for n, t in state.items() if n.endswith(".weight")}
+    codes = {n: (t * 20).round().clamp(-127, 127).to(torch.int8) for n, t in q.items()}
+    scales = {n: t.abs().amax(1).half() / 100 for n, t in q.items()}
+    rest = {n: t for n, t in state.items() if n not in q}
+    rest["skip_weights"] = rest["skip_weights"].half()
+    return {
+        "__quant_format__": "int8_clean_per_row_v1",
+        "quantized": codes,
+        "scales": scales,
+        "dtypes": {n: "bfloat16" if n == "tok_emb.weight" else "float32" for n in q},
+        "passthrough": rest,
+        "qmeta": {n: {"scheme": "per_row", "axis": 0} for n in q},
+        "passthrough_orig_dtypes": {"skip_weights": "float32"},
+    }
+
+
+def test_int8_exports_are_dequantised_as_the_challenge_does(state, tmp_path):
+    export = int8_export(state)
+    path = tmp_path / "final_model.int8.ptz"
+    path.write_bytes(zlib.compress(torch_bytes(export)))
+    checkpoint = load_checkpoint(path)
+    name = "blocks.1.mlp.fc.weight"
+    codes, scales = export["quantized"][name].numpy(), export["scales"][name].numpy()
+    expected = codes.astype(np.float32) * scales.astype(np.float32)[:, None]
+    np.testing.assert_array_equal(checkpoint.weights[name], expected)
+    assert checkpoint.dtypes["tok_emb.weight"] == "bfloat16"
+    assert checkpoint.dtypes["skip_weights"] == "float32"
+    embedding = torch.from_numpy(checkpoint.weights["tok_emb.weight"])
+    assert torch.equal(embedding, embedding.bfloat16().float())  # rounded to bfloat16 on the way
+
+
+def test_the_sidecar_gives_config_and_explicit_overrides_win(state, tmp_path):
+    path = tmp_path / "final_model.int8.ptz"
+    path.write_bytes(zlib.compress(torch_bytes(int8_export(state))))
+    sidecar = tmp_path / "final_model.config.json"
+    sidecar.write_text(json.dumps({"rope_base": 500.0, "seq_len": 256, "dim": 8}))
+    config = load_checkpoint(path, {"seq_len": "64"}).config
+    assert (config["rope_base"], config["seq_len"]) == (500.0, 64)
+    sidecar.write_text("[1]")
+    with pytest.raises(UsageError, match="must hold one JSON object"):
+        load_checkpoint(path)
+    sidecar.write_text("{")
+    with pytest.raises(UsageError, match="not valid JSON"):
+        load_checkpoint(path)
+
+
+def broken_files(state):
+    whole = torch_bytes(state)
+    packed = zlib.compress(torch_bytes(int8_export(state)))
+    inf = {**state, "skip_weights": torch.full((1, 8), torch.inf)}
+    return {
+        "empty": (b"", "is empty"),
+        "text": (b"# hello\nworld", "is a text file"),
+        "unknown": (b"\x05\xc8\x00\x01" * 9, "of an unknown format"),
+        "cut zip": (whole[: len(whole) // 2], "not a readable torch.save file"),
+        "object": (torch_bytes({**state, "when": Fraction(1, 2)}), "(fractions.Fraction)"),
+        "cut zlib": (packed[: len(packed) // 2], "is truncated"),
+        "bad zlib": (packed[:2] + bytes(60), "cannot be decompressed"),
+        "cut safetensors": (safetensors.torch.save(state)[:-8], "looks like safetensors"),
+        "list": (torch_bytes([1, 2]), "holds a list without tensors"),
+        "step": (torch_bytes({**state, "step": 3}), "entry 'step' is a int"),
+        "integer": (torch_bytes({**state, "skip_weights": torch.ones(1, 8).long()}), "torch.int64"),
+        "infinite": (torch_bytes(inf), "'skip_weights' holds 8 values that are not finite"),
+        "expanded": (
+            torch_bytes({**state, "skip_weights": torch.zeros(1, 1).expand(1 << 40, 8)}),
+            "'skip_weights' claims more elements than are stored",
+        ),
+        "other int8": (zlib.compress(torch_bytes({"__quant_format__": "v9"})), "int8 format 'v9'"),
+        "half int8": (
+            zlib.compress(torch_bytes({"__quant_format__": module.INT8_FORMAT, "quantized": {}})),
+            "tables do not fit each other",
+        ),
+    }
+
+
+KINDS = [
+    "empty", "text", "unknown", "cut zip", "object", "cut zlib", "bad zlib", "cut safetensors",
+    "list", "step", "integer", "infinite", "expanded", "other int8", "half int8",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unusable_files_say_what_is_wrong(state, kind, tmp_path):
+    data, message = broken_files(state)[kind]
+    path = tmp_path / "final_model.pt"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        load_checkpoint(path)
+
+
+def test_decompression_is_capped(state, tmp_path, monkeypatch):
+    path = tmp_path / "bomb.ptz"
+    path.write_bytes(zlib.compress(bytes(100_000)))
+    monkeypatch.setattr(module, "MAX_INFLATED_BYTES", 1000)
+    with pytest.raises(UsageError, match="decompresses to more than 1000 bytes"):
+        load_checkpoint(path)
+
+
+def test_missing_files_and_folders(state, tmp_path):
+    (tmp_path / "final_model.pt").write_bytes(torch_bytes(state))
+    with pytest.raises(UsageError, match="there is no file") as caught:
+        load_checkpoint(tmp_path / "final_modle.pt")
+    assert "final_model.pt" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match="is a folder"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(UsageError, match="there is no file") as caught:
+        load_checkpoint(tmp_path / "absent" / "x.pt")
+    assert "does not exist either" in (caught.value.hint or "")
+
+
+def test_real_checkpoints_load(shared):
+    folder = shared / "checkpoints"
+    paths = [p for p in sorted(folder.rglob("*.pt*")) if p.suffix in (".pt", ".ptz")]
+    assert len(paths) == 7
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+        assert sum(p.numel() for p in model.parameters()) == checkpoint.spec.numel
+    zero_proj = load_checkpoint(next(folder.glob("zero_proj*/*.ptz")))
+    assert (zero_proj.config["passes"], zero_proj.config["activation"]) == (3, "swiglu")
+    assert not zero_proj.weights["blocks.4.mlp.proj.weight"].any()

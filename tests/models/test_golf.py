@@ -1,0 +1,277 @@
+"""The golf family against a float64 numpy reference, its cache, its detection, its errors."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from golfpack.errors import UsageError
+from golfpack.models import FAMILIES, detect
+from golfpack.models.base import KVCache, generate
+from golfpack.models.checkpoint import build_model, load_checkpoint
+from golfpack.models.golf import GOLF
+from golfpack.packer.ir import Hook
+
+TINY = {
+    "vocab_size": 11,
+    "num_layers": 3,
+    "dim": 16,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "mlp_hidden": 24,
+}
+VARIANTS = {
+    "baseline": {},
+    "leaky": {"activation": "leaky_relu2", "softcap": 5.0, "rope_base": 500.0},
+    "untied": {"tied": False, "num_layers": 4, "num_kv_heads": 4},
+    "swiglu-passes": {"activation": "swiglu", "passes": 3},
+    "no-gain": {"q_gain": False, "num_layers": 1},
+}
+
+
+def random_weights(config):
+    rng = np.random.default_rng(0)
+    return {
+        t.name: rng.normal(0, 0.3, t.shape).astype(np.float32) for t in GOLF.spec(config).tensors
+    }
+
+
+def tiny(**changes):
+    config = GOLF.spec({**TINY, **changes}).config
+    weights = random_weights(config)
+    return config, weights, build_model("golf", config, weights)
+
+
+def rms_norm(x):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + np.finfo(np.float32).eps)
+
+
+def rope(x, base):
+    """x (T, D): rotates the pair (i, i + D/2) by the angle -t * base^(-2i/D)."""
+    t, d = x.shape
+    z = x[:, : d // 2] + 1j * x[:, d // 2 :]
+    z = z * np.exp(-1j * np.outer(np.arange(t), base ** (-np.arange(0, d, 2) / d)))
+    return np.concatenate((z.real, z.imag), axis=1)
+
+
+def reference_attention(w, p, x, c):
+    d = c["dim"] // c["num_heads"]
+    out = []
+    for h in range(c["num_heads"]):
+        g = h // (c["num_heads"] // c["num_kv_heads"])
+        q = rope(rms_norm(x @ w[p + "c_q.weight"][h * d : (h + 1) * d].T), c["rope_base"])
+        k = rope(rms_norm(x @ w[p + "c_k.weight"][g * d : (g + 1) * d].T), c["rope_base"])
+        v = x @ w[p + "c_v.weight"][g * d : (g + 1) * d].T
+        if c["q_gain"]:
+            q = q * w[p + "q_gain"][h]
+        scores = np.where(np.tri(len(x), dtype=bool), q @ k.T / np.sqrt(d), -np.inf)
+        e = np.exp(scores - scores.max(1, keepdims=True))
+        out.append(e / e.sum(1, keepdims=True) @ v)
+    return np.concatenate(out, axis=1) @ w[p + "proj.weight"].T
+
+
+def reference_mlp(w, p, x, c):
+    if c["activation"] == "swiglu":
+        gate, up = np.split(x @ w[p + "gate_up.weight"].T, 2, axis=1)
+        hidden = gate / (1 + np.exp(-gate)) * up
+    else:
+        hidden = x @ w[p + "fc.weight"].T
+        hidden = np.where(hidden > 0, hidden, 0.5 * hidden * (c["activation"] != "relu2")) ** 2
+    return hidden @ w[p + "proj.weight"].T
+
+
+def reference_logits(weights, c, tokens):
+    """The formula of the challenge's model for one sequence, in float64."""
+    w = {name: a.astype(np.float64) for name, a in weights.items()}
+    x = x0 = rms_norm(w["tok_emb.weight"][tokens])
+    n, skips = c["num_layers"] * c["passes"], []
+    for i in range(n):
+        p = f"blocks.{i % c['num_layers']}."
+        if i >= n // 2 and skips:
+            x = x + w["skip_weights"][i - n // 2] * skips.pop()
+        x = w[p + "resid_mix"][0] * x + w[p + "resid_mix"][1] * x0
+        x = x + w[p + "attn_scale"] * reference_attention(w, p + "attn.", rms_norm(x), c)
+        x = x + w[p + "mlp_scale"] * reference_mlp(w, p + "mlp.", rms_norm(x), c)
+        if c["passes"] > 1:
+            x = x * w["pass_gate"][i // c["num_layers"]]
+        if i < n // 2:
+            skips.append(x)
+    z = rms_norm(x) @ w["tok_emb.weight" if c["tied"] else "lm_head.weight"].T
+    return c["softcap"] * np.tanh(z / c["softcap"])
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_logits_match_the_float64_reference(changes):
+    config, weights, model = tiny(**changes)
+    tokens = np.random.default_rng(1).integers(0, 11, (2, 13))
+    logits = model(torch.from_numpy(tokens))
+    assert logits.dtype == torch.float32
+    expected = np.stack([reference_logits(weights, config, t) for t in tokens])
+    np.testing.assert_allclose(logits.numpy(), expected, atol=2e-5)
+
+
+def test_a_real_checkpoint_matches_the_float64_reference(shared):
+    checkpoint = load_checkpoint(shared / "checkpoints/books_6x256/final_model.pt")
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    tokens = np.random.default_rng(1).integers(0, 1024, 200)
+    expected = reference_logits(checkpoint.weights, checkpoint.config, tokens)
+    logits = model(torch.from_numpy(tokens)[None])[0].numpy()
+    np.testing.assert_allclose(logits, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_cached_logits_equal_the_full_forward(changes):
+    _, _, model = tiny(**changes)
+    tokens = torch.from_numpy(np.random.default_rng(2).integers(0, 11, (2, 12)))
+    cache = KVCache(12)
+    parts = [model(part, cache=cache) for part in tokens.split([1, 4, 1, 6], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="holds 12 positions"):
+        model(tokens[:, :1], cache=cache)
+
+
+def test_generate_is_seeded_leaves_global_state_alone_and_follows_the_model():
+    _, _, model = tiny(softcap=5.0)
+    before = torch.get_rng_state()
+    runs = [generate(model, 3, 8, 1, 0.8, torch.Generator().manual_seed(s)) for s in (7, 7, 8)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert runs[0].shape == (3, 8)
+    assert (runs[0][:, 0] == 1).all()
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    # A temperature near zero must pick the most likely token each time.
+    greedy = generate(model, 2, 8, 1, 1e-6, torch.Generator().manual_seed(0))
+    assert torch.equal(model(greedy[:, :-1]).argmax(-1), greedy[:, 1:])
+
+
+def test_building_draws_no_random_numbers_and_shares_no_memory():
+    before = torch.get_rng_state()
+    config, weights, model = tiny()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(p.requires_grad for p in model.parameters())
+    weights["tok_emb.weight"][:] = 7
+    assert not (model.state_dict()["tok_emb.weight"] == 7).any()
+    assert list(model.state_dict()) == [t.name for t in GOLF.spec(config).tensors]
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_hooked_modules_compute_with_their_weight(changes):
+    config, weights, model = tiny(**changes)
+    seen = {}
+
+    def record(name):
+        return lambda module, args, out: seen.update({name: (args[0], out)})
+
+    for name, module in model.named_modules():
+        module.register_forward_hook(record(name))
+    model(torch.tensor([[1, 2, 3]]))
+    for t in GOLF.spec(config).tensors:
+        assert bool(t.hooks) == (t.role != "vector"), t.name
+        w = torch.from_numpy(weights[t.name])
+        for hook in t.hooks:
+            x, y = seen[hook.module]
+            expected = w[x] if hook.kind == "embedding" else x @ w.T
+            torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_spec_names_roles_and_blocks():
+    spec = GOLF.spec({**TINY, "tied": False})
+    assert spec["lm_head.weight"].role == "head"
+    assert spec["tok_emb.weight"].hooks == (Hook("tok_emb", "embedding"),)
+    assert GOLF.spec(TINY)["tok_emb.weight"].hooks == (Hook("tok_emb", "embedding"), Hook("head"))
+    roles = {t.name: (t.role, t.block) for t in spec.tensors if t.name.startswith("blocks.2.")}
+    assert roles["blocks.2.attn.c_k.weight"] == ("attn_k", 2)
+    assert roles["blocks.2.mlp.proj.weight"] == ("mlp_out", 2)
+    assert roles["blocks.2.resid_mix"] == ("vector", 2)
+    assert spec["skip_weights"] == spec.tensors[0]
+
+
+@pytest.mark.parametrize("name", ["baseline", "untied", "swiglu-passes"])
+def test_detection_recovers_the_config_from_shapes(name):
+    config = GOLF.spec({**TINY, **VARIANTS[name]}).config
+    state = {n: torch.from_numpy(w) for n, w in random_weights(config).items()}
+    found = detect(state)
+    assert (found.family, found.config) == (FAMILIES["golf"], config)
+    assumed = {"activation", "rope_base", "softcap", "seq_len"} - (
+        {"activation"} if name == "swiglu-passes" else set()
+    )
+    assert set(found.assumed) == assumed
+
+
+def state_of(**changes):
+    config = GOLF.spec({**TINY, **changes}).config
+    return {n: torch.from_numpy(w) for n, w in random_weights(config).items()}
+
+
+def test_overrides_set_what_shapes_cannot_tell():
+    found = detect(state_of(), overrides={"rope_base": "500", "seq_len": 64, "softcap": 15})
+    assert (found.config["rope_base"], found.config["seq_len"]) == (500.0, 64)
+    assert found.assumed == {"activation": "relu2"}
+    assert type(found.config["softcap"]) is float
+    assert detect(state_of(), overrides={"dim": "16"}).config["dim"] == 16
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message", "hint"),
+    [
+        ({"rope_bass": "1"}, "unknown model option 'rope_bass'", "rope_base"),
+        ({"seq_len": "long"}, "seq_len must be of type int, not 'long'", "--set model.seq_len"),
+        ({"seq_len": True}, "seq_len must be of type int", "--set"),
+        ({"tied": "maybe"}, "tied must be of type bool", "--set"),
+        ({"dim": 32}, "dim=32 contradicts the checkpoint", "leave dim out"),
+        ({"activation": "gelu"}, "unknown activation 'gelu'", "leaky_relu2"),
+        ({"activation": "swiglu"}, "needs tensors named mlp.gate_up.weight", "relu2"),
+        ({"softcap": "-1"}, "softcap must be positive", None),
+    ],
+)
+def test_bad_overrides_are_usage_errors(overrides, message, hint):
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        detect(state_of(), overrides=overrides)
+    assert (hint or "") in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("skip_weights", (2, 16), "'skip_weights' has shape (2, 16), but the other tensors imply"),
+        ("blocks.1.attn.c_v.weight", None, "no tensor 'blocks.1.attn.c_v.weight'"),
+        ("blocks.0.attn.c_k.weight", None, "no tensor 'blocks.0.attn.c_k.weight'"),
+        ("blocks.0.attn.c_k.weight", (7, 16), "'blocks.0.attn.c_k.weight' has 7 rows"),
+        ("blocks.0.attn.q_gain", (3,), "do not fit 3 heads"),
+        ("blocks.5.attn_scale", (16,), "no tensor 'blocks.3.attn_scale'"),
+        (
+            "smear_gate.weight",
+            (1, 12),
+            "'smear_gate.weight' (1, 12) is not part of the golf family",
+        ),
+        ("tok_emb.weight", (11,), "'tok_emb.weight' has shape (11,)"),
+        ("pass_gate", (1, 16), "'pass_gate' (1, 16) is not part"),
+    ],
+)
+def test_contradicting_shapes_name_the_tensor(name, shape, message):
+    state = state_of()
+    state.pop(name, None)
+    if shape is not None:
+        state[name] = torch.zeros(shape)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        detect(state)
+
+
+def test_without_gains_the_head_count_must_be_set():
+    state = state_of(q_gain=False)
+    with pytest.raises(UsageError, match=re.escape("2 (1 KV), 4 (2 KV), 8 (4 KV)")) as caught:
+        detect(state)
+    assert "--set model.num_heads=" in (caught.value.hint or "")
+    config = detect(state, overrides={"num_heads": "4"}).config
+    assert (config["num_heads"], config["num_kv_heads"], config["q_gain"]) == (4, 2, False)
+    with pytest.raises(UsageError, match="do not fit 3 heads"):
+        detect(state, overrides={"num_heads": 3})
+
+
+def test_unknown_families_list_the_known_ones():
+    with pytest.raises(UsageError, match="of no known model family") as caught:
+        detect({"layers.0.w": torch.zeros(2, 2)})
+    assert "golf: tok_emb.weight" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match="unknown model family 'gulf'"):
+        detect(state_of(), family="gulf")

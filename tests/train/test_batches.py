@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from golfpack.errors import UsageError
+from golfpack.train.batches import Batches
+
+
+def counting(size: int, **options: int) -> Batches:
+    return Batches(np.arange(size, dtype=np.uint16), **options)
+
+
+@given(st.integers(8, 400), st.integers(1, 4), st.integers(0, 5))
+def test_an_epoch_visits_each_sequence_once(size: int, seq_len: int, seed: int) -> None:
+    batches = counting(size, seq_len=seq_len, batch_size=1, seed=seed)
+    epoch = np.concatenate([batches.at(i) for i in range(batches.epoch_size)])
+    assert (np.diff(epoch, axis=1) == 1).all()
+    starts = np.sort(epoch[:, 0])
+    assert (np.diff(starts) == seq_len).all()
+    # Nothing is left over but less than one sequence at either end.
+    assert starts[0] < seq_len
+    assert size - epoch.max() <= seq_len + 1
+
+
+def test_batches_depend_on_step_and_seed_alone() -> None:
+    options = {"seq_len": 4, "batch_size": 3, "seed": 1}
+    forwards = [counting(100, **options).at(s) for s in range(30)]
+    again = counting(100, **options)
+    for step in (29, 3, 11):
+        assert np.array_equal(again.at(step), forwards[step])
+    other = counting(100, **(options | {"seed": 2}))
+    assert not np.array_equal(other.at(0), forwards[0])
+
+
+def test_epochs_differ_and_one_batch_may_straddle_two() -> None:
+    batches = counting(30, seq_len=4, batch_size=4, seed=0)
+    assert batches.epoch_size == 6
+    rows = np.concatenate([batches.at(s) for s in range(3)])
+    first, second = np.sort(rows[:6, 0]), np.sort(rows[6:, 0])
+    assert (np.diff(first) == 4).all()
+    assert (np.diff(second) == 4).all()
+    assert not np.array_equal(rows[:6], rows[6:])
+    assert rows.dtype == np.int64
+
+
+def test_too_few_tokens_are_an_error() -> None:
+    assert counting(8, seq_len=4, batch_size=1, seed=0).epoch_size == 1
+    with pytest.raises(UsageError, match="7 training tokens"):
+        counting(7, seq_len=4, batch_size=1, seed=0)

@@ -31,7 +31,9 @@ from golfpack.train.trainer import TrainResult
 # Off a terminal a running stage says how far it is this often, in seconds.
 PLAIN_INTERVAL = 10.0
 
-out = Console(highlight=False, soft_wrap=True)
+# A pipe or a file has no width: tables there are as wide as they need to be.
+_WIDTH = None if sys.stdout.isatty() else 200
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

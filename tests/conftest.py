@@ -1,10 +1,27 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests: a tiny golf model with its statistics, and the folder of real data."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+
+from golfpack.calib.sources import CalibTokens
+from golfpack.calib.stats import calibrate
+from golfpack.data.shards import write_shard
+from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint
+from golfpack.models.golf import spec
+from golfpack.packer.ir import CalibStats
+from golfpack.packer.state import Budget, PackState
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+TINY: dict[str, Any] = {
+    "vocab_size": 256, "num_layers": 2, "dim": 48, "num_heads": 4, "num_kv_heads": 2,
+    "mlp_hidden": 96, "seq_len": 64,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +30,69 @@ def shared() -> Path:
     if not (SHARED / "checkpoints").is_dir():
         pytest.skip("needs ../shared (real checkpoints and shards), which is not beside this clone")
     return SHARED
+
+
+def trained_looking(config: Mapping[str, Any], seed: int) -> dict[str, np.ndarray]:
+    """Float32 weights as training leaves them: low rank plus noise, rows and columns of unequal size."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for t in spec(config).tensors:
+        if len(t.shape) == 1 or t.role == "vector":
+            weights[t.name] = 1 + 0.1 * rng.standard_normal(t.shape)
+            continue
+        rows, cols = t.shape
+        rank = max(1, cols // 8)
+        low = rng.standard_normal((rows, rank)) @ rng.standard_normal((rank, cols)) / rank**0.5
+        sizes = np.exp(0.4 * rng.standard_normal((rows, 1)) + 0.3 * rng.standard_normal(cols))
+        noisy = (low + 0.5 * rng.standard_normal(t.shape)) * sizes
+        weights[t.name] = noisy / cols**0.5
+    return {name: w.astype(np.float32) for name, w in weights.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A golf checkpoint of 45,000 weights."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.pt"
+    weights = trained_looking(TINY, 0)
+    torch.save({name: torch.from_numpy(w) for name, w in weights.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_path: Path) -> Checkpoint:
+    """The tiny checkpoint, loaded."""
+    return load_checkpoint(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokens() -> CalibTokens:
+    """Zipfian tokens for the tiny model, (16, 64)."""
+    rng = np.random.default_rng(1)
+    return CalibTokens(np.minimum(rng.zipf(1.3, (16, 64)), 255).astype(np.int64), "synthetic")
+
+
+@pytest.fixture(scope="session")
+def tiny_shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A token shard for the tiny model."""
+    path = tmp_path_factory.mktemp("tokens") / "tiny_train.bin"
+    rng = np.random.default_rng(2)
+    write_shard(path, np.minimum(rng.zipf(1.3, 8192), 255))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_stats(tiny: Checkpoint, tiny_tokens: CalibTokens) -> CalibStats:
+    """Calibration of the tiny model, with gradients."""
+    model = build_model(tiny.family, tiny.config, tiny.weights)
+    return calibrate(model, tiny.spec, tiny_tokens, gradients=True, seed=0, threads=1)
+
+
+@pytest.fixture(scope="session")
+def make_state(tiny: Checkpoint, tiny_stats: CalibStats) -> Callable[..., PackState]:
+    """make_state(budget_bytes, **changes) -> a fresh PackState of the tiny model."""
+
+    def make(budget: int = 20_000, **changes: Any) -> PackState:
+        fields = {"spec": tiny.spec, "weights": tiny.weights, "stats": tiny_stats}
+        return PackState(**{**fields, "budget": Budget(budget), **changes})
+
+    return make

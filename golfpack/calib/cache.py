@@ -18,7 +18,7 @@ from golfpack.data.shards import write_atomically
 from golfpack.packer.ir import CalibStats, Use
 
 # Raise when the meaning of a stored quantity changes.
-STATS_VERSION = 1
+STATS_VERSION = 2
 _ARRAYS = ("hessian", "row_weight", "input_abs", "output_cov")
 
 

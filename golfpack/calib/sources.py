@@ -1,5 +1,6 @@
 """Calibration tokens: a stretch of a shard or of text, or text that the model writes itself."""
 
+import glob
 import hashlib
 import re
 from dataclasses import dataclass
@@ -61,11 +62,12 @@ def from_data(
     Raises:
         UsageError: validation data, unreadable, too short, or tokens beyond the vocabulary.
     """
-    if _VALIDATION.search(Path(path).name):
-        raise UsageError(
-            f"{path} looks like validation data, which a build must never see",
-            "calibrate on training data, or leave --calib out: the model then writes its own",
-        )
+    for file in (path, *glob.glob(path)):
+        if _VALIDATION.search(Path(file).name):
+            raise UsageError(
+                f"{file} looks like validation data, which a build must never see",
+                "calibrate on training data, or leave --calib out: the model then writes its own",
+            )
     if path.endswith((".txt", ".jsonl")):
         if tokenizer is None:
             raise UsageError(
@@ -77,7 +79,7 @@ def from_data(
     if len(tokens) < count * length:
         raise UsageError(
             f"{path} has {len(tokens):,} tokens; calibration asks for {count * length:,}",
-            f"give a longer one, or --calib-tokens {len(tokens) // length * length}",
+            "give a longer one, or ask for fewer with --calib-tokens",
         )
     if int(tokens.max()) >= vocab_size:
         raise UsageError(

@@ -100,12 +100,20 @@ class _Collector:
     spec: ModelSpec
     gradients: bool
     sums: dict[Key, np.ndarray] = field(default_factory=dict)
+    probs: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    labels: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     # Query, key and value projections read one and the same tensor: square it once.
     last: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False)
         self.parameters = dict(self.model.named_parameters())
+        self.heads = {
+            h.module
+            for t in self.spec.tensors
+            for h in t.hooks
+            if t.role in ("embed", "head") and h.kind == "linear"
+        }
         if self.gradients:
             for t in self.spec.tensors:
                 if not t.hooks:
@@ -128,8 +136,9 @@ class _Collector:
             return self.sums
         logits = self.model(tokens).flatten(0, 1)
         with torch.no_grad():
-            labels = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
-        F.cross_entropy(logits, labels, reduction="sum").backward()
+            self.probs = logits.softmax(-1)
+            self.labels = torch.multinomial(self.probs, 1, generator=generator)
+        F.cross_entropy(logits, self.labels[:, 0], reduction="sum").backward()
         for name, p in self.parameters.items():
             if p.grad is not None:
                 self._add((name, "fisher"), p.grad.square().numpy())
@@ -150,10 +159,21 @@ class _Collector:
 
     def _output_gradient(self, hook: Hook, grad: torch.Tensor) -> None:
         g = grad.flatten(0, -2)
-        self._add((hook.module, "row_weight"), g.square().sum(0).numpy())
+        squares = self._expected_squares(g) if hook.module in self.heads else g.square()
+        self._add((hook.module, "row_weight"), squares.sum(0).numpy())
         self._add((hook.module, "gradients"), np.array([len(g)]))
         if g.shape[1] <= MAX_COV_ROWS:
             self._add((hook.module, "output_cov"), (g.T @ g).numpy())
+
+    def _expected_squares(self, g: torch.Tensor) -> torch.Tensor:
+        """E[g^2] over labels, for the output z of a head with logits f(z), f elementwise.
+
+        There g = (p - y) f'(z) with y the sampled label as one-hot, whose square has the mean
+        p (1 - p) f'(z)^2. Sampling alone would say nothing of the many tokens it never drew.
+        """
+        error = self.probs.scatter_add(1, self.labels, torch.full_like(g[:, :1], -1.0))
+        slope = torch.where(error == 0, torch.ones_like(g), g / error)
+        return self.probs * (1 - self.probs) * slope.square()
 
     def _embedding(self, hook: Hook, tokens: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         counts = torch.bincount(tokens.flatten(), minlength=self._rows(hook))
@@ -195,7 +215,9 @@ def _use(hook: Hook, sums: dict[Key, np.ndarray], n: int) -> Use:
     hessian = (sums[hook.module, "hessian"] / n).astype(np.float32)
     row_weight = sums.get((hook.module, "row_weight"))
     if hook.kind == "embedding":
-        return Use("embedding", hessian, None if row_weight is None else row_weight / n)
+        # A token that calibration never met still occurs: one more count each (Laplace).
+        smoothed = None if row_weight is None else (row_weight + 1) / (n + len(row_weight))
+        return Use("embedding", hessian, smoothed)
     input_abs = sums[hook.module, "input_abs"] / n
     if row_weight is None:
         return Use("linear", hessian, None, input_abs)

@@ -14,6 +14,9 @@ from golfpack.packer.rate import REACH, RateModel
 from golfpack.packer.rawfloat import RAW_STORAGE, smallest_exact
 from golfpack.packer.state import FitRound, PackState, Pass, need, quantised_names, run_passes
 
+# Unused budget beyond this share is said in a warning.
+WORTH_A_WARNING = 0.005
+
 
 @dataclass(frozen=True)
 class Fit(Pass):
@@ -81,18 +84,17 @@ class _Search:
         )  # log2 dials: smallest that fits, largest that does not
 
     def run(self) -> PackState:
-        floor_bits = self.fit.floor_bpw * self.rate.weights
-        floor = self.rate.solve(floor_bits)
-        overhead = 0.0
+        floor = self.rate.solve(self.fit.floor_bpw * self.rate.weights)
+        real_per_estimate = 1.0
         for _ in range(self.fit.max_rounds):
-            x = self.rate.solve(8 * (self.aim - overhead))
+            x = self.rate.solve(8 * self.aim / real_per_estimate)
             x = self._inside(min(x, floor))
             size = self._attempt(x)
             if size > self.limit and x >= floor:
                 raise _over_budget(self.state, self.rate, size, self.limit)
             if 0 <= self.limit - size <= self.tolerance or self._stuck(size, x):
                 break
-            overhead = size - self.rate.bits(x) / 8
+            real_per_estimate = 8 * size / max(self.rate.bits(x), 1.0)
         return self._finish(floor)
 
     def _attempt(self, x: float) -> int:
@@ -133,7 +135,7 @@ class _Search:
         assert self.best.blob is not None
         best = replace(self.best, trace=tuple(self.trace))
         headroom = self.limit - len(self.best.blob)
-        if headroom > self.tolerance:
+        if headroom > max(self.tolerance, WORTH_A_WARNING * self.limit):
             best = best.warn(
                 f"{headroom:,} bytes of the budget stay unused: "
                 "the recipe has no finer steps to offer here"

@@ -1,4 +1,4 @@
-"""The passes that turn weights into codes: policy, sense, steps, round. Thin shells over pure functions."""
+"""The passes that turn weights into codes: policy, sense, steps, round. Thin shells, no maths."""
 
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
@@ -9,7 +9,7 @@ import numpy as np
 from golfpack.errors import UsageError
 from golfpack.packer.ir import ROLES, PackedTensor, QTensor, Raw, TensorSpec
 from golfpack.packer.parallel import map_ordered
-from golfpack.packer.quantize.feedback import MAX_DAMP, round_gptq, round_nearest
+from golfpack.packer.quantize.feedback import MAX_DAMP, round_feedback, round_nearest
 from golfpack.packer.quantize.schemes import SCHEMES, Keep, Scheme
 from golfpack.packer.quantize.sensitivity import measure_sensitivity
 from golfpack.packer.rawfloat import raw_from_float32, smallest_exact
@@ -86,11 +86,15 @@ class Sense(Pass):
     Attributes:
         damp: added to every Hessian's diagonal, as a fraction of its mean.
         activation_order: round columns by falling diagonal of the Hessian.
+        two_sided: feed errors back along rows too, where calibration measured output gradients.
+        row_damp: like `damp`, for the covariance of output gradients.
     """
 
     name: ClassVar[str] = "sense"
     damp: float = 0.01
     activation_order: bool = False
+    two_sided: bool = False
+    row_damp: float = 0.1
 
     def requires(self, state: PackState) -> None:
         need(state, "plan", self.name, "policy")
@@ -103,6 +107,7 @@ class Sense(Pass):
             {n: state.weights[n] for n in names},
             state.stats,
             damp=self.damp,
+            row_damp=self.row_damp if self.two_sided else None,
             activation_order=self.activation_order,
             threads=state.threads,
             notify=state.notify,
@@ -138,7 +143,8 @@ class Round(Pass):
     """Weights to codes.
 
     Attributes:
-        feedback: GPTQ's error feedback where there is a Hessian; otherwise round to nearest.
+        feedback: GPTQ's error feedback where there is a Hessian (two-sided where `sense` prepared
+            it); otherwise round to nearest.
     """
 
     name: ClassVar[str] = "round"
@@ -161,9 +167,10 @@ class Round(Pass):
             w = state.weights[name]
             dtype = smallest_exact(w) if scheme.dtype == "exact" else scheme.dtype
             return Raw(raw_from_float32(w, dtype), dtype)
-        w, steps, factor = state.matrix(name), state.steps[name], state.sensitivity[name].factor
-        if self.feedback and factor is not None:
-            return QTensor(round_gptq(w, steps, factor, scheme.limit), steps)
+        w, steps, known = state.matrix(name), state.steps[name], state.sensitivity[name]
+        if self.feedback and known.factor is not None:
+            codes = round_feedback(w, steps, known.factor, scheme.limit, known.row_factor)
+            return QTensor(codes, steps)
         return QTensor(round_nearest(w, steps, scheme.limit), steps)
 
     def ensures(self, state: PackState) -> None:

@@ -52,8 +52,8 @@ def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise UsageError(f"recipe {origin} is not valid TOML: {e}", "see docs/recipes.md") from e
-    entries = [dict(entry) for entry in table.get("pass", [])]
-    if not entries:
+    entries = table.get("pass")
+    if not entries or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         raise UsageError(f"recipe {origin} lists no passes", "add [[pass]] tables with an id")
     _apply_settings(entries, settings)
     passes = tuple(_make_pass(entry, origin) for entry in entries)
@@ -84,14 +84,14 @@ def _read(name_or_path: str) -> tuple[str, str]:
 
 
 def _apply_settings(entries: list[dict[str, Any]], settings: Sequence[str]) -> None:
-    by_id = {entry.get("id"): entry for entry in entries}
+    by_id = {str(entry.get("id")): entry for entry in entries}
     for setting in settings:
         key, eq, text = setting.partition("=")
         pass_id, dot, option = key.partition(".")
         if not eq or not dot or pass_id not in by_id:
             raise UsageError(
                 f"--set {setting!r} sets nothing in this recipe",
-                f"use PASS.OPTION=VALUE with PASS one of {', '.join(map(str, by_id))}",
+                f"use PASS.OPTION=VALUE with PASS one of {', '.join(by_id)}",
             )
         by_id[pass_id][option] = parse_value(text)
 
@@ -107,9 +107,11 @@ def parse_value(text: str) -> Any:
 def _make_pass(entry: Mapping[str, Any], origin: str) -> Pass:
     options = dict(entry)
     pass_id = options.pop("id", None)
-    if pass_id not in PASSES:
+    if not isinstance(pass_id, str) or pass_id not in PASSES:
+        close = difflib.get_close_matches(str(pass_id), PASSES, 1)
         raise UsageError(
-            f"recipe {origin}: unknown pass {pass_id!r}", f"passes: {', '.join(PASSES)}"
+            f"recipe {origin}: unknown pass {pass_id!r}",
+            f"did you mean {close[0]!r}?" if close else f"passes: {', '.join(PASSES)}",
         )
     kind = PASSES[pass_id]
     hints = get_type_hints(kind)

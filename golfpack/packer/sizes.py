@@ -8,7 +8,8 @@ from golfpack.errors import UsageError
 _UNITS = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
-_SIZE = re.compile(r"(\d+(?:[_,]\d{3})*(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+# Fifteen digits are a petabyte: beyond that it is a slip of the hand.
+_SIZE = re.compile(r"([0-9]{1,15}(?:[_,][0-9]{3})*(?:\.[0-9]{1,15})?)\s*([a-z]*)", re.IGNORECASE)
 
 
 def parse_size(text: str, numel: int) -> int:

@@ -12,28 +12,28 @@ from typing import Any, Literal
 
 import numpy as np
 
-from golfpack.errors import CorruptError
-
-try:
-    from golfpack.packer.coding import context
-except ImportError:
-    context = None
-from golfpack.packer.coding.codecs import Brotli, Codec, codec_config, make_codec
+from golfpack.errors import CorruptError, UsageError
+from golfpack.packer.coding.codecs import Codec, codec_config, make_codec
+from golfpack.packer.coding.codes import decode_codes, encode_codes
 from golfpack.packer.coding.filters import Filter, filter_config, make_filter
+from golfpack.packer.coding.scale import CodeMatrix
 from golfpack.packer.ir import PackedTensor, QTensor, Raw, as_matrix
 from golfpack.packer.rawfloat import RAW_STORAGE
-from golfpack.packer.steps import F16Steps, LogSteps, StepField
+from golfpack.packer.steps import COL_OCTAVE, ROW_OCTAVE, F16Steps, LogSteps, StepField
 
 # Hard limits on what a manifest may claim.
 MAX_TENSORS = 1 << 16
+MAX_RANK = 8
 MAX_WEIGHTS = 1 << 32
+# Steps lie within 2^-MAX_OCTAVES and 2^MAX_OCTAVES; float32 ends at 2^128.
+MAX_OCTAVES = 126
 
 
 @dataclass(frozen=True)
 class ByteStream:
     """A stream of bytes: filters, then a codec. `order` "col" writes each code matrix transposed."""
 
-    codec: Codec = Brotli()
+    codec: Codec
     filters: tuple[Filter, ...] = ()
     order: Literal["row", "col"] = "row"
 
@@ -58,17 +58,17 @@ class ByteStream:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ByteStream":
-        """Raises UsageError for an unknown codec or filter."""
+        """Raises UsageError for an unknown codec, filter or order."""
         order = config.get("order", "row")
         if order not in ("row", "col"):
-            raise CorruptError(f"unknown code order {order!r} in the manifest", None)
+            raise UsageError(f"unknown code order {order!r}", "orders: row, col")
         filters = tuple(make_filter(f) for f in config.get("filters", []))
         return cls(make_codec(config["codec"]), filters, order)
 
 
 @dataclass(frozen=True)
 class RansCodes:
-    """The code stream under golfpack's own context-modelled rANS (`packer.coding.context`)."""
+    """The code stream under golfpack's own rANS (`packer.coding.codes`)."""
 
     def config(self) -> dict[str, Any]:
         return {"codec": {"id": "rans"}}
@@ -99,7 +99,7 @@ def encode_tensors(
     Args:
         tensors: in the order they are to be stored.
         shapes: each tensor's own shape.
-        roles: each tensor's role (groups statistics in the coder).
+        roles: each tensor's role, kept for reports.
         codes: how the code stream is coded.
         side: how the streams of steps and raw floats are coded.
     """
@@ -119,7 +119,7 @@ def encode_tensors(
     coded = {name: side.encode(data) for name, data in streams.items() if data}
     quantised = {n: t for n, t in tensors.items() if isinstance(t, QTensor)}
     if quantised:
-        coded["codes"] = _encode_codes(quantised, roles, codes)
+        coded["codes"] = _encode_codes(quantised, codes)
     return manifest, coded
 
 
@@ -148,13 +148,11 @@ def _width(codes: np.ndarray) -> int:
     return 1 if top < 1 << 7 else 2 if top < 1 << 15 else 4
 
 
-def _encode_codes(
-    tensors: Mapping[str, QTensor], roles: Mapping[str, str], codes: CodeStream
-) -> bytes:
+def _encode_codes(tensors: Mapping[str, QTensor], codes: CodeStream) -> bytes:
     if isinstance(codes, RansCodes):
-        return context.encode_codes(
+        return encode_codes(
             [t.codes for t in tensors.values()],
-            [_code_matrix(t.codes.shape, t.steps, roles[n]) for n, t in tensors.items()],
+            [_code_matrix(t.codes.shape, t.steps) for t in tensors.values()],
         )
     parts = []
     for t in tensors.values():
@@ -163,14 +161,12 @@ def _encode_codes(
     return codes.encode(b"".join(parts))
 
 
-def _code_matrix(shape: tuple[int, ...], steps: StepField, role: str) -> "context.CodeMatrix":
+def _code_matrix(shape: tuple[int, ...], steps: StepField) -> CodeMatrix:
     rows, cols = shape
     if isinstance(steps, LogSteps):
         col = np.zeros(cols, np.int32) if steps.col_log is None else steps.col_log
-        return context.CodeMatrix((rows, cols), steps.row_log, col, role)
-    return context.CodeMatrix(
-        (rows, cols), np.zeros(rows, np.int32), np.zeros(cols, np.int32), role
-    )
+        return CodeMatrix((rows, cols), steps.row_log, col)
+    return CodeMatrix((rows, cols), np.zeros(rows, np.int32), np.zeros(cols, np.int32))
 
 
 # --- the way back ----------------------------------------------------------------------------------
@@ -182,7 +178,7 @@ def decode_tensors(
     """Every tensor, in manifest order. Raises CorruptError or UsageError on anything inconsistent."""
     try:
         entries = [_entry(e) for e in manifest["tensors"]]
-        if len(entries) > MAX_TENSORS or sum(prod(e.shape) for e in entries) > MAX_WEIGHTS:
+        if len(entries) > MAX_TENSORS or sum(map(_claim, entries)) > MAX_WEIGHTS:
             raise CorruptError("the manifest claims more tensors than any model has", None)
         if len({e.name for e in entries}) != len(entries):
             raise CorruptError("the manifest names a tensor twice", None)
@@ -230,9 +226,16 @@ class _Reader:
 
 def _entry(fields: Mapping[str, Any]) -> Entry:
     shape = fields["shape"]
-    if not all(type(d) is int and 0 <= d <= MAX_WEIGHTS for d in shape):
-        raise CorruptError(f"shape {shape} in the manifest is no shape", None)
+    ok = isinstance(shape, list) and len(shape) <= MAX_RANK
+    if not ok or not all(type(d) is int and 0 <= d <= MAX_WEIGHTS for d in shape):
+        raise CorruptError("a tensor's shape in the manifest is no shape", None)
     return Entry(str(fields["name"]), tuple(shape), str(fields["role"]), dict(fields))
+
+
+def _claim(e: Entry) -> int:
+    """Weights and steps of a tensor: a matrix without weights may still have many steps."""
+    rows, cols = as_matrix(e.shape)
+    return rows * cols + rows + cols
 
 
 def _row_bytes(e: Entry) -> int:
@@ -251,17 +254,25 @@ def _raw_bytes(e: Entry) -> int:
 def _read_steps(e: Entry, rows: _Reader, cols: _Reader) -> StepField:
     data = rows.take(_row_bytes(e))
     if e.fields["rows"] == "f16":
-        return F16Steps(np.frombuffer(data, "<f2"))
-    row = _unpack_log(data, e.fields["rows"])
-    col = _unpack_log(cols.take(_col_bytes(e)), e.fields["cols"]) if "cols" in e.fields else None
-    return LogSteps(row, col)
+        f16 = np.frombuffer(data, "<f2")
+        if not ((f16 > 0) & np.isfinite(f16)).all():
+            raise CorruptError(f"tensor {e.name!r} has a step that is no step", None)
+        return F16Steps(f16)
+    row = _unpack_log(data, e.fields["rows"], ROW_OCTAVE)
+    if "cols" not in e.fields:
+        return LogSteps(row)
+    return LogSteps(row, _unpack_log(cols.take(_col_bytes(e)), e.fields["cols"], COL_OCTAVE))
 
 
-def _unpack_log(data: bytes, base_grain: list[int]) -> np.ndarray:
+def _unpack_log(data: bytes, base_grain: list[int], octave: int) -> np.ndarray:
     base, grain = base_grain
-    if not (abs(base) < 1 << 14 and 0 < grain < 1 << 12):
-        raise CorruptError(f"step base {base} and grain {grain} are out of range", None)
-    return base + grain * np.frombuffer(data, np.uint8).astype(np.int32)
+    limit = MAX_OCTAVES * octave
+    if type(base) is not int or type(grain) is not int or not 0 < grain <= limit >= abs(base):
+        raise CorruptError(f"step base {base!r} and grain {grain!r} are out of range", None)
+    log = base + grain * np.frombuffer(data, np.uint8).astype(np.int32)
+    if np.abs(log).max(initial=0) > limit:
+        raise CorruptError(f"steps up to 2^{log.max() / octave:.0f} are out of range", None)
+    return log
 
 
 def _decode_codes(
@@ -275,10 +286,9 @@ def _decode_codes(
         return []
     if config["codec"]["id"] == "rans":
         matrices = [
-            _code_matrix(shape, s, e.role)
-            for shape, s, e in zip(shapes, steps, entries, strict=True)
+            _code_matrix(shape, s) for shape, s in zip(shapes, steps, strict=True)
         ]
-        return context.decode_codes(streams["codes"], matrices)
+        return decode_codes(streams["codes"], matrices)
     stream = ByteStream.from_config(config)
     widths = [e.fields["width"] for e in entries]
     if not set(widths) <= {1, 2, 4}:

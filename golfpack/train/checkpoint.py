@@ -1,7 +1,7 @@
 """The files of a run: `last.pt` to resume from, `train.jsonl` as its log, the final model.
 
-Everything is written to a temporary name and renamed, so that an interruption at any moment leaves
-whole files. Nothing here is pickled code: all of it loads with `weights_only=True`.
+Checkpoints are renamed into place, so that an interruption at any moment leaves whole files, and hold
+tensors and plain values only: they load with `weights_only=True`. The log is appended to.
 """
 
 import dataclasses

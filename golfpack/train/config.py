@@ -43,14 +43,14 @@ class TrainConfig:
 
     steps: int | None = None
     minutes: float | None = None
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     seq_len: int = 256
-    matrix_lr: float = 0.02
-    embed_lr: float = 0.05
+    matrix_lr: float = 0.03
+    embed_lr: float = 0.01
     head_lr: float = 0.008
-    scalar_lr: float = 0.02
+    scalar_lr: float = 0.01
     momentum: float = 0.95
-    weight_decay: float = 0.0
+    weight_decay: float = 0.1
     warmup_steps: int = 20
     warmdown_fraction: float = 0.4
     grad_clip: float | None = 1.0

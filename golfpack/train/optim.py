@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from torch import nn
-from torch.optim import Adam, Muon, Optimizer
+from torch.optim import Adam, Optimizer
 
 from golfpack.packer.ir import ModelSpec, Role
 from golfpack.train.config import TrainConfig
+from golfpack.train.muon import Muon
 
 ADAM_BETAS = (0.9, 0.95)
 ADAM_ROLES: tuple[Role, ...] = ("embed", "head", "vector")
@@ -15,9 +16,7 @@ ADAM_ROLES: tuple[Role, ...] = ("embed", "head", "vector")
 def make_optimisers(model: nn.Module, spec: ModelSpec, config: TrainConfig) -> list[Optimizer]:
     """Muon, then Adam. Every parameter named in `spec` is in exactly one group.
 
-    Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix and scales it by
-    sqrt(max(1, out / in)), torch's "original" adjustment. It runs its matrix products in bfloat16,
-    on CPUs too. Gains and mixes are "vector" whatever their shape: (2, dim) is no linear map.
+    Gains and mixes are of role "vector" whatever their shape: (2, dim) is no linear map.
     """
     parameters = dict(model.named_parameters())
     by_role: dict[Role, list[nn.Parameter]] = {}
@@ -33,7 +32,6 @@ def make_optimisers(model: nn.Module, spec: ModelSpec, config: TrainConfig) -> l
         [_group(matrices, config.matrix_lr)],
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        adjust_lr_fn="original",
     )
     adam_groups = [_group(by_role[role], rates[role]) for role in ADAM_ROLES if role in by_role]
     return [muon, Adam(adam_groups, betas=ADAM_BETAS)]

@@ -11,6 +11,7 @@ from golfpack.models.golf import GOLF
 from golfpack.train.config import TrainConfig
 from golfpack.train.init import initialise
 from golfpack.train.optim import make_optimisers, scale_rates
+from golfpack.train.presets import DEMO_MODEL, DEMO_TRAIN
 
 TINY: dict[str, Any] = {
     "vocab_size": 64, "num_layers": 3, "dim": 16, "num_heads": 2, "num_kv_heads": 1,
@@ -76,3 +77,10 @@ def test_every_parameter_has_one_optimiser(config: dict[str, Any]) -> None:
     for name, rate in rates.items():
         in_block = name.startswith("blocks.") and name.endswith(".weight")
         assert rate == (0.5 if in_block else by_kind.get(name, 2.0)), name
+
+
+def test_the_demonstration_is_small() -> None:
+    spec = GOLF.spec(DEMO_MODEL)
+    assert spec.numel < 1_500_000
+    assert DEMO_TRAIN.steps is not None
+    assert DEMO_TRAIN.steps * DEMO_TRAIN.batch_tokens * spec.numel < 4e12  # minutes on two cores

@@ -19,7 +19,17 @@ MODEL: dict[str, Any] = {
     "mlp_hidden": 32,
 }  # fmt: skip
 CONFIG = TrainConfig(
-    steps=30, batch_tokens=128, seq_len=16, warmup_steps=3, log_every=4, save_every=5, threads=1
+    steps=30,
+    batch_tokens=128,
+    seq_len=16,
+    matrix_lr=0.02,
+    embed_lr=0.05,
+    scalar_lr=0.02,
+    weight_decay=0.1,
+    warmup_steps=3,
+    log_every=4,
+    save_every=5,
+    threads=1,
 )
 
 

@@ -2,7 +2,7 @@
 
     lanes | escape count in bytes | a header a matrix | escapes | lane states | words
 
-The lanes first carry every matrix's classes, then every code. Matrices without codes leave no trace.
+The lanes first carry every matrix's side vectors, then every code. Empty matrices leave no trace.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from golfpack.packer.coding.tables import Tables, tables
 
 Decoder = Callable[[Reader, NDArray[np.uint8], Tables], NDArray[np.int32]]
 
-_HEADER_BYTES = 3
+_HEADER_BYTES = 4
 _STATE_BYTES = 8
 _MAX_LANES_LOG2 = 12
 _CODES_PER_LANE = 1 << 15  # a lane costs about 6 bytes: 0.05% at 3 bits a code
@@ -34,17 +34,19 @@ def encode_codes(codes: Sequence[NDArray[np.int32]], matrices: Sequence[CodeMatr
     Raises:
         UsageError: a shape differs from its CodeMatrix's, or a code leaves int32.
     """
-    from golfpack.packer.coding import fast  # numba is slow to import and decoding can do without
+    from golfpack.packer.coding import fast, fit  # numba: slow to import, needless to decode
 
     full = _with_codes(matrices)
     if not full:
         return b""
     arrays = [_checked(codes[n], matrices[n]) for n in full]
-    models = [scale.fit(array, matrices[n]) for n, array in zip(full, arrays, strict=True)]
-    classes = [v for model in models for v in (model.row_class, model.col_class)]
-    flat = np.concatenate([array.reshape(-1) for array in arrays])
+    models = [fit.fit(array, matrices[n]) for n, array in zip(full, arrays, strict=True)]
+    sides = np.concatenate([side for model in models for side in model.sides])
+    flat = np.concatenate(
+        [_moved(a, m, -1).reshape(-1) for a, m in zip(arrays, models, strict=True)]
+    )
     runs = [
-        (np.concatenate(classes), _class_levels([m.header for m in models], full, matrices)),
+        (sides, _side_levels([model.header for model in models], full, matrices)),
         (flat, _code_levels(models, full, matrices)),
     ]
     lanes_log2 = _lanes_log2(len(flat))
@@ -83,14 +85,14 @@ def decode_codes(
         return decoded
     decode = decoder or default_decoder()
     headers, reader = _parse(payload, len(full))
-    classes = decode(reader, _class_levels(headers, full, matrices), tables())
-    sides = iter(_pieces(classes, [side for n in full for side in matrices[n].shape]))
-    models = [ScaleModel(header, next(sides), next(sides)) for header in headers]
+    values = decode(reader, _side_levels(headers, full, matrices), tables())
+    sides = iter(_pieces(values, [size for n in full for size in matrices[n].shape * 2]))
+    models = [ScaleModel(h, next(sides), next(sides), next(sides), next(sides)) for h in headers]
     codes = decode(reader, _code_levels(models, full, matrices), tables())
     reader.check_finished()
     sizes = [matrices[n].shape[0] * matrices[n].shape[1] for n in full]
-    for n, part in zip(full, _pieces(codes, sizes), strict=True):
-        decoded[n] = part.reshape(matrices[n].shape)
+    for n, part, model in zip(full, _pieces(codes, sizes), models, strict=True):
+        decoded[n] = _moved(part.reshape(matrices[n].shape), model, 1)
     return decoded
 
 
@@ -103,18 +105,25 @@ def default_decoder() -> Decoder:
     return fast.decode_run
 
 
-def _class_levels(
+def _side_levels(
     headers: Sequence[Header], full: Sequence[int], matrices: Sequence[CodeMatrix]
 ) -> NDArray[np.uint8]:
     parts = zip(headers, full, strict=True)
-    return np.concatenate([scale.class_levels(h, matrices[n].shape) for h, n in parts])
+    return np.concatenate([scale.side_levels(h, matrices[n].shape) for h, n in parts])
 
 
 def _code_levels(
     models: Sequence[ScaleModel], full: Sequence[int], matrices: Sequence[CodeMatrix]
 ) -> NDArray[np.uint8]:
     parts = zip(models, full, strict=True)
-    return np.concatenate([scale.levels(matrices[n], model) for model, n in parts])
+    return np.concatenate([scale.code_levels(matrices[n], model) for model, n in parts])
+
+
+def _moved(codes: NDArray[np.int32], model: ScaleModel, sign: int) -> NDArray[np.int32]:
+    moved = scale.shifted(codes, model, sign)
+    if moved is None:
+        raise corrupt("a code leaves the 32-bit range")
+    return moved
 
 
 def _pieces(values: NDArray[np.int32], sizes: Sequence[int]) -> list[NDArray[np.int32]]:
@@ -143,7 +152,7 @@ def _lanes_log2(count: int) -> int:
 def _pack_header(header: Header) -> bytes:
     offset = header.offset & ((1 << scale.OFFSET_BITS) - 1)
     flags = header.use_row << 14 | header.use_col << 15
-    spreads = header.row_spread << 16 | header.col_spread << 20
+    spreads = sum(spread << 16 + 4 * n for n, spread in enumerate(header.spreads))
     return (offset | flags | spreads).to_bytes(_HEADER_BYTES, "little")
 
 
@@ -152,7 +161,8 @@ def _unpack_header(packed: bytes) -> Header:
     offset = bits & ((1 << scale.OFFSET_BITS) - 1)
     if offset >> (scale.OFFSET_BITS - 1):
         offset -= 1 << scale.OFFSET_BITS
-    return Header(offset, bool(bits >> 14 & 1), bool(bits >> 15 & 1), bits >> 16 & 15, bits >> 20)
+    spreads = bits >> 16 & 15, bits >> 20 & 15, bits >> 24 & 15, bits >> 28
+    return Header(offset, bool(bits >> 14 & 1), bool(bits >> 15 & 1), spreads)
 
 
 def _parse(payload: bytes, count: int) -> tuple[list[Header], Reader]:

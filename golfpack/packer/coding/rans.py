@@ -1,8 +1,8 @@
 """Interleaved rANS over the tables of `tables`: codes and their levels <-> words.
 
-N lanes (a power of two) each hold a state in [2^32, 2^64). Symbol k of a run belongs to lane k mod N,
-so N symbols are coded at a time, and all lanes draw their 32-bit words from one stream, in lane order.
-A code is one operation on a state: its magnitude's symbol, its sign if not zero, its raw low bits.
+N lanes (a power of two) each hold a state in [2^32, 2^64). Code k of a run belongs to lane k mod N,
+so N codes are decoded at a time, and all lanes draw their 32-bit words from one stream, in lane
+order. A code is one operation on a state: its magnitude's symbol, its sign, its raw low bits.
 
 This is the reference decoder, vectorised over lanes; `fast` decodes and encodes the same words with
 compiled loops. Source: Duda, arXiv 1311.2540; Giesen, arXiv 1402.3392 (interleaving).

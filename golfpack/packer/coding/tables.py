@@ -1,8 +1,8 @@
 """The integer probability tables of the code coder: discretised Gaussians, one per scale level.
 
-Level l means a standard deviation of 2^((l - 24) / 8): an eighth of an octave per level, from 1/8 up
-to 2^20. Levels 0..55 have a table each. A higher level drops `shift` low bits of the code, which are
-sent raw, and shares the table of the octave 8 <= sigma < 16, whose bins are flat enough for that.
+Level l means a standard deviation of 2^((l - 24) / 8): an eighth of an octave per level, from 1/8
+up to 2^20. Levels 0..55 have a table each. A higher level sends `shift` low bits of the code raw, and
+shares the tables of the octave 8 <= sigma < 16, whose bins are flat enough for that.
 
 A table is part of the file format, so it is defined by integer arithmetic alone: the density is
 sampled at 16 points per bin with a binary exponential whose factors come from integer square roots.
@@ -106,7 +106,8 @@ def _exp2_negative(t: NDArray[np.int64]) -> NDArray[np.int64]:
         factor = isqrt(factor << _ONE)  # 2^(-2^-bit)
         chosen = (t >> (_EXPONENT - bit)) & 1
         value = np.where(chosen == 1, (value * factor) >> _ONE, value)
-    return value >> np.minimum(t >> _EXPONENT, 62)
+    value >>= np.minimum(t >> _EXPONENT, 62)
+    return value
 
 
 def _frequencies(mass: NDArray[np.int64]) -> list[int]:

@@ -41,39 +41,38 @@ class Factor:
         return out
 
 
-def factorize(hessian: np.ndarray, *, damp: float, activation_order: bool) -> Factor:
-    """Factor a (cols, cols) Hessian after adding `damp` times its mean diagonal.
+def factorize(matrix: np.ndarray, *, damp: float, activation_order: bool = False) -> Factor:
+    """Factor a positive semi-definite matrix after adding `damp` times its mean diagonal.
 
-    Columns that calibration never saw (zero diagonal) get the mean diagonal, so they are rounded to
-    nearest and disturb nobody. An all-zero Hessian counts as the identity.
+    Zero rows (inputs that calibration never saw) keep the damp alone on their diagonal. An all-zero
+    matrix counts as the identity.
 
     Raises:
-        LinAlgError: never for a positive semi-definite H; the damp is raised until Cholesky succeeds.
+        LinAlgError: the matrix is not positive semi-definite by far. Until MAX_DAMP, the damp is
+            raised tenfold whenever Cholesky fails; `Factor.damp` tells what was used.
     """
-    h = np.array(hessian, np.float64)
-    diag = h.diagonal().copy()
-    mean = diag.mean() if diag.size and diag.mean() > 0 else 1.0
-    dead = diag <= 0
-    h[dead, :] = 0
-    h[:, dead] = 0
-    h[dead, dead] = mean
-    order = np.arange(len(diag))
+    m = np.array(matrix, np.float64)
+    diag = m.diagonal()
+    mean = float(diag.mean()) if diag.size else 0.0
+    if mean <= 0:
+        m, mean = np.eye(len(m)), 1.0
+    order = np.arange(len(m))
     if activation_order:
-        order = np.argsort(-h.diagonal(), kind="stable")
-        h = h[np.ix_(order, order)]
+        order = np.argsort(-diag, kind="stable")
+        m = m[np.ix_(order, order)]
     while True:
         try:
-            damped = h + damp * mean * np.eye(len(h))
-            # H^-1 = U^T U: invert through Cholesky, then factor the inverse.
+            damped = m + damp * mean * np.eye(len(m))
+            # M^-1 = U^T U: invert through Cholesky, then factor the inverse.
             inverse, info = lapack.dpotri(cholesky(damped, lower=True), lower=1)
             if info:
                 raise LinAlgError(f"dpotri returned {info}")
             inverse = np.tril(inverse) + np.tril(inverse, -1).T
             return Factor(cholesky(inverse, lower=False), order, damp)
         except LinAlgError:
-            if damp > MAX_DAMP:
+            if damp >= MAX_DAMP:
                 raise
-            damp = max(damp * 10, 1e-4)
+            damp = min(max(damp * 10, 1e-4), MAX_DAMP)
 
 
 def round_nearest(w: np.ndarray, steps: StepField, limit: int | None) -> np.ndarray:
@@ -81,47 +80,61 @@ def round_nearest(w: np.ndarray, steps: StepField, limit: int | None) -> np.ndar
     return _clip(np.rint(w / _step_matrix(steps, w.shape)), limit).astype(np.int32)
 
 
-def round_gptq(w: np.ndarray, steps: StepField, factor: Factor, limit: int | None) -> np.ndarray:
-    """Codes (rows, cols) int32 of `w` with error feedback through `factor`.
+def round_feedback(
+    w: np.ndarray,
+    steps: StepField,
+    factor: Factor,
+    limit: int | None,
+    row_factor: Factor | None = None,
+) -> np.ndarray:
+    """Codes (rows, cols) int32 of `w` with error feedback through `factor`, column after column.
+
+    With `row_factor`, of the covariance B = E[g g^T] of output gradients, feedback is two-sided: the
+    errors e_i of one column cost e_i^T B e_i, so within a column each row's rounding error moves the
+    targets of the rows below it (a Babai pass; cf. YAQA, arXiv 2505.22988).
 
     `limit` clamps codes to [-limit, limit]; the clamping error is fed back like any other.
     """
     rows, cols = w.shape
     order, upper = factor.order, factor.upper
-    work = w.astype(np.float64)[:, order]
+    # Column by column: a column of W is a row here, so that the inner loops run over memory.
+    work = np.ascontiguousarray(w.astype(np.float64)[:, order].T)
     col_step = np.ones(cols) if steps.col is None else steps.col.astype(np.float64)[order]
     row_step = steps.row.astype(np.float64)
-    codes = np.empty((rows, cols), np.int32)
+    row_upper = np.empty((0, 0)) if row_factor is None else row_factor.upper
     bound = np.iinfo(np.int32).max if limit is None else limit
+    codes = np.empty((cols, rows), np.int32)
     for start in range(0, cols, BLOCK):
         end = min(start + BLOCK, cols)
-        block = np.ascontiguousarray(work[:, start:end])
-        errors = np.empty_like(block)
-        block_codes = np.empty(block.shape, np.int32)
-        _gptq_block(
-            block, row_step, col_step[start:end], upper[start:end, start:end], bound,
-            block_codes, errors,
+        errors = np.empty((end - start, rows))
+        _round_block(
+            work[start:end], row_step, col_step[start:end], upper[start:end, start:end],
+            row_upper, bound, codes[start:end], errors,
         )  # fmt: skip
-        codes[:, start:end] = block_codes
-        work[:, end:] -= errors @ upper[start:end, end:]
-    out = np.empty_like(codes)
-    out[:, order] = codes
+        work[end:] -= upper[start:end, end:].T @ errors
+    out = np.empty((rows, cols), np.int32)
+    out[:, order] = codes.T
     return out
 
 
 @numba.njit(cache=True, nogil=True)
-def _gptq_block(block, row_step, col_step, upper, bound, codes, errors):  # pragma: no cover
-    rows, cols = block.shape
-    for r in range(rows):
-        for i in range(cols):
+def _round_block(work, row_step, col_step, upper, row_upper, bound, codes, errors):
+    cols, rows = work.shape
+    target = np.empty(rows)
+    for i in range(cols):
+        target[:] = work[i]
+        for r in range(rows):
             step = row_step[r] * col_step[i]
-            q = np.rint(block[r, i] / step)
-            q = min(max(q, -bound), bound)
-            codes[r, i] = np.int32(q)
-            err = (block[r, i] - q * step) / upper[i, i]
-            errors[r, i] = err
-            for j in range(i + 1, cols):
-                block[r, j] -= err * upper[i, j]
+            q = min(max(np.rint(target[r] / step), -bound), bound)
+            codes[i, r] = np.int32(q)
+            errors[i, r] = (work[i, r] - q * step) / upper[i, i]
+            if len(row_upper):
+                push = (target[r] - q * step) / row_upper[r, r]
+                for k in range(r + 1, rows):
+                    target[k] -= push * row_upper[r, k]
+        for j in range(i + 1, cols):
+            for r in range(rows):
+                work[j, r] -= errors[i, r] * upper[i, j]
 
 
 def weighted_error(error: np.ndarray, hessian: np.ndarray) -> np.ndarray:

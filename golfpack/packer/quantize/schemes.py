@@ -109,8 +109,8 @@ class RateDistortion:
     """
 
     scheme_id: ClassVar[str] = "rd"
-    row_power: float = 0.35
-    col_power: float = 0.85
+    row_power: float = 0.5
+    col_power: float = 1.0
     row_grain: int = 1
     col_grain: int = 1
 
@@ -123,7 +123,8 @@ class RateDistortion:
         return None
 
     def steps(self, w: np.ndarray, sensitivity: Sensitivity, dial: float) -> LogSteps:
-        weight = np.maximum(sensitivity.row_weight, 1e-4 * sensitivity.row_weight.mean())
+        weight = sensitivity.step_weight
+        weight = np.maximum(weight, 1e-4 * weight.mean())
         row = (weight / weight.mean()) ** -self.row_power
         cost = weight @ np.square(row) / len(row)
         col = None

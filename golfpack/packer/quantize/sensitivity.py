@@ -26,17 +26,31 @@ class Sensitivity:
         row_weight: (rows,) float64 > 0.
         factor: GPTQ's factor of `hessian`, or None with it.
         measured: False where nothing was measured and relative error stands in.
+        row_cov: (rows, rows), whose diagonal is row_weight: rows are then not independent and
+            KL = 1/2 sum_rs row_cov[r, s] e_r H e_s^T. None for independent rows.
+        row_factor: the factor of `row_cov`, or None with it.
     """
 
     hessian: np.ndarray | None
     row_weight: np.ndarray
     factor: Factor | None
     measured: bool
+    row_cov: np.ndarray | None = None
+    row_factor: Factor | None = None
+
+    @property
+    def step_weight(self) -> np.ndarray:
+        """(rows,) what a row's own rounding error weighs once feedback has done its part."""
+        if self.row_factor is None:
+            return self.row_weight
+        return self.row_factor.diagonal() ** -2.0
 
     def kl(self, error: np.ndarray) -> float:
         """Expected KL increase, nats per token, of an error (rows, cols)."""
         e = error.astype(np.float64)
         he = e if self.hessian is None else e @ self.hessian
+        if self.row_cov is not None:
+            return 0.5 * float(np.vdot(self.row_cov, he @ e.T))
         return 0.5 * float(self.row_weight @ np.einsum("ri,ri->r", he, e))
 
 
@@ -66,21 +80,28 @@ def measure_sensitivity(
     stats: CalibStats | None,
     *,
     damp: float,
+    row_damp: float | None,
     activation_order: bool,
     threads: int,
     notify: Callable[[str, int, int, str], None],
 ) -> dict[str, Sensitivity]:
     """Sensitivity of every tensor in `weights`, with GPTQ's factor where there is a Hessian.
 
+    `row_damp` asks for two-sided feedback where calibration kept output covariances; None does not.
     Without `stats` (data-free) every tensor counts by its relative error.
     """
 
     def one(name: str) -> Sensitivity:
         rows, _ = as_matrix(weights[name].shape)
         if stats is not None and name in stats.uses:
-            hessian, row_weight = combine_uses(stats.uses[name], rows)
+            uses = stats.uses[name]
+            hessian, row_weight = combine_uses(uses, rows)
             factor = factorize(hessian, damp=damp, activation_order=activation_order)
-            return Sensitivity(hessian, row_weight, factor, measured=True)
+            cov = uses[0].output_cov if len(uses) == 1 and row_weight.any() else None
+            if row_damp is None or cov is None:
+                return Sensitivity(hessian, row_weight, factor, measured=True)
+            row_factor = factorize(cov, damp=row_damp)
+            return Sensitivity(hessian, row_weight, factor, True, cov, row_factor)
         if stats is not None and name in stats.vector_fisher:
             fisher = stats.vector_fisher[name].reshape(as_matrix(weights[name].shape))
             return Sensitivity(None, fisher.mean(1), None, measured=True)

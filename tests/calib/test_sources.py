@@ -1,0 +1,102 @@
+"""Calibration tokens: where they come from, and what a build must never see."""
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+
+from golfpack.calib.sources import BOS, CalibTokens, from_data, self_generated
+from golfpack.data.shards import write_shard
+from golfpack.errors import UsageError
+from golfpack.models.checkpoint import build_model
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fineweb_val_000000.bin", "val.bin", "VAL_0.bin", "my-validation-set.txt", "x.valid.jsonl",
+        "fineweb10B_sp1024_val_first262k.bin",
+    ],
+)  # fmt: skip
+def test_validation_data_is_refused_by_its_name(tmp_path, name):
+    write_shard(tmp_path / name, np.arange(100))
+    with pytest.raises(UsageError, match="validation"):
+        from_data(str(tmp_path / name), None, 256, 1, 10)
+
+
+def test_a_glob_does_not_hide_validation_data(tmp_path):
+    for name in ("web_train_0.bin", "web_val_0.bin"):
+        write_shard(tmp_path / name, np.arange(100))
+    with pytest.raises(UsageError, match="validation"):
+        from_data(str(tmp_path / "web_*.bin"), None, 256, 1, 10)
+    assert from_data(str(tmp_path / "web_t*.bin"), None, 256, 1, 10).sequences.shape == (1, 10)
+
+
+@pytest.mark.parametrize("name", ["interval.bin", "evaluate_train.bin", "valley.bin", "removal_0.bin"])
+def test_names_that_only_contain_the_letters_are_fine(tmp_path, name):
+    write_shard(tmp_path / name, np.arange(100))
+    assert from_data(str(tmp_path / name), None, 256, 2, 10).source.endswith(name)
+
+
+def test_sequences_are_spread_evenly_and_keep_order(tmp_path):
+    path = tmp_path / "train.bin"
+    write_shard(path, np.arange(100))
+    tokens = from_data(str(path), None, 100, 4, 10).sequences
+    assert tokens.dtype == np.int64
+    np.testing.assert_array_equal(tokens[:, 0], [0, 30, 60, 90])
+    np.testing.assert_array_equal(tokens - tokens[:, :1], np.tile(np.arange(10), (4, 1)))
+    exact = from_data(str(path), None, 100, 10, 10).sequences
+    np.testing.assert_array_equal(exact.ravel(), np.arange(100))
+
+
+def test_what_cannot_be_calibrated_on(tmp_path):
+    path = tmp_path / "train.bin"
+    write_shard(path, np.arange(100))
+    with pytest.raises(UsageError, match="has 100 tokens; calibration asks for 110"):
+        from_data(str(path), None, 100, 11, 10)
+    with pytest.raises(UsageError, match="token 99, the model's vocabulary ends at 98"):
+        from_data(str(path), None, 99, 1, 10)
+    with pytest.raises(UsageError, match="no"):
+        from_data(str(tmp_path / "none.bin"), None, 99, 1, 10)
+    text = tmp_path / "train.txt"
+    text.write_text("some text\n" * 50)
+    with pytest.raises(UsageError, match="tokenizer"):
+        from_data(str(text), None, 100, 1, 10)
+
+
+def test_text_is_tokenised_with_the_models_tokenizer(tmp_path):
+    text = tmp_path / "train.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 200)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "m"), vocab_size=40, model_type="bpe",
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    sp = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    tokens = from_data(str(text), sp, sp.vocab_size(), 3, 20)
+    assert tokens.sequences.shape == (3, 20)
+    assert "quick" in sp.decode(tokens.sequences[1].tolist())
+
+
+def test_held_out_sequences_are_the_last_and_the_digest_is_of_uint32():
+    tokens = CalibTokens(np.arange(40).reshape(4, 10), "x")
+    used, held_out = tokens.split(1)
+    np.testing.assert_array_equal(used.sequences, tokens.sequences[:3])
+    np.testing.assert_array_equal(held_out.sequences, tokens.sequences[3:])
+    assert used.sha256 != tokens.sha256
+    assert tokens.sha256 == CalibTokens(tokens.sequences.astype(np.uint16), "y").sha256
+
+
+def test_self_generated_text_depends_on_the_seed_alone(tiny):
+    model = build_model(tiny.family, tiny.config, tiny.weights)
+    state = torch.get_rng_state()
+    one = self_generated(model, 3, 20, seed=1)
+    torch.manual_seed(99)  # noqa: TID251
+    again, other = self_generated(model, 3, 20, seed=1), self_generated(model, 3, 20, seed=2)
+    torch.set_rng_state(state)
+    self_generated(model, 3, 20, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(one.sequences, again.sequences)
+    assert (one.sequences != other.sequences).any()
+    assert (one.sequences[:, 0] == BOS).all()
+    assert 0 <= one.sequences.min() <= one.sequences.max() < tiny.config["vocab_size"]
+    assert one.source == "self-generated"

@@ -1,0 +1,243 @@
+"""Calibration against a brute-force float64 reference, and the same bits on any number of threads."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+
+from golfpack.calib import cache
+from golfpack.calib.cache import cached
+from golfpack.calib.sources import CalibTokens
+from golfpack.calib.stats import calibrate
+from golfpack.errors import UsageError
+from golfpack.models.checkpoint import build_model
+from golfpack.models.golf import spec as golf_spec
+
+SEED = 5
+BATCH = 32  # tokens: two sequences of 16
+CONFIG = {
+    "vocab_size": 24, "num_layers": 1, "dim": 8, "num_heads": 2, "num_kv_heads": 1,
+    "mlp_hidden": 12, "passes": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def small(request):
+    """A looped model whose blocks are used twice a pass, its spec and tokens."""
+    spec = golf_spec({**CONFIG, "tied": request.param})
+    rng = np.random.default_rng(0)
+    weights = {t.name: rng.standard_normal(t.shape).astype("f4") for t in spec.tensors}
+    tokens = CalibTokens(rng.integers(0, 24, (5, 16)), "synthetic")
+    return build_model("golf", spec.config, weights), spec, tokens
+
+
+def run(small, **options):
+    model, spec, tokens = small
+    given = {"gradients": True, "seed": SEED, "threads": 1, "batch_tokens": BATCH, **options}
+    return calibrate(model, spec, tokens, **given)
+
+
+def flat_stats(stats):
+    arrays = {f"{n}/fisher": v for n, v in stats.vector_fisher.items()}
+    for name, uses in stats.uses.items():
+        for i, use in enumerate(uses):
+            arrays |= {f"{name}/{i}/{k}": v for k, v in vars(use).items() if isinstance(v, np.ndarray)}
+    return arrays
+
+
+def assert_same_bits(a, b):
+    a, b = flat_stats(a), flat_stats(b)
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        assert value.dtype == b[key].dtype, key
+        np.testing.assert_array_equal(value, b[key], err_msg=key)
+
+
+def brute_force(small):
+    """Sums over tokens by hooks and autograd on the float64 model, batch by batch."""
+    model, spec, tokens = small
+    params = {n: p.detach().double().requires_grad_(True) for n, p in model.named_parameters()}
+    sums: dict[tuple, np.ndarray] = {}
+
+    def add(key, value):
+        sums[key] = sums.get(key, 0) + value.detach().numpy()
+
+    for index, start in enumerate(range(0, len(tokens.sequences), 2)):
+        batch = torch.from_numpy(tokens.sequences[start : start + 2])
+        generator = torch.Generator().manual_seed(SEED * 1_000_003 + index)
+        p = model(batch).flatten(0, 1).softmax(-1)
+        labels = torch.multinomial(p, 1, generator=generator)[:, 0]
+        seen: list[tuple] = []
+        handles = []
+        for t in spec.tensors:
+            for i, hook in enumerate(t.hooks):
+
+                def note(_m, args, out, key=(t.name, i, hook.kind)):
+                    out.retain_grad()
+                    seen.append((key, args[0], out))
+
+                handles.append(model.get_submodule(hook.module).register_forward_hook(note))
+        logits = functional_call(model, params, (batch,)).flatten(0, 1).double()
+        F.cross_entropy(logits, labels, reduction="sum").backward()
+        for handle in handles:
+            handle.remove()
+        for (name, i, kind), x, y in seen:
+            g = y.grad.flatten(0, -2)
+            if kind == "embedding":
+                add((name, i, "hessian"), g.T @ g)
+                add((name, i, "row_weight"), F.one_hot(x.flatten(), 24).sum(0).double())
+            else:
+                x = x.flatten(0, -2)
+                add((name, i, "hessian"), x.T @ x)
+                add((name, i, "input_abs"), x.abs().sum(0))
+                add((name, i, "row_weight"), squares(name, y, logits, g).sum(0))
+                add((name, i, "output_cov"), g.T @ g)
+                add((name, i, "count"), torch.tensor(float(len(g))))
+        for t in spec.tensors:
+            if not t.hooks:
+                grad = params[t.name].grad
+                if grad is not None:
+                    add((t.name, "fisher"), grad.square())
+        for p in params.values():
+            p.grad = None
+    return sums
+
+
+def squares(name, z, logits, g):
+    """(dL/dy)^2; for the head its mean over all labels, p (1 - p) (dlogit/dz)^2."""
+    if name not in ("tok_emb.weight", "lm_head.weight"):
+        return g.square()
+    p = logits.detach().softmax(-1)
+    slope = 1 - torch.tanh(z.detach().flatten(0, 1) / 30).square()
+    return p * (1 - p) * slope.square()
+
+
+def close(a, b, what):
+    np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * np.abs(b).max(), err_msg=str(what))
+
+
+def test_statistics_are_those_of_the_definition(small):
+    _, spec, tokens = small
+    stats, sums, n = run(small), brute_force(small), tokens.sequences.size
+    assert stats.tokens == n
+    for t in spec.tensors:
+        if not t.hooks:
+            close(stats.vector_fisher[t.name], sums.get((t.name, "fisher"), np.zeros(t.shape)) / n, t)
+            continue
+        assert [u.kind for u in stats.uses[t.name]] == [h.kind for h in t.hooks]
+        for i, use in enumerate(stats.uses[t.name]):
+            key = (t.name, i)
+            close(use.hessian, sums[*key, "hessian"] / n, key)
+            if use.kind == "embedding":
+                # A token that was never seen still occurs: one more count each.
+                close(use.row_weight, (sums[*key, "row_weight"] + 1) / (n + 24), key)
+                continue
+            uses = sums[*key, "count"]  # of the block: tokens times virtual layers
+            assert uses == n * (2 if t.block is not None else 1)
+            close(use.input_abs, sums[*key, "input_abs"] / n, key)
+            close(use.row_weight, sums[*key, "row_weight"] / uses, key)
+            if use.output_cov is not None:
+                close(use.output_cov, sums[*key, "output_cov"] / uses, key)
+
+
+def test_threads_change_no_bit(small):
+    once = run(small)
+    assert_same_bits(once, run(small, threads=3))
+    other = run(small, seed=SEED + 1)
+    assert any(not np.array_equal(v, flat_stats(other)[k]) for k, v in flat_stats(once).items())
+
+
+def test_without_gradients_the_same_hessians_and_nothing_else(small):
+    full, plain = run(small), run(small, gradients=False)
+    assert plain.vector_fisher == {}
+    for name, uses in plain.uses.items():
+        assert all(u.row_weight is None and u.output_cov is None for u in uses)
+        linear = [u for u in full.uses[name] if u.kind == "linear"]
+        for a, b in zip(uses, linear, strict=True):
+            np.testing.assert_array_equal(a.hessian, b.hessian)
+
+
+def test_the_model_the_threads_and_the_random_state_are_left_alone(small):
+    model, spec, _ = small
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    threads, state, numpy_state = torch.get_num_threads(), torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002, E501
+    calls = []
+    run(small, progress=lambda *a: calls.append(a[:2]))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+    assert str(np.random.get_state()) == numpy_state  # noqa: NPY002
+    for n, p in model.named_parameters():
+        assert torch.equal(p, before[n])
+        assert not p.requires_grad
+        assert p.grad is None
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_model_that_overflows_is_named(small):
+    model, spec, tokens = small
+    weights = {n: p.numpy().copy() for n, p in model.named_parameters()}
+    weights["blocks.0.mlp.fc.weight"] *= 1e20
+    broken = build_model("golf", spec.config, weights)
+    with pytest.raises(UsageError, match="not finite"):
+        run((broken, spec, tokens))
+
+
+# --- the cache -------------------------------------------------------------------------------------
+
+
+def test_a_hit_is_the_same_to_the_bit_and_measures_nothing(small, tmp_path):
+    stats = run(small)
+    inputs = {"checkpoint": "abc", "shape": (5, 16)}
+    made = []
+
+    def make():
+        made.append(1)
+        return stats
+
+    folder = tmp_path / "new" / "cache"
+    for _ in range(2):
+        got = cached(folder, inputs, make)
+        assert_same_bits(got, stats)
+        kept = (got.tokens, got.source, got.tokens_sha256, list(got.uses), list(got.vector_fisher))
+        assert kept == (
+            stats.tokens, stats.source, stats.tokens_sha256, list(stats.uses),
+            list(stats.vector_fisher),
+        )  # fmt: skip
+        assert {n: [u.kind for u in us] for n, us in got.uses.items()} == {
+            n: [u.kind for u in us] for n, us in stats.uses.items()
+        }
+    assert len(made) == 1
+    cached(folder, {**inputs, "checkpoint": "abd"}, make)
+    assert len(made) == 2
+    cached(None, inputs, make)
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "noise", "another archive"])
+def test_a_damaged_entry_is_measured_again(small, tmp_path, damage):
+    stats = replace(run(small), source="second")
+    cached(tmp_path, {}, lambda: stats)
+    (path,) = tmp_path.iterdir()
+    good = path.read_bytes()
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    bad = {
+        "empty": b"", "truncated": good[: len(good) // 2], "noise": b"\x93NUMPY" + good[:99],
+        "another archive": (tmp_path / "other.npz").read_bytes(),
+    }  # fmt: skip
+    (tmp_path / "other.npz").unlink()
+    path.write_bytes(bad[damage])
+    assert cached(tmp_path, {}, lambda: stats).source == "second"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert_same_bits(cached(tmp_path, {}, lambda: pytest.fail("was not stored again")), stats)
+
+
+def test_the_version_is_part_of_the_key(small, tmp_path, monkeypatch):
+    stats = run(small)
+    cached(tmp_path, {}, lambda: stats)
+    monkeypatch.setattr(cache, "STATS_VERSION", cache.STATS_VERSION + 1)
+    cached(tmp_path, {}, lambda: stats)
+    assert len(list(tmp_path.iterdir())) == 2

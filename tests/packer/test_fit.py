@@ -1,0 +1,109 @@
+"""The budget loop: never a byte over, little left over, and an honest refusal."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from golfpack.errors import BudgetError
+from golfpack.packer.loader import loads
+from golfpack.packer.recipe import load_recipe
+from golfpack.packer.state import Budget, run_passes
+
+# A byte codec's sizes scatter by a few percent from one dial to the next; zlib is the quick one.
+RD_BYTES = ("encode.codec=zlib", "encode.order=col")
+
+
+def fitted(make_state, budget, recipe="rd", settings=(), code=0):
+    state = replace(make_state(), budget=Budget(budget + code, code))
+    return run_passes(load_recipe(recipe, settings).passes, state)
+
+
+@pytest.mark.parametrize(("settings", "tolerated"), [((), 64), (RD_BYTES, 1000)])
+@pytest.mark.parametrize("budget", [8_888, 11_111, 17_000, 26_262, 45_000, 70_000])
+def test_rd_fills_the_budget(make_state, budget, settings, tolerated):
+    done = fitted(make_state, budget, settings=settings)
+    assert done.blob is not None
+    assert 0 <= budget - len(done.blob) <= tolerated
+    assert done.trace
+    assert max(r.artifact_bytes for r in done.trace if r.artifact_bytes <= budget) == len(done.blob)
+
+
+@pytest.mark.parametrize("recipe", ["sdclip-brotli", "int8-zstd", "int5-mlp"])
+@pytest.mark.parametrize("budget", [9_900, 14_000, 22_222, 34_000, 41_000, 120_000])
+def test_other_recipes_never_go_over(make_state, recipe, budget):
+    try:
+        done = fitted(make_state, budget, recipe, ())
+    except BudgetError as e:
+        done = fitted(make_state, budget + e.shortfall, recipe, ())
+        assert done.blob is not None
+        assert len(done.blob) == budget + e.shortfall, "the shortfall was not exact"
+        return
+    assert done.blob is not None
+    assert len(done.blob) <= budget
+    unused = budget - len(done.blob)
+    assert unused <= 0.02 * budget or any("stay unused" in w for w in done.warnings)
+
+
+def test_more_budget_is_never_worse(make_state):
+    def error(budget):
+        done = fitted(make_state, budget)
+        parts = [(t.dequantize() - done.matrix(n).reshape(t.dequantize().shape))
+                 for n, t in done.tensors.items()]  # fmt: skip
+        return sum(done.sensitivity[n].kl(e) for n, e in zip(done.tensors, parts, strict=True))
+
+    errors = [error(b) for b in (7_000, 14_000, 30_000)]
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"), [("rd", ()), ("rd", RD_BYTES), ("sdclip-brotli", ()), ("int8-zstd", ())]
+)
+@pytest.mark.parametrize("budget", [1, 2_000])
+def test_an_impossible_budget_tells_the_exact_shortfall(make_state, recipe, settings, budget):
+    with pytest.raises(BudgetError) as e:
+        fitted(make_state, budget, recipe, settings)
+    assert f"{e.value.shortfall:,}" in e.value.message
+    assert f"{budget + e.value.shortfall:,}" in str(e.value.hint)
+    done = fitted(make_state, budget + e.value.shortfall, recipe, settings)
+    assert done.blob is not None
+    assert len(done.blob) <= budget + e.value.shortfall
+
+
+def test_code_counts_towards_the_budget(make_state):
+    alone, beside = fitted(make_state, 17_000), fitted(make_state, 17_000, code=900)
+    assert beside.blob == alone.blob
+    with pytest.raises(BudgetError, match="for code"):
+        fitted(make_state, -500, code=900)
+
+
+@pytest.mark.parametrize("recipe", ["rd", "sdclip-brotli", "int8-zstd"])
+def test_a_budget_beyond_lossless_keeps_every_weight(make_state, recipe):
+    done = fitted(make_state, 190_000, recipe, ())
+    assert done.blob is not None
+    assert any("exactly" in w for w in done.warnings)
+    weights = loads(done.blob).weights()
+    assert set(weights) == set(done.weights)
+    for name, w in weights.items():
+        np.testing.assert_array_equal(w, done.weights[name])
+
+
+def test_without_calibration_the_budget_still_holds(make_state):
+    done = fitted(lambda: make_state(stats=None), 17_000)
+    assert done.blob is not None
+    assert 17_000 - 64 <= len(done.blob) <= 17_000
+
+
+def test_a_recipe_that_quantises_nothing_either_fits_or_says_what_is_missing(make_state, tmp_path):
+    path = tmp_path / "keep.toml"
+    ids = ("sense", "fit", "steps", "round", "encode")
+    path.write_text(
+        '[[pass]]\nid = "policy"\nrules = [{scheme = "keep", dtype = "f16"}]\n'
+        + "".join(f'[[pass]]\nid = "{i}"\n' for i in ids)
+    )
+    done = run_passes(load_recipe(str(path)).passes, make_state(100_000))
+    assert done.blob is not None
+    assert len(done.blob) <= 100_000
+    with pytest.raises(BudgetError) as e:
+        run_passes(load_recipe(str(path)).passes, make_state(50_000))
+    assert 50_000 + e.value.shortfall == len(done.blob)

@@ -1,0 +1,160 @@
+"""Passes: state in, changed copy out; policies that decide nothing, or not enough, are errors."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from golfpack.errors import UsageError
+from golfpack.packer.allocate import Fit
+from golfpack.packer.encode import Encode
+from golfpack.packer.ir import QTensor, Raw
+from golfpack.packer.passes import Policy, Round, Sense, Steps
+from golfpack.packer.quantize.schemes import IntN, Keep
+from golfpack.packer.recipe import load_recipe, recipe_names
+from golfpack.packer.state import run_passes
+
+MIXED = (
+    {"roles": ["vector"], "max_numel": 8, "scheme": "keep", "dtype": "exact"},
+    {"roles": ["vector"], "scheme": "keep", "dtype": "bf16"},
+    {"name": "blocks.0.*.c_?.weight", "scheme": "int", "bits": 5, "clip": "rowmax"},
+    {"scheme": "rd"},
+)
+
+
+def frozen_copy(state):
+    """Every array of a state, as bytes, to see that nothing wrote to it."""
+    stats = state.stats
+    assert stats is not None
+    arrays = [*state.weights.values(), *stats.vector_fisher.values()]
+    arrays += [a for uses in stats.uses.values() for u in uses for a in vars(u).values()]
+    return [a.tobytes() for a in arrays if isinstance(a, np.ndarray)]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_mutates_nothing_and_repeats_itself(name, make_state):
+    state = make_state(34_000)
+    before, given = frozen_copy(state), {f.name: getattr(state, f.name) for f in fields(state)}
+    first = run_passes(load_recipe(name).passes, state)
+    again = run_passes(load_recipe(name).passes, make_state(34_000, threads=2))
+    assert first.blob == again.blob
+    assert frozen_copy(state) == before
+    assert all(getattr(state, key) is value for key, value in given.items())
+    assert list(first.tensors) == [t.name for t in state.spec.tensors]
+
+
+def test_the_first_rule_that_matches_decides(make_state):
+    plan = Policy(MIXED).run(make_state()).plan
+    assert plan["blocks.0.attn.q_gain"] == Keep("exact")
+    assert plan["blocks.1.mlp_scale"] == Keep("bf16")
+    assert plan["blocks.0.attn.c_q.weight"] == IntN(5, "rowmax")
+    assert plan["blocks.1.attn.c_q.weight"].scheme_id == "rd"
+    assert list(plan) == [t.name for t in make_state().spec.tensors]
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ((), "no policy rule matches tensor"),
+        (({"roles": ["embed"], "scheme": "rd"},), "no policy rule matches tensor"),
+        (({"roles": ["head"], "scheme": "rd"}, {"scheme": "rd"}), "matches no tensor"),
+        (({"scheme": "rd"}, {"roles": ["embed"], "scheme": "rd"}), "matches no tensor"),
+        (({"name": "nothing.*", "scheme": "rd"}, {"scheme": "rd"}), "matches no tensor"),
+        (({"roles": ["mlp"], "scheme": "rd"},), "unknown role 'mlp'"),
+        (({"scheme": "int9"},), "known schemes"),
+        (({"roles": ["embed"]},), "known schemes"),
+        (({"scheme": "int", "bit": 6},), "has no option 'bit'"),
+        (({"scheme": "int", "bits": 1},), "bits"),
+        (({"scheme": "int", "bits": 33},), "bits"),
+        (({"scheme": "int", "bits": "six"},), "bits"),
+        (({"scheme": "int", "clip": "percentile"},), "clip"),
+        (({"scheme": "int", "clip_k": -1.0},), "clip_k"),
+        (({"scheme": "keep", "dtype": "f8"},), "dtype"),
+        (({"scheme": "rd", "row_grain": 0},), "row_grain"),
+        (("rd",), "rule"),
+    ],
+)
+def test_a_policy_that_makes_no_sense(make_state, rules, says):
+    with pytest.raises(UsageError) as e:
+        run_passes([Policy(rules), Sense(), Steps(), Round()], make_state())
+    assert says in f"{e.value.message} {e.value.hint}"
+    assert e.value.hint
+
+
+@pytest.mark.parametrize("damp", [-0.1, 11.0, float("nan")])
+def test_damp_out_of_range(make_state, damp):
+    with pytest.raises(UsageError, match="damp"):
+        run_passes([Policy(MIXED), Sense(damp=damp)], make_state())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"codec": "gzip"},
+        {"codec": {"id": "zlib", "speed": 9}},
+        {"codec": "zlib", "order": "diagonal"},
+        {"codec": "zlib", "filters": ("delta",)},
+        {"side_codec": "gzip"},
+        {"side_codec": "rans"},
+    ],
+)
+def test_an_encoding_that_makes_no_sense_is_the_users_mistake(make_state, options):
+    rounded = run_passes([Policy(MIXED), Sense(), Steps(), Round()], make_state())
+    with pytest.raises(UsageError):
+        run_passes([Encode(**options)], rounded)
+
+
+def test_round_makes_what_the_plan_says(make_state):
+    state = run_passes([Policy(MIXED), Sense(), Steps(), Round()], make_state(dial=2e-5))
+    for name, tensor in state.tensors.items():
+        scheme, w = state.plan[name], state.weights[name]
+        if isinstance(scheme, Keep):
+            assert isinstance(tensor, Raw)
+            back = tensor.dequantize()
+            np.testing.assert_allclose(back, w, rtol=2.0**-8)
+            assert (scheme.dtype != "exact") or np.array_equal(back, w)
+            assert tensor.dtype == "bf16" or scheme.dtype == "exact"
+        else:
+            assert isinstance(tensor, QTensor)
+            error = np.linalg.norm(tensor.dequantize() - state.matrix(name))
+            assert error < 0.3 * np.linalg.norm(w), name
+
+
+def test_feedback_lowers_the_predicted_kl_of_every_matrix(make_state):
+    steps = run_passes([Policy(({"scheme": "rd"},)), Sense(), Steps()], make_state(dial=0.02))
+
+    def kl(feedback: bool) -> dict[str, float]:
+        state = run_passes([Round(feedback=feedback)], steps)
+        errors = {n: t.dequantize() - state.matrix(n) for n, t in state.tensors.items()}
+        return {n: state.sensitivity[n].kl(e) for n, e in errors.items() if n in state.stats.uses}
+
+    with_feedback, without = kl(True), kl(False)
+    assert with_feedback
+    for name in with_feedback:
+        assert with_feedback[name] < without[name], name
+
+
+def test_an_error_of_ours_names_its_pass(make_state):
+    class Broken(Steps):
+        name = "broken"
+
+        def run(self, state):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as e:
+        run_passes([Policy(MIXED), Broken()], make_state())
+    assert "broken" in e.value.__notes__[0]
+    assert "policy" in e.value.__notes__[0]
+
+
+def test_a_raised_damp_is_a_counted_warning(make_state, tiny_stats):
+    state = run_passes([Policy(MIXED), Sense(damp=0.0)], make_state())
+    raised = [n for n, s in state.sensitivity.items() if s.factor is not None and s.factor.damp > 0]
+    assert len(state.warnings) == len(raised)
+    assert all(any(w.startswith(n) for w in state.warnings) for n in raised)
+    assert state.warn(state.warnings[0]) is state if raised else not state.warnings
+
+
+def test_fit_needs_a_policy(make_state):
+    with pytest.raises(UsageError, match="needs 'policy'"):
+        run_passes([Fit()], make_state())

@@ -1,0 +1,138 @@
+"""The contract of every quantisation scheme: usable steps for any weights, and a monotone dial."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from golfpack.packer.quantize.feedback import factorize, round_nearest
+from golfpack.packer.quantize.schemes import MIN_CLIP_K, SCHEMES, IntN, Keep, RateDistortion
+from golfpack.packer.quantize.sensitivity import Sensitivity
+
+RNG = np.random.default_rng(0)
+VARIANTS = {
+    "rd": RateDistortion(),
+    "rd, coarse grains": RateDistortion(row_grain=8, col_grain=4),
+    "rd, the theory's powers": RateDistortion(row_power=0.5, col_power=1.0),
+    "int6 sd": IntN(),
+    "int8 rowmax": IntN(bits=8, clip="rowmax"),
+    "int2 rowmax": IntN(bits=2, clip="rowmax"),
+}
+NORMAL = RNG.standard_normal((12, 10)).astype(np.float32)
+WEIGHTS = {
+    "normal": NORMAL,
+    "zero rows": NORMAL * (np.arange(12) % 3 > 0)[:, None].astype(np.float32),
+    "all zero": np.zeros((4, 6), np.float32),
+    "constant rows": np.repeat(NORMAL[:, :1], 10, axis=1),
+    "one row": NORMAL[:1],
+    "one column": NORMAL[:, :1],
+    "one weight": NORMAL[:1, :1],
+    "huge": NORMAL * np.float32(1e30),
+    "tiny": NORMAL * np.float32(1e-30),
+    "mixed": NORMAL * np.exp2(RNG.integers(-40, 40, (12, 1))).astype(np.float32),
+}
+DIALS = (2.0**-60, 1e-3, 0.5, 1.0, 1.5, 8.0, 1e3, 2.0**60)
+
+
+def sensitivity(rows: int, cols: int, kind: str) -> Sensitivity:
+    weight = RNG.uniform(1e-12, 1, rows)
+    if kind == "plain":
+        return Sensitivity(None, weight, None, measured=False)
+    x = RNG.standard_normal((2 * cols, cols))
+    hessian = x.T @ x / len(x)
+    if kind == "dead columns":
+        hessian[:, ::2] = hessian[::2] = 0
+    factor = factorize(hessian, damp=0.01, activation_order=False)
+    return Sensitivity(hessian, weight, factor, measured=True)
+
+
+def test_every_scheme_is_exercised():
+    assert {type(v).scheme_id for v in VARIANTS.values()} | {Keep.scheme_id} == set(SCHEMES)
+
+
+@pytest.mark.parametrize("kind", ["plain", "measured", "dead columns"])
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_steps_are_finite_and_positive_and_grow_with_the_dial(variant, name, kind):
+    scheme, w = VARIANTS[variant], WEIGHTS[name]
+    s = sensitivity(*w.shape, kind)
+    before = None
+    for dial in DIALS:
+        steps = scheme.steps(w, s, dial)
+        assert steps.row.shape == w.shape[:1]
+        step = np.multiply.outer(
+            steps.row.astype(np.float64), np.ones(w.shape[1]) if steps.col is None else steps.col
+        )
+        assert np.isfinite(step).all()
+        assert (step > 0).all()
+        if before is not None:
+            assert (step >= before * (1 - 1e-6)).all(), "a larger dial made steps smaller"
+        before = step
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if VARIANTS[v].limit is not None])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_codes_stay_within_the_limit(variant, name):
+    scheme, w = VARIANTS[variant], WEIGHTS[name]
+    limit = scheme.limit
+    assert limit is not None
+    steps = scheme.steps(w, sensitivity(*w.shape, "plain"), 1.0)
+    assert np.abs(round_nearest(w, steps, limit)).max(initial=0) <= limit
+
+
+def test_row_maximum_clips_nothing_and_uses_the_whole_range():
+    scheme = IntN(bits=6, clip="rowmax")
+    steps = scheme.steps(NORMAL, sensitivity(12, 10, "plain"), 1.0)
+    codes = round_nearest(NORMAL, steps, None)
+    np.testing.assert_array_equal(np.abs(codes).max(1), np.full(12, 31))
+
+
+def test_sdclip_is_k_deviations_and_stops_at_its_floor():
+    scheme = IntN(bits=6, clip="sd", clip_k=12.85)
+    deviation = NORMAL.astype(np.float64).std(axis=1)
+    for dial, k in ((1.0, 12.85), (2.0, 25.7), (1e-9, MIN_CLIP_K)):
+        steps = scheme.steps(NORMAL, sensitivity(12, 10, "plain"), dial)
+        np.testing.assert_allclose(steps.row, k * deviation / 31, rtol=2e-3)
+
+
+@pytest.mark.parametrize("value", [0.1, -3.3, 1e-3, 7e3])
+@pytest.mark.parametrize("clip", ["sd", "rowmax"])
+def test_a_constant_row_survives(clip, value):
+    # Its deviation is rounding noise, not zero: as a clip it would wipe the row out.
+    w = np.full((3, 10), value, np.float32)
+    scheme = IntN(bits=6, clip=clip)
+    steps = scheme.steps(w, sensitivity(3, 10, "plain"), 1.0)
+    back = round_nearest(w, steps, scheme.limit) * steps.row[:, None]
+    np.testing.assert_allclose(back, w, rtol=0.05)
+
+
+def test_rd_steps_are_the_optimum_of_their_shape():
+    # At the theory's exponents: step[r, i] = dial * U_ii / sqrt(row weight), within half a grain.
+    s = sensitivity(64, 16, "measured")
+    weight = np.maximum(s.row_weight, 1e-4 * s.row_weight.mean())
+    steps = RateDistortion(row_power=0.5, col_power=1.0).steps(np.ones((64, 16), "f4"), s, 0.25)
+    assert s.factor is not None
+    assert steps.col is not None
+    ideal = np.multiply.outer(0.25 / np.sqrt(weight), s.factor.diagonal())
+    off = np.log2(np.multiply.outer(steps.row, steps.col) / ideal)
+    assert np.abs(off).max() <= 0.5 / 32 + 0.5 / 16 + 1e-6
+
+
+def test_tempering_keeps_the_cost_of_a_tensor():
+    # Whatever the exponents, sum of row_weight * (step / U)^2 is dial^2 a weight: what makes the
+    # dial mean the same in every tensor.
+    s = sensitivity(64, 16, "measured")
+    assert s.factor is not None
+    for scheme in (RateDistortion(), RateDistortion(row_power=0.5, col_power=1.0)):
+        steps = scheme.steps(np.ones((64, 16), "f4"), s, 0.5)
+        assert steps.col is not None
+        scaled = np.multiply.outer(steps.row.astype(np.float64), steps.col / s.factor.diagonal())
+        cost = np.mean(np.maximum(s.row_weight, 1e-4 * s.row_weight.mean())[:, None] * scaled**2)
+        assert cost == pytest.approx(0.25, rel=0.06)
+
+
+@pytest.mark.parametrize("scheme_id", sorted(SCHEMES))
+def test_labels_are_short_and_options_have_defaults(scheme_id):
+    scheme = SCHEMES[scheme_id]()
+    assert 1 <= len(scheme.label) <= 8
+    assert {f.name for f in fields(SCHEMES[scheme_id])} <= set(vars(scheme))

@@ -119,6 +119,7 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=2, help="Tokens to read; targets are one fewer.")
     ] = None,
+    mode: Annotated[str, typer.Option(help="How windows are laid: plain.")] = "plain",
     baseline: Annotated[
         Path | None, typer.Option("--float", help="Float checkpoint, for the quantisation gap.")
     ] = None,
@@ -135,7 +136,7 @@ def evaluate(
 
     with render.Reporter(quiet) as notify:
         report = run(
-            model, tokens, tokenizer, window=window, limit=limit, settings=tuple(settings or ()),
+            model, tokens, tokenizer, window=window, limit=limit, mode=mode, settings=tuple(settings or ()),
             baseline=baseline, threads=threads, device=device, argv=sys.argv[1:], notify=notify,
         )  # fmt: skip
     render.show_assumed(report.assumed)

@@ -33,7 +33,8 @@ PLAIN_INTERVAL = 10.0
 
 # A pipe or a file has no width: tables there are as wide as they need to be.
 _WIDTH = None if sys.stdout.isatty() else 200
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
+# Names and paths may hold brackets, which are not meant as rich's markup.
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH, markup=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -63,7 +64,7 @@ class Reporter:
             return
         if self.live:
             if stage not in self.tasks:
-                self.tasks[stage] = self.live.add_task(stage, total=total or None)
+                self.tasks[stage] = self.live.add_task(stage, total=total or None, note=note)
             self.live.update(self.tasks[stage], completed=done, total=total or None, note=note)
             return
         self._plain(stage, done, total, note)
@@ -88,7 +89,7 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=err,
         transient=True,
     )

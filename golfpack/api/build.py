@@ -71,6 +71,7 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
         UsageError: bad input. BudgetError: nothing fits. StrictError: a warning, under `strict`.
     """
     clock = _Clock()
+    _check_output(options)
     model_settings, pass_settings = split_settings(options.settings)
     recipe = load_recipe(options.recipe, pass_settings)
     checkpoint = load_checkpoint(options.checkpoint, model_settings)
@@ -96,14 +97,26 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     return report
 
 
+def _check_output(options: BuildOptions) -> None:
+    """Raise UsageError before the long work where its result could not be written."""
+    output = _output(options)
+    if options.dry_run:
+        return
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a folder" if output.is_dir() else "is in a folder that does not exist"
+        raise UsageError(f"cannot write {output}: it {what}", "choose another --output")
+    if output.exists() and output.samefile(options.checkpoint):
+        raise UsageError(f"{output} is the checkpoint itself", "choose another --output")
+
+
 def _code_bytes(files: tuple[Path, ...]) -> int:
     """Bytes of the code that ships, as it ships."""
     total = 0
     for file in files:
-        try:
-            total += file.stat().st_size
-        except OSError as e:
-            raise UsageError(f"--code {file}: {e.strerror}", "check the path") from e
+        if not file.is_file():
+            what = "is a folder" if file.is_dir() else "does not exist"
+            raise UsageError(f"--code {file} {what}", "name each file that ships, as it ships")
+        total += file.stat().st_size
     return total
 
 
@@ -169,9 +182,13 @@ def _measure_kl(
     return mean_kl(before, after, held_out.sequences, threads)
 
 
+def _output(options: BuildOptions) -> Path:
+    return options.output or Path(checkpoint_stem(options.checkpoint) + ".golf")
+
+
 def _write(options: BuildOptions, blob: bytes | None) -> Path:
     assert blob is not None
-    output = options.output or Path(checkpoint_stem(options.checkpoint) + ".golf")
+    output = _output(options)
     write_atomically(output, blob)
     return output
 

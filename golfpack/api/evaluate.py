@@ -22,6 +22,7 @@ def evaluate(
     *,
     window: int | None = None,
     limit: int | None = None,
+    mode: str = "plain",
     settings: tuple[str, ...] = (),
     baseline: Path | None = None,
     threads: int = 1,
@@ -40,6 +41,8 @@ def evaluate(
     Raises:
         UsageError: bad input. CorruptError: damaged artifact, or the byte audit failed.
     """
+    if mode != "plain":
+        raise UsageError(f"unknown mode {mode!r}", "the modes are: plain")
     loaded = open_model(path, settings)
     sp = load_tokenizer(tokenizer)
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
@@ -71,7 +74,7 @@ def evaluate(
         tokens=tokens_pattern,
         tokens_sha256=hashlib.sha256(tokens.astype("<u2").tobytes()).hexdigest(),
         tokenizer=str(tokenizer),
-        mode="plain",
+        mode=mode,
         window=window,
         val_loss=val_loss,
         val_bpb=val_bpb,

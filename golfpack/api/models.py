@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from golfpack.errors import CorruptError, UsageError
-from golfpack.models import find_family
+from golfpack.models import detect
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.packer.loader import Artifact, is_artifact, load
 from golfpack.packer.recipe import parse_value
@@ -50,16 +51,19 @@ def open_model(path: Path, settings: tuple[str, ...] = ()) -> LoadedModel:
 
 
 def check_against_family(artifact: Artifact) -> None:
-    """Raise CorruptError unless the artifact holds exactly the tensors its family asks for."""
+    """Raise CorruptError unless the artifact's config is what its tensors tell, and they are all there.
+
+    The config is checked against the shapes before anything is built from it: one that lies could ask
+    for any amount of memory.
+    """
+    shapes = {n: torch.empty(e.shape, device="meta") for n, (e, _) in artifact.tensors.items()}
     try:
-        spec = find_family(artifact.family).spec(artifact.config)
-    except (UsageError, TypeError) as e:
-        raise CorruptError(f"the artifact's model cannot be built: {e}", None) from e
-    wanted = {t.name: t.shape for t in spec.tensors}
-    found = {name: entry.shape for name, (entry, _) in artifact.tensors.items()}
-    if wanted != found:
-        name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
-        raise CorruptError(f"tensor {name!r} is not what family {artifact.family} asks for", None)
+        config = detect(shapes, artifact.family, artifact.config).config
+    except UsageError as e:
+        raise CorruptError(f"the artifact holds no usable model: {e.message}", e.hint) from e
+    if config != artifact.config:
+        missing = sorted(set(config) - set(artifact.config))
+        raise CorruptError(f"the artifact's config lacks {', '.join(missing)}", None)
 
 
 def split_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

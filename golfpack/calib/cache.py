@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def cached(
     if path.is_file():
         try:
             return _load(path)
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             path.unlink(missing_ok=True)  # half a file from a full disk: measure again
     stats = make()
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,8 @@ Key = tuple[str, str]  # (module of the hook, quantity)
 # Output covariances are only kept up to this many rows: a head's would dwarf the model.
 MAX_COV_ROWS = 4096
 
+_CHECK = "the model overflows on these tokens; check its config and its weights"
+
 
 def calibrate(
     model: nn.Module,
@@ -135,6 +137,8 @@ class _Collector:
                 self.model(tokens)
             return self.sums
         logits = self.model(tokens).flatten(0, 1)
+        if not torch.isfinite(logits).all():
+            raise UsageError("the model's predictions on calibration tokens are not finite", _CHECK)
         with torch.no_grad():
             self.probs = logits.softmax(-1)
             self.labels = torch.multinomial(self.probs, 1, generator=generator)
@@ -206,7 +210,7 @@ def _finish(
         if not all(np.isfinite(u.hessian).all() for u in measured):
             raise UsageError(
                 f"calibration statistics of {name} are not finite",
-                "the model overflows on these tokens; check its config and its weights",
+                _CHECK,
             )
     return CalibStats(uses, vector_fisher, n, tokens.source, tokens.sha256)
 

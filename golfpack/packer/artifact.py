@@ -120,14 +120,18 @@ def _manifest(packed: bytes, size: int) -> dict[str, Any]:
 
 def _layout(manifest: dict[str, Any]) -> list[tuple[str, int]]:
     layout = manifest.get("streams")
-    ok = isinstance(layout, list) and all(
+    if not isinstance(layout, list) or not all(map(_is_stream, layout)):
+        raise CorruptError("the manifest's list of streams makes no sense", _AGAIN)
+    if len({name for name, _ in layout}) != len(layout):
+        raise CorruptError("the manifest lists a stream twice", _AGAIN)
+    return [(name, size) for name, size in layout]
+
+
+def _is_stream(entry: Any) -> bool:
+    return (
         isinstance(entry, list)
         and len(entry) == 2
         and isinstance(entry[0], str)
         and type(entry[1]) is int
         and 0 <= entry[1] <= MAX_STREAM
-        for entry in layout
     )
-    if not ok or len({name for name, _ in layout}) != len(layout):
-        raise CorruptError("the manifest's list of streams makes no sense", _AGAIN)
-    return [(name, size) for name, size in layout]

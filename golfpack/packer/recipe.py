@@ -53,7 +53,11 @@ def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
     except tomllib.TOMLDecodeError as e:
         raise UsageError(f"recipe {origin} is not valid TOML: {e}", "see docs/recipes.md") from e
     entries = table.get("pass")
-    if not entries or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+    if (
+        not entries
+        or not isinstance(entries, list)
+        or not all(isinstance(e, dict) for e in entries)
+    ):
         raise UsageError(f"recipe {origin} lists no passes", "add [[pass]] tables with an id")
     _apply_settings(entries, settings)
     passes = tuple(_make_pass(entry, origin) for entry in entries)

@@ -285,9 +285,7 @@ def _decode_codes(
     if not entries:
         return []
     if config["codec"]["id"] == "rans":
-        matrices = [
-            _code_matrix(shape, s) for shape, s in zip(shapes, steps, strict=True)
-        ]
+        matrices = [_code_matrix(shape, s) for shape, s in zip(shapes, steps, strict=True)]
         return decode_codes(streams["codes"], matrices)
     stream = ByteStream.from_config(config)
     widths = [e.fields["width"] for e in entries]

@@ -32,7 +32,9 @@ def test_a_glob_does_not_hide_validation_data(tmp_path):
     assert from_data(str(tmp_path / "web_t*.bin"), None, 256, 1, 10).sequences.shape == (1, 10)
 
 
-@pytest.mark.parametrize("name", ["interval.bin", "evaluate_train.bin", "valley.bin", "removal_0.bin"])
+@pytest.mark.parametrize(
+    "name", ["interval.bin", "evaluate_train.bin", "valley.bin", "removal_0.bin"]
+)
 def test_names_that_only_contain_the_letters_are_fine(tmp_path, name):
     write_shard(tmp_path / name, np.arange(100))
     assert from_data(str(tmp_path / name), None, 256, 2, 10).source.endswith(name)

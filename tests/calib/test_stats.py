@@ -44,7 +44,9 @@ def flat_stats(stats):
     arrays = {f"{n}/fisher": v for n, v in stats.vector_fisher.items()}
     for name, uses in stats.uses.items():
         for i, use in enumerate(uses):
-            arrays |= {f"{name}/{i}/{k}": v for k, v in vars(use).items() if isinstance(v, np.ndarray)}
+            arrays |= {
+                f"{name}/{i}/{k}": v for k, v in vars(use).items() if isinstance(v, np.ndarray)
+            }
     return arrays
 
 
@@ -57,7 +59,7 @@ def assert_same_bits(a, b):
 
 
 def brute_force(small):
-    """Sums over tokens by hooks and autograd on the float64 model, batch by batch."""
+    """Sums over tokens by hooks and autograd on the float64 weights, batch by batch."""
     model, spec, tokens = small
     params = {n: p.detach().double().requires_grad_(True) for n, p in model.named_parameters()}
     sums: dict[tuple, np.ndarray] = {}
@@ -70,40 +72,54 @@ def brute_force(small):
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + index)
         p = model(batch).flatten(0, 1).softmax(-1)
         labels = torch.multinomial(p, 1, generator=generator)[:, 0]
-        seen: list[tuple] = []
-        handles = []
-        for t in spec.tensors:
-            for i, hook in enumerate(t.hooks):
-
-                def note(_m, args, out, key=(t.name, i, hook.kind)):
-                    out.retain_grad()
-                    seen.append((key, args[0], out))
-
-                handles.append(model.get_submodule(hook.module).register_forward_hook(note))
-        logits = functional_call(model, params, (batch,)).flatten(0, 1).double()
+        logits, seen = watched(model, spec, params, batch)
         F.cross_entropy(logits, labels, reduction="sum").backward()
-        for handle in handles:
-            handle.remove()
         for (name, i, kind), x, y in seen:
-            g = y.grad.flatten(0, -2)
-            if kind == "embedding":
-                add((name, i, "hessian"), g.T @ g)
-                add((name, i, "row_weight"), F.one_hot(x.flatten(), 24).sum(0).double())
-            else:
-                x = x.flatten(0, -2)
-                add((name, i, "hessian"), x.T @ x)
-                add((name, i, "input_abs"), x.abs().sum(0))
-                add((name, i, "row_weight"), squares(name, y, logits, g).sum(0))
-                add((name, i, "output_cov"), g.T @ g)
-                add((name, i, "count"), torch.tensor(float(len(g))))
+            for quantity, value in one_use(name, kind, x, y, logits).items():
+                add((name, i, quantity), value)
         for t in spec.tensors:
-            if not t.hooks:
-                grad = params[t.name].grad
-                if grad is not None:
-                    add((t.name, "fisher"), grad.square())
-        for p in params.values():
-            p.grad = None
+            grad = params[t.name].grad
+            if not t.hooks and grad is not None:
+                add((t.name, "fisher"), grad.square())
+            params[t.name].grad = None
     return sums
+
+
+def watched(model, spec, params, batch):
+    """Logits of the model with these parameters, and (key, input, output) of every hooked call."""
+    seen: list[tuple] = []
+
+    def watch(key):
+        def note(_module, args, out):
+            out.retain_grad()
+            seen.append((key, args[0], out))
+
+        return note
+
+    handles = [
+        model.get_submodule(hook.module).register_forward_hook(watch((t.name, i, hook.kind)))
+        for t in spec.tensors
+        for i, hook in enumerate(t.hooks)
+    ]
+    logits = functional_call(model, params, (batch,)).flatten(0, 1).double()
+    for handle in handles:
+        handle.remove()
+    return logits, seen
+
+
+def one_use(name, kind, x, y, logits):
+    g = y.grad.flatten(0, -2)
+    if kind == "embedding":
+        counts = F.one_hot(x.flatten(), 24).sum(0).double()
+        return {"hessian": g.T @ g, "row_weight": counts}
+    x = x.flatten(0, -2)
+    return {
+        "hessian": x.T @ x,
+        "input_abs": x.abs().sum(0),
+        "row_weight": squares(name, y, logits, g).sum(0),
+        "output_cov": g.T @ g,
+        "count": torch.tensor(float(len(g))),
+    }
 
 
 def squares(name, z, logits, g):
@@ -125,7 +141,9 @@ def test_statistics_are_those_of_the_definition(small):
     assert stats.tokens == n
     for t in spec.tensors:
         if not t.hooks:
-            close(stats.vector_fisher[t.name], sums.get((t.name, "fisher"), np.zeros(t.shape)) / n, t)
+            close(
+                stats.vector_fisher[t.name], sums.get((t.name, "fisher"), np.zeros(t.shape)) / n, t
+            )
             continue
         assert [u.kind for u in stats.uses[t.name]] == [h.kind for h in t.hooks]
         for i, use in enumerate(stats.uses[t.name]):
@@ -161,9 +179,10 @@ def test_without_gradients_the_same_hessians_and_nothing_else(small):
 
 
 def test_the_model_the_threads_and_the_random_state_are_left_alone(small):
-    model, spec, _ = small
+    model = small[0]
     before = {n: p.clone() for n, p in model.named_parameters()}
-    threads, state, numpy_state = torch.get_num_threads(), torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002, E501
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    numpy_state = str(np.random.get_state())  # noqa: NPY002
     calls = []
     run(small, progress=lambda *a: calls.append(a[:2]))
     assert calls == [(1, 3), (2, 3), (3, 3)]
@@ -182,8 +201,9 @@ def test_a_model_that_overflows_is_named(small):
     weights = {n: p.numpy().copy() for n, p in model.named_parameters()}
     weights["blocks.0.mlp.fc.weight"] *= 1e20
     broken = build_model("golf", spec.config, weights)
-    with pytest.raises(UsageError, match="not finite"):
-        run((broken, spec, tokens))
+    for gradients in (True, False):
+        with pytest.raises(UsageError, match="not finite"):
+            run((broken, spec, tokens), gradients=gradients)
 
 
 # --- the cache -------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ def small_tensors() -> tuple[dict[str, PackedTensor], dict[str, tuple[int, ...]]
         "h.empty": QTensor(np.zeros((0, 4), np.int32), LogSteps(np.zeros(0, np.int32))),
         "i.rank 3": QTensor(codes(6, 2, 2), log_steps(row, col[:2])),
     }
-    shapes = {n: t.codes.shape if isinstance(t, QTensor) else t.values.shape for n, t in tensors.items()}
+    shapes = {
+        n: t.codes.shape if isinstance(t, QTensor) else t.values.shape for n, t in tensors.items()
+    }
     return tensors, {**shapes, "i.rank 3": (2, 3, 2)}
 
 
@@ -58,7 +60,9 @@ HEAD = {"family": "golf", "config": {"dim": 4, "nested": {"b": [1, 2], "a": "é"
 
 def small_parts(codes: CodeStream = BYTES) -> tuple[dict[str, Any], dict[str, bytes]]:
     tensors, shapes = small_tensors()
-    manifest, streams = encode_tensors(tensors, shapes, dict.fromkeys(shapes, "vector"), codes, SIDE)
+    manifest, streams = encode_tensors(
+        tensors, shapes, dict.fromkeys(shapes, "vector"), codes, SIDE
+    )
     return HEAD | manifest, streams
 
 
@@ -255,7 +259,9 @@ def test_steps_that_are_no_steps_are_corrupt(value):
     refused(assemble(HEAD | manifest, streams))
 
 
-def framed(manifest_text: bytes, *, packed_size: int | None = None, size: int | None = None) -> bytes:
+def framed(
+    manifest_text: bytes, *, packed_size: int | None = None, size: int | None = None
+) -> bytes:
     """A file with this manifest and no streams."""
     packed = Brotli(5).encode(manifest_text)
     packed_size = len(packed) if packed_size is None else packed_size
@@ -315,7 +321,10 @@ def test_messages_say_what_is_wrong(tmp_path):
 
 # Written once by golfpack 0.1.0 and never again: (sha256 of the file, sha256 of its weights).
 GOLDENS = {
-    "v1-bytes.golf": ("92fd72054953d834f5f4d803178126be0f97a18732efd89a795bd41cadc060a3", "0c3c1ad058ef1d49abbb872fcc1cb4074356887760a8018e9d32a4f87b3b8258"),
+    "v1-bytes.golf": (
+        "92fd72054953d834f5f4d803178126be0f97a18732efd89a795bd41cadc060a3",
+        "0c3c1ad058ef1d49abbb872fcc1cb4074356887760a8018e9d32a4f87b3b8258",
+    ),
 }
 
 

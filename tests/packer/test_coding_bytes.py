@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -60,10 +61,8 @@ def test_a_flipped_bit_gives_the_right_size_or_an_error(codec_id):
     for position in range(8 * len(coded)):
         stream = bytearray(coded)
         stream[position // 8] ^= 1 << position % 8
-        try:
+        with suppress(CorruptError):
             assert len(codec.decode(bytes(stream), len(data))) == len(data)
-        except CorruptError:
-            pass
 
 
 BOMB = bytes(64_000_000)

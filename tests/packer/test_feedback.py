@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from golfpack.packer.quantize.feedback import (
     BLOCK,
+    Factor,
     factorize,
-    round_gptq,
+    round_feedback,
     round_nearest,
     weighted_error,
 )
@@ -27,41 +28,53 @@ def random_steps(rng: np.random.Generator, rows: int, cols: int) -> LogSteps:
     )
 
 
-def reference_gptq(w, hessian, steps: StepField, damp: float, limit: int | None, order):
-    """Frantar et al., algorithm 1 with blocks of one column, by dense inverses."""
-    h = hessian.astype(np.float64)[np.ix_(order, order)]
-    h = h + damp * np.mean(np.diag(h)) * np.eye(len(h))
-    upper = np.linalg.cholesky(np.linalg.inv(h)).T
+def reference(w, hessian, steps: StepField, damp, limit, order, row_cov=None):
+    """Frantar et al., algorithm 1 with blocks of one column, by dense inverses.
+
+    With `row_cov`, each column is a Babai pass along its rows.
+    """
+    upper = damped_upper(hessian[np.ix_(order, order)], damp)
+    row_upper = np.eye(len(w)) if row_cov is None else damped_upper(row_cov, damp)
     work = w.astype(np.float64)[:, order]
     col = np.ones(w.shape[1]) if steps.col is None else steps.col.astype(np.float64)[order]
     codes = np.zeros(w.shape, np.int64)
+    bound = np.inf if limit is None else limit
     for i in range(w.shape[1]):
-        step = steps.row.astype(np.float64) * col[i]
-        q = np.rint(work[:, i] / step)
-        if limit is not None:
-            q = np.clip(q, -limit, limit)
-        codes[:, i] = q
-        error = (work[:, i] - q * step) / upper[i, i]
+        step, target = steps.row.astype(np.float64) * col[i], work[:, i].copy()
+        for r in range(len(w)):
+            codes[r, i] = np.clip(np.rint(target[r] / step[r]), -bound, bound)
+            push = (target[r] - codes[r, i] * step[r]) / row_upper[r, r]
+            target[r + 1 :] -= push * row_upper[r, r + 1 :]
+        error = (work[:, i] - codes[:, i] * step) / upper[i, i]
         work[:, i:] -= np.outer(error, upper[i, i:])
     out = np.empty_like(codes)
     out[:, order] = codes
     return out
 
 
+def damped_upper(matrix, damp):
+    h = matrix.astype(np.float64)
+    h = h + damp * np.mean(np.diag(h)) * np.eye(len(h))
+    return np.linalg.cholesky(np.linalg.inv(h)).T
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
 @pytest.mark.parametrize("activation_order", [False, True])
 @pytest.mark.parametrize(
     ("rows", "cols", "limit"),
     [(1, 1, None), (1, 7, 3), (5, 1, None), (17, 33, 3), (9, BLOCK, None), (6, 2 * BLOCK + 37, 15)],
 )
-def test_blocks_and_threads_of_control_change_no_code(rows, cols, limit, activation_order):
+def test_codes_are_those_of_the_reference(rows, cols, limit, activation_order, two_sided):
     rng = np.random.default_rng(rows * 1000 + cols)
     w = rng.standard_normal((rows, cols)).astype(np.float32)
     hessian, steps = correlated_hessian(rng, cols), random_steps(rng, rows, cols)
     factor = factorize(hessian, damp=0.01, activation_order=activation_order)
-    codes = round_gptq(w, steps, factor, limit)
+    row_cov = correlated_hessian(rng, rows) if two_sided else None
+    row_factor = None if row_cov is None else factorize(row_cov, damp=0.01)
+    codes = round_feedback(w, steps, factor, limit, row_factor)
     diagonal = np.diag(hessian)
     order = np.argsort(-diagonal, kind="stable") if activation_order else np.arange(cols)
-    np.testing.assert_array_equal(codes, reference_gptq(w, hessian, steps, 0.01, limit, order))
+    np.testing.assert_array_equal(codes, reference(w, hessian, steps, 0.01, limit, order, row_cov))
     assert codes.dtype == np.int32
     if limit is not None:
         assert np.abs(codes).max() <= limit
@@ -78,9 +91,25 @@ def test_feedback_beats_rounding_to_nearest_where_inputs_correlate(seed):
     w = rng.standard_normal((32, 40)).astype(np.float32)
     hessian, steps = correlated_hessian(rng, 40), random_steps(rng, 32, 40)
     factor = factorize(hessian, damp=0.01, activation_order=False)
-    gptq = weighted_error(w - dequantised(round_gptq(w, steps, factor, None), steps), hessian)
+    gptq = weighted_error(w - dequantised(round_feedback(w, steps, factor, None), steps), hessian)
     nearest = weighted_error(w - dequantised(round_nearest(w, steps, None), steps), hessian)
     assert gptq.sum() < 0.9 * nearest.sum()
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=10, deadline=None)
+def test_two_sides_beat_one_where_outputs_correlate_too(seed):
+    rng = np.random.default_rng(seed)
+    w = rng.standard_normal((32, 40)).astype(np.float32)
+    hessian, row_cov = correlated_hessian(rng, 40), correlated_hessian(rng, 32)
+    steps = log_steps(np.full(32, 0.4), np.ones(40))
+    factor, row_factor = factorize(hessian, damp=0.01), factorize(row_cov, damp=0.01)
+
+    def cost(row_factor: Factor | None) -> float:
+        e = w - dequantised(round_feedback(w, steps, factor, None, row_factor), steps)
+        return float(np.trace(row_cov @ e @ hessian @ e.T))
+
+    assert cost(row_factor) < 0.95 * cost(None)
 
 
 def test_the_final_cost_is_the_sum_of_squared_errors_over_u():
@@ -89,7 +118,7 @@ def test_the_final_cost_is_the_sum_of_squared_errors_over_u():
     w = rng.standard_normal((4096, 12)).astype(np.float32)
     hessian, steps = correlated_hessian(rng, 12), random_steps(rng, 4096, 12)
     factor = factorize(hessian, damp=0.0, activation_order=False)
-    cost = weighted_error(w - dequantised(round_gptq(w, steps, factor, None), steps), hessian)
+    cost = weighted_error(w - dequantised(round_feedback(w, steps, factor, None), steps), hessian)
     fine = (np.square(steps.row)[:, None] * np.square(steps.col / factor.diagonal())).sum(1) / 12
     assert cost.sum() == pytest.approx(fine.sum(), rel=0.05)
 
@@ -99,10 +128,14 @@ def test_without_correlation_feedback_is_rounding_to_nearest(kind):
     rng = np.random.default_rng(0)
     w = rng.standard_normal((10, 20)).astype(np.float32)
     steps = random_steps(rng, 10, 20)
-    diagonal = {"identity": np.ones(20), "diagonal": rng.uniform(0.1, 9, 20)}.get(kind, np.zeros(20))
+    diagonal = {"identity": np.ones(20), "diagonal": rng.uniform(0.1, 9, 20)}.get(
+        kind, np.zeros(20)
+    )
     damp = 0.0 if "no damp" in kind else 0.01
     factor = factorize(np.diag(diagonal), damp=damp, activation_order=kind == "diagonal")
-    np.testing.assert_array_equal(round_gptq(w, steps, factor, None), round_nearest(w, steps, None))
+    np.testing.assert_array_equal(
+        round_feedback(w, steps, factor, None), round_nearest(w, steps, None)
+    )
 
 
 def test_dead_columns_are_rounded_to_nearest_and_disturb_nobody():
@@ -112,12 +145,12 @@ def test_dead_columns_are_rounded_to_nearest_and_disturb_nobody():
     dead = np.array([0, 7, 23])
     hessian[dead] = hessian[:, dead] = 0
     alive = np.setdiff1d(np.arange(24), dead)
-    codes = round_gptq(w, steps, factorize(hessian, damp=0.0, activation_order=False), None)
+    codes = round_feedback(w, steps, factorize(hessian, damp=0.0, activation_order=False), None)
     np.testing.assert_array_equal(codes[:, dead], round_nearest(w, steps, None)[:, dead])
     assert steps.col_log is not None
     rest = LogSteps(steps.row_log, steps.col_log[alive])
     sub = factorize(hessian[np.ix_(alive, alive)], damp=0.0, activation_order=False)
-    np.testing.assert_array_equal(codes[:, alive], round_gptq(w[:, alive], rest, sub, None))
+    np.testing.assert_array_equal(codes[:, alive], round_feedback(w[:, alive], rest, sub, None))
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
@@ -132,7 +165,7 @@ def test_a_singular_hessian_raises_the_damp_and_says_so(scale):
     assert well.damp == 0.01
     w = rng.standard_normal((4, 30)).astype(np.float32)
     steps = f16_steps(np.full(4, 0.2))
-    error = w - dequantised(round_gptq(w, steps, well, None), steps)
+    error = w - dequantised(round_feedback(w, steps, well, None), steps)
     nearest = w - dequantised(round_nearest(w, steps, None), steps)
     assert weighted_error(error, hessian).sum() < weighted_error(nearest, hessian).sum()
 

@@ -132,7 +132,8 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize(
-    "text", ["16potato", "", "MB", "-1MB", "0", "0.0001kB", "1e6", "16 M B", "1,00", "nan", "9" * 9999]
+    "text",
+    ["16potato", "", "MB", "-1MB", "0", "0.0001kB", "1e6", "16 M B", "1,00", "nan", "9" * 9999],
 )
 def test_what_is_no_size(text):
     with pytest.raises(UsageError) as e:

@@ -61,10 +61,29 @@ def test_kl_is_the_double_loop():
     assert plain.kl(error) == pytest.approx(0.5 * (use.row_weight @ np.square(error)).sum())
 
 
-def measure(weights, stats):
+def test_kl_of_rows_that_are_not_independent_is_the_quadruple_loop():
+    rng = np.random.default_rng(9)
+    use = random_use(rng, "linear", 3, 4)
+    x = rng.standard_normal((9, 3))
+    cov = x.T @ x / 9
+    error = rng.standard_normal((3, 4))
+    s = Sensitivity(use.hessian.astype(np.float64), np.diag(cov), None, True, row_cov=cov)
+    total = 0.0
+    for r in range(3):
+        for q in range(3):
+            for i in range(4):
+                for j in range(4):
+                    total += 0.5 * cov[r, q] * error[r, i] * use.hessian[i, j] * error[q, j]
+    assert s.kl(error) == pytest.approx(total, rel=1e-9)
+    diagonal = Sensitivity(s.hessian, s.row_weight, None, True, row_cov=np.diag(np.diag(cov)))
+    independent = Sensitivity(s.hessian, s.row_weight, None, True)
+    assert diagonal.kl(error) == pytest.approx(independent.kl(error), rel=1e-12)
+
+
+def measure(weights, stats, row_damp=None):
     calls = []
     found = measure_sensitivity(
-        weights, stats, damp=0.01, activation_order=False, threads=2,
+        weights, stats, damp=0.01, row_damp=row_damp, activation_order=False, threads=2,
         notify=lambda *a: calls.append(a),
     )  # fmt: skip
     assert [c[1] for c in calls] == list(range(1, len(weights) + 1))
@@ -99,7 +118,9 @@ def test_row_weights_are_positive_whatever_was_measured():
         for name, s in measure(WEIGHTS, stats).items():
             assert (s.row_weight > 0).all(), (name, stats)
             assert np.isfinite(s.row_weight).all(), name
-            assert s.measured == (stats is not None and name in {**stats.uses, **stats.vector_fisher})
+            assert s.measured == (
+                stats is not None and name in {**stats.uses, **stats.vector_fisher}
+            )
 
 
 def test_a_vector_counts_by_its_fisher():

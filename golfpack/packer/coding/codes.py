@@ -1,4 +1,4 @@
-"""Code matrices <-> one payload. docs/coder_format.md specifies it byte by byte.
+"""Code matrices <-> one payload. docs/format.md specifies it byte by byte.
 
     lanes | escape count in bytes | a header a matrix | escapes | lane states | words
 

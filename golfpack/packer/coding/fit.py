@@ -38,6 +38,7 @@ _MEAN_SIZE = 4  # root mean square of the row means that are not zero
 _MEAN_COST = 4.0  # bits that one entry of the means must promise to save
 _OUTLIER = 4.0  # standard deviations at which a code stops to pull the means
 _FAR = 1023  # side values from here on are taken to cost the same
+_WIDE = 2000  # a term of 62 octaves: wider ones come from nonsense steps only
 _DEAD = 0.35  # codes of a smaller standard deviation are nearly all zero
 
 
@@ -129,7 +130,7 @@ def _means(
     codes: NDArray[np.int32], matrix: CodeMatrix, model: ScaleModel
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
     """Row and column means: the first singular pair of codes / standard deviation, where it pays."""
-    row_term, col_term = terms(matrix, model)
+    row_term, col_term = (np.clip(term, -_WIDE, _WIDE) for term in terms(matrix, model))
     row_sigma = 2.0 ** (row_term / (4 * LEVELS_PER_OCTAVE))
     col_sigma = 2.0 ** ((col_term / 4 - UNIT_LEVEL) / LEVELS_PER_OCTAVE)
     sigma = row_sigma[:, None] * col_sigma

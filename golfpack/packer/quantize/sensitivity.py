@@ -15,6 +15,8 @@ from golfpack.packer.quantize.feedback import Factor, factorize
 # A tensor no gradient reached still may matter on other text. Its weight per element is floored at
 # this share of the network's mean, so that it gets bits last, not never.
 FLOOR = 1e-9
+# What stands in for zero where nothing at all was measured: any positive number.
+TINY = 1e-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ def combine_uses(uses: tuple[Use, ...], rows: int) -> tuple[np.ndarray, np.ndarr
     row_trace = sum(w * h.trace() for w, h in zip(weights, hessians, strict=True))
     mass = sum(w.sum() for w in weights)
     if mass <= 0 or total.trace() <= 0:
-        return np.zeros_like(hessians[0]), np.zeros(rows)
+        return hessians[0], np.zeros(rows)
     return total / mass, row_trace * (mass / total.trace())
 
 
@@ -116,18 +118,19 @@ def measure_sensitivity(
 
 
 def _floored(found: dict[str, Sensitivity]) -> dict[str, Sensitivity]:
-    """Raise row weights that are zero (no gradient got there) to a sliver of the network's mean."""
-    per_weight = [_row_cost(s) for s in found.values() if s.measured]
-    mean = float(np.mean(np.concatenate(per_weight))) if per_weight else 0.0
+    """Raise row weights that are as good as zero to a sliver of the network's mean."""
+    costs = [s.row_weight * _mean_diagonal(s) for s in found.values() if s.measured]
+    floor = FLOOR * float(np.mean(np.concatenate(costs))) if costs else 0.0
     out = {}
     for name, s in found.items():
-        floor = FLOOR * mean if s.measured and mean > 0 else 0.0
-        scale = 1.0 if s.hessian is None else float(s.hessian.diagonal().mean())
-        lowest = floor / scale if scale > 0 else 1.0
+        lowest = floor / (_mean_diagonal(s) or 1.0)
+        if not s.measured or lowest == 0:
+            lowest = TINY
+        if s.row_weight.mean() < lowest:  # then the rows' covariance says nothing either
+            s = replace(s, row_cov=None, row_factor=None)
         out[name] = replace(s, row_weight=np.maximum(s.row_weight, lowest))
     return out
 
 
-def _row_cost(s: Sensitivity) -> np.ndarray:
-    """KL per unit of squared error of one weight, mean over the row; (rows,)."""
-    return s.row_weight * (1.0 if s.hessian is None else float(s.hessian.diagonal().mean()))
+def _mean_diagonal(s: Sensitivity) -> float:
+    return 1.0 if s.hessian is None else float(s.hessian.diagonal().mean())

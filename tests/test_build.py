@@ -1,0 +1,227 @@
+"""`api.build` from checkpoint to report, on the tiny model."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from golfpack.api.build import BuildOptions, build
+from golfpack.api.inspect import inspect, unpack
+from golfpack.api.models import open_model
+from golfpack.errors import BudgetError, CorruptError, StrictError, UsageError
+from golfpack.models.checkpoint import build_model, load_checkpoint
+from golfpack.packer.artifact import assemble
+from golfpack.packer.loader import load
+from golfpack.packer.recipe import load_recipe
+from golfpack.packer.state import Budget, PackState, run_passes
+from golfpack.report.reports import to_json
+
+
+@pytest.fixture
+def options(tiny_path, tiny_shard, tmp_path):
+    """A quick build of the tiny model into tmp_path."""
+    return BuildOptions(
+        tiny_path, "20000", tmp_path / "out.golf", calib=str(tiny_shard), calib_tokens=512,
+        cache=False,
+    )  # fmt: skip
+
+
+REPORT_KEYS = {
+    "artifact_bytes", "code_bytes", "budget_bytes", "headroom_bytes", "artifact_sha256",
+    "predicted_kl", "measured_kl", "tensors",
+}  # fmt: skip
+
+
+def test_the_report_tells_the_truth_about_the_file(options, tiny, tmp_path):
+    code = tmp_path / "train.py"
+    code.write_bytes(b"#" * 1234)
+    report = build(replace(options, code=(code, code)))
+    blob = (tmp_path / "out.golf").read_bytes()
+    assert report.code_bytes == 2 * 1234
+    assert report.artifact_bytes == len(blob)
+    assert report.headroom_bytes == 20_000 - 2468 - len(blob) >= 0
+    assert report.artifact_sha256 == hashlib.sha256(blob).hexdigest()
+    data = json.loads((tmp_path / "out.report.json").read_text())
+    assert data == json.loads(to_json(report))
+    assert set(data) >= REPORT_KEYS
+    assert all(set(t) >= {"name", "bytes", "bpw", "rel_err"} for t in data["tensors"])
+    assert [t["name"] for t in data["tensors"]] == [t.name for t in tiny.spec.tensors]
+    assert abs(sum(t["bytes"] for t in data["tensors"]) + data["fixed_bytes"] - len(blob)) < 50
+    artifact = load(tmp_path / "out.golf")
+    for row in data["tensors"]:
+        w, q = tiny.weights[row["name"]], artifact.weights()[row["name"]]
+        assert row["rel_err"] == pytest.approx(np.linalg.norm(q - w) / np.linalg.norm(w), rel=1e-5)
+    assert 0 < data["predicted_kl"] < 20
+    assert 0 < data["measured_kl"] < 20
+    assert data["calibration"]["tokens"] == 512
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.golf", "out.report.json", "train.py"]
+
+
+def test_the_reloaded_model_predicts_what_the_packers_did(tiny, tiny_stats, tmp_path):
+    state = PackState(tiny.spec, tiny.weights, tiny_stats, Budget(20_000))
+    state = run_passes(load_recipe("rd").passes, state)
+    path = tmp_path / "x.golf"
+    path.write_bytes(state.blob)
+    expected = {n: t.dequantize().reshape(tiny.weights[n].shape) for n, t in state.tensors.items()}
+    loaded = open_model(path)
+    tokens = torch.arange(60)[None]
+    one = build_model(loaded.family, loaded.config, loaded.weights)(tokens)
+    two = build_model(tiny.family, tiny.config, expected)(tokens)
+    assert torch.equal(one, two)
+    unpack(path, tmp_path / "x.safetensors")
+    back = load_checkpoint(tmp_path / "x.safetensors")
+    assert back.config == tiny.config
+    assert torch.equal(build_model(back.family, back.config, back.weights)(tokens), one)
+
+
+@pytest.mark.parametrize("recipe", ["rd", "sdclip-brotli"])
+def test_threads_change_no_byte(options, recipe):
+    one = build(replace(options, recipe=recipe, dry_run=True))
+    two = build(replace(options, recipe=recipe, dry_run=True, threads=2))
+    assert one.artifact_sha256 == two.artifact_sha256
+    assert (one.measured_kl, one.predicted_kl, one.trace) == (
+        two.measured_kl, two.predicted_kl, two.trace,
+    )  # fmt: skip
+
+
+def test_a_dry_run_writes_nothing(options, tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    dry = build(replace(options, dry_run=True))
+    assert dry.artifact is None
+    assert [p.name for p in tmp_path.iterdir()] == ["cwd"]
+    wet = build(replace(options, output=None))
+    assert wet.artifact == "tiny.golf"
+    assert wet.artifact_sha256 == dry.artifact_sha256
+    assert sorted(p.name for p in (tmp_path / "cwd").iterdir()) == ["tiny.golf", "tiny.report.json"]
+
+
+def test_the_model_calibrates_itself_when_nothing_is_given(options):
+    report = build(replace(options, calib=None, calib_tokens=64, dry_run=True))
+    assert report.calibration is not None
+    assert report.calibration["source"] == "self-generated"
+    again = build(replace(options, calib=None, calib_tokens=64, dry_run=True))
+    other = build(replace(options, calib=None, calib_tokens=64, dry_run=True, seed=1))
+    assert report.artifact_sha256 == again.artifact_sha256 != other.artifact_sha256
+
+
+def test_without_data_nothing_is_measured(options):
+    report = build(replace(options, calib=None, data_free=True, dry_run=True))
+    assert (report.calibration, report.predicted_kl, report.measured_kl) == (None, None, None)
+    assert 0 <= report.headroom_bytes <= 200
+
+
+def test_a_cached_calibration_gives_the_same_artifact(options, tmp_path, monkeypatch):
+    monkeypatch.setenv("GOLFPACK_CACHE", str(tmp_path / "cache"))
+    cached = replace(options, cache=True, dry_run=True)
+    first = build(cached)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert build(cached).artifact_sha256 == first.artifact_sha256
+    assert build(replace(options, dry_run=True)).artifact_sha256 == first.artifact_sha256
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_more_bytes_lose_less_and_the_prediction_is_in_the_right_place(options):
+    options = replace(options, calib_tokens=2048, dry_run=True)
+    reports = [build(replace(options, budget=b)) for b in ("15kB", "25kB", "40kB")]
+    losses = [r.measured_kl for r in reports]
+    assert losses == sorted(losses, reverse=True)
+    for r in reports:
+        assert r.predicted_kl is not None
+        assert r.measured_kl is not None
+        assert 1 / 4 < r.predicted_kl / r.measured_kl < 4
+
+
+def test_strict_refuses_a_warning_and_writes_nothing(options, tmp_path):
+    wasteful = replace(options, recipe="sdclip-brotli", budget="100kB")
+    assert build(replace(wasteful, dry_run=True)).warnings
+    with pytest.raises(StrictError):
+        build(replace(wasteful, strict=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_built_is_refused_before_anything_is_measured(
+    options, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("golfpack.api.build.calibrate", lambda *a, **k: pytest.fail("too late"))
+    (tmp_path / "folder").mkdir()
+    bad = [
+        ({"budget": "16potato"}, "not a size"),
+        ({"recipe": "rdd"}, "unknown recipe"),
+        ({"settings": ("fit.tolrance=1",)}, "no option"),
+        ({"settings": ("model.dimm=1",)}, "unknown model option"),
+        ({"settings": ("fit.slack",)}, "no value"),
+        ({"code": (tmp_path / "none.py",)}, "--code"),
+        ({"code": (tmp_path / "folder",)}, "is a folder"),
+        ({"output": tmp_path / "folder"}, "cannot write"),
+        ({"output": tmp_path / "none" / "x.golf"}, "cannot write"),
+        ({"output": options.checkpoint}, "checkpoint itself"),
+        ({"checkpoint": tmp_path / "none.pt"}, "no file"),
+        ({"calib": str(tmp_path / "tiny_val.bin")}, "validation"),
+        ({"calib": str(tmp_path / "none.bin")}, "none.bin"),
+        ({"calib_tokens": 10_000}, "calibration asks for"),
+    ]
+    for changes, says in bad:
+        with pytest.raises(UsageError) as e:
+            build(replace(options, **changes))
+        assert says in e.value.message, changes
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("setting", ["encode.codec=gzip", "encode.order=spiral", "sense.damp=99"])
+def test_a_bad_option_is_refused_before_anything_is_measured(options, monkeypatch, setting):
+    monkeypatch.setattr("golfpack.api.build.calibrate", lambda *a, **k: pytest.fail("too late"))
+    with pytest.raises(UsageError):
+        build(replace(options, settings=(setting,)))
+
+
+def test_code_beyond_the_budget_is_over_budget(options, tmp_path):
+    code = tmp_path / "big.py"
+    code.write_bytes(bytes(30_000))
+    with pytest.raises(BudgetError) as e:
+        build(replace(options, code=(code,)))
+    report = build(replace(options, code=(code,), budget=str(20_000 + e.value.shortfall)))
+    assert report.headroom_bytes >= 0
+    assert report.artifact_bytes + 30_000 <= 20_000 + e.value.shortfall
+
+
+def test_inspect_agrees_with_the_build(options, tiny_path):
+    report = build(options)
+    seen = inspect(options.output, against=tiny_path)
+    assert (seen.bytes, seen.sha256) == (report.artifact_bytes, report.artifact_sha256)
+    assert sum(seen.streams.values()) == seen.bytes
+    for a, b in zip(seen.tensors, report.tensors, strict=True):
+        assert replace(a, predicted_kl=None) == replace(b, predicted_kl=None)
+    plain = inspect(tiny_path)
+    assert plain.parameters == seen.parameters == report.parameters
+    assert plain.assumed == {**report.assumed}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"dim": 10**12}, {"num_layers": 10**7}, {"passes": 10**9}, {"dim": "48"}, {"dim": -1},
+        {"new": 1}, {"vocab_size": 255}, {"activation": 3}, {"vocab_size": 10**30},
+        {"softcap": None}, {"num_layers": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_artifact_whose_config_lies_is_corrupt(tiny, tiny_stats, tmp_path, config):
+    state = PackState(tiny.spec, tiny.weights, tiny_stats, Budget(10**6))
+    blob = run_passes(load_recipe("int8-zstd").passes, state).blob
+    assert blob is not None
+    path = tmp_path / "liar.golf"
+    path.write_bytes(blob)
+    container = load(path).container
+    lied = {k: v for k, v in {**tiny.config, **config}.items() if v is not None}
+    manifest = {**container.manifest, "config": lied}
+    path.write_bytes(assemble(manifest, container.streams))
+    for opening in (open_model, inspect):
+        with pytest.raises(CorruptError):
+            opening(path)
+    with pytest.raises(CorruptError):
+        unpack(path, tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()

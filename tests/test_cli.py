@@ -1,0 +1,228 @@
+"""The command line from outside: exit codes, one line and a hint, no traceback, nothing half written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from golfpack import cli
+from golfpack.errors import ExitCode
+from golfpack.packer.artifact import parse
+
+
+def golfpack(*args: object, cwd: Path, env: dict[str, str] | None = None):
+    return subprocess.run(
+        [sys.executable, "-m", "golfpack", *map(str, args)],
+        cwd=cwd, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GOLFPACK_CACHE": str(cwd / "cache"), **(env or {})},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def inside(folder, monkeypatch, capsys):
+    """Runs a command within this process, which saves the seconds of importing torch again."""
+
+    def run(*args: object) -> Run:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["golfpack", *map(str, args)])
+        handler = signal.getsignal(signal.SIGINT)
+        capsys.readouterr()
+        try:
+            with pytest.raises(SystemExit) as e:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        seen = capsys.readouterr()
+        return Run(e.value.code, seen.out, seen.err)
+
+    return run
+
+
+def assert_refused(run, code: ExitCode, says: str) -> None:
+    assert run.returncode == code, run.stderr
+    lines = run.stderr.splitlines()
+    assert [line.startswith("error: ") for line in lines].count(True) == 1, run.stderr
+    message = next(line for line in lines if line.startswith("error: "))
+    assert says in message
+    assert lines[-1].startswith("hint: "), run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_path, tiny_shard) -> Path:
+    """A folder with a checkpoint, calibration tokens and things that are neither."""
+    path = tmp_path_factory.mktemp("cli")
+    (path / "tiny.pt").write_bytes(tiny_path.read_bytes())
+    (path / "train.bin").write_bytes(tiny_shard.read_bytes())
+    (path / "notes.txt").write_text("these are notes, not a checkpoint\n" * 20)
+    torch.save({"fc.weight": torch.zeros(3, 4), "fc.bias": torch.zeros(3)}, path / "other.pt")
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(folder):
+    """One real build: its process and its artifact."""
+    run = golfpack(
+        "build", "tiny.pt", "--budget", "20kB", "--calib", "train.bin", "--calib-tokens", "512",
+        "--threads", "1", "--json", cwd=folder,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return run, folder / "tiny.golf"
+
+
+def test_a_build_prints_json_on_stdout_and_progress_on_stderr(built):
+    run, artifact = built
+    report = json.loads(run.stdout)
+    blob = artifact.read_bytes()
+    assert report["artifact_bytes"] == len(blob) <= 20_000
+    assert report["artifact_sha256"] == parse(blob).sha256
+    assert json.loads((artifact.parent / "tiny.report.json").read_text()) == report
+    assert report["argv"][:2] == ["build", "tiny.pt"]
+    assert "calibrate" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (("tiny.pt", "--budget", "16potato"), ExitCode.USAGE, "16potato"),
+        (("none.pt", "--budget", "20kB"), ExitCode.USAGE, "none.pt"),
+        (("notes.txt", "--budget", "20kB"), ExitCode.USAGE, "notes.txt"),
+        (("other.pt", "--budget", "20kB"), ExitCode.USAGE, "no known model family"),
+        (
+            ("tiny.pt", "--budget", "2kB", "--data-free", "--recipe", "sdclip-brotli"),
+            ExitCode.OVER_BUDGET,
+            "over the budget of 2,000 bytes",
+        ),
+        (
+            (
+                "tiny.pt",
+                "--budget",
+                "100kB",
+                "--data-free",
+                "--recipe",
+                "sdclip-brotli",
+                "--strict",
+            ),
+            ExitCode.STRICT,
+            "--strict",
+        ),
+    ],
+)
+def test_a_refused_build_leaves_nothing_behind(folder, built, inside, args, code, says):
+    before = {p.name for p in folder.iterdir()}
+    run = inside("build", *args, "-o", "refused.golf", "-q")
+    assert_refused(run, code, says)
+    assert {p.name for p in folder.iterdir()} == before
+
+
+def test_damaged_artifacts_exit_4(folder, built, inside):
+    blob = built[1].read_bytes()
+    (folder / "short.golf").write_bytes(blob[:-100])
+    flipped = bytearray(blob)
+    flipped[len(blob) // 2] ^= 1
+    (folder / "flipped.golf").write_bytes(flipped)
+    (folder / "empty.golf").write_bytes(b"")
+    for name, says in (("short", "bytes"), ("flipped", "sha256"), ("empty", "not a .golf")):
+        run = inside("inspect", f"{name}.golf", "--json")
+        assert_refused(run, ExitCode.CORRUPT, says)
+    # From outside, once, for the exit code as the shell sees it.
+    run = golfpack("unpack", "flipped.golf", "-o", "flipped.safetensors", cwd=folder)
+    assert_refused(run, ExitCode.CORRUPT, "sha256")
+    assert not list(folder.glob("*flipped.safetensors*"))
+
+
+def test_inspect_and_unpack(folder, built, inside):
+    run = inside("inspect", "tiny.golf", "--float", "tiny.pt", "--json")
+    seen = json.loads(run.stdout)
+    assert seen["sha256"] == json.loads(built[0].stdout)["artifact_sha256"]
+    run = inside("inspect", "tiny.golf")
+    assert all(t["name"] in run.stdout for t in seen["tensors"])
+    (folder / "odd [bold] name").mkdir()
+    target = folder / "odd [bold] name" / "[x].safetensors"
+    run = inside("unpack", "tiny.golf", "-o", target)
+    assert run.returncode == 0, run.stderr
+    assert "[bold]" in run.stderr
+    assert target.is_file()
+
+
+def test_an_internal_fault_says_whose_it_is(inside, monkeypatch):
+    monkeypatch.setattr("golfpack.api.inspect.inspect", None)
+    for debug in ("", "1"):
+        monkeypatch.setenv("GOLFPACK_DEBUG", debug)
+        run = inside("inspect", "tiny.pt")
+        assert run.returncode == ExitCode.INTERNAL
+        assert "error: internal error: TypeError" in run.stderr
+        assert ("Traceback" in run.stderr) == bool(debug)
+
+
+_IMPORTS = """
+import sys
+sys.argv = ["golfpack", *{args!r}]
+try:
+    from golfpack.cli import main
+    main()
+except SystemExit as e:
+    heavy = {{"torch", "numpy", "scipy", "numba", "rich.progress"}} & set(sys.modules)
+    print("LOADED", sorted(heavy), e.code, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("args", [["--help"], ["build", "--help"], ["--version"], ["bild"]])
+def test_help_is_quick_because_it_imports_nothing_heavy(args, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", _IMPORTS.format(args=args)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert f"LOADED [] {2 if args == ['bild'] else 0}" in run.stderr, run.stderr
+
+
+def test_progress_on_a_terminal_survives_brackets_in_notes():
+    from rich.console import Console
+
+    from golfpack import render
+
+    render_err = render.err
+    try:
+        render.err = Console(force_terminal=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        with render.Reporter() as notify:
+            notify("encode", 0, 0, "[/nothing] {'id': 'zlib'}")
+            notify("round", 1, 2, "blocks[0]")
+    finally:
+        render.err.file.close()
+        render.err = render_err
+
+
+def test_eval_scores_an_artifact_and_its_checkpoint(shared, inside):
+    checkpoint = shared / "checkpoints" / "golf_0.48M" / "final_model.pt"
+    run = inside("build", checkpoint, "--budget", "4bpw", "--data-free", "-o", "x.golf", "-q")
+    assert run.returncode == 0, run.stderr
+    run = inside(
+        "eval", "x.golf", "--float", checkpoint,
+        "--tokens", shared / "data/shards/fineweb10B_sp1024_val_first262k.bin",
+        "--tokenizer", shared / "data/tokenizers/fineweb_1024_bpe.model",
+        "--limit", "4097", "--json", "--threads", "1",
+    )  # fmt: skip
+    report = json.loads(run.stdout)
+    assert report["scored_tokens"] == 4096
+    bits = report["val_loss"] * report["scored_tokens"] / np.log(2)
+    assert report["val_bpb"] == pytest.approx(bits / report["scored_bytes"], rel=1e-9)
+    assert report["quant_gap"] == pytest.approx(report["val_bpb"] - report["float_bpb"])
+    assert -0.01 < report["quant_gap"] < 0.5

@@ -1,0 +1,40 @@
+"""Help and documentation keep up with the tables."""
+
+from pathlib import Path
+
+import pytest
+
+from golfpack.cli import app
+from golfpack.packer.coding.codecs import CODECS
+from golfpack.packer.coding.filters import FILTERS
+from golfpack.packer.quantize.schemes import SCHEMES
+from golfpack.packer.recipe import PASSES, load_recipe, recipe_names
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = {c.name or c.callback.__name__: c for c in app.registered_commands if c.callback}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_and_an_example(name):
+    command = COMMANDS[name]
+    assert command.callback is not None
+    assert len(command.callback.__doc__ or "") > 20
+    assert f"golfpack {name} " in (command.epilog or "")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_says_what_it_is(name):
+    assert load_recipe(name).about.endswith(".")
+
+
+TABLES = {
+    "codec": CODECS, "filter": FILTERS, "scheme": SCHEMES, "pass": PASSES,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_everything_a_user_can_name_is_documented(kind):
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    text = "\n".join(p.read_text() for p in pages)
+    missing = [i for i in TABLES[kind] if f"`{i}`" not in text]
+    assert not missing, f"no page under docs/ names the {kind} {', '.join(missing)}"

@@ -51,32 +51,49 @@ def _root(
     del version
 
 
+Checkpoint = Annotated[Path, typer.Argument(help=".pt, .safetensors or .int8.ptz checkpoint.")]
+RecipeName = Annotated[str, typer.Option(help="Recipe name or .toml file.")]
+Calib = Annotated[
+    str | None,
+    typer.Option(help="Token shard or text to calibrate on. Default: the model writes its own."),
+]
+CalibTokens = Annotated[int, typer.Option(min=2, help="Calibration tokens.")]
+Tokenizer = Annotated[
+    Path | None, typer.Option(help="SentencePiece model: for text, and for losses per byte.")
+]
+Code = Annotated[
+    list[Path] | None, typer.Option(help="File that ships too and counts towards the budget.")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")]
+
+
 @app.command(
     epilog="Examples: golfpack build ckpt.pt --budget 16MB | golfpack build ckpt.pt --budget 3.5bpw "
-    "--calib train.bin -o small.golf"
+    "--calib train.bin -o small.golf | golfpack build ckpt.pt --target-kl 0.01 --calib train.bin"
 )
 def build(
-    checkpoint: Annotated[Path, typer.Argument(help=".pt, .safetensors or .int8.ptz checkpoint.")],
-    budget: Annotated[str, typer.Option(help="16MB, 16MiB, 16000000 or 3.5bpw (bits per weight).")],
+    checkpoint: Checkpoint,
+    budget: Annotated[
+        str | None, typer.Option(help="16MB, 16MiB, 16000000 or 3.5bpw (bits per weight).")
+    ] = None,
+    target_kl: Annotated[
+        float | None, typer.Option(help="No budget: the smallest file within this KL, nats/token.")
+    ] = None,
+    target_bpb: Annotated[
+        float | None, typer.Option(help="The same as a loss in bits per byte; needs --tokenizer.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The .golf to write.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe name or .toml file.")] = "rd",
-    calib: Annotated[
-        str | None,
-        typer.Option(
-            help="Token shard or text to calibrate on. Default: the model writes its own."
-        ),
-    ] = None,
-    calib_tokens: Annotated[int, typer.Option(min=2, help="Calibration tokens.")] = 32768,
-    tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model, for text.")] = None,
-    code: Annotated[
-        list[Path] | None, typer.Option(help="File that ships too and counts towards the budget.")
-    ] = None,
+    recipe: RecipeName = "rd",
+    calib: Calib = None,
+    calib_tokens: CalibTokens = 32768,
+    tokenizer: Tokenizer = None,
+    code: Code = None,
     data_free: Annotated[bool, typer.Option("--data-free", help="No calibration at all.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write no file.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")] = False,
+    no_cache: NoCache = False,
     settings: Set = None,
     seed: Seed = 0,
     threads: Threads = CORES,
@@ -85,13 +102,14 @@ def build(
 ) -> None:
     """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
     from golfpack import render
-    from golfpack.api.build import BuildOptions
     from golfpack.api.build import build as run
+    from golfpack.api.prepare import BuildOptions
     from golfpack.report.reports import to_json
 
     options = BuildOptions(
         checkpoint, budget, output, recipe, tuple(settings or ()), calib, calib_tokens, data_free,
-        tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run, sys.argv[1:],
+        tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run, target_kl,
+        target_bpb, sys.argv[1:],
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         report = run(options, notify)
@@ -101,6 +119,47 @@ def build(
         render.data(to_json(report))
     else:
         render.show_build(report)
+
+
+@app.command(
+    epilog="Examples: golfpack plan ckpt.pt --calib train.bin | golfpack plan ckpt.pt --budget 8MB "
+    "--budget 16MB --calib train.bin --tokenizer bpe.model"
+)
+def plan(
+    checkpoint: Checkpoint,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="A budget; several are one table. Default: a range.")
+    ] = None,
+    recipe: RecipeName = "rd",
+    calib: Calib = None,
+    calib_tokens: CalibTokens = 32768,
+    tokenizer: Tokenizer = None,
+    code: Code = None,
+    no_cache: NoCache = False,
+    settings: Set = None,
+    seed: Seed = 0,
+    threads: Threads = CORES,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict size, KL and loss for budgets from calibration alone; builds nothing."""
+    from golfpack import render
+    from golfpack.api.plan import plan as run
+    from golfpack.api.prepare import BuildOptions
+    from golfpack.report.reports import to_json
+
+    options = BuildOptions(
+        checkpoint, recipe=recipe, settings=tuple(settings or ()), calib=calib,
+        calib_tokens=calib_tokens, tokenizer=tokenizer, code=tuple(code or ()), seed=seed,
+        threads=threads, cache=not no_cache,
+    )  # fmt: skip
+    with render.Reporter(quiet) as notify:
+        report = run(options, budget or [], notify)
+    render.show_assumed(report.assumed)
+    if json:
+        render.data(to_json(report))
+    else:
+        render.show_plan(report)
 
 
 @app.command(
@@ -136,8 +195,9 @@ def evaluate(
 
     with render.Reporter(quiet) as notify:
         report = run(
-            model, tokens, tokenizer, window=window, limit=limit, mode=mode, settings=tuple(settings or ()),
-            baseline=baseline, threads=threads, device=device, argv=sys.argv[1:], notify=notify,
+            model, tokens, tokenizer, window=window, limit=limit, mode=mode,
+            settings=tuple(settings or ()), baseline=baseline, threads=threads,
+            device=device, argv=sys.argv[1:], notify=notify,
         )  # fmt: skip
     render.show_assumed(report.assumed)
     if json:

@@ -25,7 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from golfpack.report.reports import BuildReport, DemoRow, EvalReport, InspectReport
+from golfpack.report.reports import BuildReport, DemoRow, EvalReport, InspectReport, PlanReport
 from golfpack.train.trainer import TrainResult
 
 # Off a terminal a running stage says how far it is this often, in seconds.
@@ -126,10 +126,13 @@ def show_build(report: BuildReport) -> None:
     out.print(table)
     out.print("rel_err and SQNR: the worst tensor of the role.")
     code = f" + code {report.code_bytes:,}" if report.code_bytes else ""
-    share = report.headroom_bytes / report.budget_bytes
+    room = ""
+    if report.budget_bytes is not None and report.headroom_bytes is not None:
+        share = report.headroom_bytes / report.budget_bytes
+        room = f" of {report.budget_bytes:,}, headroom {report.headroom_bytes:,} ({share:.3%})"
     out.print(
-        f"artifact {report.artifact_bytes:,}{code} of {report.budget_bytes:,} bytes, headroom "
-        f"{report.headroom_bytes:,} ({share:.3%}), {report.bits_per_weight:.3f} bits per weight"
+        f"artifact {report.artifact_bytes:,}{code}{room} bytes, "
+        f"{report.bits_per_weight:.3f} bits per weight"
     )
     if report.measured_kl is not None:
         predicted = _number(report.predicted_kl, ".5f")
@@ -140,6 +143,23 @@ def show_build(report: BuildReport) -> None:
     out.print(f"sha256 {report.artifact_sha256}")
     if report.artifact:
         out.print(f"wrote {report.artifact}")
+
+
+def show_plan(report: PlanReport) -> None:
+    """A row per budget."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("budget", "expected bytes", "bpw", "dial", "predicted KL", "predicted bpb loss"):
+        table.add_column(column, justify="right")
+    for r in report.rows:
+        table.add_row(
+            f"{r.budget_bytes:,}", f"{r.artifact_bytes:,}", f"{r.bits_per_weight:.2f}",
+            f"{r.dial:.3g}", f"{r.predicted_kl:.5f}", _number(r.predicted_bpb, "+.5f"),
+        )  # fmt: skip
+    out.print(table)
+    out.print(
+        f"recipe {report.recipe}, {report.calibration_tokens:,} calibration tokens; KL in nats per "
+        f"token; the quadratic model is corrected by {report.kl_ratio:.2f}, from one probe"
+    )
 
 
 def show_eval(report: EvalReport) -> None:

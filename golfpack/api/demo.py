@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from golfpack.api.build import BuildOptions, build
+from golfpack.api.build import build
 from golfpack.api.evaluate import evaluate
+from golfpack.api.prepare import BuildOptions
 from golfpack.data.corpus import python_documents, split_documents
 from golfpack.data.shards import read_shard, write_shard
 from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer

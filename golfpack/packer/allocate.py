@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from golfpack.errors import BudgetError
+from golfpack.packer.quality import fit_quality
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.rate import REACH, RateModel
 from golfpack.packer.rawfloat import RAW_STORAGE, smallest_exact
@@ -29,6 +30,8 @@ class Fit(Pass):
         floor_bpw: the smallest artifact on offer, in bits per quantised weight by the rate model:
             with less than this a quantised model says nothing any more.
         body: the passes behind this one; the recipe fills it in.
+
+    With a target KL in the state, the search is for the smallest file within it (`quality.py`).
     """
 
     name: ClassVar[str] = "fit"
@@ -42,6 +45,8 @@ class Fit(Pass):
         need(state, "plan", self.name, "policy")
 
     def run(self, state: PackState) -> PackState:
+        if state.target_kl is not None:
+            return fit_quality(state, self.body, self.max_rounds)
         lossless = self._lossless(state)
         if lossless is not None:
             return lossless
@@ -49,7 +54,7 @@ class Fit(Pass):
 
     def ensures(self, state: PackState) -> None:
         assert state.blob is not None
-        assert len(state.blob) <= state.budget.artifact
+        assert state.target_kl is not None or len(state.blob) <= state.budget.artifact
 
     def _lossless(self, state: PackState) -> PackState | None:
         """Every float kept exactly, when the budget allows that much."""

@@ -58,6 +58,9 @@ class PackState:
         blob: the finished artifact (set by `encode`).
         warnings: what fell short of what was asked; `--strict` makes them errors.
         trace: the rounds of `fit`.
+        measure: KL(float || candidate) of quantised tensors on held-out calibration tokens, nats per
+            token; None without calibration.
+        target_kl: find the smallest file within this KL instead of the best one within the budget.
     """
 
     spec: ModelSpec
@@ -74,6 +77,8 @@ class PackState:
     blob: bytes | None = None
     warnings: tuple[str, ...] = ()
     trace: tuple[FitRound, ...] = ()
+    measure: Callable[[Mapping[str, PackedTensor]], float] | None = None
+    target_kl: float | None = None
 
     def matrix(self, name: str) -> np.ndarray:
         """The tensor as it is quantised: (rows, cols) float32."""

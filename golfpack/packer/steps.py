@@ -14,6 +14,8 @@ import numpy as np
 
 ROW_OCTAVE = 32
 COL_OCTAVE = 16
+# Its multiples, modulo 1, are spread as evenly as any sequence's.
+GOLDEN_RATIO = 0.6180339887498949
 
 
 def _pow2_table(n: int) -> np.ndarray:
@@ -91,16 +93,22 @@ def log_steps(
 ) -> LogSteps:
     """Nearest log-coded steps to float64 `row` and `col` (positive), as multiples of the grains.
 
+    Rows are dithered within one log unit: rows that ask for one and the same step then change over to
+    the next one by one as a dial turns, and a file's size can follow it smoothly.
+
     Each tensor's integers span at most 255 grains, so that an entry is a byte above a base: the few
     entries below that span (dead columns, empty rows) are raised to it.
     """
+    dither = (np.arange(len(row)) * GOLDEN_RATIO) % 1.0 - 0.5
     return LogSteps(
-        _to_log(row, ROW_OCTAVE, row_grain),
-        None if col is None else _to_log(col, COL_OCTAVE, col_grain),
+        _to_log(row, ROW_OCTAVE, row_grain, dither),
+        None if col is None else _to_log(col, COL_OCTAVE, col_grain, 0.0),
     )
 
 
-def _to_log(x: np.ndarray, octave: int, grain: int) -> np.ndarray:
+def _to_log(x: np.ndarray, octave: int, grain: int, dither: np.ndarray | float) -> np.ndarray:
     log = np.log2(np.clip(x, 2.0**-100, 2.0**100)) * octave
-    coarse = np.rint(log / grain).astype(np.int32)
+    if log.size and np.ptp(log) < grain:  # a (nearly) constant side costs nothing to store finely
+        grain = 1
+    coarse = np.rint((log + dither) / grain).astype(np.int32)
     return np.maximum(coarse, coarse.max(initial=-(1 << 20)) - 255) * grain

@@ -33,8 +33,11 @@ class BuildReport:
     """What `golfpack build` did. Bytes are exact; KL is in nats per token.
 
     Attributes:
-        predicted_kl: of the quadratic model, from calibration alone; None without it.
+        budget_bytes, headroom_bytes: None when a target KL ruled instead.
+        predicted_kl: the quadratic model's, corrected by a probe at another rate; None without
+            gradients.
         measured_kl: KL(float || artifact) on held-out calibration tokens; None without them.
+        measured_bpb: the same in bits per byte; None without a tokenizer.
         trace: [dial, artifact bytes] of every round of the budget search.
         fixed_bytes: header, manifest, digests: what is not weights.
     """
@@ -48,12 +51,12 @@ class BuildReport:
     settings: list[str]
     seed: int
     parameters: int
-    budget_bytes: int
+    budget_bytes: int | None
     code_bytes: int
     artifact: str | None
     artifact_bytes: int
     artifact_sha256: str
-    headroom_bytes: int
+    headroom_bytes: int | None
     fixed_bytes: int
     bits_per_weight: float
     dial: float
@@ -61,6 +64,7 @@ class BuildReport:
     calibration: dict[str, Any] | None
     predicted_kl: float | None
     measured_kl: float | None
+    measured_bpb: float | None
     warnings: list[str]
     seconds: dict[str, float]
     tensors: list[TensorReport]
@@ -119,6 +123,34 @@ class InspectReport:
     streams: dict[str, int]
     tensors: Sequence[TensorReport]
     schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What `golfpack plan` expects, a row per budget."""
+
+    checkpoint: str
+    checkpoint_sha256: str
+    recipe: str
+    parameters: int
+    calibration_tokens: int
+    kl_ratio: float
+    rows: list["PlanRow"]
+    seconds: float
+    assumed: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One budget: expected bytes, KL (nats per token) and loss in bits per byte (with a tokenizer)."""
+
+    budget_bytes: int
+    artifact_bytes: int
+    bits_per_weight: float
+    dial: float
+    predicted_kl: float
+    predicted_bpb: float | None
 
 
 @dataclass(frozen=True)

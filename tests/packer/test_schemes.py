@@ -98,7 +98,7 @@ def test_sdclip_is_k_deviations_and_stops_at_its_floor():
 @pytest.mark.parametrize("value", [0.1, -3.3, 1e-3, 7e3])
 @pytest.mark.parametrize("clip", ["sd", "rowmax"])
 def test_a_constant_row_survives(clip, value):
-    # Its deviation is rounding noise, not zero: as a clip it would wipe the row out.
+    # It has no deviation to clip at.
     w = np.full((3, 10), value, np.float32)
     scheme = IntN(bits=6, clip=clip)
     steps = scheme.steps(w, sensitivity(3, 10, "plain"), 1.0)

@@ -1,0 +1,169 @@
+"""What `build` and `plan` share: checkpoint, recipe, calibration, and a way to measure a candidate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import log
+from pathlib import Path
+
+import numpy as np
+
+from golfpack.api.models import split_settings
+from golfpack.calib.cache import cache_folder, cached
+from golfpack.calib.sources import CalibTokens, from_data, self_generated
+from golfpack.calib.stats import calibrate
+from golfpack.data.tokenizer import load_tokenizer
+from golfpack.errors import UsageError
+from golfpack.eval.bytes import ByteTable
+from golfpack.eval.divergence import mean_kl
+from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint
+from golfpack.packer.ir import CalibStats, PackedTensor
+from golfpack.packer.recipe import Recipe, load_recipe
+from golfpack.packer.state import Budget, Notify, PackState
+
+# Calibration: enough for the plan to settle, little enough to take seconds; the last sequences are
+# held out to measure what the build lost.
+CALIB_TOKENS = 32_768
+CALIB_LENGTH = 512
+HELD_OUT = 8
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build; see `golfpack build --help`.
+
+    Attributes:
+        budget: such as "16MB", "16MiB", "16000000" or "3.5bpw" (bits per weight).
+        target_kl: instead of a budget: the smallest file within this KL, nats per token.
+        target_bpb: the same in bits per byte; needs a tokenizer.
+        output: None for the checkpoint's name with .golf, in the current folder.
+        settings: "pass.option=value" and "model.option=value".
+        calib: token shard or text; None lets the model write its own.
+        data_free: no calibration at all.
+        code: files that ship beside the artifact and count towards the budget, as they are.
+        dry_run: everything but writing the file.
+    """
+
+    checkpoint: Path
+    budget: str | None = None
+    output: Path | None = None
+    recipe: str = "rd"
+    settings: tuple[str, ...] = ()
+    calib: str | None = None
+    calib_tokens: int = CALIB_TOKENS
+    data_free: bool = False
+    tokenizer: Path | None = None
+    code: tuple[Path, ...] = ()
+    seed: int = 0
+    threads: int = 1
+    strict: bool = False
+    cache: bool = True
+    dry_run: bool = False
+    target_kl: float | None = None
+    target_bpb: float | None = None
+    argv: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything a build needs before the first pass.
+
+    Attributes:
+        bytes_per_token: of the calibration tokens; None without a tokenizer.
+    """
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    stats: CalibStats | None
+    held_out: CalibTokens | None
+    bytes_per_token: float | None
+
+    def state(self, budget: Budget, threads: int, notify: Notify) -> PackState:
+        """The state that the recipe's first pass gets."""
+        measure = None
+        if self.held_out is not None:
+            measure = lambda tensors: self.measure_kl(tensors, threads)  # noqa: E731
+        return PackState(
+            self.checkpoint.spec, self.checkpoint.weights, self.stats, budget, threads, notify,
+            measure=measure,
+        )  # fmt: skip
+
+    def measure_kl(self, tensors: Mapping[str, PackedTensor], threads: int) -> float:
+        """KL(float || tensors) on the held-out calibration tokens, nats per token."""
+        assert self.held_out is not None
+        c = self.checkpoint
+        shapes = {t.name: t.shape for t in c.spec.tensors}
+        weights = {n: t.dequantize().reshape(shapes[n]) for n, t in tensors.items()}
+        before = build_model(c.family, c.config, c.weights)
+        after = build_model(c.family, c.config, weights)
+        return mean_kl(before, after, self.held_out.sequences, threads)
+
+    def bpb(self, kl: float | None) -> float | None:
+        """The loss in bits per byte that a KL stands for, where a tokenizer tells bytes per token."""
+        if kl is None or self.bytes_per_token is None:
+            return None
+        return kl / log(2) / self.bytes_per_token
+
+
+def prepare(options: BuildOptions, notify: Notify) -> Prepared:
+    """Load the checkpoint and the recipe, and calibrate.
+
+    Raises:
+        UsageError: bad input.
+    """
+    model_settings, pass_settings = split_settings(options.settings)
+    recipe = load_recipe(options.recipe, pass_settings)
+    checkpoint = load_checkpoint(options.checkpoint, model_settings)
+    if options.data_free:
+        return Prepared(checkpoint, recipe, None, None, None)
+    stats, used, held_out = _calibrate(checkpoint, recipe, options, notify)
+    bytes_per_token = None
+    if options.tokenizer is not None:
+        sp = load_tokenizer(options.tokenizer)
+        table = ByteTable.from_tokenizer(sp, checkpoint.config["vocab_size"])
+        counts = [table.count(row) for row in used.sequences]
+        bytes_per_token = float(np.mean(counts))
+    return Prepared(checkpoint, recipe, stats, held_out, bytes_per_token)
+
+
+def code_bytes(files: tuple[Path, ...]) -> int:
+    """Bytes of the code that ships, as it ships."""
+    total = 0
+    for file in files:
+        if not file.is_file():
+            what = "is a folder" if file.is_dir() else "does not exist"
+            raise UsageError(f"--code {file} {what}", "name each file that ships, as it ships")
+        total += file.stat().st_size
+    return total
+
+
+def _calibrate(
+    checkpoint: Checkpoint, recipe: Recipe, options: BuildOptions, notify: Notify
+) -> tuple[CalibStats, CalibTokens, CalibTokens]:
+    """Statistics for the recipe, the tokens used, and those held out to measure the loss on."""
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    length = min(CALIB_LENGTH, options.calib_tokens)
+    count = options.calib_tokens // length + HELD_OUT
+    if options.calib is None:
+        notify("calibrate", 0, 0, "the model writes its own text")
+        tokens = self_generated(model, count, length, options.seed)
+    else:
+        sp = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
+        tokens = from_data(options.calib, sp, checkpoint.config["vocab_size"], count, length)
+    used, held_out = tokens.split(HELD_OUT)
+    inputs = {
+        "checkpoint": checkpoint.sha256,
+        "config": checkpoint.config,
+        "tokens": used.sha256,
+        "shape": used.sequences.shape,
+        "gradients": recipe.gradients,
+        "seed": options.seed,
+    }
+    stats = cached(
+        cache_folder() if options.cache else None,
+        inputs,
+        lambda: calibrate(
+            model, checkpoint.spec, used, gradients=recipe.gradients, seed=options.seed,
+            threads=options.threads, progress=lambda d, t, note: notify("calibrate", d, t, note),
+        ),
+    )  # fmt: skip
+    return stats, used, held_out

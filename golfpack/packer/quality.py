@@ -1,0 +1,58 @@
+"""Quality -> dial: the smallest artifact whose measured KL stays within a target."""
+
+from dataclasses import replace
+from math import log2
+
+from golfpack.errors import BudgetError
+from golfpack.packer.rate import RateModel
+from golfpack.packer.state import FitRound, PackState, Pass, run_passes
+
+# The search starts where most targets lie.
+START_BPW = 3.0
+# KL within this fraction below the target is good enough.
+TOLERANCE = 0.01
+
+
+def fit_quality(state: PackState, body: tuple[Pass, ...], max_rounds: int) -> PackState:
+    """Run `body` for real until the measured KL is just below `state.target_kl`.
+
+    KL grows about with the square of the dial, so each measurement leads close to the target.
+
+    Raises:
+        BudgetError: even the finest steps of the recipe stay above the target.
+    """
+    assert state.target_kl is not None
+    assert state.measure is not None
+    rate = RateModel(state)
+    x, good, bad = rate.solve(START_BPW * rate.weights), None, None
+    best: PackState | None = None
+    trace: list[FitRound] = []
+    for _ in range(max_rounds):
+        done = run_passes(body, replace(state, dial=2.0**x))
+        kl = max(state.measure(done.tensors), 1e-12)
+        assert done.blob is not None
+        trace.append(FitRound(2.0**x, len(done.blob)))
+        state.notify("fit", len(trace), max_rounds, f"KL {kl:.3g} at {len(done.blob):,} bytes")
+        if kl <= state.target_kl:
+            if best is None or best.blob is None or len(done.blob) < len(best.blob):
+                best = done
+            good = x if good is None else max(good, x)
+            if kl >= (1 - TOLERANCE) * state.target_kl:
+                break
+        else:
+            bad = x if bad is None else min(bad, x)
+        x = _next(x + 0.5 * log2((1 - TOLERANCE / 2) * state.target_kl / kl), good, bad)
+    if best is None:
+        raise BudgetError(
+            f"no artifact of this recipe keeps the KL below {state.target_kl:g} nats per token",
+            "ask for a larger KL, or choose recipe rd, which has no coarsest step",
+            shortfall=0,
+        )
+    return replace(best, trace=tuple(trace))
+
+
+def _next(guess: float, good: float | None, bad: float | None) -> float:
+    """The guess, or the middle of the bracket when it falls outside."""
+    if good is not None and bad is not None and not good < guess < bad:
+        return (good + bad) / 2
+    return guess

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from golfpack.api.models import checkpoint_stem
-from golfpack.api.prepare import BuildOptions, Prepared, code_bytes, prepare
+from golfpack.api.prepare import BuildOptions, Prepared, code_bytes, load_inputs, prepare
 from golfpack.data.shards import write_atomically
 from golfpack.errors import StrictError, UsageError
 from golfpack.packer.allocate import Fit
@@ -33,11 +33,13 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     """
     clock = _Clock()
     _check_output(options)
+    checkpoint, recipe = load_inputs(options)
+    budget = _budget(options, checkpoint.spec.numel)
+    before, fit = split_at_fit(recipe.passes)
     with clock.measure("calibrate"):
-        prepared = prepare(options, notify)
+        prepared = prepare(checkpoint, recipe, options, notify)
     with clock.measure("pack"):
-        before, fit = split_at_fit(prepared.recipe.passes)
-        state = prepared.state(_budget(options, prepared), options.threads, notify)
+        state = prepared.state(budget, options.threads, notify)
         state = replace(state, target_kl=_target_kl(options, prepared))
         state = ready = run_passes(before, state)
         state = run_passes([fit], state)
@@ -65,27 +67,29 @@ def _check_output(options: BuildOptions) -> None:
         raise UsageError(f"{output} is the checkpoint itself", "choose another --output")
 
 
-def _budget(options: BuildOptions, prepared: Prepared) -> Budget:
-    code = code_bytes(options.code)
-    if options.budget is None:
-        return Budget(UNLIMITED, code)
-    return Budget(parse_size(options.budget, prepared.checkpoint.spec.numel), code)
-
-
-def _target_kl(options: BuildOptions, prepared: Prepared) -> float | None:
-    """The KL asked for in place of a budget, nats per token."""
+def _budget(options: BuildOptions, numel: int) -> Budget:
+    """The budget, or none where a target rules. Raises UsageError unless exactly one is asked for."""
     asked = [options.budget, options.target_kl, options.target_bpb]
     if sum(a is not None for a in asked) != 1:
         raise UsageError(
             "say how large or how good the artifact is to be",
             "give one of --budget, --target-kl and --target-bpb",
         )
-    if options.budget is None and prepared.held_out is None:
+    code = code_bytes(options.code)
+    if options.budget is not None:
+        return Budget(parse_size(options.budget, numel), code)
+    if options.data_free:
         raise UsageError("a target needs calibration to measure against", "drop --data-free")
+    if options.target_bpb is not None and options.tokenizer is None:
+        raise UsageError("--target-bpb needs bytes per token", "add --tokenizer FILE.model")
+    return Budget(UNLIMITED, code)
+
+
+def _target_kl(options: BuildOptions, prepared: Prepared) -> float | None:
+    """The KL asked for in place of a budget, nats per token."""
     if options.target_bpb is None:
         return options.target_kl
-    if prepared.bytes_per_token is None:
-        raise UsageError("--target-bpb needs bytes per token", "add --tokenizer FILE.model")
+    assert prepared.bytes_per_token is not None
     return options.target_bpb * log(2) * prepared.bytes_per_token
 
 

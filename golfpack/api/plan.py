@@ -2,7 +2,7 @@
 
 import time
 
-from golfpack.api.prepare import BuildOptions, code_bytes, prepare
+from golfpack.api.prepare import BuildOptions, code_bytes, load_inputs, prepare
 from golfpack.errors import UsageError
 from golfpack.packer.predict import Predictor, split_at_fit
 from golfpack.packer.sizes import parse_size
@@ -20,15 +20,16 @@ def plan(options: BuildOptions, budgets: list[str], notify: Notify = silent) -> 
         UsageError: bad input, or a recipe or calibration that gives nothing to predict from.
     """
     began = time.perf_counter()
-    prepared = prepare(options, notify)
-    if not prepared.recipe.gradients or prepared.stats is None:
+    checkpoint, recipe = load_inputs(options)
+    if not recipe.gradients or options.data_free:
         raise UsageError(
-            f"recipe {prepared.recipe.name} measures no gradients, so its KL cannot be predicted",
+            f"recipe {recipe.name} measures no gradients, so its KL cannot be predicted",
             "plan with recipe rd, and without --data-free",
         )
-    numel, code = prepared.checkpoint.spec.numel, code_bytes(options.code)
+    numel, code = checkpoint.spec.numel, code_bytes(options.code)
     sizes = [parse_size(b, numel) - code for b in budgets or DEFAULT_BUDGETS]
-    before, fit = split_at_fit(prepared.recipe.passes)
+    before, fit = split_at_fit(recipe.passes)
+    prepared = prepare(checkpoint, recipe, options, notify)
     state = prepared.state(Budget(max(sizes)), options.threads, notify)
     predictor = Predictor(run_passes(before, state), fit)
     rows = []
@@ -42,12 +43,12 @@ def plan(options: BuildOptions, budgets: list[str], notify: Notify = silent) -> 
         )
     return PlanReport(
         checkpoint=str(options.checkpoint),
-        checkpoint_sha256=prepared.checkpoint.sha256,
-        recipe=prepared.recipe.name,
+        checkpoint_sha256=checkpoint.sha256,
+        recipe=recipe.name,
         parameters=numel,
-        calibration_tokens=prepared.stats.tokens,
+        calibration_tokens=0 if prepared.stats is None else prepared.stats.tokens,
         kl_ratio=predictor.kl_ratio,
         rows=rows,
         seconds=time.perf_counter() - began,
-        assumed=prepared.checkpoint.assumed,
+        assumed=checkpoint.assumed,
     )

@@ -1,11 +1,12 @@
 """What `build` and `plan` share: checkpoint, recipe, calibration, and a way to measure a candidate."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
 
 import numpy as np
+import sentencepiece
 
 from golfpack.api.models import split_settings
 from golfpack.calib.cache import cache_folder, cached
@@ -104,24 +105,33 @@ class Prepared:
         return kl / log(2) / self.bytes_per_token
 
 
-def prepare(options: BuildOptions, notify: Notify) -> Prepared:
-    """Load the checkpoint and the recipe, and calibrate.
+def load_inputs(options: BuildOptions) -> tuple[Checkpoint, Recipe]:
+    """The checkpoint and the recipe: what is quick to read and to refuse.
 
     Raises:
         UsageError: bad input.
     """
     model_settings, pass_settings = split_settings(options.settings)
     recipe = load_recipe(options.recipe, pass_settings)
-    checkpoint = load_checkpoint(options.checkpoint, model_settings)
+    return load_checkpoint(options.checkpoint, model_settings), recipe
+
+
+def prepare(
+    checkpoint: Checkpoint, recipe: Recipe, options: BuildOptions, notify: Notify
+) -> Prepared:
+    """Calibrate, which is the first thing that takes time.
+
+    Raises:
+        UsageError: unusable calibration data or tokenizer.
+    """
     if options.data_free:
         return Prepared(checkpoint, recipe, None, None, None)
-    stats, used, held_out = _calibrate(checkpoint, recipe, options, notify)
+    sp = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
+    stats, used, held_out = _calibrate(checkpoint, recipe, options, sp, notify)
     bytes_per_token = None
-    if options.tokenizer is not None:
-        sp = load_tokenizer(options.tokenizer)
+    if sp is not None:
         table = ByteTable.from_tokenizer(sp, checkpoint.config["vocab_size"])
-        counts = [table.count(row) for row in used.sequences]
-        bytes_per_token = float(np.mean(counts))
+        bytes_per_token = float(np.mean([table.count(row) for row in used.sequences]))
     return Prepared(checkpoint, recipe, stats, held_out, bytes_per_token)
 
 
@@ -137,7 +147,11 @@ def code_bytes(files: tuple[Path, ...]) -> int:
 
 
 def _calibrate(
-    checkpoint: Checkpoint, recipe: Recipe, options: BuildOptions, notify: Notify
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    options: BuildOptions,
+    sp: sentencepiece.SentencePieceProcessor | None,
+    notify: Notify,
 ) -> tuple[CalibStats, CalibTokens, CalibTokens]:
     """Statistics for the recipe, the tokens used, and those held out to measure the loss on."""
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
@@ -147,7 +161,6 @@ def _calibrate(
         notify("calibrate", 0, 0, "the model writes its own text")
         tokens = self_generated(model, count, length, options.seed)
     else:
-        sp = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
         tokens = from_data(options.calib, sp, checkpoint.config["vocab_size"], count, length)
     used, held_out = tokens.split(HELD_OUT)
     inputs = {
@@ -166,4 +179,5 @@ def _calibrate(
             threads=options.threads, progress=lambda d, t, note: notify("calibrate", d, t, note),
         ),
     )  # fmt: skip
-    return stats, used, held_out
+    # A cached result may have been measured on the same tokens under another path.
+    return replace(stats, source=used.source), used, held_out

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,9 +127,9 @@ class _Collector:
 
     def _attach(self, hook: Hook, module: nn.Module) -> None:
         if hook.kind == "linear":
-            module.register_forward_hook(lambda _m, args, out: self._linear(hook, args[0], out))
+            module.register_forward_hook(_hook(lambda x, out: self._linear(hook, x, out)))
         elif self.gradients:
-            module.register_forward_hook(lambda _m, args, out: self._embedding(hook, args[0], out))
+            module.register_forward_hook(_hook(lambda x, out: self._embedding(hook, x, out)))
 
     def measure(self, tokens: torch.Tensor, generator: torch.Generator) -> dict[Key, np.ndarray]:
         self.sums, self.last = {}, None
@@ -192,6 +193,11 @@ class _Collector:
 
     def _rows(self, hook: Hook) -> int:
         return next(t.shape[0] for t in self.spec.tensors if hook in t.hooks)
+
+
+def _hook(see: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]) -> Callable[..., Any]:
+    """A forward hook that hands (first input, output) to `see`."""
+    return lambda _module, args, out: see(args[0], out)
 
 
 def _finish(

@@ -101,12 +101,20 @@ def generate(
 
     Returns:
         tokens (batch, length) int64.
+
+    Raises:
+        UsageError: the model's logits are not finite.
     """
     tokens = torch.full((batch, length), bos, dtype=torch.int64, device=generator.device)
     cache = KVCache(length)
     for t in range(1, length):
         logits = model(tokens[:, t - 1 : t], cache=cache)[:, -1]
         p = torch.softmax(logits.double() / temperature, dim=-1)
+        if not bool(p.isfinite().all()):
+            raise UsageError(
+                "the model's logits are not finite, so it cannot write its own calibration text",
+                "check its config and its weights",
+            )
         tokens[:, t] = torch.multinomial(p, 1, generator=generator)[:, 0]
     return tokens
 

@@ -6,12 +6,13 @@ each real size corrects the next dial, until the file is just below the budget.
 """
 
 from dataclasses import dataclass, field, replace
+from math import log2
 from typing import ClassVar
 
 from golfpack.errors import BudgetError
 from golfpack.packer.quality import fit_quality
 from golfpack.packer.quantize.schemes import Keep
-from golfpack.packer.rate import REACH, RateModel
+from golfpack.packer.rate import RateModel
 from golfpack.packer.rawfloat import RAW_STORAGE, smallest_exact
 from golfpack.packer.state import FitRound, PackState, Pass, need, quantised_names, run_passes
 
@@ -53,8 +54,10 @@ class Fit(Pass):
         return _Search(self, state).run()
 
     def ensures(self, state: PackState) -> None:
-        assert state.blob is not None
-        assert state.target_kl is not None or len(state.blob) <= state.budget.artifact
+        blob = state.blob
+        assert blob is not None
+        if state.target_kl is None:
+            assert len(blob) <= state.budget.artifact
 
     def _lossless(self, state: PackState) -> PackState | None:
         """Every float kept exactly, when the budget allows that much."""
@@ -67,8 +70,8 @@ class Fit(Pass):
         assert full.blob is not None
         if len(full.blob) > state.budget.artifact:
             return None
-        full = full.warn("the budget holds every weight exactly; nothing was quantised")
-        return replace(full, trace=(FitRound(0.0, len(full.blob)),))
+        full = replace(full, trace=(FitRound(0.0, len(full.blob)),))
+        return full.warn("the budget holds every weight exactly; nothing was quantised")
 
 
 class _Search:
@@ -81,26 +84,29 @@ class _Search:
         # Aim for the middle of what is good enough: real sizes scatter a little around the model.
         self.aim = self.limit - self.tolerance // 2
         self.rate = RateModel(state)
+        # Beyond this dial nothing is on offer: what a floor_bpw artifact says is noise.
+        self.floor = self.rate.solve(fit.floor_bpw * self.rate.weights)
         self.best: PackState | None = None
         self.trace: list[FitRound] = []
-        self.fits, self.over = (
-            REACH,
-            -REACH,
-        )  # log2 dials: smallest that fits, largest that does not
+        # The bracket, as (log2 dial, bytes): the finest try that fits, the coarsest that does not.
+        self.fits: tuple[float, int] | None = None
+        self.over: tuple[float, int] | None = None
 
     def run(self) -> PackState:
-        floor = self.rate.solve(self.fit.floor_bpw * self.rate.weights)
-        real_per_estimate = 1.0
+        x = min(self.rate.solve(8 * self.aim), self.floor)
         for _ in range(self.fit.max_rounds):
-            x = self.rate.solve(8 * self.aim / real_per_estimate)
-            x = self._inside(min(x, floor))
             size = self._attempt(x)
-            if size > self.limit and x >= floor:
-                raise _over_budget(self.state, self.rate, size, self.limit)
-            if 0 <= self.limit - size <= self.tolerance or self._stuck(size, x):
+            if size > self.limit and x >= self.floor:
+                raise _over_budget(self.state, size, self.limit)
+            if 0 <= self.limit - size <= self.tolerance or self._ends_here(x, size):
                 break
-            real_per_estimate = 8 * size / max(self.rate.bits(x), 1.0)
-        return self._finish(floor)
+            x = self._next(x, size)
+        while self.best is None:  # sizes may scatter: step down until one fits
+            x = min(x + 2.0**-8, self.floor)
+            size = self._attempt(x)
+            if size > self.limit and x >= self.floor:
+                raise _over_budget(self.state, size, self.limit)
+        return self._finished(self.best)
 
     def _attempt(self, x: float) -> int:
         self.state.notify("fit", len(self.trace), self.fit.max_rounds, f"dial {2**x:.4g}")
@@ -108,38 +114,35 @@ class _Search:
         assert done.blob is not None
         size = len(done.blob)
         self.trace.append(FitRound(2.0**x, size))
-        if size <= self.limit:
-            self.fits = min(self.fits, x)
-            if self.best is None or self.best.blob is None or size > len(self.best.blob):
-                self.best = done
-        else:
-            self.over = max(self.over, x)
+        if size > self.limit:
+            self.over = (x, size) if self.over is None else max(self.over, (x, size))
+            return size
+        self.fits = (x, size) if self.fits is None else min(self.fits, (x, size))
+        if self.best is None or self.best.blob is None or size > len(self.best.blob):
+            self.best = done
         return size
 
-    def _inside(self, x: float) -> float:
-        """Keep a proposal strictly between the tries that fit and those that do not."""
-        if not self.over < x < self.fits:
-            if self.over == -REACH or self.fits == REACH:
-                return x
-            return (self.over + self.fits) / 2
-        return x
+    def _next(self, x: float, size: int) -> float:
+        """Inside the bracket by interpolation; until there is one, by the rate model's slope."""
+        if self.fits is not None and self.over is not None and self.over[0] < self.fits[0]:
+            (a, big), (b, small) = self.over, self.fits
+            share = log2(big / self.aim) / log2(big / small) if big > self.aim > small else 0.5
+            return a + (b - a) * min(max(share, 0.02), 0.98)
+        guess = self.rate.solve(self.rate.bits(x) * self.aim / size)
+        # Move on by at least a little, so that no try is repeated.
+        least = 2.0**-10
+        return min(
+            max(guess, x + least) if size > self.limit else min(guess, x - least), self.floor
+        )
 
-    def _stuck(self, size: int, x: float) -> bool:
+    def _ends_here(self, x: float, size: int) -> bool:
         """Whether the recipe has no finer steps to offer (its bit widths or its clip end here)."""
         return size <= self.limit and abs(self.rate.bits(x - 1) - self.rate.bits(x)) < 1.0
 
-    def _finish(self, floor: float) -> PackState:
-        if self.best is None:
-            # Sizes scatter around the model: step down until one fits.
-            x = self.over
-            while self.best is None and x < floor:
-                x = min(x + 2.0 ** (len(self.trace) - self.fit.max_rounds) / 256, floor)
-                self._attempt(x)
-        if self.best is None:
-            raise _over_budget(self.state, self.rate, self.trace[-1].artifact_bytes, self.limit)
-        assert self.best.blob is not None
-        best = replace(self.best, trace=tuple(self.trace))
-        headroom = self.limit - len(self.best.blob)
+    def _finished(self, best: PackState) -> PackState:
+        assert best.blob is not None
+        headroom = self.limit - len(best.blob)
+        best = replace(best, trace=tuple(self.trace))
         if headroom > max(self.tolerance, WORTH_A_WARNING * self.limit):
             best = best.warn(
                 f"{headroom:,} bytes of the budget stay unused: "
@@ -148,7 +151,7 @@ class _Search:
         return best
 
 
-def _over_budget(state: PackState, rate: RateModel, size: int, limit: int) -> BudgetError:
+def _over_budget(state: PackState, size: int, limit: int) -> BudgetError:
     shortfall = size - limit
     available = max(0.0, 8 * limit / max(state.spec.numel, 1))
     largest = sorted(state.spec.tensors, key=lambda t: -t.numel)[:3]

@@ -1,7 +1,7 @@
 """The pass that writes the artifact's bytes from the quantised tensors."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from golfpack.packer.artifact import assemble
 from golfpack.packer.coding.codecs import make_codec
@@ -23,8 +23,12 @@ class Encode(Pass):
     name: ClassVar[str] = "encode"
     codec: str | dict[str, Any] = "rans"
     filters: tuple[str | dict[str, Any], ...] = ()
-    order: str = "row"
+    order: Literal["row", "col"] = "row"
     side_codec: str | dict[str, Any] = "brotli"
+
+    def __post_init__(self) -> None:
+        self.code_stream()
+        make_codec(self.side_codec)
 
     def requires(self, state: PackState) -> None:
         need(state, "tensors", self.name, "round")

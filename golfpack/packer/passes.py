@@ -1,6 +1,6 @@
 """The passes that turn weights into codes: policy, sense, steps, round. Thin shells, no maths."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from golfpack.errors import UsageError
 from golfpack.packer.ir import ROLES, PackedTensor, QTensor, Raw, TensorSpec
+from golfpack.packer.options import make, require
 from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.feedback import MAX_DAMP, round_feedback, round_nearest
 from golfpack.packer.quantize.schemes import SCHEMES, Keep, Scheme
@@ -53,22 +54,18 @@ class Policy(Pass):
 
 
 def _make_scheme(rule: dict[str, Any]) -> Scheme:
+    if not isinstance(rule, dict):
+        raise UsageError(f"policy rule {rule!r} is not a table", 'such as { scheme = "rd" }')
     options = {k: v for k, v in rule.items() if k not in (*_SELECTORS, "scheme")}
-    scheme = SCHEMES.get(rule.get("scheme", ""))
+    scheme = SCHEMES.get(str(rule.get("scheme")))
     if scheme is None:
         raise UsageError(
             f"policy rule {rule} names no known scheme", f"known schemes: {', '.join(SCHEMES)}"
         )
-    unknown = set(options) - {f.name for f in fields(scheme)}
-    if unknown:
-        raise UsageError(
-            f"scheme {scheme.scheme_id!r} has no option {sorted(unknown)[0]!r}",
-            f"its options: {', '.join(f.name for f in fields(scheme))}",
-        )
     bad_roles = set(rule.get("roles", ())) - set(ROLES)
     if bad_roles:
         raise UsageError(f"unknown role {sorted(bad_roles)[0]!r}", f"roles: {', '.join(ROLES)}")
-    return scheme(**options)
+    return make(scheme, options, f"scheme {scheme.scheme_id!r}")
 
 
 def _matches(rule: dict[str, Any], t: TensorSpec) -> bool:
@@ -96,10 +93,15 @@ class Sense(Pass):
     two_sided: bool = False
     row_damp: float = 0.1
 
+    def __post_init__(self) -> None:
+        for option in ("damp", "row_damp"):
+            value = getattr(self, option)
+            require(
+                0 <= value <= MAX_DAMP, f"sense.{option} is {value}", f"choose 0 to {MAX_DAMP:g}"
+            )
+
     def requires(self, state: PackState) -> None:
         need(state, "plan", self.name, "policy")
-        if not 0 <= self.damp <= MAX_DAMP:
-            raise UsageError(f"damp {self.damp} is out of range", f"choose 0 to {MAX_DAMP}")
 
     def run(self, state: PackState) -> PackState:
         names = quantised_names(state)
@@ -129,6 +131,8 @@ class Steps(Pass):
 
     def requires(self, state: PackState) -> None:
         need(state, "plan", self.name, "policy")
+        if quantised_names(state):
+            need(state, "sensitivity", self.name, "sense")
 
     def run(self, state: PackState) -> PackState:
         steps = {
@@ -149,6 +153,11 @@ class Round(Pass):
 
     name: ClassVar[str] = "round"
     feedback: bool = True
+
+    def requires(self, state: PackState) -> None:
+        need(state, "plan", self.name, "policy")
+        if quantised_names(state):
+            need(state, "steps", self.name, "steps")
 
     def run(self, state: PackState) -> PackState:
         names = list(state.plan)

@@ -4,14 +4,15 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from golfpack.errors import UsageError
 from golfpack.packer.allocate import Fit
 from golfpack.packer.encode import Encode
+from golfpack.packer.options import make
 from golfpack.packer.passes import Policy, Round, Sense, Steps
 from golfpack.packer.state import Pass
 
@@ -117,37 +118,8 @@ def _make_pass(entry: Mapping[str, Any], origin: str) -> Pass:
             f"recipe {origin}: unknown pass {pass_id!r}",
             f"did you mean {close[0]!r}?" if close else f"passes: {', '.join(PASSES)}",
         )
-    kind = PASSES[pass_id]
-    hints = get_type_hints(kind)
-    known = {f.name: hints[f.name] for f in fields(kind) if f.name != "body"}  # type: ignore[arg-type]
-    for option, value in options.items():
-        if option not in known:
-            close = difflib.get_close_matches(option, known, 1)
-            raise UsageError(
-                f"recipe {origin}: pass {pass_id!r} has no option {option!r}",
-                f"did you mean {close[0]!r}?" if close else f"its options: {', '.join(known)}",
-            )
-        options[option] = _checked(pass_id, option, value, known[option])
-    return kind(**options)
-
-
-def _checked(pass_id: str, option: str, value: Any, hint: Any) -> Any:
-    """The value in the option's own type: lists become tuples, ints may stand for floats."""
-    kind = get_origin(hint) or hint
-    if kind is tuple and isinstance(value, list):
-        return tuple(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    allowed = (
-        tuple(get_origin(a) or a for a in get_args(hint)) if kind not in (tuple,) else (tuple,)
-    )
-    plain = allowed or (kind,)
-    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
-        raise UsageError(
-            f"{pass_id}.{option} cannot be {value!r}",
-            f"it takes {' or '.join(getattr(t, '__name__', str(t)) for t in plain)}",
-        )
-    return value
+    what = f"recipe {origin}: pass {pass_id!r}"
+    return make(PASSES[pass_id], options, what, hidden=frozenset({"body"}))
 
 
 def _nest(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:

@@ -24,7 +24,7 @@ from golfpack.packer.steps import COL_OCTAVE, ROW_OCTAVE, F16Steps, LogSteps, St
 # Hard limits on what a manifest may claim.
 MAX_TENSORS = 1 << 16
 MAX_RANK = 8
-MAX_WEIGHTS = 1 << 32
+MAX_WEIGHTS = 1 << 30
 # Steps lie within 2^-MAX_OCTAVES and 2^MAX_OCTAVES; float32 ends at 2^128.
 MAX_OCTAVES = 126
 

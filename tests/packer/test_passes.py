@@ -135,7 +135,7 @@ def test_feedback_lowers_the_predicted_kl_of_every_matrix(make_state):
 
 
 def test_an_error_of_ours_names_its_pass(make_state):
-    class Broken(Steps):
+    class Broken(Policy):
         name = "broken"
 
         def run(self, state):

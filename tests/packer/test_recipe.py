@@ -46,12 +46,12 @@ def test_settings_reach_their_pass_in_its_own_type():
         (["sens.damp=1"], "sense"),
         (["damp=1"], "PASS.OPTION=VALUE"),
         (["sense.damp"], "PASS.OPTION=VALUE"),
-        (["sense.damp=big"], "it takes float"),
+        (["sense.damp=big"], "it takes a number"),
         (["sense.activation_order=3"], "it takes bool"),
-        (["fit.slack=true"], "it takes int"),
-        (["fit.slack=1.5"], "it takes int"),
-        (["encode.filters=shuffle"], "it takes tuple"),
-        (["encode.codec=[1]"], "it takes str or dict"),
+        (["fit.slack=true"], "it takes an integer"),
+        (["fit.slack=1.5"], "it takes an integer"),
+        (["encode.filters=shuffle"], "it takes a list"),
+        (["encode.codec=[1]"], "it takes text or a table"),
     ],
 )
 def test_a_wrong_setting_names_what_was_meant(settings, says):

@@ -107,7 +107,7 @@ def test_a_constant_row_survives(clip, value):
 
 
 def test_rd_steps_are_the_optimum_of_their_shape():
-    # At the theory's exponents: step[r, i] = dial * U_ii / sqrt(row weight), within half a grain.
+    # At the theory: step[r, i] = dial * U_ii / sqrt(row weight), up to half a grain and the dither.
     s = sensitivity(64, 16, "measured")
     weight = np.maximum(s.row_weight, 1e-4 * s.row_weight.mean())
     steps = RateDistortion(row_power=0.5, col_power=1.0).steps(np.ones((64, 16), "f4"), s, 0.25)
@@ -115,7 +115,7 @@ def test_rd_steps_are_the_optimum_of_their_shape():
     assert steps.col is not None
     ideal = np.multiply.outer(0.25 / np.sqrt(weight), s.factor.diagonal())
     off = np.log2(np.multiply.outer(steps.row, steps.col) / ideal)
-    assert np.abs(off).max() <= 0.5 / 32 + 0.5 / 16 + 1e-6
+    assert np.abs(off).max() <= (0.5 + 0.5) / 32 + 0.5 / 16 + 1e-6
 
 
 def test_tempering_keeps_the_cost_of_a_tensor():

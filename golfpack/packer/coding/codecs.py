@@ -14,6 +14,9 @@ import zstandard
 
 from golfpack.errors import CorruptError, UsageError
 
+# zstd's longest block, 128 KB, takes 4 bytes at the least.
+_ZSTD_GROWTH = 1 << 15
+
 
 class Codec(Protocol):
     """What every entry of `CODECS` offers."""
@@ -77,14 +80,19 @@ class Zstd:
         return compressor.compress(data)
 
     def decode(self, data: bytes, size: int) -> bytes:
+        # Fed in small pieces: a frame may state any size, and a few bytes may stand for megabytes.
+        inflater = zstandard.ZstdDecompressor().decompressobj()
+        out, at = bytearray(), 0
         try:
-            # +1 so that a frame with too much in it is seen and not cut; a limit of 0 means none.
-            out = zstandard.ZstdDecompressor().decompress(
-                data, max_output_size=size + 1, allow_extra_data=False
-            )
+            while at < len(data) and len(out) <= size and not inflater.eof:
+                piece = max(16, (size - len(out)) // _ZSTD_GROWTH)
+                out += inflater.decompress(data[at : at + piece])
+                at += piece
         except zstandard.ZstdError as e:
             raise _damaged(self.codec_id, e) from e
-        return _sized(out, size, self.codec_id)
+        if len(out) <= size and (not inflater.eof or inflater.unused_data or at < len(data)):
+            raise _damaged(self.codec_id, "it does not end where it should")
+        return _sized(bytes(out), size, self.codec_id)
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,8 @@ class Lzma:
             out = decompressor.decompress(data, max_length=size + 1)
         except lzma.LZMAError as e:
             raise _damaged(self.codec_id, e) from e
+        if len(out) <= size and (not decompressor.eof or decompressor.unused_data):
+            raise _damaged(self.codec_id, "it does not end where it should")
         return _sized(out, size, self.codec_id)
 
 
@@ -153,7 +163,7 @@ def make_codec(config: dict[str, Any] | str) -> Codec:
     """
     fields = {"id": config} if isinstance(config, str) else dict(config)
     codec_id = fields.pop("id", None)
-    if codec_id not in CODECS:
+    if not isinstance(codec_id, str) or codec_id not in CODECS:
         raise UsageError(f"unknown codec {codec_id!r}", f"known codecs: {', '.join(CODECS)}")
     try:
         return CODECS[codec_id](**fields)

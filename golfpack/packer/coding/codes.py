@@ -24,6 +24,8 @@ _STATE_BYTES = 8
 _MAX_LANES_LOG2 = 12
 _CODES_PER_LANE = 1 << 15  # a lane costs about 6 bytes: 0.05% at 3 bits a code
 _VARINT_BYTES = 5
+# The cheapest code costs log2(4096 / 4095) bits: no payload of B bytes holds more than this times B.
+_CODES_PER_BYTE = 8 * 2840
 
 
 def encode_codes(codes: Sequence[NDArray[np.int32]], matrices: Sequence[CodeMatrix]) -> bytes:
@@ -78,6 +80,9 @@ def decode_codes(
         CorruptError: no encoder wrote this payload for these matrices.
     """
     full = _with_codes(matrices)
+    count = sum(matrices[n].shape[0] * matrices[n].shape[1] for n in full)
+    if count > _CODES_PER_BYTE * len(payload):
+        raise corrupt(f"{len(payload):,} bytes cannot hold {count:,} codes")
     decoded = [np.zeros(matrix.shape, np.int32) for matrix in matrices]
     if not full:
         if payload:

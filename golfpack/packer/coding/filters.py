@@ -56,7 +56,7 @@ def make_filter(config: dict[str, Any] | str) -> Filter:
     """
     fields = {"id": config} if isinstance(config, str) else dict(config)
     filter_id = fields.pop("id", None)
-    if filter_id not in FILTERS:
+    if not isinstance(filter_id, str) or filter_id not in FILTERS:
         raise UsageError(f"unknown filter {filter_id!r}", f"known filters: {', '.join(FILTERS)}")
     stride = fields.get("stride", 2)
     if not isinstance(stride, int) or not 1 <= stride <= 255 or set(fields) - {"stride"}:

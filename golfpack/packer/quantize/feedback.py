@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, lapack
+from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from golfpack.packer.steps import StepField
 
@@ -64,10 +64,7 @@ def factorize(matrix: np.ndarray, *, damp: float, activation_order: bool = False
         try:
             damped = m + damp * mean * np.eye(len(m))
             # M^-1 = U^T U: invert through Cholesky, then factor the inverse.
-            inverse, info = lapack.dpotri(cholesky(damped, lower=True), lower=1)
-            if info:
-                raise LinAlgError(f"dpotri returned {info}")
-            inverse = np.tril(inverse) + np.tril(inverse, -1).T
+            inverse = cho_solve((cholesky(damped, lower=True), True), np.eye(len(m)))
             return Factor(cholesky(inverse, lower=False), order, damp)
         except LinAlgError:
             if damp >= MAX_DAMP:

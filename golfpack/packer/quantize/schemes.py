@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
+from golfpack.packer.options import require
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rawfloat import RawType
 from golfpack.packer.steps import LogSteps, StepField, f16_steps, log_steps
@@ -73,6 +74,10 @@ class IntN:
     clip: Literal["rowmax", "sd"] = "sd"
     clip_k: float = 12.85
 
+    def __post_init__(self) -> None:
+        require(2 <= self.bits <= 8, f"scheme int: bits is {self.bits}", "choose 2 to 8")
+        require(self.clip_k > 0, f"scheme int: clip_k is {self.clip_k}", "choose a positive k")
+
     @property
     def label(self) -> str:
         return f"int{self.bits}"
@@ -113,6 +118,14 @@ class RateDistortion:
     col_power: float = 1.0
     row_grain: int = 1
     col_grain: int = 1
+
+    def __post_init__(self) -> None:
+        for option in ("row_grain", "col_grain"):
+            value = getattr(self, option)
+            require(1 <= value <= 32, f"scheme rd: {option} is {value}", "choose 1 to 32")
+        for option in ("row_power", "col_power"):
+            value = getattr(self, option)
+            require(0 <= value <= 2, f"scheme rd: {option} is {value}", "choose 0 to 2")
 
     @property
     def label(self) -> str:

@@ -69,9 +69,11 @@ def combine_uses(uses: tuple[Use, ...], rows: int) -> tuple[np.ndarray, np.ndarr
         use = next((u for u in uses if u.kind == "linear"), uses[0])
         return use.hessian.astype(np.float64), np.ones(rows)
     hessians = [u.hessian.astype(np.float64) for u in uses]
-    total = sum(w.sum() * h for w, h in zip(weights, hessians, strict=True))
-    row_trace = sum(w * h.trace() for w, h in zip(weights, hessians, strict=True))
-    mass = sum(w.sum() for w in weights)
+    total, row_trace = np.zeros_like(hessians[0]), np.zeros(rows)
+    for w, h in zip(weights, hessians, strict=True):
+        total += w.sum() * h
+        row_trace += w * h.trace()
+    mass = sum(float(w.sum()) for w in weights)
     if mass <= 0 or total.trace() <= 0:
         return hessians[0], np.zeros(rows)
     return total / mass, row_trace * (mass / total.trace())

@@ -5,21 +5,20 @@ and nothing ever has to be invalidated by hand.
 """
 
 import hashlib
-import io
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from golfpack.data.shards import write_atomically
 from golfpack.packer.ir import CalibStats, Use
 
 # Raise when the meaning of a stored quantity changes.
-STATS_VERSION = 2
+STATS_VERSION = 1
 _ARRAYS = ("hessian", "row_weight", "input_abs", "output_cov")
 
 
@@ -46,13 +45,14 @@ def cached(
             path.unlink(missing_ok=True)  # half a file from a full disk: measure again
     stats = make()
     folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    _save(stats, buffer)
-    write_atomically(path, buffer.getvalue())
+    # Straight to disk: a large network's statistics should not stand in memory twice.
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
+        _save(stats, file)
+    os.replace(file.name, path)
     return stats
 
 
-def _save(stats: CalibStats, file: io.BytesIO) -> None:
+def _save(stats: CalibStats, file: IO[bytes]) -> None:
     arrays: dict[str, np.ndarray] = {}
     meta: dict[str, Any] = {
         "tokens": stats.tokens,

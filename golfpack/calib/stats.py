@@ -4,8 +4,9 @@ Hessians are E[x x^T] of a linear layer's inputs. With gradients, labels are sam
 own distribution (the true Fisher, not the empirical one: Kunstner et al., arXiv 1905.12558) and the
 squared output gradients weigh the rows; see `packer.ir.Use` for the exact definitions.
 
-Batches are independent: each is one thread's work, its products are float32 and the sums over
-batches float64, taken in batch order. So the result does not depend on the number of threads.
+Batches are independent: each is one thread's work. Within a batch, sequence after sequence, products
+and sums are float32; the sums over batches are float64 and taken in batch order. So the result does
+not depend on the number of threads.
 """
 
 import copy
@@ -30,6 +31,9 @@ Key = tuple[str, str]  # (module of the hook, quantity)
 
 # Output covariances are only kept up to this many rows: a head's would dwarf the model.
 MAX_COV_ROWS = 4096
+# Tokens per batch. Adding a batch up costs as much as the statistics are large, so batches are long;
+# the network runs on one sequence at a time, so they need no memory for it.
+BATCH_TOKENS = 4096
 
 _CHECK = "the model overflows on these tokens; check its config and its weights"
 
@@ -42,7 +46,6 @@ def calibrate(
     gradients: bool,
     seed: int,
     threads: int,
-    batch_tokens: int = 2048,
     progress: Progress | None = None,
 ) -> CalibStats:
     """Measure `CalibStats` of a model.
@@ -57,7 +60,7 @@ def calibrate(
     Raises:
         UsageError: the statistics are not finite.
     """
-    per_batch = max(1, batch_tokens // tokens.sequences.shape[1])
+    per_batch = max(1, BATCH_TOKENS // tokens.sequences.shape[1])
     batches = [
         tokens.sequences[i : i + per_batch] for i in range(0, len(tokens.sequences), per_batch)
     ]
@@ -74,10 +77,10 @@ def calibrate(
     with _torch_threads_restored():
         for done, found in enumerate(map_ordered(measure, enumerate(batches), threads), 1):
             for key, value in found.items():
-                if key in sums:
-                    sums[key] += value
-                else:
-                    sums[key] = value.astype(np.float64)
+                if key not in sums:
+                    sums[key] = np.zeros(value.shape)
+                sums[key] += value
+            found.clear()
             if progress is not None:
                 progress(
                     done, len(batches), f"{done * per_batch * tokens.sequences.shape[1]:,} tokens"
@@ -131,13 +134,20 @@ class _Collector:
         elif self.gradients:
             module.register_forward_hook(_hook(lambda x, out: self._embedding(hook, x, out)))
 
-    def measure(self, tokens: torch.Tensor, generator: torch.Generator) -> dict[Key, np.ndarray]:
-        self.sums, self.last = {}, None
-        if not self.gradients:
-            with torch.no_grad():
-                self.model(tokens)
-            return self.sums
-        logits = self.model(tokens).flatten(0, 1)
+    def measure(self, batch: torch.Tensor, generator: torch.Generator) -> dict[Key, np.ndarray]:
+        """Sums over the sequences of a batch (n, length), by module or tensor and by quantity."""
+        self.sums = {}
+        for sequence in batch.split(1):
+            self.last = None
+            if self.gradients:
+                self._run_backward(sequence, generator)
+            else:
+                with torch.no_grad():
+                    self.model(sequence)
+        return self.sums
+
+    def _run_backward(self, sequence: torch.Tensor, generator: torch.Generator) -> None:
+        logits = self.model(sequence).flatten(0, 1)
         if not torch.isfinite(logits).all():
             raise UsageError("the model's predictions on calibration tokens are not finite", _CHECK)
         with torch.no_grad():
@@ -148,10 +158,12 @@ class _Collector:
             if p.grad is not None:
                 self._add((name, "fisher"), p.grad.square().numpy())
                 p.grad = None
-        return self.sums
 
     def _add(self, key: Key, value: np.ndarray) -> None:
-        self.sums[key] = self.sums[key] + value if key in self.sums else value
+        if key in self.sums:
+            self.sums[key] += value
+        else:
+            self.sums[key] = value.copy()  # three projections share one product
 
     def _linear(self, hook: Hook, x: torch.Tensor, out: torch.Tensor) -> None:
         if self.last is None or self.last[0] is not x:
@@ -222,7 +234,7 @@ def _finish(
 
 
 def _use(hook: Hook, sums: dict[Key, np.ndarray], n: int) -> Use:
-    hessian = (sums[hook.module, "hessian"] / n).astype(np.float32)
+    hessian = (sums.pop((hook.module, "hessian")) / n).astype(np.float32)
     row_weight = sums.get((hook.module, "row_weight"))
     if hook.kind == "embedding":
         # A token that calibration never met still occurs: one more count each (Laplace).
@@ -233,7 +245,7 @@ def _use(hook: Hook, sums: dict[Key, np.ndarray], n: int) -> Use:
         return Use("linear", hessian, None, input_abs)
     # One gradient per token and use: a module that several virtual layers call is averaged over them.
     gradients = sums[hook.module, "gradients"][0]
-    cov = sums.get((hook.module, "output_cov"))
+    cov = sums.pop((hook.module, "output_cov"), None)
     return Use(
         "linear",
         hessian,

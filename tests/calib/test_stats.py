@@ -1,6 +1,7 @@
 """Calibration against a brute-force float64 reference, and the same bits on any number of threads."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -36,8 +37,9 @@ def small(request):
 
 def run(small, **options):
     model, spec, tokens = small
-    given = {"gradients": True, "seed": SEED, "threads": 1, "batch_tokens": BATCH, **options}
-    return calibrate(model, spec, tokens, **given)
+    given = {"gradients": True, "seed": SEED, "threads": 1, **options}
+    with patch("golfpack.calib.stats.BATCH_TOKENS", BATCH):
+        return calibrate(model, spec, tokens, **given)
 
 
 def flat_stats(stats):
@@ -59,7 +61,7 @@ def assert_same_bits(a, b):
 
 
 def brute_force(small):
-    """Sums over tokens by hooks and autograd on the float64 weights, batch by batch."""
+    """Sums over tokens by hooks and autograd on the float64 weights, a sequence at a time."""
     model, spec, tokens = small
     params = {n: p.detach().double().requires_grad_(True) for n, p in model.named_parameters()}
     sums: dict[tuple, np.ndarray] = {}
@@ -68,20 +70,20 @@ def brute_force(small):
         sums[key] = sums.get(key, 0) + value.detach().numpy()
 
     for index, start in enumerate(range(0, len(tokens.sequences), 2)):
-        batch = torch.from_numpy(tokens.sequences[start : start + 2])
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + index)
-        p = model(batch).flatten(0, 1).softmax(-1)
-        labels = torch.multinomial(p, 1, generator=generator)[:, 0]
-        logits, seen = watched(model, spec, params, batch)
-        F.cross_entropy(logits, labels, reduction="sum").backward()
-        for (name, i, kind), x, y in seen:
-            for quantity, value in one_use(name, kind, x, y, logits).items():
-                add((name, i, quantity), value)
-        for t in spec.tensors:
-            grad = params[t.name].grad
-            if not t.hooks and grad is not None:
-                add((t.name, "fisher"), grad.square())
-            params[t.name].grad = None
+        for sequence in torch.from_numpy(tokens.sequences[start : start + 2]).split(1):
+            p = model(sequence).flatten(0, 1).softmax(-1)
+            labels = torch.multinomial(p, 1, generator=generator)[:, 0]
+            logits, seen = watched(model, spec, params, sequence)
+            F.cross_entropy(logits, labels, reduction="sum").backward()
+            for (name, i, kind), x, y in seen:
+                for quantity, value in one_use(name, kind, x, y, logits).items():
+                    add((name, i, quantity), value)
+            for t in spec.tensors:
+                grad = params[t.name].grad
+                if not t.hooks and grad is not None:
+                    add((t.name, "fisher"), grad.square())
+                params[t.name].grad = None
     return sums
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from golfpack.packer.quantize.feedback import (
     BLOCK,
-    Factor,
     factorize,
     round_feedback,
     round_nearest,
@@ -96,20 +95,22 @@ def test_feedback_beats_rounding_to_nearest_where_inputs_correlate(seed):
     assert gptq.sum() < 0.9 * nearest.sum()
 
 
-@given(seed=st.integers(0, 10_000))
-@settings(max_examples=10, deadline=None)
-def test_two_sides_beat_one_where_outputs_correlate_too(seed):
-    rng = np.random.default_rng(seed)
-    w = rng.standard_normal((32, 40)).astype(np.float32)
-    hessian, row_cov = correlated_hessian(rng, 40), correlated_hessian(rng, 32)
-    steps = log_steps(np.full(32, 0.4), np.ones(40))
-    factor, row_factor = factorize(hessian, damp=0.01), factorize(row_cov, damp=0.01)
+def test_two_sides_beat_one_where_outputs_correlate_too():
+    def cost(rng: np.random.Generator) -> tuple[float, float]:
+        w = rng.standard_normal((32, 40)).astype(np.float32)
+        hessian, row_cov = correlated_hessian(rng, 40), correlated_hessian(rng, 32)
+        steps = log_steps(np.full(32, 0.4), np.ones(40))
+        factor, row_factor = factorize(hessian, damp=0.01), factorize(row_cov, damp=0.01)
+        errors = [
+            w - dequantised(round_feedback(w, steps, factor, None, rows), steps)
+            for rows in (row_factor, None)
+        ]
+        two, one = (float(np.trace(row_cov @ e @ hessian @ e.T)) for e in errors)
+        return two, one
 
-    def cost(row_factor: Factor | None) -> float:
-        e = w - dequantised(round_feedback(w, steps, factor, None, row_factor), steps)
-        return float(np.trace(row_cov @ e @ hessian @ e.T))
-
-    assert cost(row_factor) < 0.95 * cost(None)
+    # One matrix may have bad luck; twenty do not.
+    two, one = np.sum([cost(np.random.default_rng(seed)) for seed in range(20)], axis=0)
+    assert two < 0.9 * one
 
 
 def test_the_final_cost_is_the_sum_of_squared_errors_over_u():

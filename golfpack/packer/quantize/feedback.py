@@ -25,7 +25,8 @@ class Factor:
     """U of one tensor, in rounding order.
 
     Attributes:
-        upper: (cols, cols) float64 upper triangular U, rows and columns permuted by `order`.
+        upper: (cols, cols) float32 upper triangular U, rows and columns permuted by `order`. (Worked
+            out in float64; a large network's factors would fill the memory in it.)
         order: (cols,) column indices in the order they are rounded.
         damp: the damp that was used, as a fraction of H's mean diagonal.
     """
@@ -37,7 +38,7 @@ class Factor:
     def diagonal(self) -> np.ndarray:
         """U_ii of every column, (cols,), in the tensor's own column order."""
         out = np.empty(len(self.order))
-        out[self.order] = np.diag(self.upper)
+        out[self.order] = np.diag(self.upper).astype(np.float64)
         return out
 
 
@@ -65,7 +66,7 @@ def factorize(matrix: np.ndarray, *, damp: float, activation_order: bool = False
             damped = m + damp * mean * np.eye(len(m))
             # M^-1 = U^T U: invert through Cholesky, then factor the inverse.
             inverse = cho_solve((cholesky(damped, lower=True), True), np.eye(len(m)))
-            return Factor(cholesky(inverse, lower=False), order, damp)
+            return Factor(cholesky(inverse, lower=False).astype(np.float32), order, damp)
         except LinAlgError:
             if damp >= MAX_DAMP:
                 raise
@@ -93,12 +94,12 @@ def round_feedback(
     `limit` clamps codes to [-limit, limit]; the clamping error is fed back like any other.
     """
     rows, cols = w.shape
-    order, upper = factor.order, factor.upper
+    order, upper = factor.order, factor.upper.astype(np.float64)
     # Column by column: a column of W is a row here, so that the inner loops run over memory.
     work = np.ascontiguousarray(w.astype(np.float64)[:, order].T)
     col_step = np.ones(cols) if steps.col is None else steps.col.astype(np.float64)[order]
     row_step = steps.row.astype(np.float64)
-    row_upper = np.empty((0, 0)) if row_factor is None else row_factor.upper
+    row_upper = np.empty((0, 0)) if row_factor is None else row_factor.upper.astype(np.float64)
     bound = np.iinfo(np.int32).max if limit is None else limit
     codes = np.empty((cols, rows), np.int32)
     for start in range(0, cols, BLOCK):

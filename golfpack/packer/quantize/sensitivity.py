@@ -24,7 +24,7 @@ class Sensitivity:
     """One tensor, seen as (rows, cols).
 
     Attributes:
-        hessian: (cols, cols) float64, or None for the identity (vectors, no calibration).
+        hessian: (cols, cols), or None for the identity (vectors, no calibration).
         row_weight: (rows,) float64 > 0.
         factor: GPTQ's factor of `hessian`, or None with it.
         measured: False where nothing was measured and relative error stands in.
@@ -57,7 +57,7 @@ class Sensitivity:
 
 
 def combine_uses(uses: tuple[Use, ...], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """One (hessian, row_weight) pair, float64, for all uses of a matrix with `rows` rows.
+    """One (hessian, row_weight) pair for all uses of a matrix with `rows` rows.
 
     The exact form sum_u row_weight_u[r] H_u differs from row to row when a weight has two roles (a
     tied embedding). It is replaced by the product of one matrix and one weight per row that has the
@@ -67,7 +67,9 @@ def combine_uses(uses: tuple[Use, ...], rows: int) -> tuple[np.ndarray, np.ndarr
     weights = [u.row_weight for u in uses if u.row_weight is not None]
     if len(weights) < len(uses):
         use = next((u for u in uses if u.kind == "linear"), uses[0])
-        return use.hessian.astype(np.float64), np.ones(rows)
+        return use.hessian, np.ones(rows)
+    if len(uses) == 1:
+        return uses[0].hessian, weights[0]
     hessians = [u.hessian.astype(np.float64) for u in uses]
     total, row_trace = np.zeros_like(hessians[0]), np.zeros(rows)
     for w, h in zip(weights, hessians, strict=True):

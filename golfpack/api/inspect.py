@@ -69,6 +69,6 @@ def unpack(path: Path, output: Path) -> int:
 def _checkpoint_rows(loaded: LoadedModel) -> list[TensorReport]:
     spec = find_family(loaded.family).spec(loaded.config)
     return [
-        TensorReport(t.name, t.role, t.shape, "f32", 4 * t.numel, 32.0, None, None)
+        TensorReport(t.name, t.role, t.shape, "f32", 4 * t.numel, 0, 32.0, None, None)
         for t in spec.tensors
     ]

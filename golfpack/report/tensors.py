@@ -1,13 +1,14 @@
 """One row per tensor: where the bytes went and what the tensor lost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import log10
+from dataclasses import dataclass, replace
+from math import log10, prod
 
 import numpy as np
 
-from golfpack.packer.ir import PackedTensor, QTensor
+from golfpack.packer.ir import PackedTensor, QTensor, as_matrix
 from golfpack.packer.loader import Artifact
+from golfpack.packer.quantize.bound import gaussian_rate
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rate import entropy
 from golfpack.packer.streams import Entry
@@ -19,13 +20,18 @@ class TensorReport:
 
     Attributes:
         scheme: "int6", "rd", "f16", ...
-        bytes: its share of the file: its own steps, and its share of the coded streams by entropy.
+        bytes: its share of the file: of every coded stream, in proportion to what it has in it (codes
+            by their entropy).
+        side_bytes: the part of `bytes` that is steps.
         bpw: bits per weight, 8 bytes / numel.
         entropy: order-0 entropy of its codes, bits per weight; None for kept floats.
         zeros: fraction of codes that are 0; None for kept floats.
         rel_err: |W - Wq| / |W| (Frobenius); None without the float weights.
         sqnr_db: signal to quantisation noise, -20 log10(rel_err); None when exact or unknown.
-        predicted_kl: expected KL increase it causes, nats per token; None without calibration.
+        predicted_kl: expected KL increase it causes, nats per token, by the quadratic model; None
+            without calibration.
+        bits_over_rd: bpw above Shannon's R(D) of its Gaussian model at its distortion; scalar
+            quantisation with an ideal coder is 0.2546 above. None without a Hessian.
     """
 
     name: str
@@ -33,12 +39,21 @@ class TensorReport:
     shape: tuple[int, ...]
     scheme: str
     bytes: int
+    side_bytes: int
     bpw: float
     entropy: float | None
     zeros: float | None
     rel_err: float | None = None
     sqnr_db: float | None = None
     predicted_kl: float | None = None
+    bits_over_rd: float | None = None
+
+
+@dataclass(frozen=True)
+class _Losses:
+    rel_err: float | None = None
+    predicted_kl: float | None = None
+    rate: float | None = None
 
 
 def tensor_reports(
@@ -50,35 +65,50 @@ def tensor_reports(
 
     Args:
         weights: the float weights, for the errors.
-        sensitivity: of the build, for the predicted KL.
+        sensitivity: of the build, for the predicted KL and the distance to R(D).
     """
     shares = _byte_shares(artifact)
     rows = []
     for name, (entry, tensor) in artifact.tensors.items():
-        numel = max(tensor.dequantize().size, 1)
-        rel_err = kl = None
+        losses = _Losses()
         if weights is not None:
-            error = tensor.dequantize().reshape(entry.shape) - weights[name]
-            rel_err = _relative(error, weights[name])
-            if sensitivity is not None and name in sensitivity:
-                kl = sensitivity[name].kl(error.reshape(-1, error.shape[-1]))
+            losses = _losses(tensor, weights[name], (sensitivity or {}).get(name))
         codes = tensor.codes if isinstance(tensor, QTensor) else None
+        size = sum(shares[name].values())
+        bpw = 8 * size / max(prod(entry.shape), 1)
         rows.append(
             TensorReport(
                 name=name,
                 role=entry.role,
                 shape=entry.shape,
                 scheme=scheme_label(entry, tensor),
-                bytes=round(shares[name]),
-                bpw=8 * shares[name] / numel,
+                bytes=round(size),
+                side_bytes=round(shares[name]["rows"] + shares[name]["cols"]),
+                bpw=bpw,
                 entropy=None if codes is None else entropy(codes),
-                zeros=None if codes is None else float(np.mean(codes == 0)),
-                rel_err=rel_err,
-                sqnr_db=-20 * log10(rel_err) if rel_err else None,
-                predicted_kl=kl,
+                zeros=None if codes is None or not codes.size else float(np.mean(codes == 0)),
+                rel_err=losses.rel_err,
+                sqnr_db=-20 * log10(losses.rel_err) if losses.rel_err else None,
+                predicted_kl=losses.predicted_kl,
+                bits_over_rd=None if losses.rate is None else bpw - losses.rate,
             )
         )
     return rows
+
+
+def _losses(tensor: PackedTensor, w: np.ndarray, sensitivity: Sensitivity | None) -> _Losses:
+    error = tensor.dequantize().reshape(w.shape) - w
+    rel_err = _relative(error, w)
+    if sensitivity is None:
+        return _Losses(rel_err)
+    shape = as_matrix(w.shape)
+    error = error.reshape(shape)
+    kl, rate = sensitivity.kl(error), None
+    if sensitivity.measured and sensitivity.hessian is not None:
+        diagonal = replace(sensitivity, row_cov=None)
+        distortion = 2 * diagonal.kl(error)
+        rate = gaussian_rate(w.reshape(shape), diagonal, distortion) if distortion > 0 else None
+    return _Losses(rel_err, kl, rate)
 
 
 def scheme_label(entry: Entry, tensor: PackedTensor) -> str:
@@ -95,8 +125,8 @@ def _relative(error: np.ndarray, w: np.ndarray) -> float:
     return float(np.linalg.norm(error.astype(np.float64))) / norm if norm else 0.0
 
 
-def _byte_shares(artifact: Artifact) -> dict[str, float]:
-    """Bytes per tensor: every stream split in proportion to what each tensor has in it."""
+def _byte_shares(artifact: Artifact) -> dict[str, dict[str, float]]:
+    """Bytes per tensor and stream: every stream split in proportion to what each tensor has in it."""
     streams = artifact.container.streams
     weight: dict[str, dict[str, float]] = {"codes": {}, "rows": {}, "cols": {}, "raw": {}}
     for name, (_, t) in artifact.tensors.items():
@@ -106,10 +136,10 @@ def _byte_shares(artifact: Artifact) -> dict[str, float]:
             weight["cols"][name] = 0 if t.steps.col is None else len(t.steps.col)
         else:
             weight["raw"][name] = t.values.nbytes
-    shares = dict.fromkeys(artifact.tensors, 0.0)
+    shares = {name: dict.fromkeys(weight, 0.0) for name in artifact.tensors}
     for stream, parts in weight.items():
         total = sum(parts.values())
         for name, part in parts.items():
             if total:
-                shares[name] += len(streams.get(stream, b"")) * part / total
+                shares[name][stream] = len(streams.get(stream, b"")) * part / total
     return shares

@@ -126,14 +126,15 @@ def show_build(report: BuildReport) -> None:
     out.print(table)
     out.print("rel_err and SQNR: the worst tensor of the role.")
     code = f" + code {report.code_bytes:,}" if report.code_bytes else ""
-    room = ""
+    size = f"artifact {report.artifact_bytes:,}{code}"
     if report.budget_bytes is not None and report.headroom_bytes is not None:
         share = report.headroom_bytes / report.budget_bytes
-        room = f" of {report.budget_bytes:,}, headroom {report.headroom_bytes:,} ({share:.3%})"
-    out.print(
-        f"artifact {report.artifact_bytes:,}{code}{room} bytes, "
-        f"{report.bits_per_weight:.3f} bits per weight"
-    )
+        size += (
+            f" of {report.budget_bytes:,} bytes, headroom {report.headroom_bytes:,} ({share:.3%})"
+        )
+    else:
+        size += " bytes"
+    out.print(f"{size}, {report.bits_per_weight:.3f} bits per weight")
     if report.measured_kl is not None:
         predicted = _number(report.predicted_kl, ".5f")
         out.print(

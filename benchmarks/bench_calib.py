@@ -1,0 +1,63 @@
+"""How many calibration tokens it takes: KL on other text at one budget, for growing token counts.
+
+    python benchmarks/bench_calib.py CKPT --calib SHARD --tokens VAL_SHARD [--budget 3bpw]
+
+Prints one row per count: predicted and measured KL on held-out calibration tokens, and KL on the
+validation tokens. The default of `golfpack build` (32,768) was chosen where the last column stops
+falling.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from golfpack.api.build import build
+from golfpack.api.prepare import BuildOptions
+from golfpack.data.shards import read_tokens
+from golfpack.eval.divergence import mean_kl
+from golfpack.models.checkpoint import build_model, load_checkpoint
+from golfpack.packer.loader import load
+
+WINDOW = 512
+
+
+def main() -> None:
+    """Build once per token count and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--calib", required=True)
+    parser.add_argument("--tokens", required=True)
+    parser.add_argument("--budget", default="3bpw")
+    parser.add_argument("--counts", type=int, nargs="+", default=[4096, 8192, 16384, 32768, 65536])
+    parser.add_argument("--kl-tokens", type=int, default=8192)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    checkpoint = load_checkpoint(args.checkpoint)
+    reference = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    stream = read_tokens(args.tokens, args.kl_tokens).astype(np.int64)
+    sequences = stream[: len(stream) // WINDOW * WINDOW].reshape(-1, WINDOW)
+    print("| calibration tokens | bytes | predicted KL | measured KL | validation KL | seconds |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for count in args.counts:
+            output = Path(folder) / f"{count}.golf"
+            report = build(
+                BuildOptions(
+                    args.checkpoint, args.budget, output, calib=args.calib, calib_tokens=count,
+                    threads=args.threads, cache=False,
+                )
+            )  # fmt: skip
+            artifact = load(output)
+            model = build_model(artifact.family, artifact.config, artifact.weights())
+            kl = mean_kl(reference, model, sequences, args.threads)
+            print(
+                f"| {count:,} | {report.artifact_bytes:,} | {report.predicted_kl:.5f} "
+                f"| {report.measured_kl:.5f} | {kl:.5f} | {report.seconds['calibrate']:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,13 @@
 """Bytes and speed of golfpack's code coder beside general compressors, on real quantisation codes.
 
-    python benchmarks/bench_coder.py CODES.npz ...
+    python benchmarks/bench_coder.py X.golf CODES.npz ...
 
-An .npz holds, per matrix NAME, `NAME/codes` (rows, cols) integers and, where the steps are known,
-`NAME/row_log` and `NAME/col_log` as `CodeMatrix` has them. Every coder gets all matrices of a file at
-once; byte coders get int8, in row-major and column-major order. There -128 stands for a code outside
--127..127, which follows its matrix in 4 bytes; a matrix with over 1 in 64 of those goes as four byte
-planes. Speeds are codes per second on one core, best of three for golfpack, one run for the others.
+A .golf gives its own codes and steps. An .npz holds, per matrix NAME, `NAME/codes` (rows, cols)
+integers and, where the steps are known, `NAME/row_log` and `NAME/col_log` as `CodeMatrix` has them.
+Every coder gets all matrices of a file at once; byte coders get int8, in row-major and column-major
+order. There -128 stands for a code outside -127..127, which follows its matrix in 4 bytes; a matrix with
+over 1 in 64 of those goes as four byte planes. Speeds are codes per second on one core, best of three
+for golfpack, one run for the others.
 """
 
 import argparse
@@ -29,6 +30,9 @@ from numpy.typing import NDArray
 
 from golfpack.packer.coding.codes import decode_codes, encode_codes
 from golfpack.packer.coding.scale import CodeMatrix
+from golfpack.packer.ir import QTensor
+from golfpack.packer.loader import load
+from golfpack.packer.steps import LogSteps
 
 T = TypeVar("T")
 Order = Literal["C", "F"]
@@ -72,7 +76,20 @@ def load_npz(path: Path) -> CodeSet:
     return CodeSet(codes, matrices)
 
 
-LOADERS: Mapping[str, Callable[[Path], CodeSet]] = {".npz": load_npz}
+def load_golf(path: Path) -> CodeSet:
+    """An artifact's quantised tensors. Float16 steps tell the coder nothing: their logs are zero."""
+    tensors = [t for _, t in load(path).tensors.values() if isinstance(t, QTensor)]
+    matrices = []
+    for t in tensors:
+        row_log, col_log = (np.zeros(n, np.int32) for n in t.codes.shape)
+        if isinstance(t.steps, LogSteps):
+            row_log = t.steps.row_log
+            col_log = col_log if t.steps.col_log is None else t.steps.col_log
+        matrices.append(CodeMatrix(t.codes.shape, row_log, col_log))
+    return CodeSet([t.codes for t in tensors], matrices)
+
+
+LOADERS: Mapping[str, Callable[[Path], CodeSet]] = {".npz": load_npz, ".golf": load_golf}
 
 
 def golfpack_row(codes: CodeSet) -> Row:

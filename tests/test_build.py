@@ -194,7 +194,7 @@ def test_inspect_agrees_with_the_build(options, tiny_path):
     assert (seen.bytes, seen.sha256) == (report.artifact_bytes, report.artifact_sha256)
     assert sum(seen.streams.values()) == seen.bytes
     for a, b in zip(seen.tensors, report.tensors, strict=True):
-        assert replace(a, predicted_kl=None) == replace(b, predicted_kl=None)
+        assert a == replace(b, predicted_kl=None, bits_over_rd=None)  # these need calibration
     plain = inspect(tiny_path)
     assert plain.parameters == seen.parameters == report.parameters
     assert plain.assumed == {**report.assumed}

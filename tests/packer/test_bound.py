@@ -20,7 +20,9 @@ def test_white_weights_have_the_closed_form():
     w = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
     for mse in (0.5, 0.01, 1e-5):
         expected = np.mean(0.5 * np.log2(np.square(w).mean(1) / mse))
-        assert gaussian_rate(w, identity(64, 256), mse * w.size) == pytest.approx(expected, rel=0.02)
+        assert gaussian_rate(w, identity(64, 256), mse * w.size) == pytest.approx(
+            expected, rel=0.02
+        )
     assert gaussian_rate(w, identity(64, 256), 2.0 * w.size) == 0.0
 
 

@@ -1,0 +1,237 @@
+"""Recipe `rd` against a hand-tuned grid of the record's pipeline, on one checkpoint in one run.
+
+    python benchmarks/bench_rd.py CKPT --calib SHARD --tokens VAL_SHARD [--kl-tokens 12288]
+        [--calib-tokens 32768] [--threads 2] [--out DIR]
+
+The grid is GPTQ + SDClip + brotli-11 (record of 2026-04-05) over every pair of a k for the int6
+matrices and a k for the int8 embedding, which is quantised with its Hessian as a head alone, as the
+record does, or with that of both its roles. It is made of golfpack's own passes and calibration: damp
+0.01, activation order, vectors in float16, brotli in the better of both orders. `rd` is built with the
+recipe as it ships, for several budgets. Bytes are whole artifacts. KL(float || quantised), nats per
+token, is measured on VAL_SHARD, which no build sees.
+
+brotli-11 takes seconds per megabyte, so the grid's sizes are first estimated by entropy (order 0 per
+matrix), and only points that may lie on the front of bytes and KL are coded, of both Hessians the
+better; others are marked ~.
+Writes bench_rd.md, .json and .png (with matplotlib) to DIR, beside the artifacts of `rd`.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from rd_fronts import Point, front, save
+from torch import nn
+
+from golfpack.api.build import build
+from golfpack.api.models import open_model
+from golfpack.api.prepare import CALIB_LENGTH, BuildOptions, load_inputs, prepare
+from golfpack.data.shards import read_tokens
+from golfpack.eval.divergence import mean_kl
+from golfpack.models.checkpoint import build_model
+from golfpack.packer.encode import Encode
+from golfpack.packer.ir import CalibStats, PackedTensor, QTensor, Raw
+from golfpack.packer.passes import Policy, Round, Sense, Steps
+from golfpack.packer.rate import entropy
+from golfpack.packer.state import Budget, PackState, run_passes, silent
+
+MATRIX_KS = (6.0, 8.0, 10.0, 12.85, 16.0, 20.0)
+EMBED_KS = (3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
+EMBED_ROLES = ("embed", "head")
+RD_BUDGETS = ("2bpw", "2.4bpw", "2.8bpw", "3.2bpw", "3.7bpw", "4.2bpw", "4.8bpw")
+# How far brotli's size may move against the entropy estimate from one grid point to another.
+MARGIN = 0.02
+HessianOf = Literal["two-role", "head"]
+Tensors = Mapping[str, PackedTensor]
+
+
+class Remembered(nn.Module):
+    """A model's logits on known sequences, worked out once: the grid compares with them every time."""
+
+    def __init__(self, model: nn.Module, sequences: np.ndarray) -> None:
+        super().__init__()
+        with torch.inference_mode():
+            self.logits = {row.tobytes(): model(torch.from_numpy(row)[None]) for row in sequences}
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits (1, T, V) of one of the sequences, (1, T)."""
+        return self.logits[tokens[0].numpy().tobytes()]
+
+
+class Bench:
+    """One checkpoint, calibrated once, and the validation tokens to measure it on."""
+
+    def __init__(self, options: BuildOptions, tokens: str, kl_tokens: int) -> None:
+        self.options = options
+        self.checkpoint, recipe = load_inputs(options)
+        prepared = prepare(self.checkpoint, recipe, options, silent)
+        self.state = prepared.state(Budget(1), options.threads, silent)
+        stream = read_tokens(tokens, kl_tokens).astype(np.int64)
+        self.sequences = stream[: len(stream) // CALIB_LENGTH * CALIB_LENGTH]
+        self.sequences = self.sequences.reshape(-1, CALIB_LENGTH)
+        self.reference = Remembered(self._model(self.checkpoint.weights), self.sequences)
+
+    @property
+    def numel(self) -> int:
+        """Parameters of the checkpoint."""
+        return self.checkpoint.spec.numel
+
+    def _model(self, weights: Mapping[str, np.ndarray]) -> nn.Module:
+        return build_model(self.checkpoint.family, self.checkpoint.config, weights)
+
+    def kl(self, weights: Mapping[str, np.ndarray]) -> float:
+        """KL(float || weights) on the validation tokens, nats per token."""
+        return mean_kl(self.reference, self._model(weights), self.sequences, self.options.threads)
+
+    def kl_of_tensors(self, tensors: Tensors) -> float:
+        """The same of tensors that are not yet an artifact."""
+        shapes = {t.name: t.shape for t in self.checkpoint.spec.tensors}
+        return self.kl({n: t.dequantize().reshape(shapes[n]) for n, t in tensors.items()})
+
+
+def head_only(stats: CalibStats) -> CalibStats:
+    """Statistics in which a tied embedding is a head alone."""
+    uses = {}
+    for name, found in stats.uses.items():
+        linear = tuple(u for u in found if u.kind == "linear")
+        uses[name] = linear or found
+    return replace(stats, uses=uses)
+
+
+def sdclip_grid(bench: Bench) -> list[tuple[str, Tensors]]:
+    """Every pair of a matrix k and an embedding k, as (setting, tensors): the record's quantiser."""
+    assert bench.state.stats is not None
+    matrices, embeddings = {}, {}
+    names = {t.name for t in bench.checkpoint.spec.tensors if t.role in EMBED_ROLES}
+    hessians: dict[HessianOf, CalibStats] = {
+        "two-role": bench.state.stats, "head": head_only(bench.state.stats),
+    }  # fmt: skip
+    for which, stats in hessians.items():
+        ready = _sensed(replace(bench.state, stats=stats))
+        for k in EMBED_KS:
+            done = _rounded(ready, 12.85, k)
+            embeddings[k, which] = {n: t for n, t in done.items() if n in names}
+        if which == "two-role":
+            for k in MATRIX_KS:
+                matrices[k] = _rounded(ready, k, 20.0)
+    return [
+        (f"k={k:g}, embedding k={ek:g} {which}", {**rest, **embedding})
+        for k, rest in matrices.items()
+        for (ek, which), embedding in embeddings.items()
+    ]
+
+
+def _policy(matrix_k: float, embed_k: float) -> Policy:
+    return Policy((
+        {"roles": ["vector"], "scheme": "keep", "dtype": "f16"},
+        {"roles": list(EMBED_ROLES), "scheme": "int", "bits": 8, "clip": "sd", "clip_k": embed_k},
+        {"scheme": "int", "bits": 6, "clip": "sd", "clip_k": matrix_k},
+    ))  # fmt: skip
+
+
+def _sensed(state: PackState) -> PackState:
+    return run_passes([_policy(12.85, 20.0), Sense(damp=0.01, activation_order=True)], state)
+
+
+def _rounded(ready: PackState, matrix_k: float, embed_k: float) -> Tensors:
+    return run_passes([_policy(matrix_k, embed_k), Steps(), Round()], ready).tensors
+
+
+def estimated_size(tensors: Tensors) -> int:
+    """Bytes by order-0 entropy per matrix, float16 row steps and kept floats."""
+    total = 0.0
+    for t in tensors.values():
+        if isinstance(t, Raw):
+            total += t.values.nbytes
+        else:
+            assert isinstance(t, QTensor)
+            total += entropy(t.codes) * t.codes.size / 8 + 2 * len(t.codes)
+    return round(total)
+
+
+def coded_size(bench: Bench, tensors: Tensors) -> int:
+    """Bytes of the whole artifact under brotli-11, in the better of both orders."""
+    state = replace(bench.state, tensors=tensors)
+    blobs = [Encode("brotli", order=order).run(state).blob for order in ("row", "col")]
+    return min(len(blob) for blob in blobs if blob is not None)
+
+
+def sdclip_points(bench: Bench) -> list[Point]:
+    """The grid; points that may be on its front have exact sizes."""
+    grid = dict(sdclip_grid(bench))
+    points = {}
+    for i, (setting, tensors) in enumerate(grid.items(), 1):
+        _progress(f"KL of grid point {i} of {len(grid)}")
+        kl = bench.kl_of_tensors(tensors)
+        points[setting] = Point("sdclip", setting, estimated_size(tensors), False, kl)
+    promising = [p.setting for p in front(_better_hessians(points.values()), MARGIN)]
+    _progress(f"brotli-11 of {len(promising)} grid points")
+    with ThreadPoolExecutor(bench.options.threads) as pool:  # brotli lets go of the GIL
+        sizes = pool.map(lambda s: coded_size(bench, grid[s]), promising)
+        for setting, size in zip(promising, sizes, strict=True):
+            points[setting] = replace(points[setting], size=size, exact=True)
+    return sorted(points.values(), key=lambda p: p.size)
+
+
+def _better_hessians(points: Iterable[Point]) -> list[Point]:
+    """Of points that differ in the embedding's Hessian alone, and so hardly in size, the better."""
+    best: dict[str, Point] = {}
+    for p in points:
+        ks = p.setting.rpartition(" ")[0]
+        if ks not in best or p.kl < best[ks].kl:
+            best[ks] = p
+    return list(best.values())
+
+
+def rd_points(bench: Bench, folder: Path) -> list[Point]:
+    """Real builds with the recipe as it ships, one per budget, opened again from their files."""
+    points = []
+    for budget in RD_BUDGETS:
+        _progress(f"rd at {budget}")
+        report = build(replace(bench.options, budget=budget, output=folder / f"{budget}.golf"))
+        kl = bench.kl(open_model(folder / f"{budget}.golf").weights)
+        points.append(Point("rd", budget, report.artifact_bytes, True, kl))
+    return points
+
+
+def _progress(note: str) -> None:
+    print(f"\r\x1b[K{note}", end="", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run both recipes, print the tables and write them to --out."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT")
+    parser.add_argument("--calib", required=True, help="token shard to calibrate on")
+    parser.add_argument("--calib-tokens", type=int, default=32768)
+    parser.add_argument("--tokens", required=True, metavar="VAL_SHARD", help="to measure KL on")
+    parser.add_argument("--kl-tokens", type=int, default=12288)
+    parser.add_argument("--out", type=Path, default=Path("bench_rd"), metavar="DIR")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    options = BuildOptions(
+        args.checkpoint, calib=args.calib, calib_tokens=args.calib_tokens, threads=args.threads
+    )
+    bench = Bench(options, args.tokens, args.kl_tokens)
+    points = [*sdclip_points(bench), *rd_points(bench, args.out)]
+    _progress("")
+    title = (
+        f"{args.checkpoint}: {bench.numel:,} parameters, calibration on {args.calib_tokens:,} tokens, "
+        f"KL on {bench.sequences.size:,} validation tokens, {time.perf_counter() - began:.0f} s"
+    )
+    print(save(points, bench.numel, title, args.out))
+
+
+if __name__ == "__main__":
+    main()

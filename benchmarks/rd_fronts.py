@@ -1,0 +1,148 @@
+"""Bytes and KL of two recipes as two fronts: reading them off against each other, tables and a plot."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+# Where both fronts are read off: nats per token, and bits per parameter.
+KL_LEVELS = (0.005, 0.01, 0.02, 0.03)
+BPW_LEVELS = (3.0, 3.25, 3.5, 3.75, 4.0)
+# Where the record's pipeline is at its best on the reference checkpoints.
+BEST_NEAR = 0.009
+
+
+@dataclass(frozen=True)
+class Point:
+    """One artifact. `exact`: `size` is that of its bytes, not an estimate."""
+
+    recipe: str
+    setting: str
+    size: int
+    exact: bool
+    kl: float
+
+
+def front(points: Iterable[Point], margin: float = 0.0) -> list[Point]:
+    """Points that no other beats in both size (by more than `margin`) and KL, by size."""
+    points = sorted(points, key=lambda p: p.size)
+    return [
+        p
+        for p in points
+        if not any(q.kl <= p.kl and q.size < p.size * (1 - margin) for q in points if q is not p)
+    ]
+
+
+def size_at(points: list[Point], kl: float) -> float | None:
+    """Bytes at a KL, between neighbours of a front, both in logs; None outside of it."""
+    return _between([(p.kl, p.size) for p in points], kl)
+
+
+def kl_at(points: list[Point], size: float) -> float | None:
+    """KL at a size, likewise."""
+    return _between([(p.size, p.kl) for p in points], size)
+
+
+def _between(pairs: list[tuple[float, float]], x: float) -> float | None:
+    xs, ys = np.array(sorted(pairs)).T
+    if not xs[0] <= x <= xs[-1]:
+        return None
+    return float(np.exp(np.interp(np.log(x), np.log(xs), np.log(ys))))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Both recipes at one level: `at` is a KL or a size, `ratio` is rd over sdclip of the other."""
+
+    at: float
+    sdclip: float
+    rd: float
+
+    @property
+    def ratio(self) -> float:
+        """Rd over sdclip."""
+        return self.rd / self.sdclip
+
+
+def ratios(sdclip: list[Point], rd: list[Point], numel: int) -> tuple[list[Ratio], list[Ratio]]:
+    """(bytes at equal KL, KL at equal bytes), wherever both fronts reach.
+
+    One row of each is a point of the grid itself, the one nearest to BEST_NEAR.
+    """
+    best = min(sdclip, key=lambda p: abs(np.log(p.kl / BEST_NEAR)))
+    kls = sorted((best.kl, *KL_LEVELS))
+    sizes = sorted((best.size, *(round(b * numel / 8) for b in BPW_LEVELS)))
+    at_kl = [_ratio(kl, size_at(sdclip, kl), size_at(rd, kl)) for kl in kls]
+    at_size = [_ratio(size, kl_at(sdclip, size), kl_at(rd, size)) for size in sizes]
+    return [r for r in at_kl if r], [r for r in at_size if r]
+
+
+def _ratio(at: float, sdclip: float | None, rd: float | None) -> Ratio | None:
+    return None if sdclip is None or rd is None else Ratio(at, sdclip, rd)
+
+
+# --- output ----------------------------------------------------------------------------------------
+
+
+def save(points: list[Point], numel: int, title: str, folder: Path) -> str:
+    """Write bench_rd.md, .json and .png to `folder`; returns the markdown."""
+    sdclip = front(p for p in points if p.recipe == "sdclip" and p.exact)
+    rd = [p for p in points if p.recipe == "rd"]
+    at_kl, at_size = ratios(sdclip, rd, numel)
+    text = "\n\n".join([title, _points_table(points, sdclip, numel), _ratio_tables(at_kl, at_size)])
+    data = {
+        "title": title,
+        "parameters": numel,
+        "points": [asdict(p) for p in points],
+        "sdclip_front": [p.setting for p in sdclip],
+        "bytes_at_equal_kl": [asdict(r) | {"ratio": r.ratio} for r in at_kl],
+        "kl_at_equal_bytes": [asdict(r) | {"ratio": r.ratio} for r in at_size],
+    }
+    (folder / "bench_rd.json").write_text(json.dumps(data, indent=1) + "\n")
+    if find_spec("matplotlib") is None:
+        text += "\n\nNo plot: matplotlib is not installed."
+    else:
+        _plot(points, sdclip, rd, folder / "bench_rd.png")
+    (folder / "bench_rd.md").write_text(text + "\n")
+    return text
+
+
+def _points_table(points: list[Point], sdclip: list[Point], numel: int) -> str:
+    lines = ["| recipe | bytes | bits/weight | KL | |", "|---|---:|---:|---:|---|"]
+    for p in points:
+        size = f"{'' if p.exact else '~'}{p.size:,}"
+        mark = "front" if p in sdclip else ""
+        lines.append(
+            f"| {p.recipe} {p.setting} | {size} | {8 * p.size / numel:.3f} | {p.kl:.5f} | {mark} |"
+        )
+    note = (
+        "~: by entropy, not coded: others are smaller and better, or the other Hessian is better."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _ratio_tables(at_kl: list[Ratio], at_size: list[Ratio]) -> str:
+    lines = ["| at KL | sdclip bytes | rd bytes | rd / sdclip |", "|---:|---:|---:|---:|"]
+    lines += [f"| {r.at:.5f} | {r.sdclip:,.0f} | {r.rd:,.0f} | {r.ratio:.3f} |" for r in at_kl]
+    lines += ["", "| at bytes | sdclip KL | rd KL | rd / sdclip |", "|---:|---:|---:|---:|"]
+    lines += [f"| {r.at:,.0f} | {r.sdclip:.5f} | {r.rd:.5f} | {r.ratio:.3f} |" for r in at_size]
+    return "\n".join(lines)
+
+
+def _plot(points: list[Point], sdclip: list[Point], rd: list[Point], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    rest = [p for p in points if p.recipe == "sdclip" and p not in sdclip]
+    axes.plot([p.size for p in rest], [p.kl for p in rest], ".", color="0.7", label="SDClip grid")
+    axes.plot(
+        [p.size for p in sdclip], [p.kl for p in sdclip], "o-", label="SDClip front, brotli-11"
+    )
+    axes.plot([p.size for p in rd], [p.kl for p in rd], "s-", label="rd")
+    axes.set(xlabel="artifact, bytes", ylabel="KL, nats per token", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=150)

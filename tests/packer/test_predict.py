@@ -1,0 +1,99 @@
+"""Predictions: the quadratic model is a sum over tensors, and one probe corrects it."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from golfpack.errors import UsageError
+from golfpack.eval.divergence import mean_kl
+from golfpack.models.checkpoint import build_model
+from golfpack.packer.ir import Raw
+from golfpack.packer.passes import Policy
+from golfpack.packer.predict import PROBE_BPW, Predictor, quadratic_kl, split_at_fit
+from golfpack.packer.recipe import load_recipe
+from golfpack.packer.state import Budget, run_passes
+
+# 2.7 to 7.1 bits per weight: below, so small a model is beyond the quadratic model's reach.
+BUDGETS = (15_000, 18_000, 22_000, 26_000, 40_000)
+
+
+@pytest.fixture
+def ready(make_state):
+    """(state as `fit` gets it, fit) under recipe rd."""
+    before, fit = split_at_fit(load_recipe("rd").passes)
+    return run_passes(before, make_state()), fit
+
+
+@pytest.fixture
+def measure(tiny, tiny_tokens):
+    """KL(float || tensors) of the tiny model, for real."""
+    shapes = {t.name: t.shape for t in tiny.spec.tensors}
+    reference = build_model(tiny.family, tiny.config, tiny.weights)
+
+    def kl(tensors):
+        weights = {n: t.dequantize().reshape(shapes[n]) for n, t in tensors.items()}
+        other = build_model(tiny.family, tiny.config, weights)
+        return mean_kl(reference, other, tiny_tokens.sequences, 1)
+
+    return kl
+
+
+def test_the_quadratic_kl_is_the_sum_of_its_tensors(ready):
+    state, fit = ready
+    done = run_passes(fit.body, replace(state, dial=0.05))
+    exact = {n: Raw(w, "f32") for n, w in state.weights.items()}
+    assert quadratic_kl(replace(done, tensors=exact)) == 0
+    parts = {
+        n: quadratic_kl(replace(done, tensors={**exact, n: t})) for n, t in done.tensors.items()
+    }
+    assert all(part > 0 for part in parts.values())
+    assert quadratic_kl(done) == pytest.approx(sum(parts.values()), rel=1e-9)
+
+
+def test_the_probe_corrects_kl_and_size(ready):
+    state, fit = ready
+    plain = Predictor(state, fit)
+    assert plain.kl_ratio == 1
+    fake = replace(state, measure=lambda t: 3.5 * quadratic_kl(replace(state, tensors=t)))
+    corrected = Predictor(fake, fit)
+    assert corrected.kl_ratio == pytest.approx(3.5)
+    for budget in BUDGETS:
+        one, two = plain.predict(budget), corrected.predict(budget)
+        assert two.kl == pytest.approx(3.5 * one.kl)
+        assert replace(two, kl=one.kl) == one
+
+
+def test_at_the_probe_the_prediction_is_the_measurement(ready, measure):
+    state, fit = ready
+    state = replace(state, measure=measure)
+    p = Predictor(state, fit)
+    x = p.rate.solve(PROBE_BPW * p.rate.weights)
+    probe = run_passes(fit.body, replace(state, dial=2.0**x))
+    assert probe.blob is not None
+    found = p.predict(len(probe.blob))
+    assert found.artifact_bytes == pytest.approx(len(probe.blob), rel=0.002)
+    assert found.kl == pytest.approx(measure(probe.tensors), rel=0.02)
+
+
+def test_predictions_follow_the_budget_and_what_is_then_built(ready, measure):
+    state, fit = ready
+    state = replace(state, measure=measure)
+    predictor = Predictor(state, fit)
+    found = [predictor.predict(b) for b in BUDGETS]
+    assert [p.budget_bytes for p in found] == list(BUDGETS)
+    for small, large in pairwise(found):
+        assert small.kl > large.kl > 0
+        assert small.dial > large.dial
+        assert small.artifact_bytes < large.artifact_bytes
+    for p in found:
+        assert p.artifact_bytes == pytest.approx(p.budget_bytes, rel=0.002)
+        assert p.bits_per_weight == 8 * p.artifact_bytes / state.spec.numel
+        done = run_passes([fit], replace(state, budget=Budget(p.budget_bytes)))
+        assert 1 / 1.5 < p.kl / measure(done.tensors) < 1.5
+        assert p.dial == pytest.approx(done.dial, rel=0.25)
+
+
+def test_a_recipe_without_fit_has_nothing_to_predict():
+    with pytest.raises(UsageError, match="no fit pass"):
+        split_at_fit([Policy(({"scheme": "rd"},))])

@@ -1,4 +1,7 @@
-"""Bytes and KL of two recipes as two fronts: reading them off against each other, tables and a plot."""
+"""Bytes and KL of two recipes, read off against each other; tables and a plot.
+
+A grid is as coarse as its steps, so its hull is what counts: it lies on or below every grid point.
+"""
 
 import json
 from collections.abc import Iterable
@@ -8,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-# Where both fronts are read off: nats per token, and bits per parameter.
-KL_LEVELS = (0.005, 0.01, 0.02, 0.03)
+# Where both recipes are read off: nats per token, and bits per parameter.
+KL_LEVELS = (0.005, 0.007, 0.009, 0.012, 0.02)
 BPW_LEVELS = (3.0, 3.25, 3.5, 3.75, 4.0)
-# Where the record's pipeline is at its best on the reference checkpoints.
-BEST_NEAR = 0.009
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,24 @@ def front(points: Iterable[Point], margin: float = 0.0) -> list[Point]:
     ]
 
 
+def hull(points: Iterable[Point]) -> list[Point]:
+    """The lower convex hull of size and KL, both in logs: what settings in between could reach."""
+    out: list[Point] = []
+    for p in front(points):
+        while len(out) > 1 and _turn(out[-2], out[-1], p) <= 0:
+            out.pop()
+        out.append(p)
+    return out
+
+
+def _turn(a: Point, b: Point, c: Point) -> float:
+    """Positive where the way from a over b to c turns left, in logs."""
+    (ax, ay), (bx, by), (cx, cy) = (np.log([p.size, p.kl]) for p in (a, b, c))
+    return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+
+
 def size_at(points: list[Point], kl: float) -> float | None:
-    """Bytes at a KL, between neighbours of a front, both in logs; None outside of it."""
+    """Bytes at a KL, between neighbours of a hull, both in logs; None outside of it."""
     return _between([(p.kl, p.size) for p in points], kl)
 
 
@@ -68,14 +85,9 @@ class Ratio:
 
 
 def ratios(sdclip: list[Point], rd: list[Point], numel: int) -> tuple[list[Ratio], list[Ratio]]:
-    """(bytes at equal KL, KL at equal bytes), wherever both fronts reach.
-
-    One row of each is a point of the grid itself, the one nearest to BEST_NEAR.
-    """
-    best = min(sdclip, key=lambda p: abs(np.log(p.kl / BEST_NEAR)))
-    kls = sorted((best.kl, *KL_LEVELS))
-    sizes = sorted((best.size, *(round(b * numel / 8) for b in BPW_LEVELS)))
-    at_kl = [_ratio(kl, size_at(sdclip, kl), size_at(rd, kl)) for kl in kls]
+    """(bytes at equal KL, KL at equal bytes), wherever both hulls reach."""
+    sizes = [round(b * numel / 8) for b in BPW_LEVELS]
+    at_kl = [_ratio(kl, size_at(sdclip, kl), size_at(rd, kl)) for kl in KL_LEVELS]
     at_size = [_ratio(size, kl_at(sdclip, size), kl_at(rd, size)) for size in sizes]
     return [r for r in at_kl if r], [r for r in at_size if r]
 
@@ -89,7 +101,7 @@ def _ratio(at: float, sdclip: float | None, rd: float | None) -> Ratio | None:
 
 def save(points: list[Point], numel: int, title: str, folder: Path) -> str:
     """Write bench_rd.md, .json and .png to `folder`; returns the markdown."""
-    sdclip = front(p for p in points if p.recipe == "sdclip" and p.exact)
+    sdclip = hull(p for p in points if p.recipe == "sdclip" and p.exact)
     rd = [p for p in points if p.recipe == "rd"]
     at_kl, at_size = ratios(sdclip, rd, numel)
     text = "\n\n".join([title, _points_table(points, sdclip, numel), _ratio_tables(at_kl, at_size)])
@@ -97,7 +109,7 @@ def save(points: list[Point], numel: int, title: str, folder: Path) -> str:
         "title": title,
         "parameters": numel,
         "points": [asdict(p) for p in points],
-        "sdclip_front": [p.setting for p in sdclip],
+        "sdclip_hull": [p.setting for p in sdclip],
         "bytes_at_equal_kl": [asdict(r) | {"ratio": r.ratio} for r in at_kl],
         "kl_at_equal_bytes": [asdict(r) | {"ratio": r.ratio} for r in at_size],
     }
@@ -114,12 +126,13 @@ def _points_table(points: list[Point], sdclip: list[Point], numel: int) -> str:
     lines = ["| recipe | bytes | bits/weight | KL | |", "|---|---:|---:|---:|---|"]
     for p in points:
         size = f"{'' if p.exact else '~'}{p.size:,}"
-        mark = "front" if p in sdclip else ""
+        mark = "hull" if p in sdclip else ""
         lines.append(
             f"| {p.recipe} {p.setting} | {size} | {8 * p.size / numel:.3f} | {p.kl:.5f} | {mark} |"
         )
     note = (
-        "~: by entropy, not coded: others are smaller and better, or the other Hessian is better."
+        "~: by entropy, not coded: others are smaller and better, or the other Hessian is better. "
+        "hull: the lower convex hull in logs, which the ratios below are read off."
     )
     return "\n".join([*lines, "", note])
 
@@ -140,7 +153,7 @@ def _plot(points: list[Point], sdclip: list[Point], rd: list[Point], path: Path)
     rest = [p for p in points if p.recipe == "sdclip" and p not in sdclip]
     axes.plot([p.size for p in rest], [p.kl for p in rest], ".", color="0.7", label="SDClip grid")
     axes.plot(
-        [p.size for p in sdclip], [p.kl for p in sdclip], "o-", label="SDClip front, brotli-11"
+        [p.size for p in sdclip], [p.kl for p in sdclip], "o-", label="SDClip hull, brotli-11"
     )
     axes.plot([p.size for p in rd], [p.kl for p in rd], "s-", label="rd")
     axes.set(xlabel="artifact, bytes", ylabel="KL, nats per token", yscale="log")

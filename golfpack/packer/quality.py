@@ -24,7 +24,9 @@ def fit_quality(state: PackState, body: tuple[Pass, ...], max_rounds: int) -> Pa
     assert state.target_kl is not None
     assert state.measure is not None
     rate = RateModel(state)
-    x, good, bad = rate.solve(START_BPW * rate.weights), None, None
+    x = rate.solve(START_BPW * rate.weights)
+    good: tuple[float, float] | None = None
+    bad: tuple[float, float] | None = None
     best: PackState | None = None
     trace: list[FitRound] = []
     for _ in range(max_rounds):
@@ -33,15 +35,17 @@ def fit_quality(state: PackState, body: tuple[Pass, ...], max_rounds: int) -> Pa
         assert done.blob is not None
         trace.append(FitRound(2.0**x, len(done.blob)))
         state.notify("fit", len(trace), max_rounds, f"KL {kl:.3g} at {len(done.blob):,} bytes")
+        # Against the target, in octaves: a little below is the aim.
+        excess = log2(kl / state.target_kl) - log2(1 - TOLERANCE / 2)
         if kl <= state.target_kl:
             if best is None or best.blob is None or len(done.blob) < len(best.blob):
                 best = done
-            good = x if good is None else max(good, x)
+            good = (x, excess) if good is None else max(good, (x, excess))
             if kl >= (1 - TOLERANCE) * state.target_kl:
                 break
         else:
-            bad = x if bad is None else min(bad, x)
-        x = _next(x + 0.5 * log2((1 - TOLERANCE / 2) * state.target_kl / kl), good, bad)
+            bad = (x, excess) if bad is None else min(bad, (x, excess))
+        x = _next(x - 0.5 * excess, good, bad)
     if best is None:
         raise BudgetError(
             f"no artifact of this recipe keeps the KL below {state.target_kl:g} nats per token",
@@ -51,8 +55,9 @@ def fit_quality(state: PackState, body: tuple[Pass, ...], max_rounds: int) -> Pa
     return replace(best, trace=tuple(trace))
 
 
-def _next(guess: float, good: float | None, bad: float | None) -> float:
-    """The guess, or the middle of the bracket when it falls outside."""
-    if good is not None and bad is not None and not good < guess < bad:
-        return (good + bad) / 2
-    return guess
+def _next(guess: float, good: tuple[float, float] | None, bad: tuple[float, float] | None) -> float:
+    """Inside the bracket of (log2 dial, excess) by interpolation; until there is one, the guess."""
+    if good is None or bad is None or good[0] >= bad[0]:
+        return guess
+    (a, below), (b, above) = good, bad
+    return a + (b - a) * min(max(below / (below - above), 0.05), 0.95)

@@ -110,6 +110,7 @@ def test_the_search_comes_close_whatever_the_kl_does(make_state, shape, target):
     assert share * target <= done.tensors["kl"] <= target
     assert len(done.trace) <= fit.max_rounds
     kept = [r for r in done.trace if kl(log2(r.dial)) <= target]
+    assert done.blob is not None
     assert len(done.blob) == min(r.artifact_bytes for r in kept)
 
 
@@ -117,5 +118,6 @@ def test_a_model_that_loses_nothing_ends_the_search(make_state):
     recipe = (Policy(({"scheme": "rd"},)), Sense(), Fit(body=(Pretend(),)))
     state = make_state(budget=NO_BUDGET, measure=lambda t: t["kl"], target_kl=0.1)
     done = run_passes(recipe, state)
+    assert done.blob is not None
     assert len(done.blob) == min(r.artifact_bytes for r in done.trace)
     assert len(done.trace) <= 12

@@ -15,10 +15,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from golfpack.calib import stats
 from golfpack.packer.ir import CalibStats, Use
 
-# Raise when the meaning of a stored quantity changes.
-STATS_VERSION = 1
+# What a stored quantity means is what this code makes of it: any change of it is another key.
+STATS_VERSION = hashlib.sha256(Path(stats.__file__).read_bytes()).hexdigest()
 _ARRAYS = ("hessian", "row_weight", "input_abs", "output_cov")
 
 
@@ -43,31 +44,31 @@ def cached(
             return _load(path)
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             path.unlink(missing_ok=True)  # half a file from a full disk: measure again
-    stats = make()
+    made = make()
     folder.mkdir(parents=True, exist_ok=True)
     # Straight to disk: a large network's statistics should not stand in memory twice.
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        _save(stats, file)
+        _save(made, file)
     os.replace(file.name, path)
-    return stats
+    return made
 
 
-def _save(stats: CalibStats, file: IO[bytes]) -> None:
+def _save(made: CalibStats, file: IO[bytes]) -> None:
     arrays: dict[str, np.ndarray] = {}
     meta: dict[str, Any] = {
-        "tokens": stats.tokens,
-        "source": stats.source,
-        "tokens_sha256": stats.tokens_sha256,
-        "uses": {name: [u.kind for u in uses] for name, uses in stats.uses.items()},
-        "vectors": list(stats.vector_fisher),
+        "tokens": made.tokens,
+        "source": made.source,
+        "tokens_sha256": made.tokens_sha256,
+        "uses": {name: [u.kind for u in uses] for name, uses in made.uses.items()},
+        "vectors": list(made.vector_fisher),
     }
-    for name, uses in stats.uses.items():
+    for name, uses in made.uses.items():
         for i, use in enumerate(uses):
             for key in _ARRAYS:
                 value = getattr(use, key)
                 if value is not None:
                     arrays[f"{name}:{i}:{key}"] = value
-    arrays |= {f"{name}:fisher": v for name, v in stats.vector_fisher.items()}
+    arrays |= {f"{name}:fisher": v for name, v in made.vector_fisher.items()}
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     np.savez(file, allow_pickle=False, **arrays)
 

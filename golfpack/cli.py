@@ -92,6 +92,9 @@ def build(
     code: Code = None,
     data_free: Annotated[bool, typer.Option("--data-free", help="No calibration at all.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write no file.")] = False,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Measure again behind quantised layers; slower.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
     no_cache: NoCache = False,
     settings: Set = None,
@@ -109,7 +112,7 @@ def build(
     options = BuildOptions(
         checkpoint, budget, output, recipe, tuple(settings or ()), calib, calib_tokens, data_free,
         tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run, target_kl,
-        target_bpb, sys.argv[1:],
+        target_bpb, recalibrate, sys.argv[1:],
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         report = run(options, notify)

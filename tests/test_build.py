@@ -171,6 +171,14 @@ def test_what_cannot_be_built_is_refused_before_anything_is_measured(
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
+def test_recalibrating_measures_the_quantised_model(options):
+    plain, again = build(options), build(replace(options, recalibrate=True))
+    assert again.artifact_sha256 != plain.artifact_sha256
+    assert again.artifact_bytes <= again.budget_bytes
+    with pytest.raises(UsageError, match="calibration"):
+        build(replace(options, recalibrate=True, data_free=True))
+
+
 @pytest.mark.parametrize("setting", ["encode.codec=gzip", "encode.order=spiral", "sense.damp=99"])
 def test_a_bad_option_is_refused_before_anything_is_measured(options, monkeypatch, setting):
     monkeypatch.setattr("golfpack.api.prepare.calibrate", lambda *a, **k: pytest.fail("too late"))

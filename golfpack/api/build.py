@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from golfpack.api.models import checkpoint_stem
-from golfpack.api.prepare import BuildOptions, Prepared, code_bytes, load_inputs, prepare
+from golfpack.api.prepare import (
+    BuildOptions,
+    Prepared,
+    code_bytes,
+    load_inputs,
+    prepare,
+    recalibrated,
+)
 from golfpack.data.shards import write_atomically
 from golfpack.errors import StrictError, UsageError
 from golfpack.packer.allocate import Fit
@@ -43,6 +50,11 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
         state = replace(state, target_kl=_target_kl(options, prepared))
         state = ready = run_passes(before, state)
         state = run_passes([fit], state)
+    if options.recalibrate:
+        with clock.measure("recalibrate"):
+            again = replace(ready, stats=recalibrated(prepared, state, options, notify))
+            ready = run_passes(before, again)
+            state = run_passes([fit], ready)
     with clock.measure("verify"):
         artifact = _verified(state)
         loss = _loss(prepared, ready, state, fit)

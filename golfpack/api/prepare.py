@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
+from torch import nn
 
 from golfpack.api.models import split_settings
 from golfpack.calib.cache import cache_folder, cached
@@ -42,6 +43,7 @@ class BuildOptions:
         data_free: no calibration at all.
         code: files that ship beside the artifact and count towards the budget, as they are.
         dry_run: everything but writing the file.
+        recalibrate: measure the statistics again behind the quantised layers, and quantise again.
     """
 
     checkpoint: Path
@@ -61,6 +63,7 @@ class BuildOptions:
     dry_run: bool = False
     target_kl: float | None = None
     target_bpb: float | None = None
+    recalibrate: bool = False
     argv: list[str] = field(default_factory=list)
 
 
@@ -69,12 +72,14 @@ class Prepared:
     """Everything a build needs before the first pass.
 
     Attributes:
+        used, held_out: calibration tokens, and those kept back to measure the loss on.
         bytes_per_token: of the calibration tokens; None without a tokenizer.
     """
 
     checkpoint: Checkpoint
     recipe: Recipe
     stats: CalibStats | None
+    used: CalibTokens | None
     held_out: CalibTokens | None
     bytes_per_token: float | None
 
@@ -92,11 +97,15 @@ class Prepared:
         """KL(float || tensors) on the held-out calibration tokens, nats per token."""
         assert self.held_out is not None
         c = self.checkpoint
+        before = build_model(c.family, c.config, c.weights)
+        return mean_kl(before, self.model_of(tensors), self.held_out.sequences, threads)
+
+    def model_of(self, tensors: Mapping[str, PackedTensor]) -> nn.Module:
+        """The model with these tensors as weights."""
+        c = self.checkpoint
         shapes = {t.name: t.shape for t in c.spec.tensors}
         weights = {n: t.dequantize().reshape(shapes[n]) for n, t in tensors.items()}
-        before = build_model(c.family, c.config, c.weights)
-        after = build_model(c.family, c.config, weights)
-        return mean_kl(before, after, self.held_out.sequences, threads)
+        return build_model(c.family, c.config, weights)
 
     def bpb(self, kl: float | None) -> float | None:
         """The loss in bits per byte that a KL stands for, where a tokenizer tells bytes per token."""
@@ -125,14 +134,31 @@ def prepare(
         UsageError: unusable calibration data or tokenizer.
     """
     if options.data_free:
-        return Prepared(checkpoint, recipe, None, None, None)
+        return Prepared(checkpoint, recipe, None, None, None, None)
     sp = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
     stats, used, held_out = _calibrate(checkpoint, recipe, options, sp, notify)
     bytes_per_token = None
     if sp is not None:
         table = ByteTable.from_tokenizer(sp, checkpoint.config["vocab_size"])
         bytes_per_token = float(np.mean([table.count(row) for row in used.sequences]))
-    return Prepared(checkpoint, recipe, stats, held_out, bytes_per_token)
+    return Prepared(checkpoint, recipe, stats, used, held_out, bytes_per_token)
+
+
+def recalibrated(
+    prepared: Prepared, state: PackState, options: BuildOptions, notify: Notify
+) -> CalibStats:
+    """Statistics of the quantised model of `state` on the same calibration tokens.
+
+    Raises:
+        UsageError: a data-free build has no tokens.
+    """
+    if prepared.used is None:
+        raise UsageError("--recalibrate needs calibration", "drop --data-free")
+    return calibrate(
+        prepared.model_of(state.tensors), state.spec, prepared.used,
+        gradients=prepared.recipe.gradients, seed=options.seed, threads=options.threads,
+        progress=lambda d, t, note: notify("recalibrate", d, t, note),
+    )  # fmt: skip
 
 
 def code_bytes(files: tuple[Path, ...]) -> int:

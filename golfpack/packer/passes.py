@@ -149,10 +149,17 @@ class Round(Pass):
     Attributes:
         feedback: GPTQ's error feedback where there is a Hessian (two-sided where `sense` prepared
             it); otherwise round to nearest.
+        rate_weight: prefer cheaper codes by this much (rate-distortion-optimal rounding; the theory's
+            slope is ln 2 / 12 = 0.058). 0 rounds to nearest; docs/LOG.md says what it gave.
     """
 
     name: ClassVar[str] = "round"
     feedback: bool = True
+    rate_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        holds = 0 <= self.rate_weight <= 1
+        require(holds, f"round.rate_weight is {self.rate_weight}", "choose 0 to 1")
 
     def requires(self, state: PackState) -> None:
         need(state, "plan", self.name, "policy")
@@ -178,7 +185,9 @@ class Round(Pass):
             return Raw(raw_from_float32(w, dtype), dtype)
         w, steps, known = state.matrix(name), state.steps[name], state.sensitivity[name]
         if self.feedback and known.factor is not None:
-            codes = round_feedback(w, steps, known.factor, scheme.limit, known.row_factor)
+            codes = round_feedback(
+                w, steps, known.factor, scheme.limit, known.row_factor, self.rate_weight
+            )
             return QTensor(codes, steps)
         return QTensor(round_nearest(w, steps, scheme.limit), steps)
 

@@ -12,6 +12,7 @@ from golfpack.packer.quantize.feedback import (
     round_nearest,
     weighted_error,
 )
+from golfpack.packer.rate import entropy
 from golfpack.packer.steps import LogSteps, StepField, f16_steps, log_steps
 
 
@@ -181,3 +182,20 @@ def test_factor_is_the_cholesky_of_the_inverse():
     np.testing.assert_allclose(factor.upper.T @ factor.upper @ h, np.eye(16), atol=1e-6)
     assert (np.diff(np.diag(hessian)[factor.order]) <= 0).all()
     assert (np.tril(factor.upper, -1) == 0).all()
+
+
+def test_a_rate_weight_buys_entropy_with_error():
+    rng = np.random.default_rng(5)
+    w = rng.standard_normal((64, 96)).astype(np.float32)
+    hessian = correlated_hessian(rng, 96)
+    factor = factorize(hessian, damp=0.01)
+    steps = log_steps(np.full(64, 0.9), np.ones(96))
+
+    def outcome(weight: float) -> tuple[float, float]:
+        codes = round_feedback(w, steps, factor, None, rate_weight=weight)
+        error = w - dequantised(codes, steps)
+        return entropy(codes), float(weighted_error(error, hessian).sum())
+
+    bits, errors = zip(*(outcome(weight) for weight in (0.0, 0.03, 0.1)), strict=True)
+    assert bits[0] > bits[1] > bits[2]
+    assert errors[0] < errors[1] < errors[2]

@@ -18,6 +18,8 @@ from golfpack.packer.steps import StepField
 BLOCK = 128
 # When the damped Hessian still is not positive definite, the damp grows tenfold up to this.
 MAX_DAMP = 10.0
+HALF_LOG2_E = 0.7213475204444817
+TINY_POWER = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,7 @@ def round_feedback(
     factor: Factor,
     limit: int | None,
     row_factor: Factor | None = None,
+    rate_weight: float = 0.0,
 ) -> np.ndarray:
     """Codes (rows, cols) int32 of `w` with error feedback through `factor`, column after column.
 
@@ -92,6 +95,10 @@ def round_feedback(
     targets of the rows below it (a Babai pass; cf. YAQA, arXiv 2505.22988).
 
     `limit` clamps codes to [-limit, limit]; the clamping error is fed back like any other.
+
+    `rate_weight` lambda > 0 prefers the smaller of two neighbouring codes k and k + 1 while the target
+    lies less than 1/2 + lambda (bits(k + 1) - bits(k)) above k, in steps, with the bits of a Gaussian of
+    the row's and column's own scale. The slope of the distortion-rate curve is lambda = ln 2 / 12.
     """
     rows, cols = w.shape
     order, upper = factor.order, factor.upper.astype(np.float64)
@@ -101,13 +108,15 @@ def round_feedback(
     row_step = steps.row.astype(np.float64)
     row_upper = np.empty((0, 0)) if row_factor is None else row_factor.upper.astype(np.float64)
     bound = np.iinfo(np.int32).max if limit is None else limit
+    row_precision, col_precision = _precisions(w, row_step, steps.col)
     codes = np.empty((cols, rows), np.int32)
     for start in range(0, cols, BLOCK):
         end = min(start + BLOCK, cols)
         errors = np.empty((end - start, rows))
         _round_block(
             work[start:end], row_step, col_step[start:end], upper[start:end, start:end],
-            row_upper, bound, codes[start:end], errors,
+            row_upper, bound, rate_weight * row_precision, col_precision[order][start:end],
+            codes[start:end], errors,
         )  # fmt: skip
         work[end:] -= upper[start:end, end:].T @ errors
     out = np.empty((rows, cols), np.int32)
@@ -116,14 +125,23 @@ def round_feedback(
 
 
 @numba.njit(cache=True, nogil=True)
-def _round_block(work, row_step, col_step, upper, row_upper, bound, codes, errors):
+def _round_block(
+    work, row_step, col_step, upper, row_upper, bound, row_rate, col_rate, codes, errors
+):
     cols, rows = work.shape
     target = np.empty(rows)
     for i in range(cols):
         target[:] = work[i]
         for r in range(rows):
             step = row_step[r] * col_step[i]
-            q = min(max(np.rint(target[r] / step), -bound), bound)
+            q = np.rint(target[r] / step)
+            if row_rate[r] > 0.0:
+                size = abs(target[r] / step)
+                low = np.floor(size)
+                bits = HALF_LOG2_E * (2.0 * low + 1.0) * col_rate[i]
+                if size - low <= 0.5 + row_rate[r] * bits:
+                    q = low if target[r] > 0 else -low
+            q = min(max(q, -bound), bound)
             codes[i, r] = np.int32(q)
             errors[i, r] = (work[i, r] - q * step) / upper[i, i]
             if len(row_upper):
@@ -133,6 +151,21 @@ def _round_block(work, row_step, col_step, upper, row_upper, bound, codes, error
         for j in range(i + 1, cols):
             for r in range(rows):
                 work[j, r] -= errors[i, r] * upper[i, j]
+
+
+def _precisions(
+    w: np.ndarray, row_step: np.ndarray, col_step: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rows,) and (cols,) whose products are about 1 / variance of each code, scales separable."""
+    power = np.square(w.astype(np.float64) / row_step[:, None])
+    if col_step is not None:
+        power /= np.square(col_step.astype(np.float64))
+    if not power.size:
+        return np.ones(w.shape[0]), np.ones(w.shape[1])
+    whole = max(float(power.mean()), TINY_POWER)
+    rows, cols = (np.maximum(power.mean(axis), TINY_POWER) for axis in (1, 0))
+    # A code that is nearly always 0 anyway needs no more persuasion than this.
+    return np.minimum(np.sqrt(whole) / rows, 1e3), np.minimum(np.sqrt(whole) / cols, 1e3)
 
 
 def weighted_error(error: np.ndarray, hessian: np.ndarray) -> np.ndarray:

@@ -270,19 +270,23 @@ def inspect(
         render.show_inspect(report)
 
 
-@app.command(epilog="Example: golfpack unpack x.golf -o x.safetensors")
+@app.command(epilog="Example: golfpack unpack x.golf -o weights.safetensors")
 def unpack(
     path: Annotated[Path, typer.Argument(help=".golf artifact.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The .safetensors to write.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The .safetensors to write. Default: NAME.unpacked.safetensors."
+        ),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
     """Write an artifact's weights as float32 safetensors, with the model's config beside it."""
     from golfpack import render
     from golfpack.api.inspect import unpack as run
 
-    output = output or Path(path.name).with_suffix(".safetensors")
-    render.note(f"wrote {output}, {run(path, output):,} bytes")
+    output = output or Path(f"{path.stem}.unpacked.safetensors")
+    render.note(f"wrote {output}, {run(path, output, force=force):,} bytes")
 
 
 @app.command(epilog="Example: golfpack demo --out demo")

@@ -41,12 +41,15 @@ class BudgetError(GolfpackError):
     """No artifact fits the budget; carries the figures behind the message.
 
     Attributes:
-        shortfall: bytes missing, so that `budget + shortfall` is known to be reachable.
+        shortfall: bytes missing, so that `budget + shortfall` is known to be reachable; None where
+            a quality was asked for and not a size.
     """
 
     exit_code = ExitCode.OVER_BUDGET
 
-    def __init__(self, message: str, hint: str | None = None, *, shortfall: int) -> None:
+    def __init__(
+        self, message: str, hint: str | None = None, *, shortfall: int | None = None
+    ) -> None:
         super().__init__(message, hint)
         self.shortfall = shortfall
 

@@ -10,9 +10,10 @@ import torch
 
 from golfpack.api.build import BuildOptions, build
 from golfpack.api.inspect import inspect, unpack
-from golfpack.api.models import open_model
+from golfpack.api.models import open_model, open_pair
 from golfpack.errors import BudgetError, CorruptError, StrictError, UsageError
 from golfpack.models.checkpoint import build_model, load_checkpoint
+from golfpack.models.golf import spec
 from golfpack.packer.artifact import assemble
 from golfpack.packer.loader import load
 from golfpack.packer.recipe import load_recipe
@@ -203,9 +204,42 @@ def test_inspect_agrees_with_the_build(options, tiny_path):
     assert sum(seen.streams.values()) == seen.bytes
     for a, b in zip(seen.tensors, report.tensors, strict=True):
         assert a == replace(b, predicted_kl=None, bits_over_rd=None)  # these need calibration
+    with pytest.raises(UsageError, match="not an artifact"):
+        inspect(tiny_path, against=tiny_path)
     plain = inspect(tiny_path)
     assert plain.parameters == seen.parameters == report.parameters
     assert plain.assumed == {**report.assumed}
+
+
+def test_the_float_checkpoint_is_read_with_the_artifacts_config(options, tiny_path):
+    build(replace(options, settings=("model.softcap=15",)))
+    packed, original = open_pair(options.output, tiny_path)
+    assert original is not None
+    assert original.config == packed.config
+    assert packed.config["softcap"] == 15
+    _, original = open_pair(options.output, tiny_path, ("model.softcap=20",))
+    assert original is not None
+    assert original.config == {**packed.config, "softcap": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_layers": 3}, "blocks.2."),
+        ({"dim": 64}, "skip_weights"),
+        ({"tied": False}, "lm_head"),
+    ],
+    ids=str,
+)
+def test_the_wrong_float_checkpoint_is_refused(options, tiny, tmp_path, change, says):
+    build(options)
+    path = tmp_path / "other.pt"
+    config = {**tiny.config, **change}
+    weights = {t.name: torch.ones(t.shape) for t in spec(config).tensors}
+    torch.save(weights, path)
+    with pytest.raises(UsageError, match="not of the artifact's model") as e:
+        inspect(options.output, against=path)
+    assert says in e.value.message
 
 
 @pytest.mark.parametrize(

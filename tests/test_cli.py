@@ -161,6 +161,45 @@ def test_inspect_and_unpack(folder, built, inside):
     assert target.is_file()
 
 
+def test_unpack_replaces_nothing_unasked(folder, built, inside):
+    mine = folder / "tiny.safetensors"
+    mine.write_bytes(b"mine")
+    assert inside("unpack", "tiny.golf").returncode == 0
+    assert mine.read_bytes() == b"mine"
+    sidecar = folder / "tiny.unpacked.config.json"
+    (folder / "tiny.unpacked.safetensors").unlink()
+    assert_refused(inside("unpack", "tiny.golf"), ExitCode.USAGE, f"{sidecar.name} exists")
+    assert inside("unpack", "tiny.golf", "--force").returncode == 0
+    assert_refused(inside("unpack", "tiny.golf"), ExitCode.USAGE, "safetensors exists")
+    assert_refused(inside("unpack", "tiny.pt"), ExitCode.USAGE, "this is not a .golf artifact")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--tokens", "train.bin", "--set", "train.batch_tokens=abc"), "batch_tokens"),
+        (("--tokens", "train.bin", "--set", "train.batch_token=64"), "batch_token"),
+        (("--tokens", "train.bin", "--train-vocab", "300"), "--train-vocab"),
+        (
+            ("--text", "notes.txt", "--tokenizer", "x.model", "--train-vocab", "300"),
+            "--train-vocab",
+        ),
+    ],
+)
+def test_train_ignores_no_option(folder, inside, args, says):
+    assert_refused(inside("train", "--out", "run", *args), ExitCode.USAGE, says)
+    assert not (folder / "run").exists()
+
+
+def test_eval_names_a_device_it_does_not_have(inside, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device, says in (("foo", "unknown device"), ("cuda", "no CUDA device")):
+        run = inside(
+            "eval", "tiny.pt", "--tokens", "train.bin", "--tokenizer", "x", "--device", device
+        )
+        assert_refused(run, ExitCode.USAGE, says)
+
+
 def test_an_internal_fault_says_whose_it_is(inside, monkeypatch):
     monkeypatch.setattr("golfpack.api.inspect.inspect", None)
     for debug in ("", "1"):

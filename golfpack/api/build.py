@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import log
+from math import isfinite, log
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from golfpack.errors import StrictError, UsageError
 from golfpack.packer.allocate import Fit
 from golfpack.packer.loader import Artifact, loads
 from golfpack.packer.predict import Predictor, quadratic_kl, split_at_fit
+from golfpack.packer.recipe import Recipe
 from golfpack.packer.sizes import parse_size
 from golfpack.packer.state import Budget, Notify, PackState, run_passes, silent
 from golfpack.report.reports import BuildReport, save
@@ -41,7 +42,7 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     clock = _Clock()
     _check_output(options)
     checkpoint, recipe = load_inputs(options)
-    budget = _budget(options, checkpoint.spec.numel)
+    budget = _budget(options, recipe, checkpoint.spec.numel)
     before, fit = split_at_fit(recipe.passes)
     with clock.measure("calibrate"):
         prepared = prepare(checkpoint, recipe, options, notify)
@@ -79,7 +80,7 @@ def _check_output(options: BuildOptions) -> None:
         raise UsageError(f"{output} is the checkpoint itself", "choose another --output")
 
 
-def _budget(options: BuildOptions, numel: int) -> Budget:
+def _budget(options: BuildOptions, recipe: Recipe, numel: int) -> Budget:
     """The budget, or none where a target rules. Raises UsageError unless exactly one is asked for."""
     asked = [options.budget, options.target_kl, options.target_bpb]
     if sum(a is not None for a in asked) != 1:
@@ -87,11 +88,16 @@ def _budget(options: BuildOptions, numel: int) -> Budget:
             "say how large or how good the artifact is to be",
             "give one of --budget, --target-kl and --target-bpb",
         )
+    for name, target in (("kl", options.target_kl), ("bpb", options.target_bpb)):
+        if target is not None and not (isfinite(target) and target > 0):
+            raise UsageError(f"--target-{name} {target} cannot be", "give a positive number")
     code = code_bytes(options.code)
     if options.budget is not None:
         return Budget(parse_size(options.budget, numel), code)
-    if options.data_free:
-        raise UsageError("a target needs calibration to measure against", "drop --data-free")
+    if options.data_free or (recipe.calibration == "none" and options.calib is None):
+        raise UsageError(
+            "a target needs calibration tokens to measure against", "drop --data-free, add --calib"
+        )
     if options.target_bpb is not None and options.tokenizer is None:
         raise UsageError("--target-bpb needs bytes per token", "add --tokenizer FILE.model")
     return Budget(UNLIMITED, code)
@@ -129,7 +135,7 @@ def _loss(prepared: Prepared, ready: PackState, done: PackState, fit: Fit) -> _L
         return _Loss()
     done.notify("verify", 0, 0, "KL to the float model on held-out calibration tokens")
     measured = done.measure(done.tensors)
-    if not prepared.recipe.gradients or not done.steps:
+    if prepared.stats is None or not prepared.recipe.gradients or not done.steps:
         return _Loss(None, measured)
     return _Loss(Predictor(ready, fit).kl_ratio * quadratic_kl(done), measured)
 

@@ -3,13 +3,14 @@
 import hashlib
 from pathlib import Path
 
-from golfpack.api.models import LoadedModel, open_model
+from golfpack.api.models import LoadedModel, open_pair
 from golfpack.data.shards import read_tokens
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable, audit, loss_and_bpb
 from golfpack.eval.plain import score_plain
 from golfpack.models import find_family
+from golfpack.models.base import check_device
 from golfpack.models.checkpoint import build_model
 from golfpack.packer.state import Notify, silent
 from golfpack.report.reports import EvalReport
@@ -36,14 +37,17 @@ def evaluate(
         path: checkpoint or `.golf` file.
         limit: tokens read from the shard; targets are one fewer.
         window: targets per window; None for the model's trained length.
+        settings: "model.option=value" of the checkpoints; an artifact carries its own.
         baseline: float checkpoint to score too, for the quantisation gap.
+        device: "cpu" or "cuda".
 
     Raises:
         UsageError: bad input. CorruptError: damaged artifact, or the byte audit failed.
     """
     if mode != "plain":
         raise UsageError(f"unknown mode {mode!r}", "the modes are: plain")
-    loaded = open_model(path, settings)
+    check_device(device)
+    loaded, float_model = open_pair(path, baseline, settings)
     sp = load_tokenizer(tokenizer)
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
     tokens = read_tokens(tokens_pattern, limit)
@@ -62,8 +66,8 @@ def evaluate(
 
     val_loss, val_bpb, seconds = score(loaded, "score")
     float_bpb = None
-    if baseline is not None:
-        float_bpb = score(open_model(baseline, settings), "score float")[1]
+    if float_model is not None:
+        float_bpb = score(float_model, "score float")[1]
     return EvalReport(
         model=str(path),
         model_sha256=loaded.sha256,

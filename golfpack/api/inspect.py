@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from golfpack.api.models import LoadedModel, check_against_family, open_model
+from golfpack.api.models import LoadedModel, check_against_family, names_artifact, open_pair
 from golfpack.data.shards import write_atomically
+from golfpack.errors import UsageError
 from golfpack.models import find_family
-from golfpack.models.checkpoint import load_checkpoint
 from golfpack.packer.loader import is_artifact, load
 from golfpack.report.reports import InspectReport
 from golfpack.report.tensors import TensorReport, tensor_reports
@@ -22,15 +22,17 @@ def inspect(
 
     Args:
         against: the float checkpoint an artifact was built from, for the errors.
+        settings: "model.option=value" of the checkpoint; an artifact carries its own.
     """
-    loaded = open_model(path, settings)
+    if against is not None and not names_artifact(path):
+        raise UsageError(f"{path} is not an artifact", "--float is for artifacts; leave it out")
+    loaded, original = open_pair(path, against, settings)
     streams: dict[str, int] = {}
     if is_artifact(path):
         artifact = load(path)
         streams = {n: len(data) for n, data in artifact.container.streams.items()}
         streams["header"] = artifact.container.overhead
-        weights = None if against is None else load_checkpoint(against).weights
-        rows = tensor_reports(artifact, weights)
+        rows = tensor_reports(artifact, None if original is None else original.weights)
     else:
         rows = _checkpoint_rows(loaded)
     return InspectReport(
@@ -46,12 +48,25 @@ def inspect(
     )
 
 
-def unpack(path: Path, output: Path) -> int:
+def unpack(path: Path, output: Path, *, force: bool = False) -> int:
     """Write an artifact's weights as float32 safetensors; returns the bytes written.
 
     The model's family and config go into the file's metadata and a sidecar, so that the result is a
     checkpoint golfpack reads again.
+
+    Args:
+        force: replace files that exist.
+
+    Raises:
+        UsageError: not an artifact, or a file to be written exists.
+        CorruptError: a damaged artifact.
     """
+    if path.is_file() and not names_artifact(path):
+        raise UsageError(f"{path}: this is not a .golf artifact; unpack takes one", "see `inspect`")
+    sidecar = output.with_name(output.stem + ".config.json")
+    for target in (output, sidecar):
+        if target.exists() and not force:
+            raise UsageError(f"{target} exists", "choose another --output, or add --force")
     artifact = load(path)
     check_against_family(artifact)
     data = safetensors.numpy.save(
@@ -59,10 +74,7 @@ def unpack(path: Path, output: Path) -> int:
         metadata={"family": artifact.family, "golfpack_sha256": artifact.container.sha256},
     )
     write_atomically(output, data)
-    write_atomically(
-        output.with_name(output.stem + ".config.json"),
-        json.dumps(artifact.config, indent=1).encode(),
-    )
+    write_atomically(sidecar, json.dumps(artifact.config, indent=1).encode())
     return len(data)
 
 

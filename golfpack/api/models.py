@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from golfpack.errors import CorruptError, UsageError
-from golfpack.models import detect
+from golfpack.models import detect, find_family
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.packer.loader import Artifact, is_artifact, load
 from golfpack.packer.recipe import parse_value
@@ -32,13 +32,10 @@ def open_model(path: Path, settings: tuple[str, ...] = ()) -> LoadedModel:
     Raises:
         UsageError, CorruptError: as `load_checkpoint` and `load`.
     """
-    model_settings, rest = split_settings(settings)
-    if rest:
-        raise UsageError(f"--set {rest[0]!r} sets nothing here", "use --set model.OPTION=VALUE")
-    if not is_artifact(path) and path.suffix != ".golf":
-        c = load_checkpoint(path, model_settings)
-        return LoadedModel(c.family, c.config, c.weights, c.sha256, c.assumed)
-    if model_settings:
+    overrides = _model_settings(settings)
+    if not names_artifact(path):
+        return _open_checkpoint(path, overrides)
+    if overrides:
         raise UsageError(
             "an artifact carries its model's options; --set model... cannot change them",
             "set them when building",
@@ -48,6 +45,60 @@ def open_model(path: Path, settings: tuple[str, ...] = ()) -> LoadedModel:
     return LoadedModel(
         artifact.family, artifact.config, artifact.weights(), artifact.container.sha256, {}
     )
+
+
+def open_pair(
+    path: Path, float_path: Path | None, settings: tuple[str, ...] = ()
+) -> tuple[LoadedModel, LoadedModel | None]:
+    """A model, and the float checkpoint it is to be held against, if any.
+
+    Beside an artifact the settings are those of the float checkpoint; what its shapes leave open and
+    no setting tells is as the artifact says.
+
+    Raises:
+        UsageError: as `open_model`, or the float checkpoint is not of the artifact's model.
+        CorruptError: a damaged artifact.
+    """
+    if float_path is None:
+        return open_model(path, settings), None
+    if not names_artifact(path):
+        return open_model(path, settings), open_model(float_path, settings)
+    packed = open_model(path)
+    overrides = _left_open(packed) | _model_settings(settings)
+    original = _open_checkpoint(float_path, overrides)
+    _check_same_tensors(packed, original, float_path)
+    return packed, original
+
+
+def names_artifact(path: Path) -> bool:
+    """Whether a file is to be read as an artifact: by its first bytes, or by its name."""
+    return is_artifact(path) or path.suffix == ".golf"
+
+
+def _open_checkpoint(path: Path, overrides: Mapping[str, Any]) -> LoadedModel:
+    c = load_checkpoint(path, overrides)
+    return LoadedModel(c.family, c.config, c.weights, c.sha256, c.assumed)
+
+
+def _left_open(model: LoadedModel) -> dict[str, Any]:
+    """The config values that a checkpoint of this model does not tell by its shapes."""
+    shapes = {n: torch.empty(w.shape, device="meta") for n, w in model.weights.items()}
+    try:
+        told = find_family(model.family).infer(shapes, {})
+    except UsageError:  # shapes leave a dimension open: then all of the config is needed
+        return model.config
+    return {k: v for k, v in model.config.items() if k not in told}
+
+
+def _check_same_tensors(packed: LoadedModel, original: LoadedModel, path: Path) -> None:
+    for name in {**packed.weights, **original.weights}:
+        shapes = [m.weights[name].shape if name in m.weights else None for m in (packed, original)]
+        if shapes[0] != shapes[1]:
+            raise UsageError(
+                f"{path} is not of the artifact's model: tensor {name!r} is {shapes[1] or 'absent'} "
+                f"in it, {shapes[0] or 'absent'} in the artifact",
+                "give the checkpoint the artifact was built from",
+            )
 
 
 def check_against_family(artifact: Artifact) -> None:
@@ -64,6 +115,13 @@ def check_against_family(artifact: Artifact) -> None:
     if config != artifact.config:
         missing = sorted(set(config) - set(artifact.config))
         raise CorruptError(f"the artifact's config lacks {', '.join(missing)}", None)
+
+
+def _model_settings(settings: Sequence[str]) -> dict[str, Any]:
+    model, rest = split_settings(settings)
+    if rest:
+        raise UsageError(f"--set {rest[0]!r} sets nothing here", "use --set model.OPTION=VALUE")
+    return model
 
 
 def split_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

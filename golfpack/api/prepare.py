@@ -136,6 +136,8 @@ def prepare(
     if options.data_free:
         return Prepared(checkpoint, recipe, None, None, None, None)
     sp = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
+    if recipe.calibration == "none" and options.calib is None:
+        return Prepared(checkpoint, recipe, None, None, None, None)  # nothing to measure with
     stats, used, held_out = _calibrate(checkpoint, recipe, options, sp, notify)
     bytes_per_token = None
     if sp is not None:
@@ -152,8 +154,8 @@ def recalibrated(
     Raises:
         UsageError: a data-free build has no tokens.
     """
-    if prepared.used is None:
-        raise UsageError("--recalibrate needs calibration", "drop --data-free")
+    if prepared.used is None or prepared.stats is None:
+        raise UsageError("--recalibrate needs calibration", "drop --data-free, or use recipe rd")
     return calibrate(
         prepared.model_of(state.tensors), state.spec, prepared.used,
         gradients=prepared.recipe.gradients, seed=options.seed, threads=options.threads,
@@ -178,7 +180,7 @@ def _calibrate(
     options: BuildOptions,
     sp: sentencepiece.SentencePieceProcessor | None,
     notify: Notify,
-) -> tuple[CalibStats, CalibTokens, CalibTokens]:
+) -> tuple[CalibStats | None, CalibTokens, CalibTokens]:
     """Statistics for the recipe, the tokens used, and those held out to measure the loss on."""
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     length = min(CALIB_LENGTH, options.calib_tokens)
@@ -189,6 +191,8 @@ def _calibrate(
     else:
         tokens = from_data(options.calib, sp, checkpoint.config["vocab_size"], count, length)
     used, held_out = tokens.split(HELD_OUT)
+    if recipe.calibration == "none":
+        return None, used, held_out
     inputs = {
         "checkpoint": checkpoint.sha256,
         "config": checkpoint.config,

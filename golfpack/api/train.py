@@ -1,6 +1,6 @@
 """`golfpack train`: token shards or text -> a float checkpoint."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from golfpack.data.shards import read_tokens
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import UsageError
+from golfpack.packer.options import make
 from golfpack.packer.recipe import parse_value
 from golfpack.packer.state import Notify, silent
 from golfpack.train.config import TrainConfig
@@ -55,6 +56,7 @@ def train(options: TrainOptions, notify: Notify = silent) -> TrainResult:
         raise UsageError(f"family {options.family!r} cannot be trained", "use --family golf")
     model_settings, rest = split_settings(options.settings)
     config = _config(options, rest)
+    _check_sources(options)
     options.out.mkdir(parents=True, exist_ok=True)
     tokens, vocab_size = _tokens(options, notify)
     val_tokens = None if options.val_tokens is None else read_tokens(options.val_tokens)
@@ -77,23 +79,34 @@ def _config(options: TrainOptions, settings: list[str]) -> TrainConfig:
     }
     if options.steps is None and options.minutes is None:
         values["steps"] = DEFAULT_STEPS
-    known = {f.name for f in fields(TrainConfig)}
     for setting in settings:
         key, _, value = setting.partition("=")
         name = key.removeprefix("train.")
-        if name == key or name not in known:
+        if name == key:
             raise UsageError(
-                f"--set {setting!r} sets nothing here",
-                f"use model.OPTION or train.OPTION; train options: {', '.join(sorted(known))}",
+                f"--set {setting!r} sets nothing here", "use model.OPTION or train.OPTION"
             )
         values[name] = parse_value(value)
-    return TrainConfig(**values)
+    return make(TrainConfig, values, "train")
+
+
+def _check_sources(options: TrainOptions) -> None:
+    if (options.tokens is None) == (not options.text):
+        raise UsageError("give either --tokens or --text", "--tokens 'shards/*_train_*.bin'")
+    if options.train_vocab is not None and options.tokens is not None:
+        raise UsageError("--train-vocab needs --text to train on", "leave it out with --tokens")
+    if options.train_vocab is not None and options.tokenizer is not None:
+        raise UsageError(
+            "--tokenizer and --train-vocab are two tokenizers", "give one of them, not both"
+        )
+    if options.text and options.train_vocab is None and options.tokenizer is None:
+        raise UsageError(
+            "text needs a tokenizer", "add --tokenizer FILE.model, or --train-vocab 1024"
+        )
 
 
 def _tokens(options: TrainOptions, notify: Notify) -> tuple[np.ndarray, int | None]:
     """The training stream, and the vocabulary size where a tokenizer tells it."""
-    if (options.tokens is None) == (not options.text):
-        raise UsageError("give either --tokens or --text", "--tokens 'shards/*_train_*.bin'")
     if options.tokens is not None:
         size = None
         if options.tokenizer is not None:
@@ -102,10 +115,7 @@ def _tokens(options: TrainOptions, notify: Notify) -> tuple[np.ndarray, int | No
     documents = list(read_documents(options.text))
     path = options.tokenizer
     if path is None:
-        if options.train_vocab is None:
-            raise UsageError(
-                "text needs a tokenizer", "add --tokenizer FILE.model, or --train-vocab 1024"
-            )
+        assert options.train_vocab is not None  # _check_sources saw to it
         path = options.out / "tokenizer.model"
         if not (options.resume and path.exists()):
             notify("tokenizer", 0, 0, f"{options.train_vocab} pieces")

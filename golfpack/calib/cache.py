@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from zipfile import BadZipFile
@@ -16,6 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from golfpack.calib import stats
+from golfpack.errors import UsageError
 from golfpack.packer.ir import CalibStats, Use
 
 # What a stored quantity means is what this code makes of it: any change of it is another key.
@@ -34,23 +36,50 @@ def cache_folder() -> Path:
 def cached(
     folder: Path | None, inputs: dict[str, Any], make: Callable[[], CalibStats]
 ) -> CalibStats:
-    """The stored result for these JSON-safe `inputs`, or make it and store it. None: do not cache."""
+    """The stored result for these JSON-safe `inputs`, or make it and store it. None: do not cache.
+
+    Raises:
+        UsageError: the folder cannot be written, which is found out before anything is made.
+    """
     if folder is None:
         return make()
     text = json.dumps({**inputs, "version": STATS_VERSION}, sort_keys=True)
     path = folder / f"calib-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
-    if path.is_file():
-        try:
-            return _load(path)
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-            path.unlink(missing_ok=True)  # half a file from a full disk: measure again
+    try:
+        return _load(path)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        pass  # not there, or half a file from a full disk: measure, and replace it
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     made = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    # Straight to disk: a large network's statistics should not stand in memory twice.
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        _save(made, file)
-    os.replace(file.name, path)
+    with _writing(folder):
+        _store(made, path)
     return made
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise UsageError(
+            f"cannot write to the calibration cache {folder}: {e.strerror or e}",
+            "use --no-cache, or set GOLFPACK_CACHE to another folder",
+        ) from e
+
+
+def _store(made: CalibStats, path: Path) -> None:
+    """Write a result; the file appears complete or not at all."""
+    # Straight to disk: a large network's statistics should not stand in memory twice.
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        try:
+            _save(made, file)
+            file.flush()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 def _save(made: CalibStats, file: IO[bytes]) -> None:

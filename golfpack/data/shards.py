@@ -125,20 +125,23 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file through a temporary one beside it and a rename.
 
     Raises:
-        UsageError: the folder is missing or cannot be written.
+        UsageError: the folder is missing or cannot be written, the disk is full, or `path` is a
+            folder.
     """
     try:
         fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+            os.chmod(temp, 0o644)  # mkstemp makes files only their owner can read
+            os.replace(temp, path)
+        except BaseException:
+            os.unlink(temp)
+            raise
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "check the folder") from error
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-        os.chmod(temp, 0o644)  # mkstemp makes files only their owner can read
-        os.replace(temp, path)
-    except BaseException:
-        os.unlink(temp)
-        raise
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}", "check the folder and the space on its disk"
+        ) from error
 
 
 def _near(path: Path) -> str:

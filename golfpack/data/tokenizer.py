@@ -1,6 +1,7 @@
 """SentencePiece tokenizers: load, train, encode documents into a token stream."""
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -73,8 +74,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, out_path: str | P
         )
     except RuntimeError as error:
         raise UsageError(
-            f"cannot train a tokenizer of {vocab_size} pieces: {_reason(error)}",
-            "give more text, or another vocabulary size (at least 300 or so)",
+            f"cannot train a tokenizer of {vocab_size} pieces: {_reason(error)}", _advice(error)
         ) from error
     write_atomically(Path(out_path), model.getvalue())
 
@@ -91,6 +91,13 @@ def _reason(error: RuntimeError) -> str:
     """SentencePiece's message without its C++ source line and its advice on its own options."""
     message = str(error).rsplit("] ", 1)[-1].split(" Increase vocab_size")[0]
     return message.strip().rstrip(".") or "no text was given"
+
+
+def _advice(error: RuntimeError) -> str:
+    needed = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
+    if needed is None:
+        return "give more text, or another vocabulary size"
+    return f"use a vocabulary of at least {needed[1]} pieces, or text with fewer characters"
 
 
 def encode_documents(

@@ -119,6 +119,14 @@ def generate(
     return tokens
 
 
+def check_device(device: str) -> None:
+    """Raise UsageError unless torch can compute on `device`, "cpu" or "cuda", here."""
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device {device!r}", "choose cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("torch sees no CUDA device", "use the cpu, or install a CUDA torch")
+
+
 def typed_overrides(config_type: type, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Check config overrides against a config dataclass and convert strings to the field types.
 

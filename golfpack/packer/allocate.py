@@ -5,9 +5,12 @@ sampled codes rounded to nearest) finds the first dial; then the passes behind `
 each real size corrects the next dial, until the file is just below the budget.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import log2
 from typing import ClassVar
+
+import numpy as np
 
 from golfpack.errors import BudgetError
 from golfpack.packer.quality import fit_quality
@@ -47,7 +50,7 @@ class Fit(Pass):
 
     def run(self, state: PackState) -> PackState:
         if state.target_kl is not None:
-            return fit_quality(state, self.body, self.max_rounds)
+            return fit_quality(state, self.body, self.max_rounds, self.floor_bpw)
         lossless = self._lossless(state)
         if lossless is not None:
             return lossless
@@ -62,9 +65,8 @@ class Fit(Pass):
     def _lossless(self, state: PackState) -> PackState | None:
         """Every float kept exactly, when the budget allows that much."""
         kept = {n: Keep("exact") for n in state.plan}
-        size = sum(w.size * RAW_STORAGE[smallest_exact(w)].itemsize for w in state.weights.values())
         # Floats hardly compress; only try when the real file has a chance.
-        if 0.5 * size > state.budget.artifact or not quantised_names(state):
+        if 0.5 * exact_bytes(state.weights) > state.budget.artifact or not quantised_names(state):
             return None
         full = run_passes(self.body, replace(state, plan=kept))
         assert full.blob is not None
@@ -72,6 +74,11 @@ class Fit(Pass):
             return None
         full = replace(full, trace=(FitRound(0.0, len(full.blob)),))
         return full.warn("the budget holds every weight exactly; nothing was quantised")
+
+
+def exact_bytes(weights: Mapping[str, np.ndarray]) -> int:
+    """Bytes of all weights in the narrowest types that are exact."""
+    return sum(w.size * RAW_STORAGE[smallest_exact(w)].itemsize for w in weights.values())
 
 
 class _Search:
@@ -93,7 +100,7 @@ class _Search:
         self.over: tuple[float, int] | None = None
 
     def run(self) -> PackState:
-        x = min(self.rate.solve(8 * self.aim), self.floor)
+        x = min(self.rate.solve(8 * self.aim - self.rate.kept_bits), self.floor)
         for _ in range(self.fit.max_rounds):
             size = self._attempt(x)
             if size > self.limit and x >= self.floor:
@@ -101,8 +108,9 @@ class _Search:
             if 0 <= self.limit - size <= self.tolerance or self._ends_here(x, size):
                 break
             x = self._next(x, size)
-        while self.best is None:  # sizes may scatter: step down until one fits
-            x = min(x + 2.0**-8, self.floor)
+        leap = 2.0**-8
+        while self.best is None:  # sizes may scatter: go on until one fits, in growing steps
+            x, leap = min(x + leap, self.floor), 2 * leap
             size = self._attempt(x)
             if size > self.limit and x >= self.floor:
                 raise _over_budget(self.state, size, self.limit)
@@ -128,9 +136,11 @@ class _Search:
             (a, big), (b, small) = self.over, self.fits
             share = log2(big / self.aim) / log2(big / small) if big > self.aim > small else 0.5
             return a + (b - a) * min(max(share, 0.02), 0.98)
-        guess = self.rate.solve(self.rate.bits(x) * self.aim / size)
-        # Move on by at least a little, so that no try is repeated.
-        least = 2.0**-10
+        kept = self.rate.kept_bits
+        share = max(8 * self.aim - kept, 1.0) / max(8 * size - kept, 1.0)
+        guess = self.rate.solve(self.rate.bits(x) * share)
+        # Move on at least a little, and further every time, so that no try is repeated.
+        least = 2.0 ** (len(self.trace) - 11)
         return min(
             max(guess, x + least) if size > self.limit else min(guess, x - least), self.floor
         )

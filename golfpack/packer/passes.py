@@ -1,6 +1,6 @@
 """The passes that turn weights into codes: policy, sense, steps, round. Thin shells, no maths."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
@@ -11,12 +11,30 @@ from golfpack.packer.ir import ROLES, PackedTensor, QTensor, Raw, TensorSpec
 from golfpack.packer.options import make, require
 from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.feedback import MAX_DAMP, round_feedback, round_nearest
-from golfpack.packer.quantize.schemes import SCHEMES, Keep, Scheme
+from golfpack.packer.quantize.schemes import SCHEMES, Keep, Scheme, kept_type
 from golfpack.packer.quantize.sensitivity import measure_sensitivity
-from golfpack.packer.rawfloat import raw_from_float32, smallest_exact
+from golfpack.packer.rawfloat import raw_from_float32
 from golfpack.packer.state import PackState, Pass, need, quantised_names
 
-_SELECTORS = ("roles", "name", "max_numel")
+
+@dataclass(frozen=True)
+class _Selectors:
+    """What a policy rule asks of a tensor; a tensor must meet all of it."""
+
+    roles: tuple[str, ...] = ROLES
+    name: str = "*"
+    max_numel: int | None = None
+
+    def __post_init__(self) -> None:
+        for role in self.roles:
+            require(role in ROLES, f"unknown role {role!r}", f"roles: {', '.join(ROLES)}")
+
+    def match(self, t: TensorSpec) -> bool:
+        small = self.max_numel is None or t.numel <= self.max_numel
+        return small and t.role in self.roles and fnmatchcase(t.name, self.name)
+
+
+_SELECTORS = frozenset(f.name for f in fields(_Selectors))
 
 
 @dataclass(frozen=True)
@@ -31,12 +49,18 @@ class Policy(Pass):
     name: ClassVar[str] = "policy"
     rules: tuple[dict[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            _make_scheme(rule)
+            _make_selectors(rule)
+
     def run(self, state: PackState) -> PackState:
         schemes = [_make_scheme(rule) for rule in self.rules]
+        selectors = [_make_selectors(rule) for rule in self.rules]
         used = [0] * len(schemes)
         plan: dict[str, Scheme] = {}
         for t in state.spec.tensors:
-            index = next((i for i, rule in enumerate(self.rules) if _matches(rule, t)), None)
+            index = next((i for i, s in enumerate(selectors) if s.match(t)), None)
             if index is None:
                 raise UsageError(
                     f"no policy rule matches tensor {t.name} (role {t.role})",
@@ -62,18 +86,12 @@ def _make_scheme(rule: dict[str, Any]) -> Scheme:
         raise UsageError(
             f"policy rule {rule} names no known scheme", f"known schemes: {', '.join(SCHEMES)}"
         )
-    bad_roles = set(rule.get("roles", ())) - set(ROLES)
-    if bad_roles:
-        raise UsageError(f"unknown role {sorted(bad_roles)[0]!r}", f"roles: {', '.join(ROLES)}")
     return make(scheme, options, f"scheme {scheme.scheme_id!r}")
 
 
-def _matches(rule: dict[str, Any], t: TensorSpec) -> bool:
-    return (
-        t.role in rule.get("roles", (t.role,))
-        and fnmatchcase(t.name, rule.get("name", "*"))
-        and t.numel <= rule.get("max_numel", t.numel)
-    )
+def _make_selectors(rule: dict[str, Any]) -> _Selectors:
+    chosen = {k: v for k, v in rule.items() if k in _SELECTORS}
+    return make(_Selectors, chosen, f"policy rule {rule}")
 
 
 @dataclass(frozen=True)
@@ -181,7 +199,7 @@ class Round(Pass):
         scheme = state.plan[name]
         if isinstance(scheme, Keep):
             w = state.weights[name]
-            dtype = smallest_exact(w) if scheme.dtype == "exact" else scheme.dtype
+            dtype = kept_type(scheme, w)
             return Raw(raw_from_float32(w, dtype), dtype)
         w, steps, known = state.matrix(name), state.steps[name], state.sensitivity[name]
         if self.feedback and known.factor is not None:

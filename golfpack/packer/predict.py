@@ -9,8 +9,8 @@ same probe relates the rate model to the real coder.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from golfpack.errors import UsageError
-from golfpack.packer.allocate import Fit
+from golfpack.errors import BudgetError, UsageError
+from golfpack.packer.allocate import Fit, exact_bytes
 from golfpack.packer.ir import as_matrix
 from golfpack.packer.rate import RateModel
 from golfpack.packer.state import PackState, Pass, run_passes
@@ -75,12 +75,28 @@ class Predictor:
             self.kl_ratio = state.measure(probe.tensors) / expected
 
     def predict(self, budget_bytes: int) -> Prediction:
-        """What a budget for the artifact alone would give, without coding anything."""
+        """What a budget for the artifact alone would give, without coding anything.
+
+        Raises:
+            BudgetError: less than the recipe's smallest artifact.
+        """
+        numel = self.state.spec.numel
+        exact = exact_bytes(self.state.weights)
+        if budget_bytes >= exact:
+            return Prediction(budget_bytes, 0.0, exact, 8 * exact / numel, 0.0)
+        smallest = round(self.fit.floor_bpw * self.rate.weights * self.size_ratio / 8)
+        if budget_bytes < smallest:
+            raise BudgetError(
+                f"{budget_bytes:,} bytes are below this recipe's smallest artifact, "
+                f"about {smallest:,} bytes",
+                "plan with larger budgets",
+                shortfall=smallest - budget_bytes,
+            )
         x = self.rate.solve(8 * budget_bytes / self.size_ratio)
         quantise = [p for p in self.fit.body if p.name != "encode"]
         done = run_passes(quantise, replace(self.state, dial=2.0**x))
         size = round(self.rate.bits(x) * self.size_ratio / 8)
         return Prediction(
-            budget_bytes, 2.0**x, size, 8 * size / self.state.spec.numel,
+            budget_bytes, 2.0**x, size, 8 * size / numel,
             self.kl_ratio * quadratic_kl(done),
         )  # fmt: skip

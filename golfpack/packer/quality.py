@@ -11,12 +11,17 @@ from golfpack.packer.state import FitRound, PackState, Pass, run_passes
 START_BPW = 3.0
 # KL within this fraction below the target is good enough.
 TOLERANCE = 0.01
+# A result below this share of the target is said in a warning.
+FAR_BELOW = 0.8
 
 
-def fit_quality(state: PackState, body: tuple[Pass, ...], max_rounds: int) -> PackState:
+def fit_quality(
+    state: PackState, body: tuple[Pass, ...], max_rounds: int, floor_bpw: float
+) -> PackState:
     """Run `body` for real until the measured KL is just below `state.target_kl`.
 
-    KL grows about with the square of the dial, so each measurement leads close to the target.
+    KL grows about with the square of the dial, so each measurement leads close to the target. The
+    search stops at `floor_bpw` bits per weight, where a quantised model says nothing any more.
 
     Raises:
         BudgetError: even the finest steps of the recipe stay above the target.
@@ -24,10 +29,10 @@ def fit_quality(state: PackState, body: tuple[Pass, ...], max_rounds: int) -> Pa
     assert state.target_kl is not None
     assert state.measure is not None
     rate = RateModel(state)
-    x = rate.solve(START_BPW * rate.weights)
+    x, floor = rate.solve(START_BPW * rate.weights), rate.solve(floor_bpw * rate.weights)
     good: tuple[float, float] | None = None
     bad: tuple[float, float] | None = None
-    best: PackState | None = None
+    best, best_kl = None, 0.0
     trace: list[FitRound] = []
     for _ in range(max_rounds):
         done = run_passes(body, replace(state, dial=2.0**x))
@@ -38,19 +43,23 @@ def fit_quality(state: PackState, body: tuple[Pass, ...], max_rounds: int) -> Pa
         # Against the target, in octaves: a little below is the aim.
         excess = log2(kl / state.target_kl) - log2(1 - TOLERANCE / 2)
         if kl <= state.target_kl:
-            if best is None or best.blob is None or len(done.blob) < len(best.blob):
-                best = done
+            if best is None or len(done.blob) < len(best.blob or b""):
+                best, best_kl = done, kl
             good = (x, excess) if good is None else max(good, (x, excess))
-            if kl >= (1 - TOLERANCE) * state.target_kl:
+            if kl >= (1 - TOLERANCE) * state.target_kl or x >= floor:
                 break
         else:
             bad = (x, excess) if bad is None else min(bad, (x, excess))
-        x = _next(x - 0.5 * excess, good, bad)
+        x = min(_next(x - 0.5 * excess, good, bad), floor)
     if best is None:
         raise BudgetError(
             f"no artifact of this recipe keeps the KL below {state.target_kl:g} nats per token",
-            "ask for a larger KL, or choose recipe rd, which has no coarsest step",
-            shortfall=0,
+            "ask for a larger KL; recipe rd goes furthest",
+        )
+    if best_kl < FAR_BELOW * state.target_kl:
+        best = best.warn(
+            f"the KL is {best_kl:.3g}, well below the {state.target_kl:.3g} asked for: "
+            "the recipe has no smaller artifact to offer near it"
         )
     return replace(best, trace=tuple(trace))
 

@@ -3,6 +3,8 @@
 import numpy as np
 
 from golfpack.packer.quantize.feedback import round_nearest
+from golfpack.packer.quantize.schemes import kept_type
+from golfpack.packer.rawfloat import RAW_STORAGE
 from golfpack.packer.state import PackState, quantised_names
 from golfpack.packer.steps import F16Steps, LogSteps, StepField
 
@@ -13,12 +15,22 @@ REACH = 60.0
 
 
 class RateModel:
-    """Estimated bits of all quantised tensors as a function of log2(dial), from sampled rows."""
+    """Estimated bits of all quantised tensors as a function of log2(dial), from sampled rows.
+
+    Attributes:
+        weights: how many weights are quantised.
+        kept_bits: bits of the tensors that stay floats, whatever the dial.
+    """
 
     def __init__(self, state: PackState) -> None:
         self.state = state
         self.names = quantised_names(state)
         self.weights = sum(state.weights[n].size for n in self.names)
+        self.kept_bits = 8.0 * sum(
+            w.size * RAW_STORAGE[kept_type(state.plan[n], w)].itemsize
+            for n, w in state.weights.items()
+            if n not in set(self.names)
+        )
         self._seen: dict[float, float] = {}
 
     def bits(self, x: float) -> float:
@@ -37,20 +49,18 @@ class RateModel:
         return entropy(codes) * w.size
 
     def solve(self, bits: float) -> float:
-        """log2(dial) at which the model gives `bits`; an end of the reach when none does."""
-        lo, hi = -REACH, REACH
-        x = 0.0
-        for _ in range(60):
+        """log2(dial) at which the model gives `bits`; an end of the range when none does."""
+        low, high, x = -REACH, REACH, 0.0
+        for step in range(80):
             value = self.bits(x)
-            if value > bits:
-                lo = x
-            else:
-                hi = x
-            if hi - lo < 1e-4:
+            low, high = (x, high) if value > bits else (low, x)
+            if high - low < 1e-4:
                 break
-            # Bits fall by about one per weight and octave: step there, but stay in the bracket.
+            # Bits fall by about one per weight and octave; every other step halves the bracket, as
+            # where clips or bit widths end there is no slope to follow.
             guess = x + (value - bits) / max(self.weights, 1)
-            x = guess if lo < guess < hi and abs(guess - x) > 5e-5 else (lo + hi) / 2
+            follow = step % 2 == 0 and low < guess < high
+            x = guess if follow else (low + high) / 2
         return x
 
 

@@ -17,6 +17,9 @@ from golfpack.packer.passes import Policy, Round, Sense, Steps
 from golfpack.packer.state import Pass
 
 PASSES: dict[str, type[Pass]] = {p.name: p for p in (Policy, Sense, Fit, Steps, Round, Encode)}
+CALIBRATIONS = ("none", "inputs", "gradients")
+# What `fit` runs for every dial.
+_BODY = ("steps", "round", "encode")
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,19 @@ class Recipe:
     """A named list of passes, with what it needs from calibration.
 
     Attributes:
-        gradients: whether calibration must measure Fisher weights (a backward pass) as well.
+        calibration: what it needs: "none", "inputs" (Hessians) or "gradients" (Fisher weights as
+            well, which takes a backward pass).
         passes: in order; a `Fit` among them owns those behind it.
     """
 
     name: str
     about: str
-    gradients: bool
+    calibration: str
     passes: tuple[Pass, ...]
+
+    @property
+    def gradients(self) -> bool:
+        return self.calibration == "gradients"
 
 
 def recipe_names() -> list[str]:
@@ -60,13 +68,19 @@ def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
         or not all(isinstance(e, dict) for e in entries)
     ):
         raise UsageError(f"recipe {origin} lists no passes", "add [[pass]] tables with an id")
+    calibration = table.get("calibration", "inputs")
+    if calibration not in CALIBRATIONS:
+        raise UsageError(
+            f"recipe {origin}: calibration cannot be {calibration!r}",
+            f"it is one of {', '.join(CALIBRATIONS)}",
+        )
     _apply_settings(entries, settings)
     passes = tuple(_make_pass(entry, origin) for entry in entries)
     return Recipe(
         name=str(table.get("name", Path(name_or_path).stem)),
         about=str(table.get("about", "")),
-        gradients=bool(table.get("gradients", False)),
-        passes=_nest(passes),
+        calibration=calibration,
+        passes=_nest(passes, origin),
     )
 
 
@@ -122,9 +136,15 @@ def _make_pass(entry: Mapping[str, Any], origin: str) -> Pass:
     return make(PASSES[pass_id], options, what, hidden=frozenset({"body"}))
 
 
-def _nest(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+def _nest(passes: tuple[Pass, ...], origin: str) -> tuple[Pass, ...]:
     """Hand everything behind `fit` to it."""
     for i, p in enumerate(passes):
         if isinstance(p, Fit):
-            return (*passes[:i], replace(p, body=passes[i + 1 :]))
+            body = passes[i + 1 :]
+            if [b.name for b in body if b.name in (*_BODY, Fit.name)] != list(_BODY):
+                raise UsageError(
+                    f"recipe {origin}: fit needs {', '.join(_BODY)} behind it, in that order, once",
+                    "see docs/writing_a_pass.md",
+                )
+            return (*passes[:i], replace(p, body=body))
     return passes

@@ -7,7 +7,7 @@ dial it tries, so what does not depend on the dial belongs before it.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -136,8 +136,3 @@ def need(state: PackState, attribute: str, by: str, earlier: str) -> None:
     """Raise UsageError when `state.attribute` is empty."""
     if not getattr(state, attribute):
         raise UsageError(f"pass {by!r} needs {earlier!r} before it", "fix the order in the recipe")
-
-
-def options_of(p: Pass) -> dict[str, Any]:
-    """The pass's options and their values, by name."""
-    return dict(vars(p))

@@ -229,6 +229,8 @@ def _entry(fields: Mapping[str, Any]) -> Entry:
     ok = isinstance(shape, list) and len(shape) <= MAX_RANK
     if not ok or not all(type(d) is int and 0 <= d <= MAX_WEIGHTS for d in shape):
         raise CorruptError("a tensor's shape in the manifest is no shape", None)
+    if ("raw" in fields) == ("rows" in fields):
+        raise CorruptError("a tensor in the manifest must be quantised or kept, one of them", None)
     return Entry(str(fields["name"]), tuple(shape), str(fields["role"]), dict(fields))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from golfpack.errors import UsageError
-from golfpack.models.base import typed_overrides
+from golfpack.models.base import check_device, typed_overrides
 from golfpack.models.golf import GOLF
 from golfpack.models.golf_net import GolfConfig
 from golfpack.train.batches import Batches
@@ -69,7 +69,7 @@ def train(
         CorruptError: a damaged `last.pt`.
     """
     spec = GOLF.spec(_complete(model_config, config.seq_len))
-    _check_device(config.device)
+    check_device(config.device)
     _check_tokens("training", tokens, spec.config)
     if val_tokens is not None:
         _check_tokens("validation", val_tokens, spec.config)
@@ -154,13 +154,6 @@ def _complete(model_config: Mapping[str, Any], seq_len: int) -> dict[str, Any]:
             f"A golf model needs {', '.join(required)}.",
         )
     return options
-
-
-def _check_device(device: str) -> None:
-    if device not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {device!r}", "Choose cpu or cuda.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("torch sees no CUDA device", "Train on the cpu, or install a CUDA torch.")
 
 
 def _check_tokens(kind: str, tokens: np.ndarray, model_config: Mapping[str, Any]) -> None:

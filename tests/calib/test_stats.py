@@ -263,3 +263,17 @@ def test_the_version_is_part_of_the_key(small, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "STATS_VERSION", "another")
     cached(tmp_path, {}, lambda: stats)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot write") as e:
+        cached(tmp_path / "file" / "cache", {}, lambda: pytest.fail("measured in vain"))
+    assert "--no-cache" in (e.value.hint or "")
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(small, tmp_path):
+    full = OSError(28, "No space left on device")
+    with patch.object(np, "savez", side_effect=full), pytest.raises(UsageError, match="No space"):
+        cached(tmp_path, {}, lambda: run(small))
+    assert not list(tmp_path.iterdir())

@@ -76,3 +76,10 @@ def test_tokens_that_do_not_fit_are_refused(token, tmp_path):
     with pytest.raises(UsageError, match="cannot write"):
         write_shard(tmp_path / "absent" / "a.bin", np.array([1]))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_is_the_users_to_mend(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match="cannot write"):
+        write_shard(tmp_path / "folder", np.array([1]))
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

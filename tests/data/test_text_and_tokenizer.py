@@ -76,6 +76,14 @@ def test_tokenizers_that_cannot_be_used(tmp_path):
     assert not (tmp_path / "x.model").exists()
 
 
+def test_the_hint_says_how_large_a_vocabulary_must_be(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        train_tokenizer(SENTENCES, 270, tmp_path / "x.model")
+    needed = int("".join(filter(str.isdigit, caught.value.hint or "0")))
+    assert needed > 270
+    train_tokenizer(SENTENCES, needed, tmp_path / "x.model")
+
+
 def test_encoding_reproduces_the_challenges_shard(shared):
     sp = load_tokenizer(shared / "data/tokenizers/fineweb_1024_bpe.model")
     shard = read_shard(shared / "data/shards/fineweb10B_sp1024_val_first262k.bin", 20_000)

@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,12 +102,31 @@ def test_a_claim_of_a_terabyte_is_damage_not_an_allocation(codec_id):
 
 
 def test_unknown_codecs_filters_and_options_are_usage_errors():
-    for config in ("gzip", {"id": "gzip"}, {"id": "zlib", "speed": 3}, {}, {"id": ["zlib"]}):
+    bad: list[Any] = ["gzip", {"id": "gzip"}, {"id": "zlib", "speed": 3}, {}, {"id": ["zlib"]}, 5]
+    for config in bad:
         with pytest.raises(UsageError):
             make_codec(config)
     for config in ("delta", {"id": "shuffle", "stride": 0}, {"id": "shuffle", "x": 1}, {}):
         with pytest.raises(UsageError):
             make_filter(config)
+
+
+@pytest.mark.parametrize(
+    ("codec_id", "option", "bad"),
+    [
+        ("zlib", "level", (-2, 10, "9", True)),
+        ("zstd", "level", (0, 23, 3.0)),
+        ("lzma", "preset", (-1, 10, None)),
+        ("brotli", "quality", (-1, 12, 99)),
+        ("brotli", "lgwin", (9, 25)),
+        ("shuffle", "stride", (0, 256, 2.0, True)),
+    ],
+)
+def test_option_values_are_checked_when_the_codec_is_made(codec_id, option, bad):
+    made = make_filter if codec_id in FILTERS else make_codec
+    for value in bad:
+        with pytest.raises(UsageError, match=option):
+            made({"id": codec_id, option: value})
 
 
 @pytest.mark.parametrize("filter_id", sorted(FILTERS))

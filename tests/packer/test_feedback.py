@@ -10,10 +10,15 @@ from golfpack.packer.quantize.feedback import (
     factorize,
     round_feedback,
     round_nearest,
-    weighted_error,
 )
 from golfpack.packer.rate import entropy
 from golfpack.packer.steps import LogSteps, StepField, f16_steps, log_steps
+
+
+def weighted_error(error: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+    """e_r H e_r^T of every row of `error` (rows, cols), float64 (rows,)."""
+    e = error.astype(np.float64)
+    return np.einsum("ri,ri->r", e @ hessian.astype(np.float64), e)
 
 
 def correlated_hessian(rng: np.random.Generator, cols: int, tokens: int | None = None):

@@ -103,7 +103,7 @@ KLS = {
 @pytest.mark.parametrize("target", [3e-4, 0.01, 0.7])
 def test_the_search_comes_close_whatever_the_kl_does(make_state, shape, target):
     kl, share = KLS[shape]
-    fit = Fit(body=(Pretend(kl=kl),))
+    fit = Fit(body=(Pretend(kl=kl),), floor_bpw=0.0)  # the pretended sizes have no floor
     recipe = (Policy(({"scheme": "rd"},)), Sense(), fit)
     state = make_state(budget=NO_BUDGET, measure=lambda t: t["kl"], target_kl=target)
     done = run_passes(recipe, state)

@@ -93,6 +93,9 @@ def test_an_unknown_recipe_names_a_near_one():
     assert "rd" in str(e.value.hint)
 
 
+BODY = ("steps", "round", "encode")
+
+
 @pytest.mark.parametrize(
     "order",
     [
@@ -101,7 +104,6 @@ def test_an_unknown_recipe_names_a_near_one():
         ("policy", "round"),
         ("policy", "sense", "round"),
         ("policy", "encode"),
-        ("fit", "policy"),
     ],
 )
 def test_passes_in_the_wrong_order_are_named(tmp_path, make_state, order):
@@ -112,6 +114,14 @@ def test_passes_in_the_wrong_order_are_named(tmp_path, make_state, order):
     with pytest.raises(UsageError, match="needs") as e:
         run_passes(load_recipe(str(path)).passes, make_state())
     assert "before it" in e.value.message
+
+
+@pytest.mark.parametrize("behind", [(), ("policy",), ("round", "steps", "encode"), ("fit", *BODY)])
+def test_fit_needs_its_passes_behind_it(tmp_path, behind):
+    path = tmp_path / "fit.toml"
+    path.write_text("\n".join(f"[[pass]]\nid = '{p}'" for p in ("policy", "sense", "fit", *behind)))
+    with pytest.raises(UsageError, match="behind it"):
+        load_recipe(str(path))
 
 
 def test_every_pass_option_has_a_default():

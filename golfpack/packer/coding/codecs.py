@@ -13,6 +13,7 @@ import brotli
 import zstandard
 
 from golfpack.errors import CorruptError, UsageError
+from golfpack.packer.options import make, require
 
 # zstd's longest block, 128 KB, takes 4 bytes at the least.
 _ZSTD_GROWTH = 1 << 15
@@ -52,6 +53,9 @@ class Zlib:
     codec_id: ClassVar[str] = "zlib"
     level: int = 9
 
+    def __post_init__(self) -> None:
+        _in_range(self.codec_id, "level", self.level, 0, 9)
+
     def encode(self, data: bytes) -> bytes:
         return zlib.compress(data, self.level)
 
@@ -72,6 +76,9 @@ class Zstd:
 
     codec_id: ClassVar[str] = "zstd"
     level: int = 22
+
+    def __post_init__(self) -> None:
+        _in_range(self.codec_id, "level", self.level, 1, 22)
 
     def encode(self, data: bytes) -> bytes:
         compressor = zstandard.ZstdCompressor(
@@ -102,6 +109,9 @@ class Lzma:
     codec_id: ClassVar[str] = "lzma"
     preset: int = 9
 
+    def __post_init__(self) -> None:
+        _in_range(self.codec_id, "preset", self.preset, 0, 9)
+
     def _filters(self) -> list[dict[str, int]]:
         return [{"id": lzma.FILTER_LZMA2, "preset": self.preset, "lc": 0, "lp": 0, "pb": 0}]
 
@@ -126,6 +136,10 @@ class Brotli:
     codec_id: ClassVar[str] = "brotli"
     quality: int = 11
     lgwin: int = 24
+
+    def __post_init__(self) -> None:
+        _in_range(self.codec_id, "quality", self.quality, 0, 11)
+        _in_range(self.codec_id, "lgwin", self.lgwin, 10, 24)
 
     def encode(self, data: bytes) -> bytes:
         return brotli.compress(data, quality=self.quality, lgwin=self.lgwin)
@@ -159,16 +173,19 @@ def make_codec(config: dict[str, Any] | str) -> Codec:
     """The codec that `codec_config` described, or that a recipe names by id alone.
 
     Raises:
-        UsageError: unknown id or option.
+        UsageError: unknown id or option, or a value the codec does not take.
     """
-    fields = {"id": config} if isinstance(config, str) else dict(config)
+    fields = dict(config) if isinstance(config, dict) else {"id": config}
     codec_id = fields.pop("id", None)
     if not isinstance(codec_id, str) or codec_id not in CODECS:
         raise UsageError(f"unknown codec {codec_id!r}", f"known codecs: {', '.join(CODECS)}")
-    try:
-        return CODECS[codec_id](**fields)
-    except TypeError as e:
-        raise UsageError(f"codec {codec_id}: {e}", "see `golfpack list codecs`") from e
+    return make(CODECS[codec_id], fields, f"codec {codec_id!r}")
+
+
+def _in_range(codec_id: str, option: str, value: int, low: int, high: int) -> None:
+    require(
+        low <= value <= high, f"codec {codec_id!r}: {option} cannot be {value}", f"{low} to {high}"
+    )
 
 
 def _sized(out: bytes, size: int, codec_id: str) -> bytes:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from golfpack.errors import UsageError
+from golfpack.packer.options import make, require
 
 
 class Filter(Protocol):
@@ -26,6 +27,10 @@ class Shuffle:
 
     filter_id: ClassVar[str] = "shuffle"
     stride: int = 2
+
+    def __post_init__(self) -> None:
+        what = f"filter {self.filter_id!r}: stride cannot be {self.stride}"
+        require(1 <= self.stride <= 255, what, "1 to 255")
 
     def encode(self, data: bytes) -> bytes:
         return b"".join(data[p :: self.stride] for p in range(self.stride))
@@ -54,11 +59,8 @@ def make_filter(config: dict[str, Any] | str) -> Filter:
     Raises:
         UsageError: unknown id, unknown option or a stride that is no stride.
     """
-    fields = {"id": config} if isinstance(config, str) else dict(config)
+    fields = dict(config) if isinstance(config, dict) else {"id": config}
     filter_id = fields.pop("id", None)
     if not isinstance(filter_id, str) or filter_id not in FILTERS:
         raise UsageError(f"unknown filter {filter_id!r}", f"known filters: {', '.join(FILTERS)}")
-    stride = fields.get("stride", 2)
-    if not isinstance(stride, int) or not 1 <= stride <= 255 or set(fields) - {"stride"}:
-        raise UsageError(f"filter {filter_id} with options {fields}", "stride is 1 to 255")
-    return FILTERS[filter_id](**fields)
+    return make(FILTERS[filter_id], fields, f"filter {filter_id!r}")

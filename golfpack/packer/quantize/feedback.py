@@ -168,12 +168,6 @@ def _precisions(
     return np.minimum(np.sqrt(whole) / rows, 1e3), np.minimum(np.sqrt(whole) / cols, 1e3)
 
 
-def weighted_error(error: np.ndarray, hessian: np.ndarray) -> np.ndarray:
-    """e_r H e_r^T of every row of `error` (rows, cols), float64 (rows,)."""
-    e = error.astype(np.float64)
-    return np.einsum("ri,ri->r", e @ hessian.astype(np.float64), e)
-
-
 def _step_matrix(steps: StepField, shape: tuple[int, ...]) -> np.ndarray:
     row = steps.row.astype(np.float64)[:, None]
     return np.broadcast_to(row if steps.col is None else row * steps.col, shape)

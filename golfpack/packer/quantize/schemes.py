@@ -11,10 +11,12 @@ import numpy as np
 
 from golfpack.packer.options import require
 from golfpack.packer.quantize.sensitivity import Sensitivity
-from golfpack.packer.rawfloat import RawType
+from golfpack.packer.rawfloat import RawType, smallest_exact
 from golfpack.packer.steps import LogSteps, StepField, f16_steps, log_steps
 
 MIN_CLIP_K = 3.0
+# Codes grow no larger than this: as fine as float32 itself.
+FINEST = 2.0**24
 
 
 class Scheme(Protocol):
@@ -54,6 +56,12 @@ class Keep:
 
     def steps(self, w: np.ndarray, sensitivity: Sensitivity, dial: float) -> StepField:
         raise TypeError("a kept tensor has no steps")
+
+
+def kept_type(scheme: Scheme, w: np.ndarray) -> RawType:
+    """The type in which `Keep` stores `w`."""
+    assert isinstance(scheme, Keep)
+    return smallest_exact(w) if scheme.dtype == "exact" else scheme.dtype
 
 
 @dataclass(frozen=True)
@@ -145,9 +153,10 @@ class RateDistortion:
             u = sensitivity.factor.diagonal()
             col = (u / u.max()) ** self.col_power
             cost *= np.mean(np.square(col / u))
-        return log_steps(
-            row * (dial / np.sqrt(cost)), col, row_grain=self.row_grain, col_grain=self.col_grain
-        )
+        row *= dial / np.sqrt(cost)
+        largest = np.abs(w / (row[:, None] if col is None else row[:, None] * col)).max(initial=0.0)
+        row *= max(1.0, float(largest) / FINEST)
+        return log_steps(row, col, row_grain=self.row_grain, col_grain=self.col_grain)
 
 
 SCHEMES: dict[str, type[Keep] | type[IntN] | type[RateDistortion]] = {

@@ -3,12 +3,14 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
 from golfpack.api.models import LoadedModel, open_pair
 from golfpack.data.shards import read_tokens
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable, audit, loss_and_bpb
-from golfpack.eval.plain import score_plain
+from golfpack.eval.plain import Score, score_plain
 from golfpack.models import find_family
 from golfpack.models.base import check_device
 from golfpack.models.checkpoint import build_model
@@ -55,19 +57,12 @@ def evaluate(
     audited = audit(sp, table, tokens)
     window = _window(loaded, window)
 
-    def score(model: LoadedModel, stage: str) -> tuple[float, float, float]:
-        done = score_plain(
-            build_model(model.family, model.config, model.weights), tokens, window,
-            threads=threads, device=device,
-            progress=lambda d, t, note: notify(stage, d, t, note),
-        )  # fmt: skip
-        assert done.scored_tokens == len(tokens) - 1
-        return (*loss_and_bpb(done.nll, counts), done.seconds)
-
-    val_loss, val_bpb, seconds = score(loaded, "score")
+    done = _score(loaded, "score", tokens, window, threads, device, notify)
+    val_loss, val_bpb = loss_and_bpb(done.nll, counts)
     float_bpb = None
     if float_model is not None:
-        float_bpb = score(float_model, "score float")[1]
+        float_done = _score(float_model, "score float", tokens, window, threads, device, notify)
+        float_bpb = loss_and_bpb(float_done.nll, counts)[1]
     return EvalReport(
         model=str(path),
         model_sha256=loaded.sha256,
@@ -85,11 +80,28 @@ def evaluate(
         scored_tokens=len(tokens) - 1,
         scored_bytes=int(counts.sum()),
         byte_audit=dict(vars(audited)),
-        seconds=seconds,
+        seconds=done.seconds,
         float_bpb=float_bpb,
         quant_gap=None if float_bpb is None else val_bpb - float_bpb,
         argv=argv or [],
     )
+
+
+def _score(
+    model: LoadedModel,
+    stage: str,
+    tokens: np.ndarray,
+    window: int,
+    threads: int,
+    device: str,
+    notify: Notify,
+) -> Score:
+    done = score_plain(
+        build_model(model.family, model.config, model.weights), tokens, window,
+        threads=threads, device=device, progress=lambda d, t, note: notify(stage, d, t, note),
+    )  # fmt: skip
+    assert done.scored_tokens == len(tokens) - 1
+    return done
 
 
 def _window(loaded: LoadedModel, window: int | None) -> int:

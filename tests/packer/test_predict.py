@@ -90,8 +90,9 @@ def test_predictions_follow_the_budget_and_what_is_then_built(ready, measure):
         assert p.artifact_bytes == pytest.approx(p.budget_bytes, rel=0.002)
         assert p.bits_per_weight == 8 * p.artifact_bytes / state.spec.numel
         done = run_passes([fit], replace(state, budget=Budget(p.budget_bytes)))
-        # One probe stands for all rates; on so small a model the ratio wanders by half.
-        assert 1 / 1.6 < p.kl / measure(done.tensors) < 1.6
+        # The probe is taken at 3 bits; far above, on so small a model, it over-corrects.
+        factor = 1.5 if p.bits_per_weight <= 6 else 1.6
+        assert 1 / factor < p.kl / measure(done.tensors) < factor
         assert p.dial == pytest.approx(done.dial, rel=0.25)
 
 

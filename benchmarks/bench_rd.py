@@ -36,9 +36,10 @@ from golfpack.api.prepare import CALIB_LENGTH, BuildOptions, load_inputs, prepar
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import build_model
-from golfpack.packer.encode import Encode
 from golfpack.packer.ir import CalibStats, PackedTensor, QTensor, Raw
-from golfpack.packer.passes import Policy, Round, Sense, Steps
+from golfpack.packer.passes.encode import Encode
+from golfpack.packer.passes.policy import Policy
+from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
 from golfpack.packer.rate import entropy
 from golfpack.packer.state import Budget, PackState, run_passes, silent
 
@@ -131,8 +132,8 @@ def sdclip_grid(bench: Bench) -> list[tuple[str, Tensors]]:
 def _policy(matrix_k: float, embed_k: float) -> Policy:
     return Policy((
         {"roles": ["vector"], "scheme": "keep", "dtype": "f16"},
-        {"roles": list(EMBED_ROLES), "scheme": "int", "bits": 8, "clip": "sd", "clip_k": embed_k},
-        {"scheme": "int", "bits": 6, "clip": "sd", "clip_k": matrix_k},
+        {"roles": list(EMBED_ROLES), "scheme": "int", "bits": 8, "clip": {"id": "sd", "k": embed_k}},
+        {"scheme": "int", "bits": 6, "clip": {"id": "sd", "k": matrix_k}},
     ))  # fmt: skip
 
 
@@ -141,7 +142,7 @@ def _sensed(state: PackState) -> PackState:
 
 
 def _rounded(ready: PackState, matrix_k: float, embed_k: float) -> Tensors:
-    return run_passes([_policy(matrix_k, embed_k), Steps(), Round()], ready).tensors
+    return run_passes([_policy(matrix_k, embed_k), Clip(), Steps(), Round()], ready).tensors
 
 
 def estimated_size(tensors: Tensors) -> int:

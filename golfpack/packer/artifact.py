@@ -2,7 +2,7 @@
 
     magic, version | manifest | digests | streams ... | sha256 of everything before
 
-This module knows bytes and JSON; what the streams mean is `loader.py` (and `encode.py`, which writes
+This module knows bytes and JSON; what the streams mean is `loader.py` (and `streams.py`, which writes
 them). Every length is checked against the file's size before anything is read or allocated.
 """
 

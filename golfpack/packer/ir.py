@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from golfpack.packer.rawfloat import RawType, raw_to_float32
-from golfpack.packer.steps import StepField
+from golfpack.packer.steps import StepField, spread_rows
 
 # What a tensor does in the network. Policies match roles first, name globs second.
 Role = Literal[
@@ -54,6 +54,24 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """A place where scaling columns of one matrix can be undone in rows of another.
+
+    Multiplying column j of `consumer` by s and row `rows[j]` of `producer` by s^(-1 / power) leaves the
+    model's function as it is, for any s > 0 that is equal for all columns of one producer row.
+
+    Attributes:
+        rows: per column of the consumer, the producer's row that feeds it.
+        power: the degree of what lies between: 1 for a linear path, 2 for a squared ReLU.
+    """
+
+    consumer: str
+    producer: str
+    rows: tuple[int, ...]
+    power: int = 1
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Everything the packer may know about a model.
 
@@ -64,6 +82,7 @@ class ModelSpec:
     family: str
     config: dict[str, Any] = field(hash=False)
     tensors: tuple[TensorSpec, ...]
+    folds: tuple[Fold, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -124,23 +143,48 @@ class CalibStats:
 
 
 @dataclass(frozen=True, eq=False)
+class LowRank:
+    """A correction A B that is added to a quantised matrix (LQER, arXiv 2402.02446, section 3).
+
+    Attributes:
+        a: codes (rows, rank).
+        b: codes (rank, cols).
+    """
+
+    a: "QTensor"
+    b: "QTensor"
+
+    def add_to(self, w: np.ndarray) -> None:
+        """Add A B to `w` (rows, cols) float32 in place: rank one after rank one, each product rounded
+        before it is added, so that no BLAS decides a bit.
+        """
+        a, b = self.a.dequantize(), self.b.dequantize()
+        for k in range(a.shape[1]):
+            w += a[:, k, None] * b[k]
+
+
+@dataclass(frozen=True, eq=False)
 class QTensor:
     """A quantised tensor, seen as a matrix.
 
     Attributes:
         codes: (rows, cols) int32.
-        steps: the step field; weight[r, i] = codes[r, i] * step[r, i].
+        steps: the step field; weight[r, i] = codes[r, i] * step[r, i], plus the correction.
+        correction: of low rank, or None.
     """
 
     codes: np.ndarray
     steps: StepField
+    correction: LowRank | None = None
 
     def dequantize(self) -> np.ndarray:
-        """(rows, cols) float32, the same bits wherever it runs: two rounded products in this order."""
+        """(rows, cols) float32, the same bits wherever it runs: rounded products in this order."""
         w = self.codes.astype(np.float32)
         if self.steps.col is not None:
             w *= self.steps.col
-        w *= self.steps.row[:, None]
+        w *= spread_rows(self.steps.row, self.steps.group, w.shape[1])
+        if self.correction is not None:
+            self.correction.add_to(w)
         return w
 
 

@@ -5,8 +5,8 @@ import numpy as np
 from golfpack.packer.quantize.feedback import round_nearest
 from golfpack.packer.quantize.schemes import kept_type
 from golfpack.packer.rawfloat import RAW_STORAGE
-from golfpack.packer.state import PackState, quantised_names
-from golfpack.packer.steps import F16Steps, LogSteps, StepField
+from golfpack.packer.state import PackState, quantised_names, step_field
+from golfpack.packer.steps import every_row
 
 # The rate model looks at about this many weights of a tensor.
 SAMPLE = 1 << 15
@@ -41,11 +41,10 @@ class RateModel:
 
     def tensor_bits(self, name: str, x: float) -> float:
         """The same for one tensor."""
-        s, w = self.state, self.state.matrix(name)
-        scheme = s.plan[name]
-        steps = scheme.steps(w, s.sensitivity[name], 2.0**x)
+        w = self.state.matrix(name)
+        steps = step_field(self.state, name, 2.0**x)
         stride = max(1, w.size // SAMPLE)
-        codes = round_nearest(w[::stride], _rows(steps, stride), scheme.limit)
+        codes = round_nearest(w[::stride], every_row(steps, stride), self.state.plan[name].limit)
         return entropy(codes) * w.size
 
     def solve(self, bits: float) -> float:
@@ -75,9 +74,3 @@ def entropy(codes: np.ndarray) -> float:
     counts = np.bincount((flat >> dropped) - (int(flat.min()) >> dropped)).astype(np.float64)
     p = counts[counts > 0] / flat.size
     return float(-(p * np.log2(p)).sum()) + dropped
-
-
-def _rows(steps: StepField, stride: int) -> StepField:
-    if isinstance(steps, F16Steps):
-        return F16Steps(steps.row_f16[::stride])
-    return LogSteps(steps.row_log[::stride], steps.col_log)

@@ -11,12 +11,15 @@ from typing import Any
 
 from golfpack.errors import UsageError
 from golfpack.packer.allocate import Fit
-from golfpack.packer.encode import Encode
 from golfpack.packer.options import make
-from golfpack.packer.passes import Policy, Round, Sense, Steps
+from golfpack.packer.passes.encode import Encode
+from golfpack.packer.passes.policy import Policy
+from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
 from golfpack.packer.state import Pass
 
-PASSES: dict[str, type[Pass]] = {p.name: p for p in (Policy, Sense, Fit, Steps, Round, Encode)}
+PASSES: dict[str, type[Pass]] = {
+    p.name: p for p in (Policy, Sense, Clip, Fit, Steps, Round, Encode)
+}
 CALIBRATIONS = ("none", "inputs", "gradients")
 # What `fit` runs for every dial.
 _BODY = ("steps", "round", "encode")

@@ -13,9 +13,9 @@ import numpy as np
 
 from golfpack.errors import GolfpackError, UsageError
 from golfpack.packer.ir import CalibStats, ModelSpec, PackedTensor, as_matrix
-from golfpack.packer.quantize.schemes import Keep, Scheme
+from golfpack.packer.quantize.schemes import IntN, Keep, Scheme, Ternary
 from golfpack.packer.quantize.sensitivity import Sensitivity
-from golfpack.packer.steps import StepField
+from golfpack.packer.steps import COL_OCTAVE, F16Steps, StepField, exp2_log
 
 # stage, done, total, note -> None. Total 0: not known.
 Notify = Callable[[str, int, int, str], None]
@@ -53,7 +53,10 @@ class PackState:
         weights: float32, each in its tensor's own shape.
         dial: the one number behind every step; larger is smaller files.
         plan: per tensor, its scheme (set by `policy`).
+        columns: per tensor, (cols,) int32: log2 of what AWQ multiplies its columns by before they
+            are quantised, in 1/16 octave (set by `awq`; tensors without an entry are left alone).
         sensitivity: per tensor (set by `sense`).
+        clips: per tensor, what its scheme found once for all dials (set by `clip`).
         steps, tensors: per tensor (set by `steps` and `round`).
         blob: the finished artifact (set by `encode`).
         warnings: what fell short of what was asked; `--strict` makes them errors.
@@ -71,7 +74,9 @@ class PackState:
     notify: Notify = silent
     dial: float = 1.0
     plan: Mapping[str, Scheme] = field(default_factory=dict)
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     sensitivity: Mapping[str, Sensitivity] = field(default_factory=dict)
+    clips: Mapping[str, np.ndarray] = field(default_factory=dict)
     steps: Mapping[str, StepField] = field(default_factory=dict)
     tensors: Mapping[str, PackedTensor] = field(default_factory=dict)
     blob: bytes | None = None
@@ -130,6 +135,33 @@ def run_passes(passes: Sequence[Pass], state: PackState) -> PackState:
 def quantised_names(state: PackState) -> list[str]:
     """Tensors whose scheme makes codes, in spec order."""
     return [n for n, scheme in state.plan.items() if not isinstance(scheme, Keep)]
+
+
+def clips_of(state: PackState, name: str, scheme: Scheme) -> np.ndarray | None:
+    """What `scheme` would have to find once for all dials, were it the tensor's."""
+    w, sensitivity = state.matrix(name), state.sensitivity[name]
+    if name in state.columns:
+        factors = exp2_log(state.columns[name], COL_OCTAVE)
+        w, sensitivity = w * factors, sensitivity.scaled(factors)
+    return scheme.find_clips(w, sensitivity)
+
+
+def step_field(state: PackState, name: str, dial: float) -> StepField:
+    """The step field of one quantised tensor at a dial.
+
+    Raises:
+        UsageError: its scheme needs clips, and nothing found them.
+    """
+    scheme, clips = state.plan[name], state.clips.get(name)
+    if clips is None and isinstance(scheme, IntN | Ternary):
+        raise UsageError(
+            f"tensor {name} has a fixed bit width ({scheme.label}) and no clips",
+            "add the pass 'clip' to the recipe, before 'fit'",
+        )
+    steps = scheme.steps(state.matrix(name), state.sensitivity[name], dial, clips)
+    if name in state.columns and isinstance(steps, F16Steps):
+        return replace(steps, col_log=-state.columns[name])
+    return steps
 
 
 def need(state: PackState, attribute: str, by: str, earlier: str) -> None:

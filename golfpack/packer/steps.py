@@ -1,14 +1,16 @@
 """Step fields: the step of weight (r, i) is row[r] * col[i].
 
-Two codings. `F16Steps` is what the contest's records store: one float16 per row. `LogSteps` stores
-integers, row[r] = 2^(row_log[r] / 32) and col[i] = 2^(col_log[i] / 16): a byte or less per entry, and
-a coder can use the integers as context. Their float32 values come from a table worked out in integer
-arithmetic, so every machine reconstructs the same bits whatever its libm.
+Two codings. `F16Steps` is what the contest's records store: one float16 per row, or per group of
+columns in a row. `LogSteps` stores integers, row[r] = 2^(row_log[r] / 32) and
+col[i] = 2^(col_log[i] / 16): a byte or less per entry, and a coder can use the integers as context.
+Their float32 values come from a table worked out in integer arithmetic, so every machine reconstructs
+the same bits whatever its libm.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
+from typing import ClassVar
 
 import numpy as np
 
@@ -45,20 +47,49 @@ def exp2_log(log: np.ndarray, octave: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
+class BaselineEncoder:
+    """Rounding as the challenge's baseline export does it, in float32 throughout.
+
+    It clamps rows to `clip`, divides by `scale`, and only then rounds the scale to float16.
+
+    Attributes:
+        clip, scale: (rows,) float32.
+    """
+
+    clip: np.ndarray
+    scale: np.ndarray
+
+    def codes(self, w: np.ndarray) -> np.ndarray:
+        """(rows, cols) float32, rounded but not limited."""
+        return np.rint(np.clip(w, -self.clip[:, None], self.clip[:, None]) / self.scale[:, None])
+
+
+@dataclass(frozen=True, eq=False)
 class F16Steps:
-    """One float16 step per row, no column steps. `row_f16` is (rows,), all finite and positive."""
+    """float16 steps, all finite and positive, and maybe log-coded column steps.
+
+    Attributes:
+        row_f16: (rows,), or (rows, groups) under `group`.
+        group: consecutive columns that share a step within a row (the last group may be shorter);
+            None for whole rows.
+        col_log: (cols,) int32 in 1/16 octave, or None.
+        encoder: what codes are rounded with instead of the stored steps; not stored itself.
+    """
 
     row_f16: np.ndarray
+    group: int | None = None
+    col_log: np.ndarray | None = None
+    encoder: "BaselineEncoder | None" = None
 
     @cached_property
     def row(self) -> np.ndarray:
-        """(rows,) float32."""
+        """float32, (rows,) or (rows, groups)."""
         return self.row_f16.astype(np.float32)
 
-    @property
-    def col(self) -> None:
-        """No column steps."""
-        return None
+    @cached_property
+    def col(self) -> np.ndarray | None:
+        """(cols,) float32, or None."""
+        return None if self.col_log is None else exp2_log(self.col_log, COL_OCTAVE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +98,7 @@ class LogSteps:
 
     row_log: np.ndarray
     col_log: np.ndarray | None = None
+    group: ClassVar[None] = None
 
     @cached_property
     def row(self) -> np.ndarray:
@@ -82,10 +114,25 @@ class LogSteps:
 StepField = F16Steps | LogSteps
 
 
-def f16_steps(row: np.ndarray) -> F16Steps:
+def spread_rows(row: np.ndarray, group: int | None, cols: int) -> np.ndarray:
+    """Row steps as (rows, 1), or group by group as (rows, cols): what multiplies a matrix."""
+    return row[:, None] if group is None else np.repeat(row, group, axis=1)[:, :cols]
+
+
+def every_row(steps: StepField, stride: int) -> StepField:
+    """The steps of every `stride`-th row."""
+    if isinstance(steps, LogSteps):
+        return LogSteps(steps.row_log[::stride], steps.col_log)
+    encoder = steps.encoder
+    if encoder is not None:
+        encoder = BaselineEncoder(encoder.clip[::stride], encoder.scale[::stride])
+    return F16Steps(steps.row_f16[::stride], steps.group, steps.col_log, encoder)
+
+
+def f16_steps(row: np.ndarray, group: int | None = None) -> F16Steps:
     """Row steps rounded to float16, kept within its positive range so that no step becomes 0 or inf."""
     tiny, huge = np.float64(np.finfo(np.float16).smallest_subnormal), np.float64(65504.0)
-    return F16Steps(np.clip(row, tiny, huge).astype(np.float16))
+    return F16Steps(np.clip(row, tiny, huge).astype(np.float16), group)
 
 
 def log_steps(
@@ -104,6 +151,11 @@ def log_steps(
         _to_log(row, ROW_OCTAVE, row_grain, dither),
         None if col is None else _to_log(col, COL_OCTAVE, col_grain, 0.0),
     )
+
+
+def col_logs(col: np.ndarray) -> np.ndarray:
+    """Nearest `col_log` (cols,) int32 to positive column steps, for `F16Steps`."""
+    return _to_log(np.asarray(col, np.float64), COL_OCTAVE, 1, 0.0)
 
 
 def _to_log(x: np.ndarray, octave: int, grain: int, dither: np.ndarray | float) -> np.ndarray:

@@ -41,7 +41,7 @@ def test_the_scalar_recipe_sits_a_quarter_bit_above_shannon(dial):
     w = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     s = identity(*shape)
     assert s.factor is not None
-    steps = RateDistortion().steps(w, s, dial)
+    steps = RateDistortion().steps(w, s, dial, None)
     codes = round_feedback(w, steps, s.factor, None)
     assert steps.col_log is not None
     payload = encode_codes([codes], [CodeMatrix(shape, steps.row_log, steps.col_log)])

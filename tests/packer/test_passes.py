@@ -7,9 +7,10 @@ import pytest
 
 from golfpack.errors import UsageError
 from golfpack.packer.allocate import Fit
-from golfpack.packer.encode import Encode
 from golfpack.packer.ir import QTensor, Raw
-from golfpack.packer.passes import Policy, Round, Sense, Steps
+from golfpack.packer.passes.encode import Encode
+from golfpack.packer.passes.policy import Policy
+from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
 from golfpack.packer.quantize.schemes import IntN, Keep
 from golfpack.packer.recipe import load_recipe, recipe_names
 from golfpack.packer.state import run_passes
@@ -71,8 +72,17 @@ def test_the_first_rule_that_matches_decides(make_state):
         (({"scheme": "int", "bits": 1},), "bits"),
         (({"scheme": "int", "bits": 33},), "bits"),
         (({"scheme": "int", "bits": "six"},), "bits"),
-        (({"scheme": "int", "clip": "percentile"},), "clip"),
-        (({"scheme": "int", "clip_k": -1.0},), "clip_k"),
+        (({"scheme": "int", "clip": "median"},), "known clips"),
+        (({"scheme": "int", "clip": {"id": "sd", "k": -1.0}},), "k is -1.0"),
+        (({"scheme": "int", "clip": {"id": "sd", "kk": 1.0}},), "did you mean 'k'"),
+        (({"scheme": "int", "clip": {"id": "percentile", "percentiles": []}},), "percentiles"),
+        (({"scheme": "int", "clip": {"id": "search", "trial": "feedback"}, "group": 4},), "group"),
+        (({"scheme": "int", "baseline_rounding": True, "group": 4},), "baseline_rounding"),
+        (({"scheme": "int", "group": -1},), "group"),
+        (({"scheme": "rd", "rank": "trace"},), "rank without top"),
+        (({"scheme": "rd", "top": 3},), "top without rank"),
+        (({"scheme": "rd", "rank": "trace", "top": 0},), "top 0"),
+        (({"scheme": "rd", "rank": "trace", "top": 3},), "measured nothing"),
         (({"scheme": "keep", "dtype": "f8"},), "dtype"),
         (({"scheme": "rd", "row_grain": 0},), "row_grain"),
         (("rd",), "rule"),
@@ -80,7 +90,7 @@ def test_the_first_rule_that_matches_decides(make_state):
 )
 def test_a_policy_that_makes_no_sense(make_state, rules, says):
     with pytest.raises(UsageError) as e:
-        run_passes([Policy(rules), Sense(), Steps(), Round()], make_state())
+        run_passes([Policy(rules), Sense(), Clip(), Steps(), Round()], make_state())
     assert says in f"{e.value.message} {e.value.hint}"
     assert e.value.hint
 
@@ -103,13 +113,13 @@ def test_damp_out_of_range(make_state, damp):
     ],
 )
 def test_an_encoding_that_makes_no_sense_is_the_users_mistake(make_state, options):
-    rounded = run_passes([Policy(MIXED), Sense(), Steps(), Round()], make_state())
+    rounded = run_passes([Policy(MIXED), Sense(), Clip(), Steps(), Round()], make_state())
     with pytest.raises(UsageError):
         run_passes([Encode(**options)], rounded)
 
 
 def test_round_makes_what_the_plan_says(make_state):
-    state = run_passes([Policy(MIXED), Sense(), Steps(), Round()], make_state(dial=2e-5))
+    state = run_passes([Policy(MIXED), Sense(), Clip(), Steps(), Round()], make_state(dial=2e-5))
     for name, tensor in state.tensors.items():
         scheme, w = state.plan[name], state.weights[name]
         if isinstance(scheme, Keep):
@@ -125,7 +135,9 @@ def test_round_makes_what_the_plan_says(make_state):
 
 
 def test_feedback_lowers_the_predicted_kl_of_every_matrix(make_state):
-    steps = run_passes([Policy(({"scheme": "rd"},)), Sense(), Steps()], make_state(dial=0.02))
+    steps = run_passes(
+        [Policy(({"scheme": "rd"},)), Sense(), Clip(), Steps()], make_state(dial=0.02)
+    )
 
     def kl(feedback: bool) -> dict[str, float]:
         state = run_passes([Round(feedback=feedback)], steps)

@@ -9,7 +9,7 @@ from golfpack.errors import UsageError
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import build_model
 from golfpack.packer.ir import Raw
-from golfpack.packer.passes import Policy
+from golfpack.packer.passes.policy import Policy
 from golfpack.packer.predict import PROBE_BPW, Predictor, quadratic_kl, split_at_fit
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import Budget, run_passes

@@ -12,7 +12,8 @@ from golfpack.errors import BudgetError
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import build_model
 from golfpack.packer.allocate import Fit
-from golfpack.packer.passes import Policy, Sense
+from golfpack.packer.passes.policy import Policy
+from golfpack.packer.passes.quantise import Sense
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import Budget, Pass, run_passes
 

@@ -87,7 +87,7 @@ def test_a_recipe_file_that_makes_no_sense(tmp_path, text, says):
 def test_an_unknown_recipe_names_a_near_one():
     with pytest.raises(UsageError) as e:
         load_recipe("int8-zst")
-    assert "int8-zstd" in str(e.value.hint)
+    assert "int8-zlib" in str(e.value.hint)
     with pytest.raises(UsageError) as e:
         load_recipe("qqqqq")
     assert "rd" in str(e.value.hint)

@@ -5,9 +5,11 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from golfpack.packer.quantize.clip import CLIPS, MIN_CLIP_K
 from golfpack.packer.quantize.feedback import factorize, round_nearest
-from golfpack.packer.quantize.schemes import MIN_CLIP_K, SCHEMES, IntN, Keep, RateDistortion
+from golfpack.packer.quantize.schemes import SCHEMES, IntN, Keep, RateDistortion, Ternary
 from golfpack.packer.quantize.sensitivity import Sensitivity
+from golfpack.packer.steps import spread_rows
 
 RNG = np.random.default_rng(0)
 VARIANTS = {
@@ -17,6 +19,19 @@ VARIANTS = {
     "int6 sd": IntN(),
     "int8 rowmax": IntN(bits=8, clip="rowmax"),
     "int2 rowmax": IntN(bits=2, clip="rowmax"),
+    "int4 in groups": IntN(bits=4, clip="rowmax", group=4),
+    "int6 percentile": IntN(clip="percentile"),
+    "int6 percentile, rows": IntN(clip={"id": "percentile", "per": "row"}),
+    "int4 search": IntN(bits=4, clip={"id": "search", "objective": "plain"}),
+    "int8 as the baseline": IntN(
+        bits=8,
+        clip={"id": "percentile", "percentiles": [0.9999984]},
+        floor=1 / 127,
+        baseline_rounding=True,
+    ),
+    "int2 absmean": IntN(bits=2, clip="absmean"),
+    "ternary": Ternary(group=4),
+    "ternary rows": Ternary(group=0),
 }
 NORMAL = RNG.standard_normal((12, 10)).astype(np.float32)
 WEIGHTS = {
@@ -46,8 +61,14 @@ def sensitivity(rows: int, cols: int, kind: str) -> Sensitivity:
     return Sensitivity(hessian, weight, factor, measured=True)
 
 
-def test_every_scheme_is_exercised():
+def test_every_scheme_and_clip_is_exercised():
     assert {type(v).scheme_id for v in VARIANTS.values()} | {Keep.scheme_id} == set(SCHEMES)
+    clips = [v.clip for v in VARIANTS.values() if isinstance(v, IntN)]
+    assert {c["id"] if isinstance(c, dict) else c for c in clips} == set(CLIPS)
+
+
+def field_of(scheme, w, s, dial=1.0):
+    return scheme.steps(w, s, dial, scheme.find_clips(w, s))
 
 
 @pytest.mark.parametrize("kind", ["plain", "measured", "dead columns"])
@@ -58,11 +79,9 @@ def test_steps_are_finite_and_positive_and_grow_with_the_dial(variant, name, kin
     s = sensitivity(*w.shape, kind)
     before = None
     for dial in DIALS:
-        steps = scheme.steps(w, s, dial)
-        assert steps.row.shape == w.shape[:1]
-        step = np.multiply.outer(
-            steps.row.astype(np.float64), np.ones(w.shape[1]) if steps.col is None else steps.col
-        )
+        steps = field_of(scheme, w, s, dial)
+        step = spread_rows(steps.row.astype(np.float64), steps.group, w.shape[1])
+        step = np.broadcast_to(step, w.shape) * (1.0 if steps.col is None else steps.col)
         assert np.isfinite(step).all()
         assert (step > 0).all()
         if before is not None:
@@ -76,22 +95,22 @@ def test_codes_stay_within_the_limit(variant, name):
     scheme, w = VARIANTS[variant], WEIGHTS[name]
     limit = scheme.limit
     assert limit is not None
-    steps = scheme.steps(w, sensitivity(*w.shape, "plain"), 1.0)
+    steps = field_of(scheme, w, sensitivity(*w.shape, "plain"))
     assert np.abs(round_nearest(w, steps, limit)).max(initial=0) <= limit
 
 
 def test_row_maximum_clips_nothing_and_uses_the_whole_range():
     scheme = IntN(bits=6, clip="rowmax")
-    steps = scheme.steps(NORMAL, sensitivity(12, 10, "plain"), 1.0)
+    steps = field_of(scheme, NORMAL, sensitivity(12, 10, "plain"))
     codes = round_nearest(NORMAL, steps, None)
     np.testing.assert_array_equal(np.abs(codes).max(1), np.full(12, 31))
 
 
 def test_sdclip_is_k_deviations_and_stops_at_its_floor():
-    scheme = IntN(bits=6, clip="sd", clip_k=12.85)
+    scheme = IntN(bits=6, clip={"id": "sd", "k": 12.85})
     deviation = NORMAL.astype(np.float64).std(axis=1)
     for dial, k in ((1.0, 12.85), (2.0, 25.7), (1e-9, MIN_CLIP_K)):
-        steps = scheme.steps(NORMAL, sensitivity(12, 10, "plain"), dial)
+        steps = field_of(scheme, NORMAL, sensitivity(12, 10, "plain"), dial)
         np.testing.assert_allclose(steps.row, k * deviation / 31, rtol=2e-3)
 
 
@@ -101,7 +120,7 @@ def test_a_constant_row_survives(clip, value):
     # It has no deviation to clip at.
     w = np.full((3, 10), value, np.float32)
     scheme = IntN(bits=6, clip=clip)
-    steps = scheme.steps(w, sensitivity(3, 10, "plain"), 1.0)
+    steps = field_of(scheme, w, sensitivity(3, 10, "plain"))
     back = round_nearest(w, steps, scheme.limit) * steps.row[:, None]
     np.testing.assert_allclose(back, w, rtol=0.05)
 
@@ -110,7 +129,9 @@ def test_rd_steps_are_the_optimum_of_their_shape():
     # At the theory: step[r, i] = dial * U_ii / sqrt(row weight), up to half a grain and the dither.
     s = sensitivity(64, 16, "measured")
     weight = np.maximum(s.row_weight, 1e-4 * s.row_weight.mean())
-    steps = RateDistortion(row_power=0.5, col_power=1.0).steps(np.ones((64, 16), "f4"), s, 0.25)
+    steps = RateDistortion(row_power=0.5, col_power=1.0).steps(
+        np.ones((64, 16), "f4"), s, 0.25, None
+    )
     assert s.factor is not None
     assert steps.col is not None
     ideal = np.multiply.outer(0.25 / np.sqrt(weight), s.factor.diagonal())
@@ -124,7 +145,7 @@ def test_tempering_keeps_the_cost_of_a_tensor():
     s = sensitivity(64, 16, "measured")
     assert s.factor is not None
     for scheme in (RateDistortion(), RateDistortion(row_power=0.3, col_power=0.8)):
-        steps = scheme.steps(np.ones((64, 16), "f4"), s, 0.5)
+        steps = scheme.steps(np.ones((64, 16), "f4"), s, 0.5, None)
         assert steps.col is not None
         scaled = np.multiply.outer(steps.row.astype(np.float64), steps.col / s.factor.diagonal())
         cost = np.mean(np.maximum(s.row_weight, 1e-4 * s.row_weight.mean())[:, None] * scaled**2)

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
-from golfpack.packer.steps import StepField
+from golfpack.packer.steps import F16Steps, StepField, spread_rows
 
 # Columns whose feedback is applied at once as one matrix product; within a block it is column by
 # column. Any value gives the same codes up to float64 rounding.
@@ -77,7 +77,9 @@ def factorize(matrix: np.ndarray, *, damp: float, activation_order: bool = False
 
 def round_nearest(w: np.ndarray, steps: StepField, limit: int | None) -> np.ndarray:
     """Codes (rows, cols) int32 of `w` by rounding each weight to its nearest multiple of the step."""
-    return _clip(np.rint(w / _step_matrix(steps, w.shape)), limit).astype(np.int32)
+    if isinstance(steps, F16Steps) and steps.encoder is not None:
+        return _clip(steps.encoder.codes(w), limit)
+    return _clip(np.rint(w / _step_matrix(steps, w.shape)), limit)
 
 
 def round_feedback(
@@ -105,18 +107,20 @@ def round_feedback(
     # Column by column: a column of W is a row here, so that the inner loops run over memory.
     work = np.ascontiguousarray(w.astype(np.float64)[:, order].T)
     col_step = np.ones(cols) if steps.col is None else steps.col.astype(np.float64)[order]
-    row_step = steps.row.astype(np.float64)
+    # One row of `row_step` per group of columns; `group_of` tells each column's.
+    row_step = np.ascontiguousarray(steps.row.reshape(rows, -1).T.astype(np.float64))
+    group_of = np.zeros(cols, np.int64) if steps.group is None else np.arange(cols) // steps.group
     row_upper = np.empty((0, 0)) if row_factor is None else row_factor.upper.astype(np.float64)
     bound = np.iinfo(np.int32).max if limit is None else limit
-    row_precision, col_precision = _precisions(w, row_step, steps.col)
+    row_precision, col_precision = _precisions(w, steps)
     codes = np.empty((cols, rows), np.int32)
     for start in range(0, cols, BLOCK):
         end = min(start + BLOCK, cols)
         errors = np.empty((end - start, rows))
         _round_block(
-            work[start:end], row_step, col_step[start:end], upper[start:end, start:end],
-            row_upper, bound, rate_weight * row_precision, col_precision[order][start:end],
-            codes[start:end], errors,
+            work[start:end], row_step, group_of[order][start:end], col_step[start:end],
+            upper[start:end, start:end], row_upper, bound, rate_weight * row_precision,
+            col_precision[order][start:end], codes[start:end], errors,
         )  # fmt: skip
         work[end:] -= upper[start:end, end:].T @ errors
     out = np.empty((rows, cols), np.int32)
@@ -126,14 +130,14 @@ def round_feedback(
 
 @numba.njit(cache=True, nogil=True)
 def _round_block(
-    work, row_step, col_step, upper, row_upper, bound, row_rate, col_rate, codes, errors
+    work, row_step, group_of, col_step, upper, row_upper, bound, row_rate, col_rate, codes, errors
 ):
     cols, rows = work.shape
     target = np.empty(rows)
     for i in range(cols):
         target[:] = work[i]
         for r in range(rows):
-            step = row_step[r] * col_step[i]
+            step = row_step[group_of[i], r] * col_step[i]
             q = np.rint(target[r] / step)
             if row_rate[r] > 0.0:
                 size = abs(target[r] / step)
@@ -153,13 +157,9 @@ def _round_block(
                 work[j, r] -= errors[i, r] * upper[i, j]
 
 
-def _precisions(
-    w: np.ndarray, row_step: np.ndarray, col_step: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _precisions(w: np.ndarray, steps: StepField) -> tuple[np.ndarray, np.ndarray]:
     """(rows,) and (cols,) whose products are about 1 / variance of each code, scales separable."""
-    power = np.square(w.astype(np.float64) / row_step[:, None])
-    if col_step is not None:
-        power /= np.square(col_step.astype(np.float64))
+    power = np.square(w / _step_matrix(steps, w.shape))
     if not power.size:
         return np.ones(w.shape[0]), np.ones(w.shape[1])
     whole = max(float(power.mean()), TINY_POWER)
@@ -169,10 +169,10 @@ def _precisions(
 
 
 def _step_matrix(steps: StepField, shape: tuple[int, ...]) -> np.ndarray:
-    row = steps.row.astype(np.float64)[:, None]
+    row = spread_rows(steps.row.astype(np.float64), steps.group, shape[1])
     return np.broadcast_to(row if steps.col is None else row * steps.col, shape)
 
 
 def _clip(q: np.ndarray, limit: int | None) -> np.ndarray:
     bound = np.iinfo(np.int32).max if limit is None else limit
-    return np.clip(q, -bound, bound)
+    return np.clip(q, -bound, bound).astype(np.int32)

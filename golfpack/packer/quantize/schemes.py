@@ -1,20 +1,28 @@
 """Quantisation schemes: how a tensor's step field follows from its weights and sensitivity.
 
 A scheme is a frozen dataclass whose fields are its options; `SCHEMES` is the table that recipes name
-them by. Every scheme answers to one dial: a larger dial means larger steps and fewer bytes.
+them by. Every scheme answers to one dial: a larger dial means larger steps and fewer bytes. What does
+not depend on the dial (the clips of fixed bit widths) is found once, by `find_clips`.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from golfpack.packer.options import require
+from golfpack.packer.quantize.clip import AbsMean, make_clip, row_maximum
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rawfloat import RawType, smallest_exact
-from golfpack.packer.steps import LogSteps, StepField, f16_steps, log_steps
+from golfpack.packer.steps import (
+    BaselineEncoder,
+    F16Steps,
+    LogSteps,
+    StepField,
+    f16_steps,
+    log_steps,
+)
 
-MIN_CLIP_K = 3.0
 # Codes grow no larger than this: as fine as float32 itself.
 FINEST = 2.0**24
 
@@ -34,8 +42,16 @@ class Scheme(Protocol):
         """Codes are clamped to [-limit, limit]; None for no clamp."""
         ...
 
-    def steps(self, w: np.ndarray, sensitivity: Sensitivity, dial: float) -> StepField:
-        """The step field for weights `w` (rows, cols) float32 at this dial."""
+    def find_clips(self, w: np.ndarray, sensitivity: Sensitivity) -> np.ndarray | None:
+        """What `steps` needs of weights `w` (rows, cols) float32 whatever the dial: the clip of each
+        row, (rows,) float64, or of each group, (rows, groups). None for schemes that do not clip.
+        """
+        ...
+
+    def steps(
+        self, w: np.ndarray, sensitivity: Sensitivity, dial: float, clips: np.ndarray | None
+    ) -> StepField:
+        """The step field at this dial. `clips` is what `find_clips` found."""
         ...
 
 
@@ -54,7 +70,12 @@ class Keep:
     def limit(self) -> None:
         return None
 
-    def steps(self, w: np.ndarray, sensitivity: Sensitivity, dial: float) -> StepField:
+    def find_clips(self, w: np.ndarray, sensitivity: Sensitivity) -> None:
+        return None
+
+    def steps(
+        self, w: np.ndarray, sensitivity: Sensitivity, dial: float, clips: np.ndarray | None
+    ) -> StepField:
         raise TypeError("a kept tensor has no steps")
 
 
@@ -66,43 +87,114 @@ def kept_type(scheme: Scheme, w: np.ndarray) -> RawType:
 
 @dataclass(frozen=True)
 class IntN:
-    """Symmetric `bits`-bit codes, one float16 step per row, clip / qmax, as the contest's records do.
+    """Symmetric `bits`-bit codes with float16 steps of clip / (2^(bits - 1) - 1), as the records do.
 
     Attributes:
         bits: 2 to 8.
-        clip: what |w| the largest code stands for. "rowmax": the row's maximum, nothing is clipped;
-            the dial only ever makes steps larger. "sd": SDClip, clip_k standard deviations of the
-            row (record of 2026-04-05); the dial scales clip_k.
-        clip_k: SDClip's k. Below MIN_CLIP_K clipping costs more than finer steps gain, so the dial
-            stops there.
+        clip: a rule of CLIPS, by id or as a table with options.
+        group: this many consecutive columns of a row share a step; 0 for whole rows.
+        auto: the budget's dial scales the clips; false leaves them as the rule finds them.
+        floor: no step is smaller than this. The challenge's baseline has 1/127 (so that every row
+            whose clip is below 1 has one and the same step), the records of 2026-03-22 to 04-01 1/31.
+        baseline_rounding: round codes before the step is rounded to float16, in float32, as the
+            challenge's baseline does; the decoder multiplies by the rounded step either way.
     """
 
     scheme_id: ClassVar[str] = "int"
     bits: int = 6
-    clip: Literal["rowmax", "sd"] = "sd"
-    clip_k: float = 12.85
+    clip: str | dict[str, Any] = "sd"
+    group: int = 0
+    auto: bool = True
+    floor: float = 0.0
+    baseline_rounding: bool = False
 
     def __post_init__(self) -> None:
         require(2 <= self.bits <= 8, f"scheme int: bits is {self.bits}", "choose 2 to 8")
-        require(self.clip_k > 0, f"scheme int: clip_k is {self.clip_k}", "choose a positive k")
+        require(self.group >= 0, f"scheme int: group is {self.group}", "0 is whole rows")
+        require(self.floor >= 0, f"scheme int: floor is {self.floor}", "choose 0 or a step")
+        rule = make_clip(self.clip)
+        for option, set_to in (
+            ("group", self.group),
+            ("baseline_rounding", self.baseline_rounding),
+        ):
+            if set_to:
+                require(
+                    not rule.whole_rows,
+                    f"scheme int: {option} does not go with clips tried by feedback",
+                    'use trial = "nearest"',
+                )
+        if self.baseline_rounding:
+            require(not self.group, "scheme int: baseline_rounding is for whole rows", "group = 0")
 
     @property
     def label(self) -> str:
-        return f"int{self.bits}"
+        return f"int{self.bits}" + (f"/{self.group}" if self.group else "")
 
     @property
     def limit(self) -> int:
         return 2 ** (self.bits - 1) - 1
 
-    def steps(self, w: np.ndarray, sensitivity: Sensitivity, dial: float) -> StepField:
-        w = w.astype(np.float64)
-        if self.clip == "sd":
-            clip = max(self.clip_k * dial, MIN_CLIP_K) * w.std(axis=1)
-        else:
-            clip = max(dial, 1.0) * np.abs(w).max(axis=1, initial=0.0)
-        # Constant rows have no deviation and empty rows no maximum: any positive step will do.
-        clip = np.where(clip > 0, clip, np.abs(w).max(axis=1, initial=0.0))
-        return f16_steps(np.where(clip > 0, clip, 1.0) / self.limit)
+    def find_clips(self, w: np.ndarray, sensitivity: Sensitivity) -> np.ndarray:
+        rule = make_clip(self.clip)
+        if not self.group:
+            return _usable(rule.find(w, self.limit, sensitivity), w)
+        columns = [slice(i, i + self.group) for i in range(0, w.shape[1], self.group)]
+        found = [
+            _usable(rule.find(w[:, c], self.limit, sensitivity.columns(c)), w[:, c])
+            for c in columns
+        ]
+        return np.stack(found, axis=1) if found else np.ones((len(w), 0))
+
+    def steps(
+        self, w: np.ndarray, sensitivity: Sensitivity, dial: float, clips: np.ndarray | None
+    ) -> F16Steps:
+        assert clips is not None
+        clips = clips * (make_clip(self.clip).scale(dial) if self.auto else 1.0)
+        steps = np.maximum(clips / self.limit, self.floor)
+        if self.baseline_rounding:
+            largest = np.finfo(np.float32).max
+            clip, scale = (np.minimum(x, largest).astype(np.float32) for x in (clips, steps))
+            return replace(f16_steps(scale), encoder=BaselineEncoder(clip, scale))
+        return f16_steps(steps, self.group or None)
+
+
+def _usable(clips: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Clips above 0: a constant row has no deviation, and for an empty row any step will do."""
+    clips = np.where(clips > 0, clips, row_maximum(w))
+    return np.where(clips > 0, clips, 1.0)
+
+
+@dataclass(frozen=True)
+class Ternary:
+    """Codes -1, 0 and 1, with one float16 step per group: the group's mean |w| (record of 2026-03-24).
+
+    Attributes:
+        group: this many consecutive columns of a row share a step; 0 for whole rows.
+        auto: the budget's dial scales the steps.
+    """
+
+    scheme_id: ClassVar[str] = "ternary"
+    group: int = 128
+    auto: bool = True
+
+    @property
+    def label(self) -> str:
+        return "ternary"
+
+    @property
+    def limit(self) -> int:
+        return 1
+
+    def find_clips(self, w: np.ndarray, sensitivity: Sensitivity) -> np.ndarray:
+        return self._as_int().find_clips(w, sensitivity)
+
+    def steps(
+        self, w: np.ndarray, sensitivity: Sensitivity, dial: float, clips: np.ndarray | None
+    ) -> F16Steps:
+        return self._as_int().steps(w, sensitivity, dial, clips)
+
+    def _as_int(self) -> IntN:
+        return IntN(2, AbsMean.clip_id, self.group, self.auto)
 
 
 @dataclass(frozen=True)
@@ -143,7 +235,12 @@ class RateDistortion:
     def limit(self) -> None:
         return None
 
-    def steps(self, w: np.ndarray, sensitivity: Sensitivity, dial: float) -> LogSteps:
+    def find_clips(self, w: np.ndarray, sensitivity: Sensitivity) -> None:
+        return None
+
+    def steps(
+        self, w: np.ndarray, sensitivity: Sensitivity, dial: float, clips: np.ndarray | None
+    ) -> LogSteps:
         weight = sensitivity.step_weight
         weight = np.maximum(weight, 1e-4 * weight.mean())
         row = (weight / weight.mean()) ** -self.row_power
@@ -159,6 +256,6 @@ class RateDistortion:
         return log_steps(row, col, row_grain=self.row_grain, col_grain=self.col_grain)
 
 
-SCHEMES: dict[str, type[Keep] | type[IntN] | type[RateDistortion]] = {
-    s.scheme_id: s for s in (Keep, IntN, RateDistortion)
+SCHEMES: dict[str, type[Keep] | type[IntN] | type[Ternary] | type[RateDistortion]] = {
+    s.scheme_id: s for s in (Keep, IntN, Ternary, RateDistortion)
 }

@@ -47,6 +47,19 @@ class Sensitivity:
             return self.row_weight
         return self.row_factor.diagonal() ** -2.0
 
+    def columns(self, part: slice) -> "Sensitivity":
+        """What is known of some columns by themselves; factors do not split."""
+        hessian = None if self.hessian is None else self.hessian[part, part]
+        return Sensitivity(hessian, self.row_weight, None, self.measured)
+
+    def scaled(self, s: np.ndarray) -> "Sensitivity":
+        """The sensitivity of the same matrix with column j multiplied by `s[j]`, s (cols,)."""
+        hessian = None if self.hessian is None else self.hessian / np.outer(s, s)
+        factor = self.factor
+        if factor is not None:
+            factor = replace(factor, upper=(factor.upper * s[factor.order]).astype(np.float32))
+        return replace(self, hessian=hessian, factor=factor)
+
     def kl(self, error: np.ndarray) -> float:
         """Expected KL increase, nats per token, of an error (rows, cols)."""
         e = error.astype(np.float64)

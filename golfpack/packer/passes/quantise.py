@@ -1,97 +1,18 @@
-"""The passes that turn weights into codes: policy, sense, steps, round. Thin shells, no maths."""
+"""The passes that turn weights into codes: sense, clip, steps, round. Thin shells, no maths."""
 
-from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
-from golfpack.errors import UsageError
-from golfpack.packer.ir import ROLES, PackedTensor, QTensor, Raw, TensorSpec
-from golfpack.packer.options import make, require
+from golfpack.packer.ir import PackedTensor, QTensor, Raw
+from golfpack.packer.options import require
 from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.feedback import MAX_DAMP, round_feedback, round_nearest
-from golfpack.packer.quantize.schemes import SCHEMES, Keep, Scheme, kept_type
+from golfpack.packer.quantize.schemes import IntN, Keep, Ternary, kept_type
 from golfpack.packer.quantize.sensitivity import measure_sensitivity
 from golfpack.packer.rawfloat import raw_from_float32
-from golfpack.packer.state import PackState, Pass, need, quantised_names
-
-
-@dataclass(frozen=True)
-class _Selectors:
-    """What a policy rule asks of a tensor; a tensor must meet all of it."""
-
-    roles: tuple[str, ...] = ROLES
-    name: str = "*"
-    max_numel: int | None = None
-
-    def __post_init__(self) -> None:
-        for role in self.roles:
-            require(role in ROLES, f"unknown role {role!r}", f"roles: {', '.join(ROLES)}")
-
-    def match(self, t: TensorSpec) -> bool:
-        small = self.max_numel is None or t.numel <= self.max_numel
-        return small and t.role in self.roles and fnmatchcase(t.name, self.name)
-
-
-_SELECTORS = frozenset(f.name for f in fields(_Selectors))
-
-
-@dataclass(frozen=True)
-class Policy(Pass):
-    """Choose every tensor's scheme: the first rule that matches it decides.
-
-    A rule is a table: `roles` (list), `name` (glob) and `max_numel` select; `scheme` names an entry
-    of SCHEMES and every other key is an option of it. A rule that decides nothing is an error, and so
-    is a tensor that no rule matches.
-    """
-
-    name: ClassVar[str] = "policy"
-    rules: tuple[dict[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        for rule in self.rules:
-            _make_scheme(rule)
-            _make_selectors(rule)
-
-    def run(self, state: PackState) -> PackState:
-        schemes = [_make_scheme(rule) for rule in self.rules]
-        selectors = [_make_selectors(rule) for rule in self.rules]
-        used = [0] * len(schemes)
-        plan: dict[str, Scheme] = {}
-        for t in state.spec.tensors:
-            index = next((i for i, s in enumerate(selectors) if s.match(t)), None)
-            if index is None:
-                raise UsageError(
-                    f"no policy rule matches tensor {t.name} (role {t.role})",
-                    "add a rule for its role, or a last rule without selectors",
-                )
-            used[index] += 1
-            plan[t.name] = schemes[index]
-        for rule, count in zip(self.rules, used, strict=True):
-            if not count:
-                raise UsageError(
-                    f"policy rule {rule} matches no tensor of this model",
-                    "remove it, or put it before the rules that match its tensors first",
-                )
-        return replace(state, plan=plan)
-
-
-def _make_scheme(rule: dict[str, Any]) -> Scheme:
-    if not isinstance(rule, dict):
-        raise UsageError(f"policy rule {rule!r} is not a table", 'such as { scheme = "rd" }')
-    options = {k: v for k, v in rule.items() if k not in (*_SELECTORS, "scheme")}
-    scheme = SCHEMES.get(str(rule.get("scheme")))
-    if scheme is None:
-        raise UsageError(
-            f"policy rule {rule} names no known scheme", f"known schemes: {', '.join(SCHEMES)}"
-        )
-    return make(scheme, options, f"scheme {scheme.scheme_id!r}")
-
-
-def _make_selectors(rule: dict[str, Any]) -> _Selectors:
-    chosen = {k: v for k, v in rule.items() if k in _SELECTORS}
-    return make(_Selectors, chosen, f"policy rule {rule}")
+from golfpack.packer.state import PackState, Pass, clips_of, need, quantised_names, step_field
 
 
 @dataclass(frozen=True)
@@ -142,8 +63,30 @@ class Sense(Pass):
 
 
 @dataclass(frozen=True)
+class Clip(Pass):
+    """Find the clips of every tensor of fixed bit width, once: no dial changes them."""
+
+    name: ClassVar[str] = "clip"
+
+    def requires(self, state: PackState) -> None:
+        need(state, "plan", self.name, "policy")
+        if quantised_names(state):
+            need(state, "sensitivity", self.name, "sense")
+
+    def run(self, state: PackState) -> PackState:
+        names = [n for n in quantised_names(state) if isinstance(state.plan[n], IntN | Ternary)]
+        work = map_ordered(lambda n: clips_of(state, n, state.plan[n]), names, state.threads)
+        clips = {}
+        for n, found in zip(names, work, strict=True):
+            assert found is not None
+            clips[n] = found
+            state.notify("clip", len(clips), len(names), n)
+        return replace(state, clips=clips)
+
+
+@dataclass(frozen=True)
 class Steps(Pass):
-    """Every quantised tensor's step field, from its scheme and the dial."""
+    """Every quantised tensor's step field, from its scheme, its clips and the dial."""
 
     name: ClassVar[str] = "steps"
 
@@ -153,10 +96,7 @@ class Steps(Pass):
             need(state, "sensitivity", self.name, "sense")
 
     def run(self, state: PackState) -> PackState:
-        steps = {
-            n: state.plan[n].steps(state.matrix(n), state.sensitivity[n], state.dial)
-            for n in quantised_names(state)
-        }
+        steps = {n: step_field(state, n, state.dial) for n in quantised_names(state)}
         return replace(state, steps=steps)
 
 

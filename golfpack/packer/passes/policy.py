@@ -1,0 +1,140 @@
+"""The pass that chooses every tensor's scheme, by rules over roles, names, sizes and ranks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from golfpack.errors import UsageError
+from golfpack.packer.ir import ROLES, QTensor, TensorSpec, as_matrix
+from golfpack.packer.options import make, require
+from golfpack.packer.quantize.feedback import round_nearest
+from golfpack.packer.quantize.schemes import SCHEMES, Keep, Scheme
+from golfpack.packer.quantize.sensitivity import Sensitivity, combine_uses
+from golfpack.packer.rate import entropy
+from golfpack.packer.state import PackState, Pass
+
+
+@dataclass(frozen=True)
+class _Selectors:
+    """What a policy rule asks of a tensor; a tensor must meet all of it.
+
+    Attributes:
+        rank: order what the rest selects by sensitivity, highest first: "trace" of the Hessian (record
+            of 2026-03-31), or "error": H-weighted error per byte under the rule's own scheme.
+        top: of that order, take so many, or (a number below 1) such a share of them.
+        optional: the rule may decide nothing.
+    """
+
+    roles: tuple[str, ...] = ROLES
+    name: str = "*"
+    max_numel: int | None = None
+    rank: Literal["trace", "error"] | None = None
+    top: int | float | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        for role in self.roles:
+            require(role in ROLES, f"unknown role {role!r}", f"roles: {', '.join(ROLES)}")
+        together = (self.rank is None) == (self.top is None)
+        require(together, "a policy rule has rank without top, or top without rank", "give both")
+        what = f"a policy rule takes the top {self.top}"
+        require(self.top is None or self.top > 0, what, "give a count, or a share below 1")
+
+    def match(self, t: TensorSpec) -> bool:
+        small = self.max_numel is None or t.numel <= self.max_numel
+        return small and t.role in self.roles and fnmatchcase(t.name, self.name)
+
+    def count(self, of: int) -> int:
+        """How many of `of` candidates `top` is."""
+        assert self.top is not None
+        return round(self.top * of) if self.top < 1 else int(self.top)
+
+
+_SELECTORS = frozenset(f.name for f in fields(_Selectors))
+
+
+@dataclass(frozen=True)
+class Policy(Pass):
+    """Choose every tensor's scheme: the first rule that takes it decides.
+
+    A rule is a table: `roles` (list), `name` (glob), `max_numel`, `rank` and `top` select; `scheme`
+    names an entry of SCHEMES and every other key is an option of it. "32 tensors int6, the others
+    int5" is { rank = "trace", top = 32, scheme = "int", bits = 6 } and a rule for the rest. A rule that
+    decides nothing is an error unless it is `optional`, and so is a tensor that no rule takes.
+    """
+
+    name: ClassVar[str] = "policy"
+    rules: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            _make_scheme(rule)
+            _make_selectors(rule)
+
+    def run(self, state: PackState) -> PackState:
+        chosen: dict[str, Scheme] = {}
+        for rule in self.rules:
+            scheme, selectors = _make_scheme(rule), _make_selectors(rule)
+            left = [t for t in state.spec.tensors if t.name not in chosen and selectors.match(t)]
+            if selectors.rank is not None:
+                scores = [_score(state, t, scheme, selectors.rank) for t in left]
+                order = np.argsort(-np.array(scores), kind="stable")
+                left = [left[i] for i in order[: selectors.count(len(left))]]
+            if not left and not selectors.optional:
+                raise UsageError(
+                    f"policy rule {rule} matches no tensor of this model",
+                    "remove it, put it before the rules that match its tensors first, or say "
+                    "optional = true",
+                )
+            chosen |= {t.name: scheme for t in left}
+        return replace(state, plan=_complete(chosen, state.spec.tensors))
+
+
+def _complete(chosen: dict[str, Scheme], tensors: Sequence[TensorSpec]) -> dict[str, Scheme]:
+    """The plan in spec order. Raises UsageError for a tensor without a scheme."""
+    for t in tensors:
+        if t.name not in chosen:
+            raise UsageError(
+                f"no policy rule matches tensor {t.name} (role {t.role})",
+                "add a rule for its role, or a last rule without selectors",
+            )
+    return {t.name: chosen[t.name] for t in tensors}
+
+
+def _score(state: PackState, t: TensorSpec, scheme: Scheme, rank: str) -> float:
+    """A tensor's sensitivity, for ranking. Raises UsageError without calibration."""
+    if state.stats is None or t.name not in state.stats.uses:
+        raise UsageError(
+            f"a policy rule ranks tensor {t.name}, of which calibration measured nothing",
+            "calibrate (drop --data-free), and rank matrices only",
+        )
+    hessian, row_weight = combine_uses(state.stats.uses[t.name], as_matrix(t.shape)[0])
+    if rank == "trace":
+        return float(hessian.trace())
+    if isinstance(scheme, Keep):
+        raise UsageError("a policy rule ranks by error what it keeps", 'rank = "trace" goes')
+    w, sensitivity = state.matrix(t.name), Sensitivity(hessian, row_weight, None, measured=True)
+    steps = scheme.steps(w, sensitivity, 1.0, scheme.find_clips(w, sensitivity))
+    codes = round_nearest(w, steps, scheme.limit)
+    error = sensitivity.kl(QTensor(codes, steps).dequantize() - w)
+    return error / max(entropy(codes) * codes.size / 8, 1.0)
+
+
+def _make_scheme(rule: dict[str, Any]) -> Scheme:
+    if not isinstance(rule, dict):
+        raise UsageError(f"policy rule {rule!r} is not a table", 'such as { scheme = "rd" }')
+    options = {k: v for k, v in rule.items() if k not in (*_SELECTORS, "scheme")}
+    scheme = SCHEMES.get(str(rule.get("scheme")))
+    if scheme is None:
+        raise UsageError(
+            f"policy rule {rule} names no known scheme", f"known schemes: {', '.join(SCHEMES)}"
+        )
+    return make(scheme, options, f"scheme {scheme.scheme_id!r}")
+
+
+def _make_selectors(rule: dict[str, Any]) -> _Selectors:
+    chosen = {k: v for k, v in rule.items() if k in _SELECTORS}
+    return make(_Selectors, chosen, f"policy rule {rule}")

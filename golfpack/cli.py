@@ -52,7 +52,9 @@ def _root(
 
 
 Checkpoint = Annotated[Path, typer.Argument(help=".pt, .safetensors or .int8.ptz checkpoint.")]
-RecipeName = Annotated[str, typer.Option(help="Recipe name or .toml file.")]
+RecipeName = Annotated[
+    str | None, typer.Option(help="Recipe name or .toml file.", show_default="rd")
+]
 Calib = Annotated[
     str | None,
     typer.Option(help="Token shard or text to calibrate on. Default: the model writes its own."),
@@ -64,6 +66,7 @@ Tokenizer = Annotated[
 Code = Annotated[
     list[Path] | None, typer.Option(help="File that ships too and counts towards the budget.")
 ]
+DataFree = Annotated[bool, typer.Option("--data-free", help="No calibration at all.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")]
 
 
@@ -85,12 +88,15 @@ def build(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The .golf to write.")
     ] = None,
-    recipe: RecipeName = "rd",
+    recipe: RecipeName = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Replay a plan file: its passes, schemes and budget.")
+    ] = None,
     calib: Calib = None,
     calib_tokens: CalibTokens = 32768,
     tokenizer: Tokenizer = None,
     code: Code = None,
-    data_free: Annotated[bool, typer.Option("--data-free", help="No calibration at all.")] = False,
+    data_free: DataFree = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write no file.")] = False,
     recalibrate: Annotated[
         bool, typer.Option("--recalibrate", help="Measure again behind quantised layers; slower.")
@@ -106,13 +112,14 @@ def build(
     """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
     from golfpack import render
     from golfpack.api.build import build as run
+    from golfpack.api.planfile import read_plan
     from golfpack.api.prepare import BuildOptions
     from golfpack.report.reports import to_json
 
     options = BuildOptions(
         checkpoint, budget, output, recipe, tuple(settings or ()), calib, calib_tokens, data_free,
         tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run, target_kl,
-        target_bpb, recalibrate, sys.argv[1:],
+        target_bpb, recalibrate, None if plan is None else read_plan(plan), sys.argv[1:],
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         report = run(options, notify)
@@ -126,18 +133,26 @@ def build(
 
 @app.command(
     epilog="Examples: golfpack plan ckpt.pt --calib train.bin | golfpack plan ckpt.pt --budget 8MB "
-    "--budget 16MB --calib train.bin --tokenizer bpe.model"
+    "--budget 16MB --calib train.bin --tokenizer bpe.model | golfpack plan ckpt.pt --budget 16MB "
+    "--recipe mixed-int5-int6 --calib train.bin -o plan.json"
 )
 def plan(
     checkpoint: Checkpoint,
     budget: Annotated[
-        list[str] | None, typer.Option(help="A budget; several are one table. Default: a range.")
+        list[str] | None,
+        typer.Option(
+            help="A budget; several are one table. Default: a range, or the recipe as is."
+        ),
     ] = None,
-    recipe: RecipeName = "rd",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the plan, for build --plan.")
+    ] = None,
+    recipe: RecipeName = None,
     calib: Calib = None,
     calib_tokens: CalibTokens = 32768,
     tokenizer: Tokenizer = None,
     code: Code = None,
+    data_free: DataFree = False,
     no_cache: NoCache = False,
     settings: Set = None,
     seed: Seed = 0,
@@ -145,16 +160,16 @@ def plan(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict size, KL and loss for budgets from calibration alone; builds nothing."""
-    from golfpack import render
+    """Predict size, KL and loss for budgets from calibration alone, and every tensor's scheme."""
+    from golfpack import render, render_tables
     from golfpack.api.plan import plan as run
     from golfpack.api.prepare import BuildOptions
     from golfpack.report.reports import to_json
 
     options = BuildOptions(
-        checkpoint, recipe=recipe, settings=tuple(settings or ()), calib=calib,
-        calib_tokens=calib_tokens, tokenizer=tokenizer, code=tuple(code or ()), seed=seed,
-        threads=threads, cache=not no_cache,
+        checkpoint, output=output, recipe=recipe, settings=tuple(settings or ()), calib=calib,
+        calib_tokens=calib_tokens, data_free=data_free, tokenizer=tokenizer, code=tuple(code or ()),
+        seed=seed, threads=threads, cache=not no_cache,
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         report = run(options, budget or [], notify)
@@ -162,7 +177,7 @@ def plan(
     if json:
         render.data(to_json(report))
     else:
-        render.show_plan(report)
+        render_tables.show_plan(report)
 
 
 @app.command(
@@ -308,6 +323,10 @@ def demo(
         render.data(to_json(rows))
     else:
         render.show_demo(rows)
+
+
+# Commands in files of their own register themselves; they use the option types above.
+import golfpack.cli_compare  # noqa: E402, F401
 
 
 class _Interrupted(GolfpackError):

@@ -6,7 +6,8 @@ then every few seconds, so that logs stay readable.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from json import dumps
 from math import prod
 from types import TracebackType
@@ -25,7 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from golfpack.report.reports import BuildReport, DemoRow, EvalReport, InspectReport, PlanReport
+from golfpack.report.reports import BuildReport, DemoRow, EvalReport, InspectReport
 from golfpack.train.trainer import TrainResult
 
 # Off a terminal a running stage says how far it is this often, in seconds.
@@ -47,6 +48,7 @@ class Reporter:
         self.tasks: dict[str, TaskID] = {}
         self.began: dict[str, float] = {}
         self.said: dict[str, float] = {}
+        self.done: dict[str, int] = {}
 
     def __enter__(self) -> "Reporter":
         if self.live:
@@ -59,14 +61,31 @@ class Reporter:
         if self.live:
             self.live.stop()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to other output for a while."""
+        if self.live:
+            self.live.stop()
+        yield
+        if self.live:
+            # A new one: the old would move up and draw over what was printed meanwhile.
+            self.live, self.tasks = _progress(), {}
+            self.live.start()
+
     def __call__(self, stage: str, done: int, total: int, note: str) -> None:
         if self.quiet:
             return
+        again = done < self.done.get(stage, 0)  # as in a second build: its time starts anew
+        self.done[stage] = done
         if self.live:
             if stage not in self.tasks:
                 self.tasks[stage] = self.live.add_task(stage, total=total or None, note=note)
+            if again:
+                self.live.reset(self.tasks[stage])
             self.live.update(self.tasks[stage], completed=done, total=total or None, note=note)
             return
+        if again:
+            self.began[stage] = time.monotonic()
         self._plain(stage, done, total, note)
 
     def _plain(self, stage: str, done: int, total: int, note: str) -> None:
@@ -120,7 +139,7 @@ def show_build(report: BuildReport) -> None:
         sqnr = min((t.sqnr_db for t in rows if t.sqnr_db is not None), default=None)
         table.add_row(
             role, str(len(rows)), f"{params:,}", f"{size:,}", f"{8 * size / max(params, 1):.2f}",
-            f"{worst:.4f}", _number(sqnr, ".1f"),
+            f"{worst:.4f}", number(sqnr, ".1f"),
             f"{kl / total_kl:.0%}" if total_kl else "-",
         )  # fmt: skip
     out.print(table)
@@ -136,7 +155,7 @@ def show_build(report: BuildReport) -> None:
         size += " bytes"
     out.print(f"{size}, {report.bits_per_weight:.3f} bits per weight")
     if report.measured_kl is not None:
-        predicted = _number(report.predicted_kl, ".5f")
+        predicted = number(report.predicted_kl, ".5f")
         out.print(
             f"KL to the float model {report.measured_kl:.5f} nats per token on held-out calibration "
             f"tokens (predicted {predicted})"
@@ -144,23 +163,6 @@ def show_build(report: BuildReport) -> None:
     out.print(f"sha256 {report.artifact_sha256}")
     if report.artifact:
         out.print(f"wrote {report.artifact}")
-
-
-def show_plan(report: PlanReport) -> None:
-    """A row per budget."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("budget", "expected bytes", "bpw", "dial", "predicted KL", "predicted bpb loss"):
-        table.add_column(column, justify="right")
-    for r in report.rows:
-        table.add_row(
-            f"{r.budget_bytes:,}", f"{r.artifact_bytes:,}", f"{r.bits_per_weight:.2f}",
-            f"{r.dial:.3g}", f"{r.predicted_kl:.5f}", _number(r.predicted_bpb, "+.5f"),
-        )  # fmt: skip
-    out.print(table)
-    out.print(
-        f"recipe {report.recipe}, {report.calibration_tokens:,} calibration tokens; KL in nats per "
-        f"token; the quadratic model is corrected by {report.kl_ratio:.2f}, from one probe"
-    )
 
 
 def show_eval(report: EvalReport) -> None:
@@ -212,7 +214,7 @@ def show_inspect(report: InspectReport) -> None:
     for t in report.tensors:
         table.add_row(
             t.name, t.role, "x".join(map(str, t.shape)), t.scheme, f"{t.bytes:,}", f"{t.bpw:.2f}",
-            _number(t.zeros, ".1%"), _number(t.rel_err, ".4f"), _number(t.sqnr_db, ".1f"),
+            number(t.zeros, ".1%"), number(t.rel_err, ".4f"), number(t.sqnr_db, ".1f"),
         )  # fmt: skip
     out.print(table)
     out.print(f"{report.parameters:,} parameters, {report.bytes:,} bytes, sha256 {report.sha256}")
@@ -241,8 +243,8 @@ def show_demo(rows: Sequence[DemoRow]) -> None:
         table.add_column(column, justify="left" if column == "model" else "right")
     for r in rows:
         table.add_row(
-            r.model, f"{r.bytes:,}", _number(r.budget_bytes, ",d"), _number(r.headroom_bytes, ",d"),
-            f"{r.val_bpb:.4f}", _number(r.quant_gap, "+.4f"), _number(r.kl, ".4f"),
+            r.model, f"{r.bytes:,}", number(r.budget_bytes, ",d"), number(r.headroom_bytes, ",d"),
+            f"{r.val_bpb:.4f}", number(r.quant_gap, "+.4f"), number(r.kl, ".4f"),
         )  # fmt: skip
     out.print(table)
 
@@ -260,5 +262,6 @@ def warn(warnings: Sequence[str]) -> None:
         err.print(f"[bold yellow]warning:[/] {escape(warning)}")
 
 
-def _number(value: float | None, spec: str) -> str:
+def number(value: float | None, spec: str) -> str:
+    """A figure for a table; "-" where there is none."""
     return "-" if value is None else format(value, spec)

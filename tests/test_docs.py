@@ -8,6 +8,7 @@ from golfpack.cli import app
 from golfpack.models import FAMILIES
 from golfpack.packer.coding.codecs import CODECS
 from golfpack.packer.coding.filters import FILTERS
+from golfpack.packer.quantize.clip import CLIPS
 from golfpack.packer.quantize.schemes import SCHEMES
 from golfpack.packer.recipe import PASSES, load_recipe, recipe_names
 
@@ -29,8 +30,8 @@ def test_every_recipe_says_what_it_is(name):
 
 
 TABLES = {
-    "codec": CODECS, "filter": FILTERS, "scheme": SCHEMES, "pass": PASSES, "family": FAMILIES,
-    "recipe": recipe_names(), "command": COMMANDS,
+    "codec": CODECS, "filter": FILTERS, "scheme": SCHEMES, "clip": CLIPS, "pass": PASSES,
+    "family": FAMILIES, "recipe": recipe_names(), "command": COMMANDS,
 }  # fmt: skip
 
 

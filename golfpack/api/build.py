@@ -3,16 +3,20 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import isfinite, log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from golfpack.api.models import checkpoint_stem
+from golfpack.api.planfile import PlanFile
 from golfpack.api.prepare import (
+    UNLIMITED,
     BuildOptions,
     Prepared,
+    check_output,
     code_bytes,
     load_inputs,
     prepare,
@@ -22,15 +26,13 @@ from golfpack.data.shards import write_atomically
 from golfpack.errors import StrictError, UsageError
 from golfpack.packer.allocate import Fit
 from golfpack.packer.loader import Artifact, loads
+from golfpack.packer.passes.awq import Awq
 from golfpack.packer.predict import Predictor, quadratic_kl, split_at_fit
 from golfpack.packer.recipe import Recipe
 from golfpack.packer.sizes import parse_size
 from golfpack.packer.state import Budget, Notify, PackState, run_passes, silent
 from golfpack.report.reports import BuildReport, save
 from golfpack.report.tensors import tensor_reports
-
-# What stands for "no budget" while a target KL rules.
-UNLIMITED = 1 << 40
 
 
 def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
@@ -40,16 +42,21 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
         UsageError: bad input. BudgetError: nothing fits. StrictError: a warning, under `strict`.
     """
     clock = _Clock()
-    _check_output(options)
+    if not options.dry_run:
+        check_output(_output(options), options.checkpoint)
     checkpoint, recipe = load_inputs(options)
     budget = _budget(options, recipe, checkpoint.spec.numel)
     before, fit = split_at_fit(recipe.passes)
+    if options.recalibrate and any(isinstance(p, Awq) and p.fold for p in before):
+        raise UsageError(
+            "--recalibrate does not go with folded column factors", "add --set awq.fold=false"
+        )
     with clock.measure("calibrate"):
         prepared = prepare(checkpoint, recipe, options, notify)
     with clock.measure("pack"):
         state = prepared.state(budget, options.threads, notify)
         state = replace(state, target_kl=_target_kl(options, prepared))
-        state = ready = run_passes(before, state)
+        state = ready = run_passes(before, _as_planned(options, state))
         state = run_passes([fit], state)
     if options.recalibrate:
         with clock.measure("recalibrate"):
@@ -68,22 +75,13 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     return report
 
 
-def _check_output(options: BuildOptions) -> None:
-    """Raise UsageError before the long work where its result could not be written."""
-    output = _output(options)
-    if options.dry_run:
-        return
-    if output.is_dir() or not output.parent.is_dir():
-        what = "is a folder" if output.is_dir() else "is in a folder that does not exist"
-        raise UsageError(f"cannot write {output}: it {what}", "choose another --output")
-    if output.exists() and output.samefile(options.checkpoint):
-        raise UsageError(f"{output} is the checkpoint itself", "choose another --output")
-
-
 def _budget(options: BuildOptions, recipe: Recipe, numel: int) -> Budget:
     """The budget, or none where a target rules. Raises UsageError unless exactly one is asked for."""
     asked = [options.budget, options.target_kl, options.target_bpb]
-    if sum(a is not None for a in asked) != 1:
+    given = sum(a is not None for a in asked)
+    if given == 0 and options.plan is not None and options.plan.budget_bytes is not None:
+        return _planned_budget(options.plan, options)
+    if given != 1:
         raise UsageError(
             "say how large or how good the artifact is to be",
             "give one of --budget, --target-kl and --target-bpb",
@@ -101,6 +99,25 @@ def _budget(options: BuildOptions, recipe: Recipe, numel: int) -> Budget:
     if options.target_bpb is not None and options.tokenizer is None:
         raise UsageError("--target-bpb needs bytes per token", "add --tokenizer FILE.model")
     return Budget(UNLIMITED, code)
+
+
+def _planned_budget(plan: PlanFile, options: BuildOptions) -> Budget:
+    """The plan's own budget. Raises UsageError where it counts code that nobody names."""
+    assert plan.budget_bytes is not None
+    if plan.code_bytes and not options.code:
+        raise UsageError(
+            f"{plan.code_bytes:,} bytes of the plan's budget are for code",
+            "add --code FILE, or give another --budget",
+        )
+    return Budget(plan.budget_bytes, code_bytes(options.code))
+
+
+def _as_planned(options: BuildOptions, state: PackState) -> PackState:
+    """The state, with a warning where a plan was made on other calibration tokens."""
+    found = None if state.stats is None else state.stats.tokens_sha256
+    if options.plan is None or found == options.plan.calibration_sha256:
+        return state
+    return state.warn("the plan was made with other calibration tokens")
 
 
 def _target_kl(options: BuildOptions, prepared: Prepared) -> float | None:
@@ -137,7 +154,8 @@ def _loss(prepared: Prepared, ready: PackState, done: PackState, fit: Fit) -> _L
     measured = done.measure(done.tensors)
     if prepared.stats is None or not prepared.recipe.gradients or not done.steps:
         return _Loss(None, measured)
-    return _Loss(Predictor(ready, fit).kl_ratio * quadratic_kl(done), measured)
+    ratio = Predictor(ready, fit).kl_ratio
+    return _Loss(None if ratio is None else ratio * quadratic_kl(done), measured)
 
 
 def _output(options: BuildOptions) -> Path:
@@ -160,8 +178,8 @@ def _report(
     loss: _Loss,
     seconds: dict[str, float],
 ) -> BuildReport:
-    checkpoint, stats, size = prepared.checkpoint, state.stats, artifact.container.size
-    budget = None if options.budget is None else state.budget.total
+    checkpoint, size = prepared.checkpoint, artifact.container.size
+    budget = None if state.target_kl is not None else state.budget.total
     return BuildReport(
         checkpoint=str(options.checkpoint),
         checkpoint_sha256=checkpoint.sha256,
@@ -169,6 +187,7 @@ def _report(
         config=checkpoint.config,
         assumed=checkpoint.assumed,
         recipe=prepared.recipe.name,
+        plan=None if options.plan is None else str(options.plan.path),
         settings=list(options.settings),
         seed=options.seed,
         parameters=checkpoint.spec.numel,
@@ -182,17 +201,25 @@ def _report(
         bits_per_weight=8 * size / checkpoint.spec.numel,
         dial=state.dial,
         trace=[[r.dial, r.artifact_bytes] for r in state.trace],
-        calibration=None
-        if stats is None
-        else {"source": stats.source, "tokens": stats.tokens, "sha256": stats.tokens_sha256},
+        calibration=prepared.calibration,
         predicted_kl=loss.predicted_kl,
         measured_kl=loss.measured_kl,
         measured_bpb=prepared.bpb(loss.measured_kl),
         warnings=list(state.warnings),
         seconds=seconds,
-        tensors=tensor_reports(artifact, checkpoint.weights, state.sensitivity),
+        allocation=None if state.allocation is None else asdict(state.allocation),
+        pruning=None if state.pruning is None else asdict(state.pruning),
+        codes=_code_configs(artifact),
+        # Folded weights are other numbers for the same function; pruned ones are a loss.
+        tensors=tensor_reports(artifact, state.unpruned or state.weights, state.sensitivity),
         argv=options.argv,
     )
+
+
+def _code_configs(artifact: Artifact) -> list[dict[str, Any]]:
+    """How each stream of codes is coded, as the file says it."""
+    codes = artifact.container.manifest.get("codes") or []
+    return [codes] if isinstance(codes, dict) else list(codes)
 
 
 class _Clock:

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from torch import nn
 
 from golfpack.api.models import split_settings
+from golfpack.api.planfile import PlanFile
 from golfpack.calib.cache import cache_folder, cached
 from golfpack.calib.sources import CalibTokens, from_data, self_generated
 from golfpack.calib.stats import calibrate
@@ -27,6 +29,9 @@ from golfpack.packer.state import Budget, Notify, PackState
 CALIB_TOKENS = 32_768
 CALIB_LENGTH = 512
 HELD_OUT = 8
+# What stands for "no budget".
+UNLIMITED = 1 << 40
+DEFAULT_RECIPE = "rd"
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,9 @@ class BuildOptions:
         target_kl: instead of a budget: the smallest file within this KL, nats per token.
         target_bpb: the same in bits per byte; needs a tokenizer.
         output: None for the checkpoint's name with .golf, in the current folder.
+        recipe: name or .toml file; None for DEFAULT_RECIPE, or what the plan brings.
+        plan: replay this plan: its passes and its scheme for every tensor, and its budget unless
+            another is given.
         settings: "pass.option=value" and "model.option=value".
         calib: token shard or text; None lets the model write its own.
         data_free: no calibration at all.
@@ -49,7 +57,7 @@ class BuildOptions:
     checkpoint: Path
     budget: str | None = None
     output: Path | None = None
-    recipe: str = "rd"
+    recipe: str | None = None
     settings: tuple[str, ...] = ()
     calib: str | None = None
     calib_tokens: int = CALIB_TOKENS
@@ -64,6 +72,7 @@ class BuildOptions:
     target_kl: float | None = None
     target_bpb: float | None = None
     recalibrate: bool = False
+    plan: PlanFile | None = None
     argv: list[str] = field(default_factory=list)
 
 
@@ -82,6 +91,14 @@ class Prepared:
     used: CalibTokens | None
     held_out: CalibTokens | None
     bytes_per_token: float | None
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """For reports: what was calibrated on."""
+        if self.stats is None:
+            return None
+        s = self.stats
+        return {"source": s.source, "tokens": s.tokens, "sha256": s.tokens_sha256}
 
     def state(self, budget: Budget, threads: int, notify: Notify) -> PackState:
         """The state that the recipe's first pass gets."""
@@ -121,8 +138,15 @@ def load_inputs(options: BuildOptions) -> tuple[Checkpoint, Recipe]:
         UsageError: bad input.
     """
     model_settings, pass_settings = split_settings(options.settings)
-    recipe = load_recipe(options.recipe, pass_settings)
-    return load_checkpoint(options.checkpoint, model_settings), recipe
+    if options.plan is None:
+        recipe = load_recipe(options.recipe or DEFAULT_RECIPE, pass_settings)
+        return load_checkpoint(options.checkpoint, model_settings), recipe
+    if options.recipe is not None:
+        raise UsageError("a plan brings its own passes", "leave out --recipe or --plan")
+    recipe = options.plan.make_recipe(pass_settings)
+    checkpoint = load_checkpoint(options.checkpoint, model_settings)
+    options.plan.check(checkpoint.spec)
+    return checkpoint, recipe
 
 
 def prepare(
@@ -161,6 +185,15 @@ def recalibrated(
         gradients=prepared.recipe.gradients, seed=options.seed, threads=options.threads,
         progress=lambda d, t, note: notify("recalibrate", d, t, note),
     )  # fmt: skip
+
+
+def check_output(output: Path, checkpoint: Path) -> None:
+    """Raise UsageError before the long work where its result could not be written."""
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a folder" if output.is_dir() else "is in a folder that does not exist"
+        raise UsageError(f"cannot write {output}: it {what}", "choose another --output")
+    if output.exists() and output.samefile(checkpoint):
+        raise UsageError(f"{output} is the checkpoint itself", "choose another --output")
 
 
 def code_bytes(files: tuple[Path, ...]) -> int:

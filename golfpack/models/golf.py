@@ -11,7 +11,7 @@ from torch import nn
 from golfpack.errors import UsageError
 from golfpack.models.base import Family, StateDict
 from golfpack.models.golf_net import Golf, GolfConfig
-from golfpack.packer.ir import Hook, ModelSpec, Role, TensorSpec
+from golfpack.packer.ir import Fold, Hook, ModelSpec, Role, TensorSpec
 
 _ROLES: dict[str, Role] = {
     "attn.c_q.weight": "attn_q",
@@ -38,7 +38,24 @@ def build(config: Mapping[str, Any]) -> nn.Module:
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     model = _on_meta(config)
     tensors = tuple(_tensor_spec(n, tuple(p.shape), model) for n, p in model.named_parameters())
-    return ModelSpec("golf", dataclasses.asdict(model.cfg), tensors)
+    return ModelSpec("golf", dataclasses.asdict(model.cfg), tensors, _folds(model.cfg))
+
+
+def _folds(cfg: GolfConfig) -> tuple[Fold, ...]:
+    """Values pass linearly to `attn.proj`; the MLP's squared units are of degree 2, `up` is linear."""
+    shared = cfg.num_heads // cfg.num_kv_heads * cfg.head_dim  # columns of proj fed by one KV head
+    values = tuple(c // shared * cfg.head_dim + c % cfg.head_dim for c in range(cfg.dim))
+    if cfg.activation == "swiglu":
+        hidden, power, first = "gate_up", 1, cfg.mlp_hidden
+    else:
+        hidden, power, first = "fc", 2, 0
+    units = tuple(range(first, first + cfg.mlp_hidden))
+    folds = []
+    for i in range(cfg.num_layers):
+        attn, mlp = f"blocks.{i}.attn", f"blocks.{i}.mlp"
+        folds.append(Fold(f"{attn}.proj.weight", f"{attn}.c_v.weight", values))
+        folds.append(Fold(f"{mlp}.proj.weight", f"{mlp}.{hidden}.weight", units, power))
+    return tuple(folds)
 
 
 def _tensor_spec(name: str, shape: tuple[int, ...], model: Golf) -> TensorSpec:

@@ -54,7 +54,21 @@ class Fit(Pass):
         lossless = self._lossless(state)
         if lossless is not None:
             return lossless
-        return _Search(self, state).run()
+        return self._with_pruning_measured(state, _Search(self, state).run())
+
+    def _with_pruning_measured(self, state: PackState, done: PackState) -> PackState:
+        """Code the weights as they were before magnitude pruning too, at the same steps."""
+        if state.pruning is None or state.unpruned is None:
+            return done
+        whole = replace(state, weights=state.unpruned, dial=done.dial, coding=done.coding)
+        without, pruned = _size(run_passes(self.body, whole)), _size(done)
+        done = replace(done, pruning=replace(state.pruning, bytes_without=without))
+        if without >= pruned:
+            return done
+        return done.warn(
+            f"magnitude pruning made the file {pruned - without:,} bytes larger: "
+            f"{without:,} bytes at the same steps without it"
+        )
 
     def ensures(self, state: PackState) -> None:
         blob = state.blob
@@ -63,12 +77,14 @@ class Fit(Pass):
             assert len(blob) <= state.budget.artifact
 
     def _lossless(self, state: PackState) -> PackState | None:
-        """Every float kept exactly, when the budget allows that much."""
+        """Every float of the checkpoint kept exactly, when the budget allows that much."""
         kept = {n: Keep("exact") for n in state.plan}
+        weights = state.original or state.weights
         # Floats hardly compress; only try when the real file has a chance.
-        if 0.5 * exact_bytes(state.weights) > state.budget.artifact or not quantised_names(state):
+        if 0.5 * exact_bytes(weights) > state.budget.artifact or not quantised_names(state):
             return None
-        full = run_passes(self.body, replace(state, plan=kept))
+        exact = replace(state, plan=kept, weights=weights, unpruned=None, pruning=None)
+        full = run_passes(self.body, exact)
         assert full.blob is not None
         if len(full.blob) > state.budget.artifact:
             return None
@@ -79,6 +95,11 @@ class Fit(Pass):
 def exact_bytes(weights: Mapping[str, np.ndarray]) -> int:
     """Bytes of all weights in the narrowest types that are exact."""
     return sum(w.size * RAW_STORAGE[smallest_exact(w)].itemsize for w in weights.values())
+
+
+def _size(state: PackState) -> int:
+    assert state.blob is not None
+    return len(state.blob)
 
 
 class _Search:
@@ -120,6 +141,8 @@ class _Search:
         self.state.notify("fit", len(self.trace), self.fit.max_rounds, f"dial {2**x:.4g}")
         done = run_passes(self.fit.body, replace(self.state, dial=2.0**x))
         assert done.blob is not None
+        # What `encode` chose holds for the whole search: sizes then follow the dial.
+        self.state = replace(self.state, coding=done.coding)
         size = len(done.blob)
         self.trace.append(FitRound(2.0**x, size))
         if size > self.limit:

@@ -147,20 +147,21 @@ class LowRank:
     """A correction A B that is added to a quantised matrix (LQER, arXiv 2402.02446, section 3).
 
     Attributes:
-        a: codes (rows, rank).
-        b: codes (rank, cols).
+        a: codes of A transposed (rank, rows), so that a row's step is that of one rank; no corrections
+            of its own, steps are `F16Steps` without column steps.
+        b: codes of B (rank, cols), the same.
     """
 
     a: "QTensor"
     b: "QTensor"
 
     def add_to(self, w: np.ndarray) -> None:
-        """Add A B to `w` (rows, cols) float32 in place: rank one after rank one, each product rounded
-        before it is added, so that no BLAS decides a bit.
+        """Add A B to `w` (rows, cols) float32 in place.
+
+        Rank one after rank one, each product rounded before it is added, so that no BLAS decides a bit.
         """
-        a, b = self.a.dequantize(), self.b.dequantize()
-        for k in range(a.shape[1]):
-            w += a[:, k, None] * b[k]
+        for column, row in zip(self.a.dequantize(), self.b.dequantize(), strict=True):
+            w += column[:, None] * row
 
 
 @dataclass(frozen=True, eq=False)

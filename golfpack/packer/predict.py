@@ -6,17 +6,30 @@ hardly changes with the rate, so one probe on held-out calibration tokens correc
 same probe relates the rate model to the real coder.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import log2
 
 from golfpack.errors import BudgetError, UsageError
 from golfpack.packer.allocate import Fit, exact_bytes
 from golfpack.packer.ir import as_matrix
-from golfpack.packer.rate import RateModel
+from golfpack.packer.quantize.schemes import Keep
+from golfpack.packer.rate import RateModel, kept_bytes
 from golfpack.packer.state import PackState, Pass, run_passes
 
 # The probe's rate, in bits per weight by the rate model: the middle of where people build.
 PROBE_BPW = 3.0
+# A dial that misses the budget by more than this share does so because the recipe ends there.
+OUT_OF_REACH = 0.01
+
+
+@dataclass(frozen=True)
+class TensorPrediction:
+    """What to expect of one tensor: its bytes in the file, and the KL it causes (None: not known)."""
+
+    bytes: float
+    kl: float | None
 
 
 @dataclass(frozen=True)
@@ -24,15 +37,20 @@ class Prediction:
     """What to expect of one budget.
 
     Attributes:
+        budget_bytes: None where a dial was asked about.
+        dial: 0 where the budget holds every weight exactly.
         artifact_bytes: expected size of the file.
-        kl: expected KL(float || artifact), nats per token.
+        kl: expected KL(float || artifact), nats per token; None where calibration measured no
+            gradients.
+        tensors: the same by tensor; they add up to nearly the whole.
     """
 
-    budget_bytes: int
+    budget_bytes: int | None
     dial: float
     artifact_bytes: int
     bits_per_weight: float
-    kl: float
+    kl: float | None
+    tensors: Mapping[str, TensorPrediction]
 
 
 def split_at_fit(passes: Sequence[Pass]) -> tuple[tuple[Pass, ...], Fit]:
@@ -45,34 +63,49 @@ def split_at_fit(passes: Sequence[Pass]) -> tuple[tuple[Pass, ...], Fit]:
 
 def quadratic_kl(state: PackState) -> float:
     """Expected KL of a state's quantised tensors by the quadratic model, nats per token."""
-    total = 0.0
+    return sum(tensor_kl(state).values())
+
+
+def tensor_kl(state: PackState) -> dict[str, float]:
+    """The same by tensor, of those that are quantised."""
+    found = {}
     for name, sensitivity in state.sensitivity.items():
         shape = as_matrix(state.weights[name].shape)
         error = state.tensors[name].dequantize().reshape(shape) - state.matrix(name)
-        total += sensitivity.kl(error)
-    return total
+        found[name] = sensitivity.kl(error)
+    return found
 
 
 class Predictor:
     """Predictions for one checkpoint under one recipe.
 
     Attributes:
-        kl_ratio: measured over quadratic KL at the probe; 1 when nothing can be measured.
-        size_ratio: real over estimated bytes at the probe.
+        kl_ratio: measured over quadratic KL at the probe; 1 when nothing can be measured, None where
+            calibration measured no gradients.
+        size_ratio: real over estimated bits at the probe, of everything that is not kept as floats.
+        round_seconds: wall time of the probe, which is one round of `fit`.
     """
 
-    def __init__(self, state: PackState, fit: Fit) -> None:
-        """Probe once. `state` is as the passes before `fit` left it."""
+    def __init__(self, state: PackState, fit: Fit, dial: float | None = None) -> None:
+        """Probe once, at `dial` or at PROBE_BPW. `state` is as the passes before `fit` left it."""
         self.state, self.fit = state, fit
         self.rate = RateModel(state)
-        x = self.rate.solve(PROBE_BPW * self.rate.weights)
+        x = self.rate.solve(PROBE_BPW * self.rate.weights) if dial is None else log2(dial)
+        began = time.perf_counter()
         probe = run_passes(fit.body, replace(state, dial=2.0**x))
+        self.round_seconds = time.perf_counter() - began
         assert probe.blob is not None
-        self.size_ratio = 8 * len(probe.blob) / max(self.rate.bits(x), 1.0)
-        self.kl_ratio = 1.0
+        coded = 8 * len(probe.blob) - self.rate.kept_bits
+        self.size_ratio = coded / max(self.rate.bits(x), 1.0)
+        self.kl_ratio = self._kl_ratio(probe)
+
+    def _kl_ratio(self, probe: PackState) -> float | None:
+        if not _gradients(self.state):
+            return None
         expected = quadratic_kl(probe)
-        if state.measure is not None and expected > 0:
-            self.kl_ratio = state.measure(probe.tensors) / expected
+        if self.state.measure is None or expected <= 0:
+            return 1.0
+        return self.state.measure(probe.tensors) / expected
 
     def predict(self, budget_bytes: int) -> Prediction:
         """What a budget for the artifact alone would give, without coding anything.
@@ -80,23 +113,65 @@ class Predictor:
         Raises:
             BudgetError: less than the recipe's smallest artifact.
         """
-        numel = self.state.spec.numel
         exact = exact_bytes(self.state.weights)
-        if budget_bytes >= exact:
-            return Prediction(budget_bytes, 0.0, exact, 8 * exact / numel, 0.0)
-        smallest = round(self.fit.floor_bpw * self.rate.weights * self.size_ratio / 8)
+        if self.rate.weights and budget_bytes >= exact:
+            return self._lossless(budget_bytes, exact)
+        smallest = self._bytes(self.fit.floor_bpw * self.rate.weights)
         if budget_bytes < smallest:
-            raise BudgetError(
-                f"{budget_bytes:,} bytes are below this recipe's smallest artifact, "
-                f"about {smallest:,} bytes",
-                "plan with larger budgets",
-                shortfall=smallest - budget_bytes,
-            )
-        x = self.rate.solve(8 * budget_bytes / self.size_ratio)
-        quantise = [p for p in self.fit.body if p.name != "encode"]
-        done = run_passes(quantise, replace(self.state, dial=2.0**x))
-        size = round(self.rate.bits(x) * self.size_ratio / 8)
-        return Prediction(
-            budget_bytes, 2.0**x, size, 8 * size / numel,
-            self.kl_ratio * quadratic_kl(done),
-        )  # fmt: skip
+            raise _below(budget_bytes, smallest)
+        x = self.rate.solve((8 * budget_bytes - self.rate.kept_bits) / self.size_ratio)
+        found = replace(self.at(2.0**x), budget_bytes=budget_bytes)
+        if found.artifact_bytes > (1 + OUT_OF_REACH) * budget_bytes:
+            raise _below(budget_bytes, found.artifact_bytes)
+        return found
+
+    def at(self, dial: float) -> Prediction:
+        """What a dial would give, without coding anything."""
+        kls: dict[str, float] = {}
+        if self.kl_ratio is not None:
+            quantise = [p for p in self.fit.body if not p.writes]
+            done = run_passes(quantise, replace(self.state, dial=dial))
+            kls = {n: self.kl_ratio * kl for n, kl in tensor_kl(done).items()}
+        size = self._bytes(self.rate.bits(log2(dial)))
+        kl = None if self.kl_ratio is None else sum(kls.values())
+        bpw = 8 * size / self.state.spec.numel
+        return Prediction(None, dial, size, bpw, kl, self._tensors(log2(dial), kls))
+
+    def _tensors(self, x: float, kls: Mapping[str, float]) -> dict[str, TensorPrediction]:
+        found = {}
+        for name, scheme in self.state.plan.items():
+            if isinstance(scheme, Keep):
+                size = kept_bytes(scheme, self.state.weights[name])
+            else:
+                size = self.rate.tensor_bits(name, x) * self.size_ratio / 8
+            found[name] = TensorPrediction(size, kls.get(name))
+        return found
+
+    def _bytes(self, bits: float) -> int:
+        """Expected size of the file whose quantised tensors have `bits` by the rate model."""
+        return round((self.rate.kept_bits + bits * self.size_ratio) / 8)
+
+    def _lossless(self, budget_bytes: int, exact: int) -> Prediction:
+        kl = None if self.kl_ratio is None else 0.0
+        tensors = {
+            n: TensorPrediction(kept_bytes(Keep("exact"), w), kl)
+            for n, w in self.state.weights.items()
+        }
+        bpw = 8 * exact / self.state.spec.numel
+        return Prediction(budget_bytes, 0.0, exact, bpw, kl, tensors)
+
+
+def _gradients(state: PackState) -> bool:
+    """Whether calibration measured what makes an expected error an expected KL."""
+    if state.stats is None:
+        return False
+    return all(u.row_weight is not None for uses in state.stats.uses.values() for u in uses)
+
+
+def _below(budget_bytes: int, smallest: int) -> BudgetError:
+    return BudgetError(
+        f"{budget_bytes:,} bytes are below this recipe's smallest artifact, "
+        f"about {smallest:,} bytes",
+        "plan with larger budgets",
+        shortfall=smallest - budget_bytes,
+    )

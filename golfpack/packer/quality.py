@@ -26,8 +26,9 @@ def fit_quality(
     Raises:
         BudgetError: even the finest steps of the recipe stay above the target.
     """
-    assert state.target_kl is not None
-    assert state.measure is not None
+    target, measure = state.target_kl, state.measure
+    assert target is not None
+    assert measure is not None
     rate = RateModel(state)
     x, floor = rate.solve(START_BPW * rate.weights), rate.solve(floor_bpw * rate.weights)
     good: tuple[float, float] | None = None
@@ -36,29 +37,30 @@ def fit_quality(
     trace: list[FitRound] = []
     for _ in range(max_rounds):
         done = run_passes(body, replace(state, dial=2.0**x))
-        kl = max(state.measure(done.tensors), 1e-12)
+        kl = max(measure(done.tensors), 1e-12)
         assert done.blob is not None
+        state = replace(state, coding=done.coding)
         trace.append(FitRound(2.0**x, len(done.blob)))
         state.notify("fit", len(trace), max_rounds, f"KL {kl:.3g} at {len(done.blob):,} bytes")
         # Against the target, in octaves: a little below is the aim.
-        excess = log2(kl / state.target_kl) - log2(1 - TOLERANCE / 2)
-        if kl <= state.target_kl:
+        excess = log2(kl / target) - log2(1 - TOLERANCE / 2)
+        if kl <= target:
             if best is None or len(done.blob) < len(best.blob or b""):
                 best, best_kl = done, kl
             good = (x, excess) if good is None else max(good, (x, excess))
-            if kl >= (1 - TOLERANCE) * state.target_kl or x >= floor:
+            if kl >= (1 - TOLERANCE) * target or x >= floor:
                 break
         else:
             bad = (x, excess) if bad is None else min(bad, (x, excess))
         x = min(_next(x - 0.5 * excess, good, bad), floor)
     if best is None:
         raise BudgetError(
-            f"no artifact of this recipe keeps the KL below {state.target_kl:g} nats per token",
+            f"no artifact of this recipe keeps the KL below {target:g} nats per token",
             "ask for a larger KL; recipe rd goes furthest",
         )
-    if best_kl < FAR_BELOW * state.target_kl:
+    if best_kl < FAR_BELOW * target:
         best = best.warn(
-            f"the KL is {best_kl:.3g}, well below the {state.target_kl:.3g} asked for: "
+            f"the KL is {best_kl:.3g}, well below the {target:.3g} asked for: "
             "the recipe has no smaller artifact to offer near it"
         )
     return replace(best, trace=tuple(trace))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from golfpack.packer.quantize.feedback import round_nearest
-from golfpack.packer.quantize.schemes import kept_type
+from golfpack.packer.quantize.schemes import Keep, kept_type
 from golfpack.packer.rawfloat import RAW_STORAGE
 from golfpack.packer.state import PackState, quantised_names, step_field
 from golfpack.packer.steps import every_row
@@ -27,9 +27,9 @@ class RateModel:
         self.names = quantised_names(state)
         self.weights = sum(state.weights[n].size for n in self.names)
         self.kept_bits = 8.0 * sum(
-            w.size * RAW_STORAGE[kept_type(state.plan[n], w)].itemsize
-            for n, w in state.weights.items()
-            if n not in set(self.names)
+            kept_bytes(scheme, state.weights[n])
+            for n, scheme in state.plan.items()
+            if isinstance(scheme, Keep)
         )
         self._seen: dict[float, float] = {}
 
@@ -61,6 +61,11 @@ class RateModel:
             follow = step % 2 == 0 and low < guess < high
             x = guess if follow else (low + high) / 2
         return x
+
+
+def kept_bytes(scheme: Keep, w: np.ndarray) -> int:
+    """Bytes of a tensor that stays floats, before any codec."""
+    return w.size * RAW_STORAGE[kept_type(scheme, w)].itemsize
 
 
 def entropy(codes: np.ndarray) -> float:

@@ -3,8 +3,8 @@
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,26 @@ from typing import Any
 from golfpack.errors import UsageError
 from golfpack.packer.allocate import Fit
 from golfpack.packer.options import make
+from golfpack.packer.passes.awq import Awq
 from golfpack.packer.passes.encode import Encode
+from golfpack.packer.passes.lowrank import Correct
+from golfpack.packer.passes.mix import Mix
 from golfpack.packer.passes.policy import Policy
+from golfpack.packer.passes.prune import PruneMagnitude, PruneOnes
 from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
 from golfpack.packer.state import Pass
 
 PASSES: dict[str, type[Pass]] = {
-    p.name: p for p in (Policy, Sense, Clip, Fit, Steps, Round, Encode)
-}
+    p.name: p
+    for p in (
+        Policy, PruneMagnitude, Awq, Sense, Mix, Clip, Fit, Steps, Round, Correct, PruneOnes, Encode,
+    )
+}  # fmt: skip
 CALIBRATIONS = ("none", "inputs", "gradients")
 # What `fit` runs for every dial.
 _BODY = ("steps", "round", "encode")
+# Fields of passes that are no options.
+_HIDDEN = frozenset({"body"})
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,15 @@ def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise UsageError(f"recipe {origin} is not valid TOML: {e}", "see docs/recipes.md") from e
+    return make_recipe({"name": Path(name_or_path).stem, **table}, origin, settings)
+
+
+def make_recipe(table: Mapping[str, Any], origin: str, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe that a table as of a recipe file describes; `origin` is for messages.
+
+    Raises:
+        UsageError: unknown pass or option, a value of the wrong type, passes in no usable order.
+    """
     entries = table.get("pass")
     if (
         not entries
@@ -77,14 +95,28 @@ def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
             f"recipe {origin}: calibration cannot be {calibration!r}",
             f"it is one of {', '.join(CALIBRATIONS)}",
         )
-    _apply_settings(entries, settings)
+    entries = _with_settings(entries, settings)
     passes = tuple(_make_pass(entry, origin) for entry in entries)
     return Recipe(
-        name=str(table.get("name", Path(name_or_path).stem)),
+        name=str(table["name"]),
         about=str(table.get("about", "")),
         calibration=calibration,
         passes=_nest(passes, origin),
     )
+
+
+def pass_tables(recipe: Recipe) -> list[dict[str, Any]]:
+    """The passes as a recipe file lists them, with every option: `make_recipe` reads them again."""
+    return [
+        {"id": p.name, **{f.name: getattr(p, f.name) for f in fields(p) if f.name not in _HIDDEN}}  # type: ignore[arg-type]
+        for p in _flat(recipe.passes)
+    ]
+
+
+def _flat(passes: Sequence[Pass]) -> Iterator[Pass]:
+    for p in passes:
+        yield p
+        yield from _flat(getattr(p, "body", ()))
 
 
 def _read(name_or_path: str) -> tuple[str, str]:
@@ -105,8 +137,11 @@ def _read(name_or_path: str) -> tuple[str, str]:
     ).read_text(), name_or_path
 
 
-def _apply_settings(entries: list[dict[str, Any]], settings: Sequence[str]) -> None:
-    by_id = {str(entry.get("id")): entry for entry in entries}
+def _with_settings(
+    entries: Sequence[dict[str, Any]], settings: Sequence[str]
+) -> list[dict[str, Any]]:
+    changed = [dict(entry) for entry in entries]
+    by_id = {str(entry.get("id")): entry for entry in changed}
     for setting in settings:
         key, eq, text = setting.partition("=")
         pass_id, dot, option = key.partition(".")
@@ -116,6 +151,7 @@ def _apply_settings(entries: list[dict[str, Any]], settings: Sequence[str]) -> N
                 f"use PASS.OPTION=VALUE with PASS one of {', '.join(by_id)}",
             )
         by_id[pass_id][option] = parse_value(text)
+    return changed
 
 
 def parse_value(text: str) -> Any:
@@ -136,17 +172,25 @@ def _make_pass(entry: Mapping[str, Any], origin: str) -> Pass:
             f"did you mean {close[0]!r}?" if close else f"passes: {', '.join(PASSES)}",
         )
     what = f"recipe {origin}: pass {pass_id!r}"
-    return make(PASSES[pass_id], options, what, hidden=frozenset({"body"}))
+    return make(PASSES[pass_id], options, what, hidden=_HIDDEN)
 
 
 def _nest(passes: tuple[Pass, ...], origin: str) -> tuple[Pass, ...]:
-    """Hand everything behind `fit` to it."""
+    """Hand everything behind `fit`, and behind `prune_ones`, to it."""
     for i, p in enumerate(passes):
         if isinstance(p, Fit):
             body = passes[i + 1 :]
             if [b.name for b in body if b.name in (*_BODY, Fit.name)] != list(_BODY):
                 raise UsageError(
                     f"recipe {origin}: fit needs {', '.join(_BODY)} behind it, in that order, once",
+                    "see docs/writing_a_pass.md",
+                )
+            return (*passes[:i], replace(p, body=_nest(body, origin)))
+        if isinstance(p, PruneOnes):
+            body = passes[i + 1 :]
+            if [b.name for b in body] != [Encode.name]:
+                raise UsageError(
+                    f"recipe {origin}: prune_ones needs encode, and nothing else, behind it",
                     "see docs/writing_a_pass.md",
                 )
             return (*passes[:i], replace(p, body=body))

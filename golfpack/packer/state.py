@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from golfpack.errors import GolfpackError, UsageError
+from golfpack.packer.autocode import Coding
 from golfpack.packer.ir import CalibStats, ModelSpec, PackedTensor, as_matrix
 from golfpack.packer.quantize.schemes import IntN, Keep, Scheme, Ternary
 from golfpack.packer.quantize.sensitivity import Sensitivity
@@ -45,6 +46,42 @@ class FitRound:
     artifact_bytes: int
 
 
+@dataclass(frozen=True)
+class Allocation:
+    """What `mix` chose among. Pairs are (coded bytes by entropy, expected KL in nats per token).
+
+    Attributes:
+        widths: bits per tensor.
+        frontier: every vertex of the convex hull of all choices, cheapest first.
+        chosen, exact, greedy: the Lagrangian choice (the one that was taken), the integer program's,
+            and that of a greedy walk.
+        budget: bytes that the choice had to keep within.
+    """
+
+    widths: Mapping[str, int]
+    frontier: tuple[tuple[float, float], ...]
+    chosen: tuple[float, float]
+    exact: tuple[float, float]
+    greedy: tuple[float, float]
+    budget: float
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What a pruning pass did.
+
+    Attributes:
+        method: "magnitude" or "ones".
+        zeroed: how many weights (magnitude) or +-1 codes (ones).
+        bytes_without: the artifact's size at the same steps without pruning; None until `fit` has
+            measured it.
+    """
+
+    method: str
+    zeroed: int
+    bytes_without: int | None
+
+
 @dataclass(frozen=True, eq=False)
 class PackState:
     """Everything known so far about one build. Passes return a changed copy and mutate nothing.
@@ -59,6 +96,11 @@ class PackState:
         clips: per tensor, what its scheme found once for all dials (set by `clip`).
         steps, tensors: per tensor (set by `steps` and `round`).
         blob: the finished artifact (set by `encode`).
+        coding: how all codes are coded, once `encode` has chosen; later rounds of `fit` reuse it.
+        allocation: what `mix` chose among, or None.
+        pruning: what a pruning pass did, or None.
+        unpruned: the weights before magnitude pruning, or None.
+        original: the weights before any pass changed them, or None while none has.
         warnings: what fell short of what was asked; `--strict` makes them errors.
         trace: the rounds of `fit`.
         measure: KL(float || candidate) of quantised tensors on held-out calibration tokens, nats per
@@ -80,6 +122,11 @@ class PackState:
     steps: Mapping[str, StepField] = field(default_factory=dict)
     tensors: Mapping[str, PackedTensor] = field(default_factory=dict)
     blob: bytes | None = None
+    coding: Coding | None = None
+    allocation: Allocation | None = None
+    pruning: Pruning | None = None
+    unpruned: Mapping[str, np.ndarray] | None = None
+    original: Mapping[str, np.ndarray] | None = None
     warnings: tuple[str, ...] = ()
     trace: tuple[FitRound, ...] = ()
     measure: Callable[[Mapping[str, PackedTensor]], float] | None = None
@@ -98,9 +145,14 @@ class PackState:
 
 
 class Pass(ABC):
-    """One step of a recipe."""
+    """One step of a recipe.
+
+    Attributes:
+        writes: whether it makes the artifact's bytes, and not only what goes into them.
+    """
 
     name: ClassVar[str]
+    writes: ClassVar[bool] = False
 
     def requires(self, state: PackState) -> None:
         """Raise UsageError when an earlier pass is missing."""

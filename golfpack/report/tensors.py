@@ -6,12 +6,18 @@ from math import log10, prod
 
 import numpy as np
 
+from golfpack.packer.codestreams import code_matrices
 from golfpack.packer.ir import PackedTensor, QTensor, as_matrix
 from golfpack.packer.loader import Artifact
 from golfpack.packer.quantize.bound import gaussian_rate
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rate import entropy
+from golfpack.packer.stepcoding import row_bytes, step_counts
+from golfpack.packer.steps import LogSteps
 from golfpack.packer.streams import Entry
+
+# Streams that hold what codes need besides themselves.
+_SIDE = ("rows", "cols", "perms")
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class TensorReport:
         scheme: "int6", "rd", "f16", ...
         bytes: its share of the file: of every coded stream, in proportion to what it has in it (codes
             by their entropy).
-        side_bytes: the part of `bytes` that is steps.
+        side_bytes: the part of `bytes` that is steps and the order of sorted rows.
         bpw: bits per weight, 8 bytes / numel.
         entropy: order-0 entropy of its codes, bits per weight; None for kept floats.
         zeros: fraction of codes that are 0; None for kept floats.
@@ -81,9 +87,9 @@ def tensor_reports(
                 name=name,
                 role=entry.role,
                 shape=entry.shape,
-                scheme=scheme_label(entry, tensor),
+                scheme=scheme_label(tensor),
                 bytes=round(size),
-                side_bytes=round(shares[name]["rows"] + shares[name]["cols"]),
+                side_bytes=round(sum(shares[name].get(s, 0.0) for s in _SIDE)),
                 bpw=bpw,
                 entropy=None if codes is None else entropy(codes),
                 zeros=None if codes is None or not codes.size else float(np.mean(codes == 0)),
@@ -111,13 +117,21 @@ def _losses(tensor: PackedTensor, w: np.ndarray, sensitivity: Sensitivity | None
     return _Losses(rel_err, kl, rate)
 
 
-def scheme_label(entry: Entry, tensor: PackedTensor) -> str:
-    """What the file says a tensor is: a float type, the code width in use, and the kind of steps."""
+def scheme_label(tensor: PackedTensor) -> str:
+    """What a tensor is: a float type, or the code width in use and the kind of steps.
+
+    Steps of groups of columns are "/128", column steps "+col", a correction of rank 4 "+r4".
+    """
     if not isinstance(tensor, QTensor):
         return tensor.dtype
     top = int(np.abs(tensor.codes).max(initial=0))
-    steps = "row" if entry.fields["rows"] == "f16" else "log"
-    return f"int{top.bit_length() + 1} {steps}{'+col' if 'cols' in entry.fields else ''}"
+    width = "ternary" if top <= 1 else f"int{top.bit_length() + 1}"
+    steps = " log" if isinstance(tensor.steps, LogSteps) else " row"
+    if tensor.steps.group is not None:
+        steps = f"/{tensor.steps.group}"
+    columns = "" if tensor.steps.col is None else "+col"
+    rank = "" if tensor.correction is None else f"+r{len(tensor.correction.a.codes)}"
+    return width + steps + columns + rank
 
 
 def _relative(error: np.ndarray, w: np.ndarray) -> float:
@@ -127,19 +141,28 @@ def _relative(error: np.ndarray, w: np.ndarray) -> float:
 
 def _byte_shares(artifact: Artifact) -> dict[str, dict[str, float]]:
     """Bytes per tensor and stream: every stream split in proportion to what each tensor has in it."""
-    streams = artifact.container.streams
-    weight: dict[str, dict[str, float]] = {"codes": {}, "rows": {}, "cols": {}, "raw": {}}
-    for name, (_, t) in artifact.tensors.items():
-        if isinstance(t, QTensor):
-            weight["codes"][name] = entropy(t.codes) * t.codes.size
-            weight["rows"][name] = len(t.steps.row)
-            weight["cols"][name] = 0 if t.steps.col is None else len(t.steps.col)
-        else:
-            weight["raw"][name] = t.values.nbytes
-    shares = {name: dict.fromkeys(weight, 0.0) for name in artifact.tensors}
-    for stream, parts in weight.items():
-        total = sum(parts.values())
+    held: dict[str, dict[str, float]] = {}
+    for name, (entry, t) in artifact.tensors.items():
+        for stream, part in _held(entry, t).items():
+            held.setdefault(stream, {})[name] = part
+    shares: dict[str, dict[str, float]] = {name: {} for name in artifact.tensors}
+    for stream, parts in held.items():
+        size, total = len(artifact.container.streams.get(stream, b"")), sum(parts.values())
         for name, part in parts.items():
-            if total:
-                shares[name][stream] = len(streams.get(stream, b"")) * part / total
+            shares[name][stream] = size * part / total if total else 0.0
     return shares
+
+
+def _held(entry: Entry, t: PackedTensor) -> dict[str, float]:
+    """What a tensor has in each stream: bits of codes by their entropy, bytes of all else."""
+    if not isinstance(t, QTensor):
+        return {"raw": t.values.nbytes}
+    matrices = code_matrices(t)
+    counts = [step_counts(fields, shape) for shape, fields in entry.matrices]
+    return {
+        # One bit more, so that codes that are all zero own their stream's few bytes.
+        entry.code_stream: 1 + sum(entropy(m.codes) * m.codes.size for m in matrices),
+        "rows": sum(row_bytes(fields, shape) for shape, fields in entry.matrices),
+        "cols": sum(cols for _, cols in counts),
+        "perms": sum(s[0] for s, fields in entry.matrices if "sorted" in fields),
+    }

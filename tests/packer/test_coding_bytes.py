@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from golfpack.errors import CorruptError, UsageError
 from golfpack.packer.coding.codecs import CODECS, Brotli, Zlib, Zstd, codec_config, make_codec
 from golfpack.packer.coding.filters import FILTERS, Shuffle, filter_config, make_filter
+from golfpack.packer.coding.similar import similarity_order
 
 RNG = np.random.default_rng(0)
 INPUTS = {
@@ -143,3 +144,24 @@ def test_filters_are_reversible_and_keep_the_size(filter_id, data, stride):
 def test_shuffle_deals_into_piles():
     assert Shuffle(2).encode(b"abcdefg") == b"acegbdf"
     assert Shuffle(3).encode(b"abcdefg") == b"adgbecf"
+
+
+@given(
+    st.integers(0, 20),
+    st.integers(0, 9),
+    st.integers(0, 2**20),
+    st.sampled_from([1, 50, 4000, 10**6]),
+)
+@settings(max_examples=60, deadline=None)
+def test_similarity_order_is_the_greedy_walk_from_row_0(rows, cols, seed, size):
+    codes = np.random.default_rng(seed).integers(-size, size + 1, (rows, cols)).astype(np.int32)
+    walk, left = list(range(min(rows, 1))), list(range(1, rows))
+    while left:
+        distances = np.abs(codes[left].astype(np.int64) - codes[walk[-1]]).sum(1)
+        walk.append(left.pop(int(np.argmin(distances))))  # argmin takes the first of equals
+    assert similarity_order(codes).tolist() == walk
+
+
+def test_similarity_order_of_extreme_codes_is_an_order():
+    codes = np.array([[2**31 - 1] * 3, [-(2**31)] * 3, [0, 0, 0]], np.int32)
+    assert sorted(similarity_order(codes)) == [0, 1, 2]

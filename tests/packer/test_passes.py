@@ -1,6 +1,6 @@
 """Passes: state in, changed copy out; policies that decide nothing, or not enough, are errors."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from golfpack.errors import UsageError
 from golfpack.packer.allocate import Fit
 from golfpack.packer.ir import QTensor, Raw
+from golfpack.packer.loader import loads
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.policy import Policy
 from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
@@ -53,6 +54,57 @@ def test_the_first_rule_that_matches_decides(make_state):
     assert list(plan) == [t.name for t in make_state().spec.tensors]
 
 
+@pytest.mark.parametrize(("top", "count"), [(3, 3), (0.25, 3), (99, 12)])
+@pytest.mark.parametrize("rank", ["trace", "error"])
+def test_a_ranked_rule_takes_the_most_sensitive(make_state, rank, top, count):
+    state = make_state()
+    ranked = {"name": "blocks.*.weight", "rank": rank, "top": top, "scheme": "int", "bits": 6}
+    rest = {"name": "blocks.*.weight", "scheme": "int", "bits": 5, "optional": True}
+    plan = Policy((ranked, rest, {"scheme": "rd"})).run(state).plan
+    taken = [n for n, s in plan.items() if s == IntN(6)]
+    assert len(taken) == count
+    if rank == "trace":
+        trace = {n: state.stats.uses[n][0].hessian.trace() for n in plan if n.startswith("blocks.")
+                 and n.endswith(".weight")}  # fmt: skip
+        assert min(trace[n] for n in taken) >= max(
+            (t for n, t in trace.items() if n not in taken), default=0.0
+        )
+
+
+def test_ranking_by_error_is_error_per_byte(make_state):
+    # The same matrix twice as sensitive outranks itself.
+    state = make_state()
+    name, other = "blocks.0.mlp.fc.weight", "blocks.1.mlp.fc.weight"
+    use = state.stats.uses[name][0]
+    uses = {**state.stats.uses, other: (replace(use, row_weight=2 * use.row_weight),)}
+    weights = {**state.weights, other: state.weights[name]}
+    state = replace(state, weights=weights, stats=replace(state.stats, uses=uses))
+    rule = {"name": "*.mlp.fc.weight", "rank": "error", "top": 1, "scheme": "int", "bits": 6}
+    plan = Policy((rule, {"scheme": "rd"})).run(state).plan
+    assert isinstance(plan[other], IntN)
+    assert not isinstance(plan[name], IntN)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_no_recipe_trips_over_degenerate_weights(name, make_state):
+    """Zero rows, zero and constant matrices, a single huge weight: finite, and within the budget."""
+    state = make_state(40_000)
+    weights = {n: w.copy() for n, w in state.weights.items()}
+    weights["blocks.0.attn.c_q.weight"][::2] = 0
+    weights["blocks.0.attn.proj.weight"][:] = 0
+    weights["blocks.0.mlp.fc.weight"][:] = 0.25
+    weights["blocks.1.mlp.fc.weight"][:, ::3] = 0
+    weights["blocks.1.mlp.proj.weight"][3, 5] = 1e4
+    weights["blocks.1.attn_scale"][:] = 0
+    done = run_passes(load_recipe(name).passes, replace(state, weights=weights))
+    assert len(done.blob) <= 40_000
+    back = loads(done.blob).weights()
+    assert all(np.isfinite(w).all() for w in back.values())
+    assert not back["blocks.0.attn.proj.weight"].any()
+    if name != "rd":  # whose rows take over each other's errors
+        assert not back["blocks.0.attn.c_q.weight"][::2].any()
+
+
 @pytest.mark.parametrize(
     ("rules", "says"),
     [
@@ -82,7 +134,7 @@ def test_the_first_rule_that_matches_decides(make_state):
         (({"scheme": "rd", "rank": "trace"},), "rank without top"),
         (({"scheme": "rd", "top": 3},), "top without rank"),
         (({"scheme": "rd", "rank": "trace", "top": 0},), "top 0"),
-        (({"scheme": "rd", "rank": "trace", "top": 3},), "measured nothing"),
+        (({"roles": ["vector"], "rank": "trace", "top": 3, "scheme": "rd"},), "measured nothing"),
         (({"scheme": "keep", "dtype": "f8"},), "dtype"),
         (({"scheme": "rd", "row_grain": 0},), "row_grain"),
         (("rd",), "rule"),

@@ -1,12 +1,17 @@
 """The pass that writes the artifact's bytes from the quantised tensors."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from golfpack.packer.artifact import assemble
+from golfpack.packer.autocode import Coding, choose_coding
+from golfpack.packer.codestreams import ByteStream, CodeGroup, CodeStream, RansCodes, sortable
 from golfpack.packer.coding.codecs import make_codec
+from golfpack.packer.ir import ROLES, ModelSpec, QTensor
+from golfpack.packer.options import require
 from golfpack.packer.state import PackState, Pass, need
-from golfpack.packer.streams import ByteStream, CodeStream, RansCodes, encode_tensors
+from golfpack.packer.streams import encode_tensors
 
 
 @dataclass(frozen=True)
@@ -14,37 +19,88 @@ class Encode(Pass):
     """Code every stream and assemble the file.
 
     Attributes:
-        codec: for the codes: "rans" (golfpack's own coder), a codec id, or a table with options.
+        codec: for the codes: "rans" (golfpack's own coder), a codec id, a table with options, or
+            "auto": the smallest of rans and every byte codec under both orders, with and without
+            byte shuffle and sort, per stream. `filters`, `order` and `sort` are for one byte codec.
         filters: for the codes, before a byte codec.
         order: "row" or "col": how a byte codec reads each code matrix.
-        side_codec: for steps and kept floats.
+        sort: store the rows of each matrix in an order of similarity (record of 2026-04-27): all
+            matrices, or those of a list of roles; up to 16,384 rows each.
+        group_by: "role" codes all tensors of a role as a stream of their own.
+        side_codec: for steps, kept floats and the order of sorted rows.
+        time_limit: seconds after which "auto" tries nothing more, and a warning says so. What it
+            chose in the first round of `fit` stays for all rounds.
     """
 
     name: ClassVar[str] = "encode"
+    writes: ClassVar[bool] = True
     codec: str | dict[str, Any] = "rans"
     filters: tuple[str | dict[str, Any], ...] = ()
     order: Literal["row", "col"] = "row"
+    sort: bool | tuple[str, ...] = False
+    group_by: Literal["none", "role"] = "none"
     side_codec: str | dict[str, Any] = "brotli"
+    time_limit: float = 120.0
 
     def __post_init__(self) -> None:
-        self.code_stream()
+        if self.codec != "auto":
+            self.code_stream()
         make_codec(self.side_codec)
+        for role in self._sorted_roles():
+            require(
+                role in ROLES, f"encode.sort: unknown role {role!r}", f"roles: {', '.join(ROLES)}"
+            )
+        what = f"encode.time_limit is {self.time_limit}"
+        require(self.time_limit >= 0, what, "give seconds, 0 or more")
 
     def requires(self, state: PackState) -> None:
         need(state, "tensors", self.name, "round")
 
     def run(self, state: PackState) -> PackState:
         state.notify("encode", 0, 0, str(self.codec))
-        spec = state.spec
+        spec, side = state.spec, ByteStream(make_codec(self.side_codec))
+        quantised = {n: t for n, t in state.tensors.items() if isinstance(t, QTensor)}
+        coding = state.coding
+        if coding is None or not coding.covers(quantised):
+            coding = self._coding(state, quantised, side)
+        if not coding.complete:
+            state = state.warn(
+                f"encode.time_limit: {self.time_limit:g} s were too short to try every coding, so the "
+                "choice depends on this machine's speed"
+            )
         manifest, streams = encode_tensors(
             state.tensors,
             {t.name: t.shape for t in spec.tensors},
             {t.name: t.role for t in spec.tensors},
-            self.code_stream(),
-            ByteStream(make_codec(self.side_codec)),
+            coding.groups,
+            side,
         )
         head = {"family": spec.family, "config": spec.config}
-        return replace(state, blob=assemble(head | manifest, streams))
+        return replace(state, blob=assemble(head | manifest, streams), coding=coding)
+
+    def _coding(
+        self, state: PackState, quantised: Mapping[str, QTensor], side: ByteStream
+    ) -> Coding:
+        groups = _grouped(list(quantised), state.spec, self.group_by)
+        if self.codec == "auto":
+            return choose_coding(
+                groups,
+                quantised,
+                side,
+                self.time_limit,
+                state.threads,
+                lambda done, total, note: state.notify("auto", done, total, note),
+            )
+        stream, sort = self.code_stream(), frozenset[str]()
+        if isinstance(stream, ByteStream):
+            roles = self._sorted_roles()
+            sort = sortable({n: t for n, t in quantised.items() if state.spec[n].role in roles})
+        return Coding(tuple(CodeGroup(names, stream, sort & set(names)) for names in groups))
+
+    def _sorted_roles(self) -> tuple[str, ...]:
+        if isinstance(self.sort, bool):
+            return ROLES if self.sort else ()
+        return self.sort
 
     def code_stream(self) -> CodeStream:
         """How codes are coded. Raises UsageError for an unknown codec, filter or order."""
@@ -53,3 +109,11 @@ class Encode(Pass):
         return ByteStream.from_config(
             {"codec": self.codec, "filters": self.filters, "order": self.order}
         )
+
+
+def _grouped(names: Sequence[str], spec: ModelSpec, by: str) -> tuple[tuple[str, ...], ...]:
+    """Tensors that share a code stream, in the order of their first."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(spec[name].role if by == "role" else "all", []).append(name)
+    return tuple(tuple(group) for group in groups.values())

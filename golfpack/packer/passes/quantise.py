@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from golfpack.packer.ir import PackedTensor, QTensor, Raw
+from golfpack.packer.ir import PackedTensor, QTensor, Raw, as_matrix
 from golfpack.packer.options import require
 from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.feedback import MAX_DAMP, round_feedback, round_nearest
@@ -13,6 +13,7 @@ from golfpack.packer.quantize.schemes import IntN, Keep, Ternary, kept_type
 from golfpack.packer.quantize.sensitivity import measure_sensitivity
 from golfpack.packer.rawfloat import raw_from_float32
 from golfpack.packer.state import PackState, Pass, clips_of, need, quantised_names, step_field
+from golfpack.packer.steps import StepField
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,19 @@ class Clip(Pass):
             need(state, "sensitivity", self.name, "sense")
 
     def run(self, state: PackState) -> PackState:
-        names = [n for n in quantised_names(state) if isinstance(state.plan[n], IntN | Ternary)]
-        work = map_ordered(lambda n: clips_of(state, n, state.plan[n]), names, state.threads)
-        clips = {}
-        for n, found in zip(names, work, strict=True):
-            assert found is not None
-            clips[n] = found
-            state.notify("clip", len(clips), len(names), n)
-        return replace(state, clips=clips)
+        return clipped(state)
+
+
+def clipped(state: PackState) -> PackState:
+    """The state with the clips of every tensor of fixed bit width."""
+    names = [n for n in quantised_names(state) if isinstance(state.plan[n], IntN | Ternary)]
+    work = map_ordered(lambda n: clips_of(state, n, state.plan[n]), names, state.threads)
+    clips = {}
+    for n, found in zip(names, work, strict=True):
+        assert found is not None
+        clips[n] = found
+        state.notify("clip", len(clips), len(names), n)
+    return replace(state, clips=clips)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,9 @@ class Round(Pass):
     def run(self, state: PackState) -> PackState:
         names = list(state.plan)
         # The largest tensors first, so that threads end together; results return to spec order.
-        queue = sorted(names, key=lambda n: -state.spec[n].numel * state.spec[n].shape[-1])
+        queue = sorted(
+            names, key=lambda n: -state.spec[n].numel * as_matrix(state.spec[n].shape)[1]
+        )
         results: dict[str, PackedTensor] = {}
         work = map_ordered(lambda n: self._one(state, n), queue, state.threads)
         for done, (name, tensor) in enumerate(zip(queue, work, strict=True), 1):
@@ -136,21 +144,31 @@ class Round(Pass):
         return replace(state, tensors={n: results[n] for n in names})
 
     def _one(self, state: PackState, name: str) -> PackedTensor:
-        scheme = state.plan[name]
-        if isinstance(scheme, Keep):
-            w = state.weights[name]
-            dtype = kept_type(scheme, w)
-            return Raw(raw_from_float32(w, dtype), dtype)
-        w, steps, known = state.matrix(name), state.steps[name], state.sensitivity[name]
-        if self.feedback and known.factor is not None:
-            codes = round_feedback(
-                w, steps, known.factor, scheme.limit, known.row_factor, self.rate_weight
-            )
-            return QTensor(codes, steps)
-        return QTensor(round_nearest(w, steps, scheme.limit), steps)
+        return round_tensor(state, name, state.steps.get(name), self.feedback, self.rate_weight)
 
     def ensures(self, state: PackState) -> None:
         for name, t in state.tensors.items():
             limit = state.plan[name].limit
             if isinstance(t, QTensor) and limit is not None:
                 assert np.abs(t.codes).max(initial=0) <= limit, name
+
+
+def round_tensor(
+    state: PackState,
+    name: str,
+    steps: StepField | None,
+    feedback: bool,
+    rate_weight: float = 0.0,
+) -> PackedTensor:
+    """One tensor under its scheme; `steps` is its step field (None for a kept one)."""
+    scheme = state.plan[name]
+    if isinstance(scheme, Keep):
+        w = state.weights[name]
+        dtype = kept_type(scheme, w)
+        return Raw(raw_from_float32(w, dtype), dtype)
+    assert steps is not None
+    w, known = state.matrix(name), state.sensitivity[name]
+    if feedback and known.factor is not None:
+        codes = round_feedback(w, steps, known.factor, scheme.limit, known.row_factor, rate_weight)
+        return QTensor(codes, steps)
+    return QTensor(round_nearest(w, steps, scheme.limit), steps)

@@ -155,7 +155,7 @@ class IntN:
             largest = np.finfo(np.float32).max
             clip, scale = (np.minimum(x, largest).astype(np.float32) for x in (clips, steps))
             return replace(f16_steps(scale), encoder=BaselineEncoder(clip, scale))
-        return f16_steps(steps, self.group or None)
+        return f16_steps(steps, min(self.group, w.shape[1]) or None)
 
 
 def _usable(clips: np.ndarray, w: np.ndarray) -> np.ndarray:

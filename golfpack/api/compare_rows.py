@@ -1,0 +1,228 @@
+"""The rows of `golfpack compare`: built, evaluated and held to the float, or from an earlier run."""
+
+import glob
+import hashlib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from golfpack.api.build import build
+from golfpack.api.compare_store import Store, key_of
+from golfpack.api.evaluate import evaluate
+from golfpack.api.models import LoadedModel, open_model, split_settings
+from golfpack.api.prepare import CALIB_TOKENS, BuildOptions
+from golfpack.errors import BudgetError, UsageError
+from golfpack.eval.divergence import mean_kl
+from golfpack.models import find_family
+from golfpack.models.checkpoint import build_model
+from golfpack.packer.options import make
+from golfpack.packer.recipe import load_recipe, pass_tables
+from golfpack.packer.sizes import parse_size
+from golfpack.packer.state import Notify
+from golfpack.report.compare import CompareRow
+from golfpack.report.reports import BuildReport
+
+# Enough for a bpb that tells recipes apart, little enough for minutes on one core.
+EVAL_TOKENS = 65_537
+KL_TOKENS = 8_192
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What to compare; see `golfpack compare --help`.
+
+    Attributes:
+        recipes: names or .toml files.
+        budgets: as `build` takes them.
+        tokens, tokenizer: to evaluate on; no build sees them.
+        limit: tokens read of them.
+        window: targets per window; None for the model's trained length.
+        kl_tokens: of the same tokens, to measure the KL to the float model on.
+        out: folder for artifacts and finished rows; None for the checkpoint's name with .compare, in
+            the current folder.
+        settings: "model.option=value", and "pass.option=value" for every recipe.
+        calib, calib_tokens, seed, cache: as `build` has them.
+    """
+
+    checkpoint: Path
+    recipes: tuple[str, ...]
+    budgets: tuple[str, ...]
+    tokens: str
+    tokenizer: Path
+    limit: int = EVAL_TOKENS
+    window: int | None = None
+    kl_tokens: int = KL_TOKENS
+    out: Path | None = None
+    settings: tuple[str, ...] = ()
+    calib: str | None = None
+    calib_tokens: int = CALIB_TOKENS
+    seed: int = 0
+    threads: int = 1
+    cache: bool = True
+    argv: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model on the evaluation tokens."""
+
+    val_loss: float
+    val_bpb: float
+    scored_tokens: int
+    window: int
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """What all rows share.
+
+    Attributes:
+        recipes: what was given (name or file), by the name that rows and artifacts get.
+        tokens: (n,) uint16, to evaluate on.
+        store: where finished rows are kept, with their artifacts.
+        inputs: what every row depends on, for its key.
+    """
+
+    options: CompareOptions
+    model: LoadedModel
+    recipes: dict[str, str]
+    tokens: np.ndarray
+    store: Store
+    inputs: dict[str, Any]
+
+    def score_float(self, notify: Notify) -> Score:
+        """Score the float model, or take that from an earlier run."""
+        key = key_of({"what": "float", **self.inputs})
+        known = self.store.get(key)
+        if known is not None:
+            return make(Score, known, f"{self.store.path}: float")
+        found = self._evaluate(self.options.checkpoint, model_settings(self.options), notify)
+        self.store.put(key, asdict(found))
+        return found
+
+    def row(self, name: str, budget: str, baseline: Score, notify: Notify) -> CompareRow:
+        """Build and evaluate, or take the row from an earlier run."""
+        row = CompareRow(name, budget, parse_size(budget, parameters(self.model)))
+        key, path = key_of(self._row_inputs(row)), self._path(row)
+        known = self._known(key, path)
+        if known is not None:
+            return known
+        try:
+            built = build(self._build_options(row, path), notify)
+        except UsageError as e:
+            # Not kept: what it complains about may be mended by the next run.
+            return replace(row, refused=e.message)
+        except BudgetError as e:
+            row = replace(row, refused=e.message)
+        else:
+            row = self._measured(_with_build(row, built), path, baseline, notify)
+        self.store.put(key, asdict(row))
+        return row
+
+    def _path(self, row: CompareRow) -> Path:
+        return self.store.path.parent / f"{row.recipe}-{row.budget}.golf"
+
+    def _row_inputs(self, row: CompareRow) -> dict[str, Any]:
+        o = self.options
+        _, settings = split_settings(o.settings)
+        recipe = load_recipe(self.recipes[row.recipe], settings)
+        return {
+            **self.inputs,
+            "recipe": [row.recipe, recipe.calibration, pass_tables(recipe)],
+            "budget": [row.budget, row.budget_bytes],
+            "calib": [_calib_sha256(o.calib), o.calib_tokens, o.seed],
+            "kl_tokens": o.kl_tokens,
+        }
+
+    def _known(self, key: str, path: Path) -> CompareRow | None:
+        """The row of an earlier run, where its artifact is still there as it was."""
+        stored = self.store.get(key)
+        if stored is None:
+            return None
+        row = make(CompareRow, stored, f"{self.store.path}: {path.stem}")
+        if row.refused is not None:
+            return replace(row, reused=True)
+        if not path.is_file() or file_sha256(path) != row.artifact_sha256:
+            return None
+        return replace(row, artifact=str(path), reused=True)
+
+    def _build_options(self, row: CompareRow, path: Path) -> BuildOptions:
+        o = self.options
+        return BuildOptions(
+            o.checkpoint, row.budget, path, self.recipes[row.recipe], o.settings, o.calib,
+            o.calib_tokens, tokenizer=o.tokenizer, seed=o.seed, threads=o.threads, cache=o.cache,
+            argv=o.argv,
+        )  # fmt: skip
+
+    def _measured(self, row: CompareRow, path: Path, baseline: Score, notify: Notify) -> CompareRow:
+        found = self._evaluate(path, (), notify)
+        notify("KL", 0, 0, f"{row.recipe} {row.budget}")
+        before, after = _module(self.model), _module(open_model(path))
+        kl = mean_kl(before, after, self.sequences(baseline.window), self.options.threads)
+        return replace(
+            row,
+            val_loss=found.val_loss,
+            val_bpb=found.val_bpb,
+            quant_gap=found.val_bpb - baseline.val_bpb,
+            kl=kl,
+        )
+
+    def _evaluate(self, path: Path, settings: tuple[str, ...], notify: Notify) -> Score:
+        o = self.options
+        found = evaluate(
+            path, o.tokens, o.tokenizer, window=o.window, limit=o.limit, settings=settings,
+            threads=o.threads, notify=notify,
+        )  # fmt: skip
+        return Score(found.val_loss, found.val_bpb, found.scored_tokens, found.window)
+
+    def sequences(self, window: int) -> np.ndarray:
+        """(n, length) tokens to measure the KL on: whole windows from the start of the stream."""
+        length = min(window, len(self.tokens))
+        count = max(1, min(self.options.kl_tokens, len(self.tokens)) // length)
+        return self.tokens[: count * length].reshape(count, length)
+
+
+def _module(model: LoadedModel) -> nn.Module:
+    return build_model(model.family, model.config, model.weights)
+
+
+def parameters(model: LoadedModel) -> int:
+    """How many weights, for budgets in bits per weight."""
+    return find_family(model.family).spec(model.config).numel
+
+
+def model_settings(options: CompareOptions) -> tuple[str, ...]:
+    """Those of the settings that are the checkpoint's."""
+    return tuple(s for s in options.settings if s.startswith("model."))
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file that is known to be there."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _calib_sha256(calib: str | None) -> list[str] | None:
+    """Of every file that is calibrated on; a build will refuse what is not there."""
+    if calib is None:
+        return None
+    return [file_sha256(Path(f)) for f in sorted(glob.glob(calib)) if Path(f).is_file()]
+
+
+def _with_build(row: CompareRow, built: BuildReport) -> CompareRow:
+    assert built.headroom_bytes is not None
+    calibrate = built.seconds["calibrate"]
+    return replace(
+        row,
+        artifact=built.artifact,
+        artifact_sha256=built.artifact_sha256,
+        artifact_bytes=built.artifact_bytes,
+        headroom_bytes=built.headroom_bytes,
+        headroom_share=built.headroom_bytes / row.budget_bytes,
+        bits_per_weight=built.bits_per_weight,
+        build_seconds=sum(built.seconds.values()) - calibrate,
+        calibrate_seconds=calibrate,
+        warnings=tuple(built.warnings),
+    )

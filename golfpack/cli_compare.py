@@ -1,0 +1,78 @@
+"""The command `golfpack compare`; see `cli.py`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from golfpack.cli import (
+    CORES,
+    Calib,
+    CalibTokens,
+    Checkpoint,
+    Json,
+    NoCache,
+    Quiet,
+    Seed,
+    Set,
+    Threads,
+    app,
+)
+
+
+@app.command(
+    epilog="Examples: golfpack compare ckpt.pt --recipes rd,sdclip-brotli --budget 16MB --calib "
+    "train.bin --tokens val.bin --tokenizer bpe.model | golfpack compare ckpt.pt --budget 4bpw "
+    "--budget 3bpw --recipes rd,mine.toml --tokens val.bin --tokenizer bpe.model --out cmp --json"
+)
+def compare(
+    checkpoint: Checkpoint,
+    recipes: Annotated[str, typer.Option(help="Recipe names or .toml files, with commas.")],
+    budget: Annotated[
+        list[str], typer.Option(help="A budget, as of build; several are more rows.")
+    ],
+    tokens: Annotated[str, typer.Option(help="Token shard, or a glob of shards, to evaluate on.")],
+    tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
+    calib: Calib = None,
+    calib_tokens: CalibTokens = 32768,
+    limit: Annotated[int, typer.Option(min=2, help="Tokens to read for the bpb.")] = 65537,
+    window: Annotated[
+        int | None,
+        typer.Option("--window", min=1, help="Targets per window. Default: the trained length."),
+    ] = None,
+    kl_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens for the KL, the first of those for the bpb.")
+    ] = 8192,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for artifacts and finished rows. Default: NAME.compare."),
+    ] = None,
+    no_cache: NoCache = False,
+    settings: Set = None,
+    seed: Seed = 0,
+    threads: Threads = CORES,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build recipes at budgets and evaluate them: one table, resumable, a row at a time."""
+    from golfpack import render, render_tables
+    from golfpack.api.compare import compare as run
+    from golfpack.api.compare_rows import CompareOptions
+    from golfpack.report.reports import to_json
+
+    options = CompareOptions(
+        checkpoint, tuple(r.strip() for r in recipes.split(",")), tuple(budget), tokens, tokenizer,
+        limit, window, kl_tokens, out, tuple(settings or ()), calib, calib_tokens, seed, threads,
+        not no_cache, sys.argv[1:],
+    )  # fmt: skip
+    with render.Reporter(quiet) as notify:
+        table = (
+            None if json else render_tables.CompareTable(options.recipes, options.budgets, notify)
+        )
+        report = run(options, notify, table)
+    render.show_assumed(report.assumed)
+    if json:
+        render.data(to_json(report))
+    else:
+        render_tables.show_compare(report)

@@ -7,7 +7,7 @@ import numpy as np
 
 from golfpack.packer.ir import ROLES, QTensor
 from golfpack.packer.options import require
-from golfpack.packer.quantize.prune import Ones, order_ones
+from golfpack.packer.quantize.prune import Pruned, prune_at
 from golfpack.packer.state import (
     PackState,
     Pass,
@@ -17,10 +17,11 @@ from golfpack.packer.state import (
     run_passes,
 )
 
-# Prices of +-1 codes are worked out anew this often on the way.
-HELPINGS = 4
-# More codes are lined up than the estimate asks for: real coders save less than order 0 says.
-MARGIN = 1.6
+# log2 of the price of a bit, in nats per token (or H-weighted error), is searched between these.
+LOWEST_PRICE, HIGHEST_PRICE = -80.0, 20.0
+PRICE_ROUNDS = 18
+# Real coders save a part of what order 0 promises.
+FIRST_ASKS = 1.2
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class PruneMagnitude(Pass):
 class PruneOnes(Pass):
     """Where the file is a little over the budget, zero just enough +-1 codes to fit.
 
-    The price of a code is its added KL per saved bit (`quantize.prune`); how many must go is found on
-    the real coded size. A file far over the budget is left as it is: the dial of `fit` is cheaper.
+    Codes go by added KL per saved bit (`quantize.prune`), and the price at which the file fits is
+    found on its real coded size. A file far over the budget is left as it is: there the dial of `fit`
+    is cheaper.
 
     Attributes:
         most: prune this share of all +-1 codes at most.
@@ -86,7 +88,7 @@ class PruneOnes(Pass):
     writes: ClassVar[bool] = True
     most: float = 0.1
     tolerance: float = 0.0005
-    max_tries: int = 8
+    max_tries: int = 12
     body: tuple[Pass, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
@@ -98,66 +100,72 @@ class PruneOnes(Pass):
 
     def run(self, state: PackState) -> PackState:
         whole = run_passes(self.body, state)
-        limit = state.budget.artifact
-        excess = _size(whole) - limit
-        if excess <= 0 or state.target_kl is not None:
+        if _size(whole) <= state.budget.artifact or state.target_kl is not None:
             return whole
-        quantised = {n: t for n, t in state.tensors.items() if isinstance(t, QTensor)}
-        ones = order_ones(
-            quantised,
-            {n: state.matrix(n) for n in quantised},
-            state.sensitivity,
-            8 * excess * MARGIN,
-            HELPINGS,
-        )
-        available = sum(int(np.count_nonzero(np.abs(t.codes) == 1)) for t in quantised.values())
-        most = min(len(ones.position), int(self.most * available))
-        if ones.saved_bits[:most].sum() < 8 * excess:
-            return whole
-        return self._down_to(replace(state, coding=whole.coding), ones, most, excess) or whole
+        return self._down_to(replace(state, coding=whole.coding), _size(whole)) or whole
 
-    def _down_to(self, state: PackState, ones: Ones, most: int, excess: int) -> PackState | None:
-        """The largest file within the budget that pruning at most `most` codes gives, or None."""
+    def _down_to(self, state: PackState, size: int) -> PackState | None:
+        """The largest file within the budget that pruning gives, or None where it takes too much.
+
+        Some coders' sizes scatter by a few tenths of a percent over nearly equal codes, so every try
+        corrects the last one, and no bracket is trusted.
+        """
         limit = state.budget.artifact
         aim = limit - 0.5 * self.tolerance * limit
-        saved = np.concatenate([[0.0], np.cumsum(ones.saved_bits[:most])]) / 8
-        over, fits = (0.0, limit + excess), None
-        best, count = None, int(np.searchsorted(saved, limit + excess - aim))
+        prices = _Prices(state, self.most)
+        best, wanted = None, FIRST_ASKS * (size - aim)
         for tries in range(self.max_tries):
-            count = min(max(count, 1), most)
-            done = self._without(state, ones, count)
+            pruned = prices.saving(wanted)
+            if pruned is None:
+                break
+            tensors = {**state.tensors, **pruned.tensors}
+            pruning = Pruning("ones", pruned.zeroed, None)
+            done = run_passes(self.body, replace(state, tensors=tensors, pruning=pruning))
             size = _size(done)
-            state.notify("prune", tries + 1, self.max_tries, f"{count:,} codes, {size:,} bytes")
-            point = (float(saved[count]), size)
+            note = f"{pruned.zeroed:,} codes, {size:,} bytes"
+            state.notify("prune", tries + 1, self.max_tries, note)
             if size <= limit:
-                fits = point
                 if best is None or size > _size(best):
                     best = done
                 if limit - size <= self.tolerance * limit:
                     break
-            else:
-                over = point
-                if count == most:
-                    break
-            count = int(np.searchsorted(saved, _between(over, fits, aim)))
+            wanted = max(wanted + (1.0 if tries == 0 else 0.5) * (size - aim), 1.0)
         return best
 
-    def _without(self, state: PackState, ones: Ones, count: int) -> PackState:
-        quantised = {n: t for n, t in state.tensors.items() if isinstance(t, QTensor)}
-        pruned = {**state.tensors, **ones.without(quantised, count)}
-        done = replace(state, tensors=pruned, pruning=Pruning("ones", count, None))
-        return run_passes(self.body, done)
 
+class _Prices:
+    """Prices per bit, by what they save."""
 
-def _between(over: tuple[float, int], fits: tuple[float, int] | None, aim: float) -> float:
-    """The estimated saving (bytes) at which the real size should meet `aim`, by the secant."""
-    (a, big) = over
-    if fits is None:
-        # Real coders save a part of what order 0 promises; ask for the rest, and a little more.
-        return a + 1.3 * (big - aim)
-    (b, small) = fits
-    share = (big - aim) / max(big - small, 1)
-    return a + (b - a) * min(max(share, 0.05), 0.95)
+    def __init__(self, state: PackState, most: float) -> None:
+        self.state = state
+        self.tensors = {n: t for n, t in state.tensors.items() if isinstance(t, QTensor)}
+        self.weights = {n: state.matrix(n) for n in self.tensors}
+        ones = sum(int(np.count_nonzero(np.abs(t.codes) == 1)) for t in self.tensors.values())
+        self.most = most * ones
+        self.seen: dict[float, Pruned] = {}
+
+    def saving(self, wanted: float) -> Pruned | None:
+        """About `wanted` bytes less, by the order-0 estimate; None where that takes too many codes."""
+        low, high = LOWEST_PRICE, HIGHEST_PRICE
+        best: Pruned | None = None
+        for _ in range(PRICE_ROUNDS):
+            middle = (low + high) / 2
+            found = self._at(middle)
+            if found.saved_bits / 8 >= wanted or found.zeroed > self.most:
+                high = middle
+            else:
+                low = middle
+            if found.saved_bits / 8 >= wanted and found.zeroed <= self.most:
+                best = found  # prices fall from here on, and so does what they save
+        return None if best is None else best.in_part(self.tensors, 8 * wanted)
+
+    def _at(self, log2_price: float) -> Pruned:
+        if log2_price not in self.seen:
+            s = self.state
+            self.seen[log2_price] = prune_at(
+                2.0**log2_price, self.tensors, self.weights, s.sensitivity, s.threads
+            )
+        return self.seen[log2_price]
 
 
 def _size(state: PackState) -> int:

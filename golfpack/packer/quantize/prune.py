@@ -1,108 +1,158 @@
-"""Which +-1 codes to set to zero: least added error per saved bit.
+"""Which +-1 codes to set to zero: those whose added error is worth their bits, at a price per bit.
 
 Zeroing the code of weight (r, j) changes the error by -v, v = +-step, and the expected KL
-1/2 tr(B E H E^T) by -v (B E H)_rj + 1/2 B_rr v^2 H_jj. The first term is what error feedback left
-behind: GPTQ balances errors within a row, and a price that looks at steps alone (the records') pays
-for breaking that balance without knowing it. Zeroing several codes of a row changes the prices of the
-others, so codes are taken in several helpings, with new prices after each.
+1/2 tr(B e H e^T) by -v (B e H)_rj + 1/2 B_rr v^2 H_jj. The first term is what error feedback left
+behind: GPTQ balances errors within a row, and a price that looks at steps alone (the records') breaks
+that balance without knowing it. Every zero changes what the others cost, so they are taken one by one:
+row by row, always the code that gains most, until none gains anything.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 
 from golfpack.packer.ir import QTensor
+from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.sensitivity import Sensitivity
+from golfpack.packer.rate import entropy
 from golfpack.packer.steps import spread_rows
+
+# Prices of zeros are worked out anew this often.
+ROUNDS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Ones:
-    """+-1 codes in the order in which they are to go.
+class Pruned:
+    """What one price did to a model.
 
     Attributes:
-        names: tensors, by number.
-        tensor: (n,) the number of each code's tensor.
-        position: (n,) its flat position in the codes.
-        saved_bits: (n,) what an order-0 coder saves by it.
+        tensors: all of them; those that lost codes are new.
+        zeroed: how many codes went.
+        saved_bits: what an order-0 coder saves by it.
     """
 
-    names: tuple[str, ...]
-    tensor: np.ndarray
-    position: np.ndarray
-    saved_bits: np.ndarray
+    tensors: Mapping[str, QTensor]
+    zeroed: int
+    saved_bits: float
 
-    def without(self, tensors: Mapping[str, QTensor], count: int) -> dict[str, QTensor]:
-        """The tensors with the first `count` of these codes set to zero."""
-        out = dict(tensors)
-        for i, name in enumerate(self.names):
-            gone = self.position[:count][self.tensor[:count] == i]
-            if len(gone):
-                codes = tensors[name].codes.copy()
-                codes.reshape(-1)[gone] = 0
-                out[name] = replace(tensors[name], codes=codes)
-        return out
+    def in_part(self, before: Mapping[str, QTensor], wanted_bits: float) -> "Pruned":
+        """Only so many rows of it, from the first on, as save about `wanted_bits`.
+
+        What a row loses depends on no later row. (Even the lowest price may save too much: some zeros
+        lower the KL.)
+        """
+        tensors, zeroed, left = dict(before), 0, wanted_bits
+        for name, after in self.tensors.items():
+            by_row = np.count_nonzero(after.codes != before[name].codes, axis=1)
+            if not by_row.any():
+                continue
+            bits = (_order0_bits(before[name].codes) - _order0_bits(after.codes)) / by_row.sum()
+            rows = int(np.searchsorted(bits * np.cumsum(by_row), left)) + 1
+            codes = np.concatenate([after.codes[:rows], before[name].codes[rows:]])
+            tensors[name] = replace(after, codes=codes)
+            zeroed += int(by_row[:rows].sum())
+            left -= bits * float(by_row[:rows].sum())
+            if left <= 0:
+                break
+        return Pruned(tensors, zeroed, wanted_bits - left)
 
 
-def order_ones(
+def prune_at(
+    price: float,
     tensors: Mapping[str, QTensor],
     weights: Mapping[str, np.ndarray],
     sensitivity: Mapping[str, Sensitivity],
-    saved_bits: float,
-    helpings: int,
-) -> Ones:
-    """The +-1 codes that save `saved_bits` for the least added KL, best first.
+    threads: int,
+) -> Pruned:
+    """Zero every +-1 code that adds less KL than its saved bits are worth.
 
     Args:
-        tensors: quantised tensors.
-        weights: their float weights, (rows, cols) each.
-        saved_bits: stop there, by the order-0 estimate, or where no code is left that saves anything.
-        helpings: how often prices are worked out anew on the way.
+        price: nats per token that a bit is worth, above 0. More saves more.
+        weights: the float weights, (rows, cols) each.
     """
-    names = tuple(tensors)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    done, left = dict(tensors), saved_bits
-    for helping in range(helpings):
-        found = [_priced(done[n], weights[n], sensitivity[n]) for n in names]
-        counts = [len(f[0]) for f in found]
-        tensor = np.repeat(np.arange(len(names)), counts)
-        position, cost, bits = (np.concatenate([f[i] for f in found]) for i in range(3))
-        order = np.argsort(cost / bits, kind="stable")
-        share = left / (helpings - helping)
-        taken = order[: int(np.searchsorted(np.cumsum(bits[order]), share)) + 1]
-        parts.append((tensor[taken], position[taken], bits[taken]))
-        left -= float(bits[taken].sum())
-        helped = Ones(names, *parts[-1])
-        done = helped.without(done, len(taken))
-        if left <= 0 or not len(taken):
-            break
-    return Ones(names, *(np.concatenate([p[i] for p in parts]) for i in range(3)))
+    names = list(tensors)
+    work = map_ordered(
+        lambda n: _pruned(price, tensors[n], weights[n], sensitivity[n]), names, threads
+    )
+    found = dict(zip(names, work, strict=True))
+    return Pruned(
+        {n: t for n, (t, _, _) in found.items()},
+        sum(count for _, count, _ in found.values()),
+        sum(bits for _, _, bits in found.values()),
+    )
 
 
-def _priced(
-    tensor: QTensor, w: np.ndarray, sensitivity: Sensitivity
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(positions, added KL, saved bits) of every +-1 code of a tensor whose zeroing saves anything."""
-    codes = tensor.codes
-    position = np.flatnonzero(np.abs(codes) == 1)
-    bits = np.zeros(len(position))
-    counts = {s: max(int(np.sum(codes == s)), 1) for s in (-1, 0, 1)}
-    signs = codes.reshape(-1)[position]
-    for s in (-1, 1):
-        # A zero is only cheaper than a one where zeros are more frequent.
-        bits[signs == s] = np.log2(counts[0] / counts[s])
-    worth = bits > 0
-    position, bits, signs = position[worth], bits[worth], signs[worth]
-    if not len(position):
-        return position, np.zeros(0), bits
-    rows, cols = np.divmod(position, codes.shape[1])
-    value = signs * _steps(tensor)[rows, cols]
+def _pruned(
+    price: float, tensor: QTensor, w: np.ndarray, s: Sensitivity
+) -> tuple[QTensor, int, float]:
+    """(tensor, zeroed codes, saved bits)."""
+    codes = tensor.codes.copy()
+    cols = codes.shape[1]
+    hessian = np.eye(cols) if s.hessian is None else s.hessian.astype(np.float64)
     error = tensor.dequantize().astype(np.float64) - w
-    gradient, curvature = _derivatives(error, sensitivity)
-    cost = -value * gradient[rows, cols]
-    cost += 0.5 * np.square(value) * curvature[0][rows] * curvature[1][cols]
-    return position, cost, bits
+    # Rows that do not touch each other have a diagonal B, kept as a vector.
+    coupling = np.empty((0, 0)) if s.row_cov is None else s.row_cov.astype(np.float64)
+    eh = error @ hessian
+    gradient = s.row_weight[:, None] * eh if s.row_cov is None else coupling @ eh
+    curvature = s.row_weight if s.row_cov is None else np.diag(coupling).copy()
+    step = np.ascontiguousarray(_steps(tensor))
+    for _ in range(ROUNDS):  # zeros get cheaper as they get more frequent
+        bits, before = _saved_bits(codes), codes.copy()
+        _prune_rows(price, codes, step, bits, gradient, hessian, curvature, coupling)
+        if np.array_equal(before, codes):
+            break
+    zeroed = int(np.count_nonzero(codes != tensor.codes))
+    saved = _order0_bits(tensor.codes) - _order0_bits(codes) if zeroed else 0.0
+    return replace(tensor, codes=codes), zeroed, saved
+
+
+@numba.njit(cache=True, nogil=True)
+def _prune_rows(price, codes, step, bits, gradient, hessian, curvature, coupling):
+    rows, cols = codes.shape
+    moved = np.zeros(cols)
+    for r in range(rows):
+        moved[:] = 0.0
+        while True:
+            at = _best(price, codes[r], step[r], bits, gradient[r], hessian, curvature[r])
+            if at < 0:
+                break
+            v = codes[r, at] * step[r, at]
+            codes[r, at] = 0
+            moved[at] = v
+            for j in range(cols):
+                gradient[r, j] -= curvature[r] * v * hessian[at, j]
+        if len(coupling) and moved.any():
+            change = moved @ hessian
+            for k in range(r + 1, rows):
+                for j in range(cols):
+                    gradient[k, j] -= coupling[k, r] * change[j]
+
+
+@numba.njit(cache=True, nogil=True)
+def _best(price, codes, step, bits, gradient, hessian, curvature):
+    """The column of a row whose +-1 gains most by going; -1 where none gains anything."""
+    best, at = 0.0, -1
+    for j in range(len(codes)):
+        q = codes[j]
+        if abs(q) == 1 and bits[q + 1] > 0.0:
+            v = q * step[j]
+            gain = v * gradient[j] - 0.5 * curvature * v * v * hessian[j, j]
+            gain += price * bits[q + 1]
+            if gain > best:
+                best, at = gain, j
+    return at
+
+
+def _order0_bits(codes: np.ndarray) -> float:
+    return entropy(codes) * codes.size
+
+
+def _saved_bits(codes: np.ndarray) -> np.ndarray:
+    """(3,) bits that zeroing a -1, a 0 and a +1 saves under order 0; not above 0 where it costs."""
+    counts = np.array([max(int(np.count_nonzero(codes == q)), 1) for q in (-1, 0, 1)])
+    return np.log2(counts[1] / counts)
 
 
 def _steps(tensor: QTensor) -> np.ndarray:
@@ -110,15 +160,3 @@ def _steps(tensor: QTensor) -> np.ndarray:
     shape = tensor.codes.shape
     step = spread_rows(tensor.steps.row.astype(np.float64), tensor.steps.group, shape[1])
     return np.broadcast_to(step if tensor.steps.col is None else step * tensor.steps.col, shape)
-
-
-def _derivatives(
-    error: np.ndarray, sensitivity: Sensitivity
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Gradient of the KL (rows, cols), and (rows,) and (cols,) with its second derivatives as products."""
-    s = sensitivity
-    eh = error if s.hessian is None else error @ s.hessian
-    diagonal = np.ones(error.shape[1]) if s.hessian is None else np.diag(s.hessian)
-    if s.row_cov is not None:
-        return s.row_cov @ eh, (np.diag(s.row_cov).astype(np.float64), diagonal.astype(np.float64))
-    return s.row_weight[:, None] * eh, (s.row_weight, diagonal.astype(np.float64))

@@ -6,18 +6,19 @@ from math import log
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 from torch import nn
 
 from golfpack.api.models import split_settings
 from golfpack.calib.cache import cache_folder, cached
 from golfpack.calib.sources import CalibTokens, from_data, self_generated
 from golfpack.calib.stats import calibrate
-from golfpack.data.tokenizer import load_tokenizer
+from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable
 from golfpack.eval.divergence import mean_kl
+from golfpack.models import find_family
 from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint
+from golfpack.models.tensors import TENSORS
 from golfpack.packer.ir import CalibStats, PackedTensor
 from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.state import Budget, Notify, PackState
@@ -44,6 +45,7 @@ class BuildOptions:
         code: files that ship beside the artifact and count towards the budget, as they are.
         dry_run: everything but writing the file.
         recalibrate: measure the statistics again behind the quantised layers, and quantise again.
+        lossless: instead of a budget: every float exactly as it is.
     """
 
     checkpoint: Path
@@ -65,6 +67,12 @@ class BuildOptions:
     target_bpb: float | None = None
     recalibrate: bool = False
     argv: list[str] = field(default_factory=list)
+    lossless: bool = False
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether nothing is calibrated, so that tensors without a known network will do."""
+        return self.data_free or self.lossless
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +130,8 @@ def load_inputs(options: BuildOptions) -> tuple[Checkpoint, Recipe]:
     """
     model_settings, pass_settings = split_settings(options.settings)
     recipe = load_recipe(options.recipe, pass_settings)
-    return load_checkpoint(options.checkpoint, model_settings), recipe
+    fallback = TENSORS.name if options.unmeasured else None
+    return load_checkpoint(options.checkpoint, model_settings, fallback=fallback), recipe
 
 
 def prepare(
@@ -133,7 +142,7 @@ def prepare(
     Raises:
         UsageError: unusable calibration data or tokenizer.
     """
-    if options.data_free:
+    if options.unmeasured:
         return Prepared(checkpoint, recipe, None, None, None, None)
     sp = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
     if recipe.calibration == "none" and options.calib is None:
@@ -178,12 +187,13 @@ def _calibrate(
     checkpoint: Checkpoint,
     recipe: Recipe,
     options: BuildOptions,
-    sp: sentencepiece.SentencePieceProcessor | None,
+    sp: Tokenizer | None,
     notify: Notify,
 ) -> tuple[CalibStats | None, CalibTokens, CalibTokens]:
     """Statistics for the recipe, the tokens used, and those held out to measure the loss on."""
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
-    length = min(CALIB_LENGTH, options.calib_tokens)
+    longest = find_family(checkpoint.family).max_length(checkpoint.config)
+    length = min(CALIB_LENGTH, options.calib_tokens, longest or CALIB_LENGTH)
     count = options.calib_tokens // length + HELD_OUT
     if options.calib is None:
         notify("calibrate", 0, 0, "the model writes its own text")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from golfpack.errors import UsageError
-from golfpack.packer.ir import ROLES, PackedTensor, QTensor, Raw, TensorSpec
+from golfpack.packer.ir import ROLES, PackedTensor, QTensor, Raw, TensorSpec, as_matrix
 from golfpack.packer.options import make, require
 from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.feedback import MAX_DAMP, round_feedback, round_nearest
@@ -187,7 +187,9 @@ class Round(Pass):
     def run(self, state: PackState) -> PackState:
         names = list(state.plan)
         # The largest tensors first, so that threads end together; results return to spec order.
-        queue = sorted(names, key=lambda n: -state.spec[n].numel * state.spec[n].shape[-1])
+        queue = sorted(
+            names, key=lambda n: -state.spec[n].numel * as_matrix(state.spec[n].shape)[1]
+        )
         results: dict[str, PackedTensor] = {}
         work = map_ordered(lambda n: self._one(state, n), queue, state.threads)
         for done, (name, tensor) in enumerate(zip(queue, work, strict=True), 1):

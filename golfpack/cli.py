@@ -51,7 +51,9 @@ def _root(
     del version
 
 
-Checkpoint = Annotated[Path, typer.Argument(help=".pt, .safetensors or .int8.ptz checkpoint.")]
+Checkpoint = Annotated[
+    Path, typer.Argument(help="Checkpoint: .pt, .safetensors, .int8.ptz, ALPH or llama2.c .bin.")
+]
 RecipeName = Annotated[
     str | None, typer.Option(help="Recipe name or .toml file.", show_default="rd")
 ]
@@ -66,7 +68,20 @@ Tokenizer = Annotated[
 Code = Annotated[
     list[Path] | None, typer.Option(help="File that ships too and counts towards the budget.")
 ]
-DataFree = Annotated[bool, typer.Option("--data-free", help="No calibration at all.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FAMILY|FILE.py:CLASS", help="Read the checkpoint as this. FILE.py is run."
+    ),
+]
+ModelArgs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE|JSON", help="Keyword arguments of CLASS."),
+]
+DataFree = Annotated[
+    bool, typer.Option("--data-free", help="No calibration: relative errors only, of any tensors.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")]
 
 
@@ -97,6 +112,11 @@ def build(
     tokenizer: Tokenizer = None,
     code: Code = None,
     data_free: DataFree = False,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="No budget: every float exactly as it is.")
+    ] = False,
+    model: Model = None,
+    model_args: ModelArgs = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write no file.")] = False,
     recalibrate: Annotated[
         bool, typer.Option("--recalibrate", help="Measure again behind quantised layers; slower.")
@@ -114,15 +134,17 @@ def build(
     from golfpack.api.build import build as run
     from golfpack.api.planfile import read_plan
     from golfpack.api.prepare import BuildOptions
+    from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
     options = BuildOptions(
         checkpoint, budget, output, recipe, tuple(settings or ()), calib, calib_tokens, data_free,
         tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run, target_kl,
-        target_bpb, recalibrate, None if plan is None else read_plan(plan), sys.argv[1:],
+        target_bpb, recalibrate, None if plan is None else read_plan(plan), sys.argv[1:], lossless,
     )  # fmt: skip
-    with render.Reporter(quiet) as notify:
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         report = run(options, notify)
+    render.show_notes(report.notes)
     render.show_assumed(report.assumed)
     render.warn(report.warnings)
     if json:
@@ -153,6 +175,8 @@ def plan(
     tokenizer: Tokenizer = None,
     code: Code = None,
     data_free: DataFree = False,
+    model: Model = None,
+    model_args: ModelArgs = None,
     no_cache: NoCache = False,
     settings: Set = None,
     seed: Seed = 0,
@@ -164,6 +188,7 @@ def plan(
     from golfpack import render, render_tables
     from golfpack.api.plan import plan as run
     from golfpack.api.prepare import BuildOptions
+    from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
     options = BuildOptions(
@@ -171,7 +196,7 @@ def plan(
         calib_tokens=calib_tokens, data_free=data_free, tokenizer=tokenizer, code=tuple(code or ()),
         seed=seed, threads=threads, cache=not no_cache,
     )  # fmt: skip
-    with render.Reporter(quiet) as notify:
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         report = run(options, budget or [], notify)
     render.show_assumed(report.assumed)
     if json:
@@ -186,7 +211,7 @@ def plan(
     "golfpack eval ckpt.golf --float ckpt.pt --tokens 'val_*.bin' --tokenizer bpe.model --limit 65537",
 )
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Checkpoint or .golf artifact.")],
+    path: Annotated[Path, typer.Argument(help="Checkpoint or .golf artifact.")],
     tokens: Annotated[str, typer.Option(help="Token shard, or a glob of shards.")],
     tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
     window: Annotated[
@@ -201,6 +226,8 @@ def evaluate(
         Path | None, typer.Option("--float", help="Float checkpoint, for the quantisation gap.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda (bf16 autocast).")] = "cpu",
+    model: Model = None,
+    model_args: ModelArgs = None,
     settings: Set = None,
     threads: Threads = CORES,
     json: Json = False,
@@ -209,11 +236,12 @@ def evaluate(
     """Score a model in bits per byte, every target once, with an audit of the byte count."""
     from golfpack import render
     from golfpack.api.evaluate import evaluate as run
+    from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
-    with render.Reporter(quiet) as notify:
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         report = run(
-            model, tokens, tokenizer, window=window, limit=limit, mode=mode,
+            path, tokens, tokenizer, window=window, limit=limit, mode=mode,
             settings=tuple(settings or ()), baseline=baseline, threads=threads,
             device=device, argv=sys.argv[1:], notify=notify,
         )  # fmt: skip
@@ -270,15 +298,19 @@ def inspect(
     against: Annotated[
         Path | None, typer.Option("--float", help="Float checkpoint, for rel_err and SQNR.")
     ] = None,
+    model: Model = None,
+    model_args: ModelArgs = None,
     settings: Set = None,
     json: Json = False,
 ) -> None:
     """Show what a file holds, tensor by tensor."""
     from golfpack import render
     from golfpack.api.inspect import inspect as run
+    from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
-    report = run(path, against, tuple(settings or ()))
+    with chosen_model(model, model_args or ()):
+        report = run(path, against, tuple(settings or ()))
     if json:
         render.data(to_json(report))
     else:
@@ -294,7 +326,7 @@ def unpack(
             "--output", "-o", help="The .safetensors to write. Default: NAME.unpacked.safetensors."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    force: Force = False,
 ) -> None:
     """Write an artifact's weights as float32 safetensors, with the model's config beside it."""
     from golfpack import render
@@ -302,6 +334,40 @@ def unpack(
 
     output = output or Path(f"{path.stem}.unpacked.safetensors")
     render.note(f"wrote {output}, {run(path, output, force=force):,} bytes")
+
+
+@app.command(
+    "import",
+    epilog="Examples: golfpack import model.safetensors -o ckpt.safetensors | golfpack import best.pt | "
+    "golfpack import net.pt --model net.py:Net --model-args dim=64",
+)
+def import_(
+    checkpoint: Checkpoint,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The .safetensors to write. Default: NAME.imported.safetensors."
+        ),
+    ] = None,
+    model: Model = None,
+    model_args: ModelArgs = None,
+    force: Force = False,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
+    """Convert any checkpoint to safetensors with its config beside it, every tied tensor once."""
+    from golfpack import render
+    from golfpack.api.importing import import_checkpoint
+    from golfpack.models.choice import chosen_model
+    from golfpack.report.reports import to_json
+
+    output = output or Path(f"{checkpoint.stem}.imported.safetensors")
+    with chosen_model(model, model_args or ()):
+        report = import_checkpoint(checkpoint, output, tuple(settings or ()), force=force)
+    if json:
+        render.data(to_json(report))
+    else:
+        render.show_import(report)
 
 
 @app.command(epilog="Example: golfpack demo --out demo")

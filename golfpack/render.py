@@ -26,7 +26,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from golfpack.report.reports import BuildReport, DemoRow, EvalReport, InspectReport
+from golfpack.report.reports import (
+    BuildReport,
+    DemoRow,
+    EvalReport,
+    ImportReport,
+    InspectReport,
+)
 from golfpack.train.trainer import TrainResult
 
 # Off a terminal a running stage says how far it is this often, in seconds.
@@ -224,6 +230,16 @@ def show_inspect(report: InspectReport) -> None:
         out.print("streams: " + ", ".join(f"{k} {v:,}" for k, v in report.streams.items()))
 
 
+def show_import(report: ImportReport) -> None:
+    """What was read and what was written."""
+    show_notes(report.notes)
+    show_assumed(report.assumed)
+    out.print(
+        f"family {report.family}, {report.tensors:,} tensors, {report.parameters:,} parameters\n"
+        f"wrote {report.checkpoint}, {report.checkpoint_bytes:,} bytes, and its config beside it"
+    )
+
+
 def show_train(result: TrainResult, json: bool) -> None:
     """Where the checkpoint is and how good it got."""
     if json:
@@ -254,6 +270,12 @@ def show_assumed(assumed: dict[str, Any]) -> None:
     if assumed:
         values = ", ".join(f"{k}={v}" for k, v in assumed.items())
         note(f"assumed (shapes cannot tell): {values}; change with --set model.NAME=VALUE")
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """What was done to a checkpoint's tensors when it was read, on stderr."""
+    for text in notes:
+        note(f"note: {text}")
 
 
 def warn(warnings: Sequence[str]) -> None:

@@ -24,10 +24,12 @@ from golfpack.api.prepare import (
 )
 from golfpack.data.shards import write_atomically
 from golfpack.errors import StrictError, UsageError
+from golfpack.models.checkpoint import Checkpoint
 from golfpack.packer.allocate import Fit
 from golfpack.packer.loader import Artifact, loads
 from golfpack.packer.passes.awq import Awq
 from golfpack.packer.predict import Predictor, quadratic_kl, split_at_fit
+from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.recipe import Recipe
 from golfpack.packer.sizes import parse_size
 from golfpack.packer.state import Budget, Notify, PackState, run_passes, silent
@@ -45,7 +47,7 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     if not options.dry_run:
         check_output(_output(options), options.checkpoint)
     checkpoint, recipe = load_inputs(options)
-    budget = _budget(options, recipe, checkpoint.spec.numel)
+    budget = _budget(options, recipe, checkpoint)
     before, fit = split_at_fit(recipe.passes)
     if options.recalibrate and any(isinstance(p, Awq) and p.fold for p in before):
         raise UsageError(
@@ -56,8 +58,11 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     with clock.measure("pack"):
         state = prepared.state(budget, options.threads, notify)
         state = replace(state, target_kl=_target_kl(options, prepared))
-        state = ready = run_passes(before, _as_planned(options, state))
-        state = run_passes([fit], state)
+        state = (
+            _kept(state) if options.lossless else run_passes(before, _as_planned(options, state))
+        )
+        ready = state
+        state = run_passes(fit.body if options.lossless else [fit], state)
     if options.recalibrate:
         with clock.measure("recalibrate"):
             again = replace(ready, stats=recalibrated(prepared, state, options, notify))
@@ -75,23 +80,26 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     return report
 
 
-def _budget(options: BuildOptions, recipe: Recipe, numel: int) -> Budget:
+def _budget(options: BuildOptions, recipe: Recipe, checkpoint: Checkpoint) -> Budget:
     """The budget, or none where a target rules. Raises UsageError unless exactly one is asked for."""
-    asked = [options.budget, options.target_kl, options.target_bpb]
+    asked = [options.budget, options.target_kl, options.target_bpb, options.lossless or None]
     given = sum(a is not None for a in asked)
     if given == 0 and options.plan is not None and options.plan.budget_bytes is not None:
         return _planned_budget(options.plan, options)
     if given != 1:
         raise UsageError(
             "say how large or how good the artifact is to be",
-            "give one of --budget, --target-kl and --target-bpb",
+            "give one of --budget, --target-kl, --target-bpb and --lossless",
         )
     for name, target in (("kl", options.target_kl), ("bpb", options.target_bpb)):
         if target is not None and not (isfinite(target) and target > 0):
             raise UsageError(f"--target-{name} {target} cannot be", "give a positive number")
     code = code_bytes(options.code)
     if options.budget is not None:
-        return Budget(parse_size(options.budget, numel), code)
+        return Budget(parse_size(options.budget, checkpoint.spec.numel), code)
+    if options.lossless:
+        _check_lossless(options, checkpoint)
+        return Budget(UNLIMITED, code)
     if options.data_free or (recipe.calibration == "none" and options.calib is None):
         raise UsageError(
             "a target needs calibration tokens to measure against", "drop --data-free, add --calib"
@@ -118,6 +126,22 @@ def _as_planned(options: BuildOptions, state: PackState) -> PackState:
     if options.plan is None or found == options.plan.calibration_sha256:
         return state
     return state.warn("the plan was made with other calibration tokens")
+
+
+def _check_lossless(options: BuildOptions, checkpoint: Checkpoint) -> None:
+    if options.recalibrate:
+        raise UsageError("--recalibrate has nothing to do under --lossless", "drop one of the two")
+    for name, dtype in checkpoint.dtypes.items():
+        if dtype == "float64":
+            raise UsageError(
+                f"tensor {name!r} is float64; an artifact holds float32 at most",
+                "convert it to float32 first, or give a budget",
+            )
+
+
+def _kept(state: PackState) -> PackState:
+    """A plan in place of the recipe's: every tensor in the narrowest float type that is exact."""
+    return replace(state, plan={t.name: Keep("exact") for t in state.spec.tensors})
 
 
 def _target_kl(options: BuildOptions, prepared: Prepared) -> float | None:
@@ -205,6 +229,7 @@ def _report(
         predicted_kl=loss.predicted_kl,
         measured_kl=loss.measured_kl,
         measured_bpb=prepared.bpb(loss.measured_kl),
+        notes=list(checkpoint.notes),
         warnings=list(state.warnings),
         seconds=seconds,
         allocation=None if state.allocation is None else asdict(state.allocation),

@@ -50,12 +50,12 @@ def evaluate(
         raise UsageError(f"unknown mode {mode!r}", "the modes are: plain")
     check_device(device)
     loaded, float_model = open_pair(path, baseline, settings)
+    window = _window(loaded, window)
     sp = load_tokenizer(tokenizer)
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
     tokens = read_tokens(tokens_pattern, limit)
     counts = table.count(tokens)
     audited = audit(sp, table, tokens)
-    window = _window(loaded, window)
 
     done = _score(loaded, "score", tokens, window, threads, device, notify)
     val_loss, val_bpb = loss_and_bpb(done.nll, counts)

@@ -1,15 +1,13 @@
 """`golfpack inspect` and `golfpack unpack`: what is in a file."""
 
-import json
 from pathlib import Path
 
-import numpy as np
-import safetensors.numpy
+import torch
 
+from golfpack.api.importing import check_writable, write_checkpoint
 from golfpack.api.models import LoadedModel, check_against_family, names_artifact, open_pair
-from golfpack.data.shards import write_atomically
 from golfpack.errors import UsageError
-from golfpack.models import find_family
+from golfpack.models import describe, find_family
 from golfpack.packer.loader import is_artifact, load
 from golfpack.report.reports import InspectReport
 from golfpack.report.tensors import TensorReport, tensor_reports
@@ -63,23 +61,17 @@ def unpack(path: Path, output: Path, *, force: bool = False) -> int:
     """
     if path.is_file() and not names_artifact(path):
         raise UsageError(f"{path}: this is not a .golf artifact; unpack takes one", "see `inspect`")
-    sidecar = output.with_name(output.stem + ".config.json")
-    for target in (output, sidecar):
-        if target.exists() and not force:
-            raise UsageError(f"{target} exists", "choose another --output, or add --force")
+    check_writable(output, force=force)
     artifact = load(path)
-    check_against_family(artifact)
-    data = safetensors.numpy.save(
-        {n: np.ascontiguousarray(w) for n, w in artifact.weights().items()},
-        metadata={"family": artifact.family, "golfpack_sha256": artifact.container.sha256},
-    )
-    write_atomically(output, data)
-    write_atomically(sidecar, json.dumps(artifact.config, indent=1).encode())
-    return len(data)
+    config = check_against_family(artifact)
+    tensors = {n: torch.tensor(w) for n, w in artifact.weights().items()}
+    origin = {"family": artifact.family, "sha256": artifact.container.sha256}
+    return write_checkpoint(output, tensors, config, origin)
 
 
 def _checkpoint_rows(loaded: LoadedModel) -> list[TensorReport]:
-    spec = find_family(loaded.family).spec(loaded.config)
+    shapes = {n: torch.empty(w.shape, device="meta") for n, w in loaded.weights.items()}
+    spec = describe(find_family(loaded.family), loaded.config, shapes)
     return [
         TensorReport(t.name, t.role, t.shape, "f32", 4 * t.numel, 0, 32.0, None, None)
         for t in spec.tensors

@@ -11,6 +11,8 @@ import torch
 from golfpack.errors import CorruptError, UsageError
 from golfpack.models import detect, find_family
 from golfpack.models.checkpoint import load_checkpoint
+from golfpack.models.choice import current_choice
+from golfpack.models.user import USER, check_form, chosen_class
 from golfpack.packer.loader import Artifact, is_artifact, load
 from golfpack.packer.recipe import parse_value
 
@@ -41,10 +43,9 @@ def open_model(path: Path, settings: tuple[str, ...] = ()) -> LoadedModel:
             "set them when building",
         )
     artifact = load(path)
-    check_against_family(artifact)
-    return LoadedModel(
-        artifact.family, artifact.config, artifact.weights(), artifact.container.sha256, {}
-    )
+    _check_choice(artifact, path)
+    config = check_against_family(artifact)
+    return LoadedModel(artifact.family, config, artifact.weights(), artifact.container.sha256, {})
 
 
 def open_pair(
@@ -65,9 +66,23 @@ def open_pair(
         return open_model(path, settings), open_model(float_path, settings)
     packed = open_model(path)
     overrides = _left_open(packed) | _model_settings(settings)
-    original = _open_checkpoint(float_path, overrides)
+    original = _open_checkpoint(float_path, overrides, packed.family)
     _check_same_tensors(packed, original, float_path)
     return packed, original
+
+
+def _check_choice(artifact: Artifact, path: Path) -> None:
+    """Raise UsageError where `--model` says something else than an artifact does."""
+    choice = current_choice()
+    if choice is None:
+        return
+    if choice.family != artifact.family:
+        raise UsageError(
+            f"{path} holds a model of family {artifact.family}, not {choice.family}",
+            "leave --model out: an artifact says what it is",
+        )
+    if choice.family == USER.name:
+        chosen_class(str(artifact.config.get("class_name")))
 
 
 def names_artifact(path: Path) -> bool:
@@ -75,8 +90,10 @@ def names_artifact(path: Path) -> bool:
     return is_artifact(path) or path.suffix == ".golf"
 
 
-def _open_checkpoint(path: Path, overrides: Mapping[str, Any]) -> LoadedModel:
-    c = load_checkpoint(path, overrides)
+def _open_checkpoint(
+    path: Path, overrides: Mapping[str, Any], family: str | None = None
+) -> LoadedModel:
+    c = load_checkpoint(path, overrides, family)
     return LoadedModel(c.family, c.config, c.weights, c.sha256, c.assumed)
 
 
@@ -101,20 +118,29 @@ def _check_same_tensors(packed: LoadedModel, original: LoadedModel, path: Path) 
             )
 
 
-def check_against_family(artifact: Artifact) -> None:
-    """Raise CorruptError unless the artifact's config is what its tensors tell, and they are all there.
+def check_against_family(artifact: Artifact) -> dict[str, Any]:
+    """The artifact's complete config, which must be what its tensors tell; and they must all be there.
 
     The config is checked against the shapes before anything is built from it: one that lies could ask
-    for any amount of memory.
+    for any amount of memory. Options that the artifact is older than take their defaults.
+
+    Raises:
+        CorruptError: the config and the tensors are of no model, or contradict each other.
     """
     shapes = {n: torch.empty(e.shape, device="meta") for n, (e, _) in artifact.tensors.items()}
     try:
-        config = detect(shapes, artifact.family, artifact.config).config
+        if artifact.family == USER.name:
+            check_form(artifact.config)
+            if current_choice() is None:
+                return artifact.config  # nothing of the user's runs unasked
+        family, config = detect(shapes, artifact.family, artifact.config)[:2]
     except UsageError as e:
         raise CorruptError(f"the artifact holds no usable model: {e.message}", e.hint) from e
-    if config != artifact.config:
-        missing = sorted(set(config) - set(artifact.config))
+    if missing := sorted(set(config) - set(artifact.config) - family.newer):
         raise CorruptError(f"the artifact's config lacks {', '.join(missing)}", None)
+    if mistyped := [k for k, v in artifact.config.items() if config[k] != v]:
+        raise CorruptError(f"the artifact's config holds no proper {', '.join(mistyped)}", None)
+    return config
 
 
 def _model_settings(settings: Sequence[str]) -> dict[str, Any]:

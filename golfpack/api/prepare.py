@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sentencepiece
 from torch import nn
 
 from golfpack.api.models import split_settings
@@ -15,11 +14,13 @@ from golfpack.api.planfile import PlanFile
 from golfpack.calib.cache import cache_folder, cached
 from golfpack.calib.sources import CalibTokens, from_data, self_generated
 from golfpack.calib.stats import calibrate
-from golfpack.data.tokenizer import load_tokenizer
+from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable
 from golfpack.eval.divergence import mean_kl
+from golfpack.models import find_family
 from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint
+from golfpack.models.tensors import TENSORS
 from golfpack.packer.ir import CalibStats, PackedTensor
 from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.state import Budget, Notify, PackState
@@ -52,6 +53,7 @@ class BuildOptions:
         code: files that ship beside the artifact and count towards the budget, as they are.
         dry_run: everything but writing the file.
         recalibrate: measure the statistics again behind the quantised layers, and quantise again.
+        lossless: instead of a budget: every float exactly as it is.
     """
 
     checkpoint: Path
@@ -74,6 +76,12 @@ class BuildOptions:
     recalibrate: bool = False
     plan: PlanFile | None = None
     argv: list[str] = field(default_factory=list)
+    lossless: bool = False
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether nothing is calibrated, so that tensors without a known network will do."""
+        return self.data_free or self.lossless
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,15 +146,14 @@ def load_inputs(options: BuildOptions) -> tuple[Checkpoint, Recipe]:
         UsageError: bad input.
     """
     model_settings, pass_settings = split_settings(options.settings)
+    fallback = TENSORS.name if options.unmeasured else None
+    checkpoint = load_checkpoint(options.checkpoint, model_settings, fallback=fallback)
     if options.plan is None:
-        recipe = load_recipe(options.recipe or DEFAULT_RECIPE, pass_settings)
-        return load_checkpoint(options.checkpoint, model_settings), recipe
+        return checkpoint, load_recipe(options.recipe or DEFAULT_RECIPE, pass_settings)
     if options.recipe is not None:
         raise UsageError("a plan brings its own passes", "leave out --recipe or --plan")
-    recipe = options.plan.make_recipe(pass_settings)
-    checkpoint = load_checkpoint(options.checkpoint, model_settings)
     options.plan.check(checkpoint.spec)
-    return checkpoint, recipe
+    return checkpoint, options.plan.make_recipe(pass_settings)
 
 
 def prepare(
@@ -157,7 +164,7 @@ def prepare(
     Raises:
         UsageError: unusable calibration data or tokenizer.
     """
-    if options.data_free:
+    if options.unmeasured:
         return Prepared(checkpoint, recipe, None, None, None, None)
     sp = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
     if recipe.calibration == "none" and options.calib is None:
@@ -211,12 +218,13 @@ def _calibrate(
     checkpoint: Checkpoint,
     recipe: Recipe,
     options: BuildOptions,
-    sp: sentencepiece.SentencePieceProcessor | None,
+    sp: Tokenizer | None,
     notify: Notify,
 ) -> tuple[CalibStats | None, CalibTokens, CalibTokens]:
     """Statistics for the recipe, the tokens used, and those held out to measure the loss on."""
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
-    length = min(CALIB_LENGTH, options.calib_tokens)
+    longest = find_family(checkpoint.family).max_length(checkpoint.config)
+    length = min(CALIB_LENGTH, options.calib_tokens, longest or CALIB_LENGTH)
     count = options.calib_tokens // length + HELD_OUT
     if options.calib is None:
         notify("calibrate", 0, 0, "the model writes its own text")

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 import torch
 from torch import nn
 
 from golfpack.data.shards import read_tokens
 from golfpack.data.text import read_documents
-from golfpack.data.tokenizer import encode_documents
+from golfpack.data.tokenizer import Tokenizer, encode_documents
 from golfpack.errors import UsageError
 from golfpack.models.base import generate
 
@@ -52,7 +51,7 @@ class CalibTokens:
 
 def from_data(
     path: str,
-    tokenizer: sentencepiece.SentencePieceProcessor | None,
+    tokenizer: Tokenizer | None,
     vocab_size: int,
     count: int,
     length: int,

@@ -1,13 +1,16 @@
-"""SentencePiece tokenizers: load, train, encode documents into a token stream."""
+"""Tokenizers: load, train, encode documents into a token stream."""
 
 import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import sentencepiece
 
+from golfpack.data import alph_header, llama2c_tokenizer
+from golfpack.data.alph_tokenizer import read_alph_tokenizer
 from golfpack.data.shards import write_atomically
 from golfpack.errors import UsageError
 
@@ -15,18 +18,42 @@ from golfpack.errors import UsageError
 _MAX_LINE_BYTES = 1 << 16
 
 
-def load_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcessor:
-    """Load a SentencePiece model.
+class Tokenizer(Protocol):
+    """What a tokenizer must offer: the part of SentencePiece's processor that golfpack uses.
+
+    `bos_id` and `unk_id` are -1 where there is no such piece. `Decode` of `Encode` gives back the text,
+    but for what the tokenizer loses.
+    """
+
+    def vocab_size(self) -> int: ...
+    def Encode(self, text: str, /) -> list[int]: ...
+    def Decode(self, tokens: list[int], /) -> str: ...
+    def IdToPiece(self, token: int, /) -> str: ...
+    def bos_id(self) -> int: ...
+    def unk_id(self) -> int: ...
+    def IsByte(self, token: int, /) -> bool: ...
+    def IsControl(self, token: int, /) -> bool: ...
+    def IsUnknown(self, token: int, /) -> bool: ...
+    def IsUnused(self, token: int, /) -> bool: ...
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Load a SentencePiece model, a llama2.c tokenizer as one, or the tokenizer of an ALPH checkpoint.
 
     Raises:
-        UsageError: the file is missing or is not a SentencePiece model.
+        UsageError: the file is missing or is none of them.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"there is no tokenizer {path}", "give a SentencePiece .model file")
     sp = sentencepiece.SentencePieceProcessor()
     try:
-        loaded = sp.LoadFromSerializedProto(path.read_bytes())
+        data = path.read_bytes()
+        if alph_header.looks_like(data):
+            return read_alph_tokenizer(data, path)
+        if llama2c_tokenizer.looks_like(data):
+            data = llama2c_tokenizer.sentencepiece_model(data, path)
+        loaded = sp.LoadFromSerializedProto(data)
     except (RuntimeError, OSError) as error:
         raise UsageError(
             f"{path} is not a SentencePiece model", "give a .model file, not .vocab or .json"
@@ -100,9 +127,7 @@ def _advice(error: RuntimeError) -> str:
     return f"use a vocabulary of at least {needed[1]} pieces, or text with fewer characters"
 
 
-def encode_documents(
-    sp: sentencepiece.SentencePieceProcessor, documents: Iterable[str]
-) -> np.ndarray:
+def encode_documents(sp: Tokenizer, documents: Iterable[str]) -> np.ndarray:
     """Encode documents into one stream, with BOS before each, as the challenge's shards.
 
     Returns:

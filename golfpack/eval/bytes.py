@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import sentencepiece
 
+from golfpack.data.tokenizer import Tokenizer
 from golfpack.errors import CorruptError, UsageError
 
 _SPACE = "▁"  # SentencePiece's stand-in for a space
@@ -33,9 +33,7 @@ class ByteTable:
     boundary: np.ndarray
 
     @classmethod
-    def from_tokenizer(
-        cls, sp: sentencepiece.SentencePieceProcessor, vocab_size: int
-    ) -> "ByteTable":
+    def from_tokenizer(cls, sp: Tokenizer, vocab_size: int) -> "ByteTable":
         """Build the table of a tokenizer for a model with `vocab_size` outputs.
 
         Raises:
@@ -98,9 +96,7 @@ class ByteAudit:
     documents: int
 
 
-def audit(
-    sp: sentencepiece.SentencePieceProcessor, table: ByteTable, tokens: np.ndarray
-) -> ByteAudit:
+def audit(sp: Tokenizer, table: ByteTable, tokens: np.ndarray) -> ByteAudit:
     """Check the table against decoded text on the very tokens that are scored.
 
     Raises:
@@ -140,7 +136,7 @@ def _stretches(boundary: np.ndarray) -> Iterator[tuple[int, int]]:
             yield before + 1, stop
 
 
-def _anchor(sp: sentencepiece.SentencePieceProcessor, table: ByteTable) -> int:
+def _anchor(sp: Tokenizer, table: ByteTable) -> int:
     """A piece to put before a stretch, because decoding drops a space at the very beginning."""
     for i in np.flatnonzero(~table.boundary & ~table.leading_space).tolist():
         if not sp.IsByte(i):
@@ -149,7 +145,7 @@ def _anchor(sp: sentencepiece.SentencePieceProcessor, table: ByteTable) -> int:
 
 
 def _decoded_bytes(
-    sp: sentencepiece.SentencePieceProcessor,
+    sp: Tokenizer,
     tokens: np.ndarray,
     start: int,
     stop: int,
@@ -168,7 +164,7 @@ def _decoded_bytes(
     return first + last + len(text.encode()) - len(sp.IdToPiece(anchor).encode())
 
 
-def _byte_values(sp: sentencepiece.SentencePieceProcessor, ids: list[int]) -> list[int]:
+def _byte_values(sp: Tokenizer, ids: list[int]) -> list[int]:
     """Values of the byte pieces that `ids` begins with."""
     values = []
     for i in ids:

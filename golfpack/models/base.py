@@ -38,6 +38,19 @@ class Family:
         build: config dict -> module in float32, on CPU, in eval mode, weights uninitialised.
         spec: config dict -> ModelSpec.
         max_length: config dict -> longest sequence the module can take, or None for no limit.
+        adapt: (state dict, of any family, the stored config with the overrides on top, unchecked) ->
+            (the same with this family's own names and one tensor per weight, notes for the user on
+            what was renamed, split or dropped). A state dict that is not of the family, or already as
+            the module has it, comes back as it is, with no notes. None: checkpoints have the module's
+            names.
+        read_config: the config that a trainer stored with its weights, by the trainer's own names ->
+            the config fields that shapes cannot tell. Keys of no interest are ignored, values are
+            checked by `typed_overrides`. None: checkpoints of this family carry no config.
+        newer: config fields that the family has gained since its first artifacts. These lack them; the
+            defaults leave a model as it was before.
+        describe: (config, state dict) -> ModelSpec, for a family whose tensors no config tells; it is
+            asked instead of `spec`.
+        asked_only: never detected, only used where it is asked for by name.
     """
 
     name: str
@@ -48,10 +61,17 @@ class Family:
     build: Callable[[Mapping[str, Any]], nn.Module]
     spec: Callable[[Mapping[str, Any]], ModelSpec]
     max_length: Callable[[Mapping[str, Any]], int | None]
+    adapt: Callable[[StateDict, Mapping[str, Any]], tuple[StateDict, list[str]]] | None = None
+    read_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    newer: frozenset[str] = frozenset()
+    describe: Callable[[Mapping[str, Any], StateDict], ModelSpec] | None = None
+    asked_only: bool = False
 
 
 class KVCache:
     """Keys and values of the positions seen so far, one pair per attention call of a forward pass.
+
+    Models whose embedding looks at earlier tokens keep the last of those here too.
 
     Buffers are allocated once at full capacity: growing them by concatenation would copy the whole
     cache for every generated token.
@@ -61,6 +81,7 @@ class KVCache:
         self.capacity = capacity
         self.length = 0  # positions held; the model advances it once per forward pass
         self._pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._last_tokens: torch.Tensor | None = None
 
     def extend(
         self, layer: int, k: torch.Tensor, v: torch.Tensor
@@ -75,6 +96,13 @@ class KVCache:
         k_all[:, :, self.length : end] = k
         v_all[:, :, self.length : end] = v
         return k_all[:, :, :end], v_all[:, :, :end]
+
+    def with_last_tokens(self, tokens: torch.Tensor, count: int) -> torch.Tensor:
+        """New tokens (B, T) behind the up to `count` before them, which are those of earlier calls."""
+        if self._last_tokens is not None:
+            tokens = torch.cat((self._last_tokens, tokens), dim=1)
+        self._last_tokens = tokens[:, -count:]
+        return tokens
 
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:
         return like.new_empty(*like.shape[:2], self.capacity, like.shape[3])
@@ -147,6 +175,8 @@ def typed_overrides(config_type: type, overrides: Mapping[str, Any]) -> dict[str
 def _convert(key: str, value: object, kind: Any) -> Any:
     """`value` as a `kind` (int, float, bool or str), or UsageError."""
     try:
+        if kind is str and type(value) is int:  # "9" as an option that lists numbers
+            return str(value)
         if kind is bool and isinstance(value, str):
             return {"true": True, "false": False}[value.lower()]
         if isinstance(value, str):
@@ -188,6 +218,20 @@ def settle(
     config = dataclasses.asdict(config_type(**{**told, **overrides}))
     assumed = {k: v for k, v in config.items() if k not in told and k not in overrides}
     return config, assumed
+
+
+def shape_of(state: StateDict, name: str, ndim: int) -> tuple[int, ...]:
+    """Shape of a tensor that a family cannot do without.
+
+    Raises:
+        UsageError: it is missing, or has another number of dimensions, or a dimension of 0.
+    """
+    if name not in state:
+        raise UsageError(f"the checkpoint has no tensor {name!r}", "is the checkpoint complete?")
+    shape = tuple(state[name].shape)
+    if len(shape) != ndim or 0 in shape:
+        raise UsageError(f"tensor {name!r} has shape {shape}, expected {ndim} non-zero dimensions")
+    return shape
 
 
 def check_tensors(spec: ModelSpec, state: StateDict) -> None:

@@ -38,6 +38,7 @@ class BuildReport:
             gradients.
         measured_kl: KL(float || artifact) on held-out calibration tokens; None without them.
         measured_bpb: the same in bits per byte; None without a tokenizer.
+        notes: what was renamed, split or dropped when the checkpoint was read.
         trace: [dial, artifact bytes] of every round of the budget search.
         fixed_bytes: header, manifest, digests: what is not weights.
         plan: the plan file that was replayed, if any.
@@ -66,6 +67,7 @@ class BuildReport:
     predicted_kl: float | None
     measured_kl: float | None
     measured_bpb: float | None
+    notes: list[str]
     warnings: list[str]
     seconds: dict[str, float]
     allocation: dict[str, Any] | None
@@ -215,6 +217,29 @@ class PlanTime:
     round_seconds: float
     rounds: int
     build_seconds: float
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What `golfpack import` wrote.
+
+    Attributes:
+        notes: what was renamed, split, dropped or kept once.
+        aliases: name left out -> name that holds the same tensor, for tensors without a family.
+    """
+
+    source: str
+    source_sha256: str
+    family: str
+    config: dict[str, Any]
+    assumed: dict[str, Any]
+    checkpoint: str
+    checkpoint_bytes: int
+    tensors: int
+    parameters: int
+    notes: list[str]
+    aliases: dict[str, str]
+    schema_version: int = SCHEMA_VERSION
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from golfpack.errors import UsageError
 from golfpack.models.base import check_device, typed_overrides
 from golfpack.models.golf import GOLF
-from golfpack.models.golf_net import GolfConfig
+from golfpack.models.golf_config import GolfConfig
 from golfpack.train.batches import Batches
 from golfpack.train.checkpoint import RunFolder, settings_of
 from golfpack.train.config import TrainConfig

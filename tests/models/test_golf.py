@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from golf_reference import TINY, reference_logits
 
 from golfpack.errors import UsageError
 from golfpack.models import FAMILIES, detect
@@ -13,14 +14,11 @@ from golfpack.models.checkpoint import build_model, load_checkpoint
 from golfpack.models.golf import GOLF
 from golfpack.packer.ir import Hook
 
-TINY = {
-    "vocab_size": 11,
-    "num_layers": 3,
-    "dim": 16,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "mlp_hidden": 24,
-}
+# What a baseline's shapes leave open; swiglu has tensors of its own.
+ASSUMED = {
+    "activation", "rope_base", "softcap", "softcap_kind", "seq_len", "rope_dims", "rope_scaling",
+    "xsa_last_n", "ln_scale", "parallel_start",
+}  # fmt: skip
 VARIANTS = {
     "baseline": {},
     "leaky": {"activation": "leaky_relu2", "softcap": 5.0, "rope_base": 500.0},
@@ -41,64 +39,6 @@ def tiny(**changes):
     config = GOLF.spec({**TINY, **changes}).config
     weights = random_weights(config)
     return config, weights, build_model("golf", config, weights)
-
-
-def rms_norm(x):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + np.finfo(np.float32).eps)
-
-
-def rope(x, base):
-    """x (T, D): rotates the pair (i, i + D/2) by the angle -t * base^(-2i/D)."""
-    t, d = x.shape
-    z = x[:, : d // 2] + 1j * x[:, d // 2 :]
-    z = z * np.exp(-1j * np.outer(np.arange(t), base ** (-np.arange(0, d, 2) / d)))
-    return np.concatenate((z.real, z.imag), axis=1)
-
-
-def reference_attention(w, p, x, c):
-    d = c["dim"] // c["num_heads"]
-    out = []
-    for h in range(c["num_heads"]):
-        g = h // (c["num_heads"] // c["num_kv_heads"])
-        q = rope(rms_norm(x @ w[p + "c_q.weight"][h * d : (h + 1) * d].T), c["rope_base"])
-        k = rope(rms_norm(x @ w[p + "c_k.weight"][g * d : (g + 1) * d].T), c["rope_base"])
-        v = x @ w[p + "c_v.weight"][g * d : (g + 1) * d].T
-        if c["q_gain"]:
-            q = q * w[p + "q_gain"][h]
-        scores = np.where(np.tri(len(x), dtype=bool), q @ k.T / np.sqrt(d), -np.inf)
-        e = np.exp(scores - scores.max(1, keepdims=True))
-        out.append(e / e.sum(1, keepdims=True) @ v)
-    return np.concatenate(out, axis=1) @ w[p + "proj.weight"].T
-
-
-def reference_mlp(w, p, x, c):
-    if c["activation"] == "swiglu":
-        gate, up = np.split(x @ w[p + "gate_up.weight"].T, 2, axis=1)
-        hidden = gate / (1 + np.exp(-gate)) * up
-    else:
-        hidden = x @ w[p + "fc.weight"].T
-        hidden = np.where(hidden > 0, hidden, 0.5 * hidden * (c["activation"] != "relu2")) ** 2
-    return hidden @ w[p + "proj.weight"].T
-
-
-def reference_logits(weights, c, tokens):
-    """The formula of the challenge's model for one sequence, in float64."""
-    w = {name: a.astype(np.float64) for name, a in weights.items()}
-    x = x0 = rms_norm(w["tok_emb.weight"][tokens])
-    n, skips = c["num_layers"] * c["passes"], []
-    for i in range(n):
-        p = f"blocks.{i % c['num_layers']}."
-        if i >= n // 2 and skips:
-            x = x + w["skip_weights"][i - n // 2] * skips.pop()
-        x = w[p + "resid_mix"][0] * x + w[p + "resid_mix"][1] * x0
-        x = x + w[p + "attn_scale"] * reference_attention(w, p + "attn.", rms_norm(x), c)
-        x = x + w[p + "mlp_scale"] * reference_mlp(w, p + "mlp.", rms_norm(x), c)
-        if c["passes"] > 1:
-            x = x * w["pass_gate"][i // c["num_layers"]]
-        if i < n // 2:
-            skips.append(x)
-    z = rms_norm(x) @ w["tok_emb.weight" if c["tied"] else "lm_head.weight"].T
-    return c["softcap"] * np.tanh(z / c["softcap"])
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
@@ -193,10 +133,8 @@ def test_detection_recovers_the_config_from_shapes(name):
     state = {n: torch.from_numpy(w) for n, w in random_weights(config).items()}
     found = detect(state)
     assert (found.family, found.config) == (FAMILIES["golf"], config)
-    assumed = {"activation", "rope_base", "softcap", "seq_len"} - (
-        {"activation"} if name == "swiglu-passes" else set()
-    )
-    assert set(found.assumed) == assumed
+    assert set(found.assumed) == ASSUMED - ({"activation"} if name == "swiglu-passes" else set())
+    assert (found.state, found.notes) == (state, ())
 
 
 def state_of(**changes):
@@ -207,7 +145,8 @@ def state_of(**changes):
 def test_overrides_set_what_shapes_cannot_tell():
     found = detect(state_of(), overrides={"rope_base": "500", "seq_len": 64, "softcap": 15})
     assert (found.config["rope_base"], found.config["seq_len"]) == (500.0, 64)
-    assert found.assumed == {"activation": "relu2"}
+    assert set(found.assumed) == ASSUMED - {"rope_base", "seq_len", "softcap"}
+    assert found.assumed["activation"] == "relu2"
     assert type(found.config["softcap"]) is float
     assert detect(state_of(), overrides={"dim": "16"}).config["dim"] == 16
 
@@ -234,17 +173,13 @@ def test_bad_overrides_are_usage_errors(overrides, message, hint):
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("skip_weights", (2, 16), "'skip_weights' has shape (2, 16), but the other tensors imply"),
+        ("skip_weights", (1, 8), "'skip_weights' has shape (1, 8), but the other tensors imply"),
         ("blocks.1.attn.c_v.weight", None, "no tensor 'blocks.1.attn.c_v.weight'"),
         ("blocks.0.attn.c_k.weight", None, "no tensor 'blocks.0.attn.c_k.weight'"),
         ("blocks.0.attn.c_k.weight", (7, 16), "'blocks.0.attn.c_k.weight' has 7 rows"),
         ("blocks.0.attn.q_gain", (3,), "do not fit 3 heads"),
         ("blocks.5.attn_scale", (16,), "no tensor 'blocks.3.attn_scale'"),
-        (
-            "smear_gate.weight",
-            (1, 12),
-            "'smear_gate.weight' (1, 12) is not part of the golf family",
-        ),
+        ("dtg_gate", (1, 12), "'dtg_gate' (1, 12) is not part of the golf family"),
         ("tok_emb.weight", (11,), "'tok_emb.weight' has shape (11,)"),
         ("pass_gate", (1, 16), "'pass_gate' (1, 16) is not part"),
     ],

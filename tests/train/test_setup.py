@@ -17,6 +17,11 @@ TINY: dict[str, Any] = {
     "vocab_size": 64, "num_layers": 3, "dim": 16, "num_heads": 2, "num_kv_heads": 1,
     "mlp_hidden": 48,
 }  # fmt: skip
+RECORD: dict[str, Any] = TINY | {
+    "smear": "window", "smear_window": 4, "bigram_size": 32, "bigram_dim": 8, "skip_gates": True,
+    "value_embed_dim": 4, "value_embed_layers": "2", "value_residual": "lambda", "attn_gate": "affine",
+    "layer_order": "0-2,1-2", "lanes": 2, "parallel_start": 2, "embed_dim": 12,
+}  # fmt: skip
 VARIANTS = [TINY, TINY | {"tied": False}, TINY | {"passes": 2, "activation": "swiglu"}]
 
 
@@ -28,7 +33,7 @@ def fresh(config: dict[str, Any], seed: int = 0) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", [*VARIANTS, RECORD])
 def test_a_fresh_model_is_near_uniform(config: dict[str, Any]) -> None:
     model = fresh(config)
     with torch.no_grad():
@@ -84,3 +89,22 @@ def test_the_demonstration_is_small() -> None:
     assert spec.numel < 1_500_000
     assert DEMO_TRAIN.steps is not None
     assert DEMO_TRAIN.steps * DEMO_TRAIN.batch_tokens * spec.numel < 4e12  # minutes on two cores
+
+
+def test_a_model_with_the_records_features_learns() -> None:
+    model = fresh(RECORD)
+    optimisers = make_optimisers(model, GOLF.spec(RECORD), TrainConfig(steps=1))
+    tokens = torch.randint(64, (4, 17), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(30):
+        logits = model(tokens[:, :-1])
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        losses.append(loss.item())
+        model.zero_grad()
+        loss.backward()
+        for optimiser in optimisers:
+            optimiser.step()
+    assert losses[-1] < losses[0] - 1.0
+    still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # The first virtual layer has no earlier values to take in.
+    assert still == ["blocks.0.attn.vr_lambda"]

@@ -1,0 +1,182 @@
+"""Reading checkpoint files: bytes -> tensors by name, and the config stored with them.
+
+Formats are told by content: `torch.save` files, safetensors, ALPH (see `alph_file`), llama2.c (see
+`llama2c`), and the challenge's `.int8.ptz` (zlib of a `torch.save` of int8 rows and scales;
+openai/parameter-golf, `train_gpt.py`, `dequantize_state_dict_int8`). Nothing is ever unpickled beyond
+tensors and plain containers.
+"""
+
+import difflib
+import io
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+
+from golfpack.data import alph_header
+from golfpack.errors import UsageError
+from golfpack.models import alph_file, llama2c
+
+# A challenge artifact is 16 MB and holds some 40 MB of int8; this only stops zlib bombs.
+MAX_INFLATED_BYTES = 1 << 30
+INT8_FORMAT = "int8_clean_per_row_v1"
+
+_FORMATS_HINT = (
+    "golfpack reads torch.save state dicts (.pt), .safetensors, .int8.ptz, ALPH and llama2.c files"
+)
+_DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16)}
+_PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file. Raises UsageError when it cannot be read, is empty, or is a folder."""
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder, not a checkpoint", f"name a file in it. {_FORMATS_HINT}"
+        )
+    if not path.exists():
+        raise UsageError(f"there is no file {path}", _near_files(path))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if not data:
+        raise UsageError(f"{path} is empty", "was the program that wrote it interrupted?")
+    return data
+
+
+def _near_files(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist either"
+    names = sorted(p.name for p in path.parent.iterdir() if p.is_file())
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    return f"{path.parent} holds {', '.join(near or names[:5]) or 'no files'}"
+
+
+class Stored(NamedTuple):
+    """What a file holds: tensors by name, and the model's config by its trainer's names, or {}."""
+
+    tensors: Mapping[str, torch.Tensor]
+    config: Mapping[str, Any]
+
+
+def parse(data: bytes, path: Path) -> Stored:
+    """Tensors and config, whatever the format. Raises UsageError when they cannot be read."""
+    if data[:4] == b"PK\x03\x04" or data[:2] == b"\x80\x02":  # zip, or torch.save before 1.6
+        return _unwrap(_torch_load(data, path), path)
+    if llama2c.looks_like(data):
+        return Stored(*llama2c.read_llama2c(data, path))
+    if data[0] & 0x0F == 8 and int.from_bytes(data[:2]) % 31 == 0:  # a zlib header (RFC 1950)
+        return _unwrap(_torch_load(_inflate(data, path), path), path)
+    if alph_header.looks_like(data):
+        alph = alph_file.read_alph(data, path)
+        return Stored(alph.tensors, alph.config)
+    if data[4:9] == b"\0\0\0\0{":  # a header of less than 4 GiB, which is JSON
+        try:
+            return Stored(safetensors.torch.load(data), {})
+        except safetensors.SafetensorError as error:
+            raise UsageError(
+                f"{path} looks like safetensors but cannot be read: {error}",
+                "the file is truncated or damaged",
+            ) from error
+    kind = "a text file" if _is_text(data[:1024]) else "of an unknown format"
+    raise UsageError(f"{path} is {kind}, not a checkpoint", _FORMATS_HINT)
+
+
+def _is_text(head: bytes) -> bool:
+    return all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
+
+
+def _inflate(data: bytes, path: Path) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        out = inflater.decompress(data, MAX_INFLATED_BYTES)
+    except zlib.error as error:
+        raise UsageError(
+            f"{path} cannot be decompressed: {error}", "the file is damaged"
+        ) from error
+    if inflater.unconsumed_tail:
+        raise UsageError(f"{path} decompresses to more than {MAX_INFLATED_BYTES} bytes")
+    if not inflater.eof:
+        raise UsageError(f"{path} is truncated: its compressed data does not end")
+    return out
+
+
+def _torch_load(data: bytes, path: Path) -> object:
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged input makes torch.load raise nearly anything
+        if "Weights only load failed" in str(error):
+            what = re.search(r"GLOBAL (\S+)", str(error))
+            holds = f" ({what[1]})" if what else ""
+            raise UsageError(
+                f"{path} holds Python objects beyond tensors{holds}, or is damaged; it was not run",
+                "save only the weights: torch.save(model.state_dict(), path)",
+            ) from error
+        raise UsageError(
+            f"{path} is not a readable torch.save file", "it is truncated or damaged"
+        ) from error
+
+
+def _unwrap(saved: object, path: Path) -> Stored:
+    """The state dict inside what `torch.save` was given, without wrappers' name prefixes."""
+    if isinstance(saved, dict) and "__quant_format__" in saved:
+        return Stored(_dequantise(saved, path), {})
+    config = {}
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
+            config = _stored_config(saved)
+            saved = saved[key]
+    if not isinstance(saved, dict) or not saved:
+        raise UsageError(
+            f"{path} holds a {type(saved).__name__} without tensors, not a state dict",
+            _FORMATS_HINT,
+        )
+    state = {}
+    for name, tensor in saved.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UsageError(
+                f"{path}: entry {name!r} is a {type(tensor).__name__}, not a tensor",
+                'save only the weights, or put them under the key "model" or "state_dict"',
+            )
+        state[_PREFIXES.sub("", str(name))] = tensor
+    if len(state) != len(saved):
+        raise UsageError(f"{path}: tensors share a name once module. and _orig_mod. are removed")
+    return Stored(state, config)
+
+
+def _stored_config(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The config beside the weights, under the keys that trainers use; {} where there is none."""
+    for key in ("model_args", "config"):
+        if isinstance(saved.get(key), dict):
+            return saved[key]
+    return {}
+
+
+def _dequantise(saved: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """Weights of the challenge's int8 export, rounded exactly as its own reader rounds them."""
+    if saved["__quant_format__"] != INT8_FORMAT:
+        raise UsageError(
+            f"{path} has the unknown int8 format {saved['__quant_format__']!r}",
+            f"this version reads {INT8_FORMAT}",
+        )
+    try:
+        state = {}
+        for name, q in saved["quantized"].items():
+            scale = saved["scales"][name].float()
+            per_row = scale.view(-1, *[1] * (q.ndim - 1)) if scale.ndim else scale
+            state[name] = (q.float() * per_row).to(_DTYPES[saved["dtypes"][name]])
+        original = saved.get("passthrough_orig_dtypes", {})
+        for name, tensor in saved["passthrough"].items():
+            state[name] = tensor.to(_DTYPES[original[name]] if name in original else tensor.dtype)
+    except (KeyError, AttributeError, TypeError, RuntimeError) as error:
+        raise UsageError(
+            f"{path}: its {INT8_FORMAT} tables do not fit each other ({error})",
+            "export the model again",
+        ) from error
+    return state

@@ -1,0 +1,262 @@
+"""The options of a golf model. Beyond the baseline, every feature is off by default.
+
+Facts: openai/parameter-golf, the `train_gpt.py` of its records; `docs/record_checkpoints.md` says which
+record uses what.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+from golfpack.errors import UsageError
+
+# The words that each option of type str may hold; index lists are checked apart.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "activation": ("relu2", "leaky_relu2", "swiglu"),
+    "softcap_kind": ("tanh", "poly"),
+    "rope_scaling": ("none", "ntk", "yarn"),
+    "value_residual": ("none", "lambda", "sigmoid"),
+    "attn_gate": ("none", "affine", "plain", "double"),
+    "attn_gate_source": ("input", "query"),
+    "smear": ("none", "channels", "window"),
+    "bigram_hash": ("xor", "linear"),
+    "final_lane": ("mean", "attn", "mlp"),
+}
+# What artifacts have always said of a golf model; those older than an option lack that option.
+FIRST_OPTIONS = frozenset({
+    "vocab_size", "num_layers", "dim", "num_heads", "num_kv_heads", "mlp_hidden", "passes", "tied",
+    "q_gain", "activation", "rope_base", "softcap", "seq_len",
+})  # fmt: skip
+# Lowest values of the numbers that need not be positive.
+_LOWEST: dict[str, int] = {
+    "rope_dims": 0, "xsa_last_n": 0, "attn_gate_window": 0, "embed_dim": 0, "smear_window": 0,
+    "bigram_size": 0, "bigram_dim": 0, "value_embed_dim": 0, "bos_id": 0, "parallel_start": -1,
+}  # fmt: skip
+_SPAN = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+
+
+def index_list(text: str, name: str) -> tuple[int, ...]:
+    """Block numbers written as "0-5,3-5,6": spans include both ends. Empty text gives ().
+
+    Raises:
+        UsageError: anything else; `name` is the option that holds the text.
+    """
+    indices: list[int] = []
+    for part in text.split(",") if text else ():
+        match = _SPAN.fullmatch(part.strip())
+        last = int(match[2] or match[1]) if match else -1
+        if match is None or last < int(match[1]):
+            raise UsageError(
+                f"model option {name} is {text!r}, not a list of block numbers",
+                "write numbers and rising spans, such as 0-5,3-5,6,7",
+            )
+        indices.extend(range(int(match[1]), last + 1))
+    return tuple(indices)
+
+
+@dataclass(frozen=True)
+class GolfConfig:
+    """Shape and formula of a golf model.
+
+    Attributes:
+        num_layers: blocks with weights of their own.
+        mlp_hidden: width of the MLP; swiglu's fused `gate_up` has twice as many rows, gate first.
+        passes: how often the blocks are run in a row, with a `pass_gate` row for each pass.
+        tied: whether the head is the embedding matrix.
+        q_gain: whether queries have a learned gain per head.
+        activation: relu2 (relu squared), leaky_relu2 (leaky_relu squared), swiglu.
+        leaky_slope: slope of leaky_relu2 below zero.
+        softcap: logits z become softcap * tanh(z / softcap).
+        softcap_kind: tanh, or poly: its fifth-order polynomial, clamped to +-1.
+        seq_len: context length the model was trained at; scoring uses it as the default window.
+        rope_dims: leading channels of each head that are rotated; 0 means all.
+        rope_scaling: none; ntk: a larger base for sequences beyond `rope_train_len`; yarn: slower low
+            frequencies, by up to `rope_factor`, at every length. See `golf_attention.rotary`.
+        rope_train_len: longest sequence that ntk leaves alone.
+        rope_factor: yarn's ratio of the extended to the trained length.
+        xsa_last_n: in how many last blocks attention output loses its part along the token's own value.
+        value_residual: how the first virtual layer's values join those of later ones: none, lambda
+            (two learned weights) or sigmoid (one gate).
+        value_embed_dim: width of the token table added to values; 0 means none.
+        value_embed_layers: the blocks it is added in, such as "9,10".
+        attn_gate: factor on each head's output, from the block's normalised input x: none; affine:
+            sigmoid(W x + b); plain: sigmoid(scale * W x[:window]); double: 2 sigmoid(W x[:window]).
+        attn_gate_window: leading channels that plain and double look at.
+        attn_gate_scale: the scale of plain.
+        attn_gate_source: input, or query: plain and double look at the projected query instead.
+        ln_scale: whether what block i's attention and MLP read is divided by sqrt(i + 1).
+        embed_dim: width of the embedding (and of a tied head) where it is not `dim`; 0 means `dim`.
+        smear: how a token's embedding takes in its predecessor's: none; channels: mixed by a gate per
+            channel, after normalisation; window: added by a gate of its first `smear_window`
+            channels, before normalisation.
+        smear_window: channels that the window form looks at.
+        bigram_size: rows of the table of hashed token pairs added to the embedding; 0 means none.
+        bigram_dim: width of that table.
+        bigram_hash: xor or linear, see `golf_embed.BigramHash`.
+        bigram_multiplier: of the linear hash.
+        bigram_trigram: whether the hashed last three tokens are looked up too.
+        bos_resets: whether `bos_id` starts a document, into which nothing is smeared or hashed.
+        bos_id: the token that starts documents.
+        layer_order: the virtual layers as block numbers, such as "0-5,3-5,3-5,6-10"; empty means all
+            blocks in order, `passes` times.
+        skip_gates: whether skips are blended in by a sigmoid gate per channel, not added.
+        parallel_start: first block whose attention and MLP run side by side; -1 means none.
+        lanes: residual streams of the parallel blocks: 1 (both branches read and write one), or 2
+            (attention reads the first, the MLP the second, learned weights cross them).
+        final_lane: what of two lanes goes on to the head: their mean, attn's or mlp's.
+
+    Raises:
+        UsageError: a value out of its range, or values that do not fit each other.
+    """
+
+    vocab_size: int
+    num_layers: int
+    dim: int
+    num_heads: int
+    num_kv_heads: int
+    mlp_hidden: int
+    passes: int = 1
+    tied: bool = True
+    q_gain: bool = True
+    activation: str = "relu2"
+    rope_base: float = 10000.0
+    softcap: float = 30.0
+    seq_len: int = 1024
+    leaky_slope: float = 0.5
+    softcap_kind: str = "tanh"
+    rope_dims: int = 0
+    rope_scaling: str = "none"
+    rope_train_len: int = 1024
+    rope_factor: float = 1.0
+    xsa_last_n: int = 0
+    value_residual: str = "none"
+    value_embed_dim: int = 0
+    value_embed_layers: str = ""
+    attn_gate: str = "none"
+    attn_gate_window: int = 0
+    attn_gate_scale: float = 1.0
+    attn_gate_source: str = "input"
+    ln_scale: bool = False
+    embed_dim: int = 0
+    smear: str = "none"
+    smear_window: int = 0
+    bigram_size: int = 0
+    bigram_dim: int = 0
+    bigram_hash: str = "xor"
+    bigram_multiplier: int = 92821
+    bigram_trigram: bool = False
+    bos_resets: bool = False
+    bos_id: int = 1
+    layer_order: str = ""
+    skip_gates: bool = False
+    parallel_start: int = -1
+    lanes: int = 1
+    final_lane: str = "mean"
+
+    def __post_init__(self) -> None:
+        self._check_values()
+        self._check_attention()
+        self._check_embedding()
+        self._check_layers()
+
+    def _check_values(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name in _LOWEST and value < _LOWEST[f.name]:
+                raise UsageError(
+                    f"model option {f.name} must be at least {_LOWEST[f.name]}, not {value}"
+                )
+            if f.type in (int, float) and f.name not in _LOWEST and not value > 0:
+                raise UsageError(f"model option {f.name} must be positive, not {value}")
+            if f.name in CHOICES and value not in CHOICES[f.name]:
+                raise UsageError(
+                    f"unknown {f.name} {value!r}", f"choose from {', '.join(CHOICES[f.name])}"
+                )
+
+    def _check_attention(self) -> None:
+        if self.dim % (2 * self.num_heads) or self.num_heads % self.num_kv_heads:
+            raise UsageError(
+                f"{self.num_heads} heads with {self.num_kv_heads} KV heads do not fit dim "
+                f"{self.dim}",
+                "heads must divide dim into even parts, and KV heads must divide heads",
+            )
+        if self.rope_dims % 2 or self.rope_dims > self.head_dim:
+            raise UsageError(
+                f"rope_dims is {self.rope_dims}, the heads have {self.head_dim} channels",
+                "it must be even and no more than that; 0 rotates all",
+            )
+        if self.rope_scaling == "ntk" and self.rotated_dims == 2:
+            raise UsageError("ntk scaling needs more than 2 rotated channels", "set rope_dims")
+        if (self.attn_gate in ("plain", "double")) != (0 < self.attn_gate_window <= self.dim):
+            raise UsageError(
+                f"attn_gate {self.attn_gate} does not go with attn_gate_window "
+                f"{self.attn_gate_window}",
+                f"plain and double look at 1 to {self.dim} channels; the others need 0",
+            )
+
+    def _check_embedding(self) -> None:
+        if (self.smear == "window") != (0 < self.smear_window <= self.embed_width):
+            raise UsageError(
+                f"smear {self.smear} does not go with smear_window {self.smear_window}",
+                f"the window form looks at 1 to {self.embed_width} channels; the others need 0",
+            )
+        if (self.bigram_size > 1) != (self.bigram_dim > 0) or self.bigram_size == 1:
+            raise UsageError(
+                f"a bigram table of {self.bigram_size} x {self.bigram_dim} cannot be looked up in",
+                "set both bigram_size (2 or more) and bigram_dim, or neither",
+            )
+        if self.bigram_trigram and self.bigram_hash != "xor":
+            raise UsageError("only the xor hash has trigrams", "leave bigram_trigram out")
+        layers = index_list(self.value_embed_layers, "value_embed_layers")
+        if len(set(layers)) != len(layers) or bool(layers) != (self.value_embed_dim > 0):
+            raise UsageError(
+                f"value_embed_layers {self.value_embed_layers!r} does not go with value_embed_dim "
+                f"{self.value_embed_dim}",
+                "name each block once; without a table, leave both out",
+            )
+        if layers and max(layers) >= self.num_layers:
+            raise UsageError(f"value_embed_layers names block {max(layers)}, there are fewer")
+
+    def _check_layers(self) -> None:
+        order = index_list(self.layer_order, "layer_order")
+        if order and set(order) != set(range(self.num_layers)):
+            raise UsageError(
+                f"layer_order {self.layer_order!r} does not run each of the blocks 0 to "
+                f"{self.num_layers - 1}, and only those",
+                "list every block at least once, such as 0-5,3-5,6-10 for 11 blocks",
+            )
+        if order and self.passes > 1:
+            raise UsageError("layer_order and passes both repeat blocks", "use one of them")
+        if self.lanes > 2 or (self.lanes == 2 and self.parallel_start < 0):
+            raise UsageError(
+                f"{self.lanes} lanes do not go with parallel_start {self.parallel_start}",
+                "there are 1 or 2 lanes; two need the first parallel block",
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+    @property
+    def rotated_dims(self) -> int:
+        return self.rope_dims or self.head_dim
+
+    @property
+    def embed_width(self) -> int:
+        return self.embed_dim or self.dim
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The block that each virtual layer runs."""
+        return index_list(self.layer_order, "layer_order") or tuple(range(self.num_layers)) * int(
+            self.passes
+        )
+
+    @property
+    def virtual_layers(self) -> int:
+        return len(self.order)
+
+    @property
+    def value_layers(self) -> tuple[int, ...]:
+        """The blocks whose values a token table is added to."""
+        return index_list(self.value_embed_layers, "value_embed_layers")

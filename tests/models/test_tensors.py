@@ -1,0 +1,174 @@
+"""Tensors without a network: packed by relative error or exactly, unpacked again, never run."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from typer.testing import CliRunner
+
+from golfpack.api.build import build
+from golfpack.api.evaluate import evaluate
+from golfpack.api.inspect import inspect, unpack
+from golfpack.api.prepare import BuildOptions
+from golfpack.cli import app
+from golfpack.errors import BudgetError, UsageError
+from golfpack.models.checkpoint import load_checkpoint
+from golfpack.models.choice import chosen_model
+from golfpack.models.roles import block_of, guess_role
+from golfpack.packer.loader import load
+
+
+@pytest.fixture(scope="module")
+def state():
+    gen = torch.Generator().manual_seed(0)
+    return {
+        "emb.weight": torch.randn(60, 24, generator=gen),
+        "blocks.0.att.key.weight": torch.randn(24, 24, generator=gen).bfloat16(),
+        "blocks.0.ffn.value.weight": torch.randn(24, 96, generator=gen) * 1e-3,
+        "blocks.0.conv": torch.randn(4, 3, 5, generator=gen),
+        "scale": torch.tensor(-1e-42),  # a subnormal
+        "zeros": torch.tensor([[0.0, -0.0], [0.0, 1.0]]),
+    }
+
+
+@pytest.fixture
+def options(state, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(safetensors.torch.save(state))
+    return BuildOptions(
+        tmp_path / "x.safetensors", "6bpw", tmp_path / "x.golf", data_free=True, cache=False
+    )
+
+
+def test_a_budget_is_kept_and_the_report_tells_the_errors(options, state, tmp_path):
+    report = build(options)
+    assert report.family == "tensors"
+    assert any("no known model family" in note for note in report.notes)
+    assert report.artifact_bytes <= 6 * sum(t.numel() for t in state.values()) / 8
+    unpack(options.output, tmp_path / "back.safetensors")
+    back = safetensors.torch.load_file(tmp_path / "back.safetensors")
+    assert set(back) == set(state)
+    for row in report.tensors:
+        w, q = state[row.name].double(), back[row.name].double()
+        assert w.shape == q.shape
+        if w.norm() > 0:
+            assert row.rel_err == pytest.approx(
+                float((w - q).norm() / w.norm()), rel=1e-5, abs=1e-9
+            )
+    errors = [t.rel_err for t in report.tensors if t.role != "vector" and t.name != "zeros"]
+    assert max(errors) < 2 * min(errors)  # equal relative errors, whatever a tensor's scale
+    again = load_checkpoint(tmp_path / "back.safetensors", fallback="tensors")
+    assert again.family == "tensors"
+    assert inspect(options.output, options.checkpoint).parameters == report.parameters
+
+
+def test_lossless_is_bit_exact(options, state, tmp_path):
+    report = build(replace(options, budget=None, data_free=False, lossless=True))
+    assert (report.budget_bytes, report.headroom_bytes, report.calibration) == (None, None, None)
+    unpack(options.output, tmp_path / "back.safetensors")
+    back = safetensors.torch.load_file(tmp_path / "back.safetensors")
+    for name, t in state.items():
+        np.testing.assert_array_equal(
+            back[name].numpy().view(np.uint32), t.float().numpy().view(np.uint32)
+        )
+    assert all(row.rel_err == 0 for row in report.tensors)
+    for wrong in ({"budget": "6bpw"}, {"target_kl": 0.1}, {"recalibrate": True}):
+        with pytest.raises(UsageError):
+            build(replace(options, **{"budget": None, "lossless": True, **wrong}))
+
+
+def test_float64_is_not_called_lossless(options, state):
+    options.checkpoint.write_bytes(safetensors.torch.save({**state, "d": torch.ones(2).double()}))
+    with pytest.raises(UsageError, match="'d' is float64"):
+        build(replace(options, budget=None, lossless=True))
+
+
+def test_equal_tensors_give_equal_bytes_in_any_order(options, state, tmp_path):
+    first = build(replace(options, dry_run=True)).artifact_sha256
+    torch.save({"state_dict": dict(reversed(state.items()))}, tmp_path / "x.pt")
+    other = build(replace(options, checkpoint=tmp_path / "x.pt", dry_run=True))
+    assert other.artifact_sha256 == first
+
+
+def test_there_is_nothing_to_run(options, tmp_path):
+    build(options)
+    for path in (options.output, options.checkpoint):
+        with chosen_model("tensors"), pytest.raises(UsageError, match="without a network"):
+            evaluate(path, "none.bin", tmp_path / "none.model")
+    with chosen_model("tensors"), pytest.raises(UsageError, match="without a network"):
+        build(replace(options, data_free=False))
+    with pytest.raises(BudgetError):
+        build(replace(options, budget="0.01bpw"))
+
+
+def test_a_family_can_be_left_aside(tiny_path, tmp_path):
+    options = BuildOptions(tiny_path, "4bpw", tmp_path / "x.golf", data_free=True, cache=False)
+    assert build(replace(options, dry_run=True)).family == "golf"
+    with chosen_model("tensors"):
+        assert build(options).family == "tensors"
+    with chosen_model("golf"), pytest.raises(UsageError, match="family tensors, not golf"):
+        inspect(options.output)
+
+
+def test_the_command_line(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for args in (
+        ["build", "x.safetensors", "--lossless", "-o", "l.golf", "-q"],
+        ["inspect", "x.safetensors", "--model", "tensors"],
+        ["unpack", "l.golf"],
+    ):
+        run = CliRunner().invoke(app, args)
+        assert run.exit_code == 0, run.output + str(run.exception)
+    assert (tmp_path / "l.unpacked.safetensors").exists()
+
+
+def test_rwkv(shared, tmp_path):
+    """A network golfpack has no family for: six bits a weight, errors as reported, exact when asked."""
+    source = shared / "checkpoints" / "rwkv_730K" / "tiny-rwkv-5v2-730K.fp32.safetensors"
+    options = BuildOptions(source, "6bpw", tmp_path / "r.golf", data_free=True, cache=False)
+    report = build(options)
+    weights = safetensors.torch.load_file(source)
+    assert report.parameters == sum(t.numel() for t in weights.values())
+    assert 0 <= report.headroom_bytes < 0.005 * report.budget_bytes
+    unpack(options.output, tmp_path / "r.safetensors")
+    back = safetensors.torch.load_file(tmp_path / "r.safetensors")
+    for row in report.tensors:
+        w, q = weights[row.name].double(), back[row.name].double()
+        assert row.rel_err == pytest.approx(float((w - q).norm() / w.norm()), rel=1e-5, abs=1e-9)
+        assert row.rel_err < 0.03
+    build(replace(options, budget=None, lossless=True))
+    unpack(options.output, tmp_path / "r.safetensors", force=True)
+    exact = safetensors.torch.load_file(tmp_path / "r.safetensors")
+    assert all(torch.equal(exact[n], t) for n, t in weights.items())
+    roles = {t.role for t in load_checkpoint(source, fallback="tensors").spec.tensors}
+    assert roles == {
+        "embed", "head", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_out", "vector",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "role", "block"),
+    [
+        ("model.layers.3.self_attn.k_proj.weight", (8, 8), "attn_k", 3),
+        ("model.layers.3.self_attn.o_proj.weight", (8, 8), "attn_out", 3),
+        ("h.11.attn.c_attn.weight", (24, 8), "attn_q", 11),
+        ("h.11.mlp.c_proj.weight", (8, 8), "mlp_out", 11),
+        ("layers.0.feed_forward.w1.weight", (8, 8), "mlp_in", 0),
+        ("transformer.wte.weight", (9, 8), "embed", None),
+        ("lm_head.weight", (9, 8), "head", None),
+        ("anything", (9, 8), "mlp_in", None),
+        ("blocks.2.ln1.weight", (8,), "vector", 2),
+        ("blocks.2.att.time_decay", (8, 1, 1), "vector", 2),
+    ],
+)
+def test_roles_are_guessed_from_names(name, shape, role, block):
+    assert (guess_role(name, shape), block_of(name)) == (role, block)
+
+
+def test_an_artifact_of_tensors_carries_no_config(options):
+    build(options)
+    artifact = load(options.output)
+    assert (artifact.family, artifact.config) == ("tensors", {})
+    assert json.loads(json.dumps(artifact.container.manifest))["family"] == "tensors"

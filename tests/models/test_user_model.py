@@ -1,0 +1,267 @@
+"""Models of classes golfpack has never seen: from a file and a state dict to an artifact and its bpb."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from golfpack.api.build import build
+from golfpack.api.evaluate import evaluate
+from golfpack.api.inspect import inspect, unpack
+from golfpack.api.models import open_model
+from golfpack.api.prepare import BuildOptions
+from golfpack.calib.sources import CalibTokens
+from golfpack.calib.stats import calibrate
+from golfpack.cli import app
+from golfpack.data.shards import write_shard
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from golfpack.errors import CorruptError, UsageError
+from golfpack.models.base import KVCache
+from golfpack.models.checkpoint import build_model, load_checkpoint
+from golfpack.models.choice import chosen_model, current_choice, parse_args
+from golfpack.packer.artifact import assemble
+from golfpack.packer.loader import load
+
+NET = Path(__file__).with_name("user_net.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "net.py").write_text(NET.read_text())
+    (folder / "helper.py").write_text("SCALE = 2.0\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ref(folder):
+    return f"{folder / 'net.py'}:Net"
+
+
+@pytest.fixture(scope="module")
+def net(folder, ref):
+    """The class's own instance, and its state dict as any training script saves it."""
+    with chosen_model(ref, ["vocab=300"]):
+        choice = current_choice()
+        assert choice is not None
+        assert choice.module_class is not None
+        module = choice.module_class(vocab=300)
+    gen = torch.Generator().manual_seed(0)
+    for p in module.parameters():
+        p.data.copy_(torch.randn(p.shape, generator=gen) / max(p.shape) ** 0.5)
+    torch.save({"model": module.state_dict(), "step": 3}, folder / "net.pt")
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    words = ("lorem", "ipsum", "dolor", "sit", "amet")
+    documents = [" ".join(random.Random(i).choices(words, k=400)) for i in range(12)]
+    model = folder / "bpe.model"
+    train_tokenizer(
+        [*documents, "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOP 0123456789"], 300, model
+    )
+    write_shard(folder / "train.bin", encode_documents(load_tokenizer(model), documents))
+    return folder / "train.bin", model
+
+
+def test_the_state_dict_is_read_as_the_class_ties_it(folder, ref, net):
+    with chosen_model(ref, ["vocab=300"]):
+        found = load_checkpoint(folder / "net.pt")
+        model = build_model(found.family, found.config, found.weights)
+        tokens = torch.arange(20)[None]
+        with torch.no_grad():
+            assert torch.equal(model(tokens), net(tokens)[0])
+    names = {n for n, _ in net.named_parameters()}
+    assert set(found.weights) == names  # "again" and the mask are not stored
+    assert found.config == {
+        "class_name": "Net", "vocab_size": 300, "args": '{"vocab":300}', "seq_len": 1024,
+    }  # fmt: skip
+    said = "; ".join(found.notes)
+    assert "again.qkv is mixer.qkv (tied)" in said
+    assert "mixer.mask left out" in said
+    spec = {t.name: t for t in found.spec.tensors}
+    assert [(h.kind) for h in spec["emb.weight"].hooks] == ["embedding", "linear"]
+    assert [len(spec[n].hooks) for n in ("mixer.qkv", "mixer.out_proj.weight", "up", "gate")] == [
+        1, 1, 0, 0,
+    ]  # fmt: skip  # `up` is used as (in, out): no rows of outputs, so its Fisher is measured instead
+    roles = [spec[n].role for n in ("emb.weight", "mixer.out_proj.weight", "gate")]
+    assert roles[0] == "embed"
+    assert roles[2] == "vector"
+
+
+def test_calibration_sees_every_use(folder, ref, net):
+    """The statistics equal those of inputs and gradients worked out by hand on the class itself."""
+    tokens = np.random.default_rng(0).integers(0, 300, (3, 10))
+    with chosen_model(ref, ["vocab=300"]):
+        found = load_checkpoint(folder / "net.pt")
+        model = build_model(found.family, found.config, found.weights)
+        stats = calibrate(
+            model, found.spec, CalibTokens(tokens, "x"), gradients=True, seed=0, threads=1
+        )
+    seen = []
+    handle = net.mixer.out_proj.register_forward_hook(
+        lambda _m, a, _o: seen.append(a[0].flatten(0, 1))
+    )
+    with torch.no_grad():
+        net(torch.from_numpy(tokens))
+    handle.remove()
+    assert len(seen) == 2  # one module, called twice
+    expected = sum((x.double().T @ x.double()).numpy() for x in seen) / tokens.size
+    got = stats.uses["mixer.out_proj.weight"][0].hessian
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+    assert [u.kind for u in stats.uses["emb.weight"]] == ["embedding", "linear"]
+    assert all(
+        u.row_weight is not None and u.row_weight.min() > 0 for u in stats.uses["emb.weight"]
+    )
+    assert set(stats.vector_fisher) == {"gate", "up", "mixer.out_proj.bias", "down.bias"}
+    assert all(f.max() > 0 for f in stats.vector_fisher.values())
+
+
+def test_decoding_with_a_cache_gives_the_same_logits(folder, ref, net):
+    with chosen_model(ref, ["vocab=300"]):
+        found = load_checkpoint(folder / "net.pt")
+        model = build_model(found.family, found.config, found.weights)
+    tokens = torch.arange(12).view(2, 6)
+    cache = KVCache(6)
+    parts = [model(part, cache=cache) for part in tokens.split([1, 3, 2], 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(tokens), atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def artifact(folder, ref, net, data):
+    options = BuildOptions(
+        folder / "net.pt", "5bpw", folder / "net.golf", calib=str(data[0]), calib_tokens=1024,
+        settings=("model.seq_len=64",), cache=False,
+    )  # fmt: skip
+    with chosen_model(ref, ['{"vocab": 300}']):
+        report = build(options)
+        again = build(replace(options, calib=None, calib_tokens=64, dry_run=True))
+    assert report.budget_bytes is not None
+    assert report.headroom_bytes >= 0
+    assert report.measured_kl is not None
+    assert 0 < report.measured_kl < 0.5
+    assert again.calibration is not None
+    assert again.calibration["source"] == "self-generated"
+    return folder / "net.golf"
+
+
+def test_an_artifact_names_its_class_and_never_runs_it(folder, ref, artifact, data, tmp_path):
+    text = open_model(artifact).config
+    assert (text["class_name"], text["args"]) == ("Net", '{"vocab":300}')
+    assert str(folder) not in json.dumps(text)
+    assert inspect(artifact).family == "user"
+    unpack(artifact, tmp_path / "back.safetensors")
+    with pytest.raises(UsageError, match="class of its own, Net") as caught:
+        evaluate(artifact, str(data[0]), data[1])
+    assert ":Net" in (caught.value.hint or "")
+    with chosen_model(ref):  # the arguments are in the artifact
+        packed = evaluate(artifact, str(data[0]), data[1], baseline=folder / "net.pt", limit=500)
+        assert load_checkpoint(tmp_path / "back.safetensors").config == text
+    assert packed.window == 64
+    assert abs(packed.quant_gap) < 0.2
+    with chosen_model(ref.replace(":Net", ":Linear")), pytest.raises(UsageError, match="class Net"):
+        evaluate(artifact, str(data[0]), data[1])
+
+
+@pytest.mark.parametrize(
+    "lie", [{"class_name": 3}, {"vocab_size": -1}, {"args": "["}, {"seq_len": None}], ids=str
+)
+def test_an_artifact_whose_config_lies_is_corrupt(artifact, tmp_path, lie):
+    container = load(artifact).container
+    config = {**container.manifest["config"], **lie}
+    config = {k: v for k, v in config.items() if v is not None}
+    path = tmp_path / "liar.golf"
+    path.write_bytes(assemble({**container.manifest, "config": config}, container.streams))
+    with pytest.raises(CorruptError, match="no usable model"):
+        open_model(path)
+
+
+def test_a_linear_module_that_shares_the_embedding(folder):
+    state = {"emb.weight": torch.randn(9, 4, generator=torch.Generator().manual_seed(0))}
+    torch.save({**state, "head.weight": state["emb.weight"]}, folder / "tied.pt")
+    torch.save({**state, "head.weight": state["emb.weight"] + 1}, folder / "untied.pt")
+    with chosen_model(f"{folder / 'net.py'}:Linear", ["vocab=9", "dim=4"]):
+        found = load_checkpoint(folder / "tied.pt")
+        assert list(found.weights) == ["emb.weight"]
+        assert [h.kind for h in found.spec.tensors[0].hooks] == ["embedding", "linear"]
+        model = build_model(found.family, found.config, found.weights)
+        assert model.get_parameter("emb.weight") is model.get_parameter("head.weight")
+        with pytest.raises(UsageError, match=r"ties 'head\.weight'"):
+            load_checkpoint(folder / "untied.pt")
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "says"),
+    [
+        ("{f}/none.py:Net", [], "no Python file"),
+        ("{f}/net.py:Nett", [], "no class 'Nett'"),
+        ("{f}/net.py:NOT_A_CLASS", [], "something else than a torch module"),
+        ("{f}/net.py:Net", ["vocab"], "neither key=value"),
+        ("{f}/net.py:Net", [], "missing 1 required positional argument"),
+        ("{f}/net.py:Net", ["vocab=299"], "has shape (300, 16)"),
+        ("{f}/net.py:LastOnly", ["vocab=300"], "gives (1, 1, 300) for 2 tokens"),
+        ("{f}/net.py:Loss", ["vocab=300"], "missing 1 required positional argument: 'targets'"),
+        ("{f}/bad.py:Net", [], "raised ZeroDivisionError"),
+        ("golf", ["vocab=1"], "--model-args is for classes"),
+        ("golff", [], "unknown model family 'golff'"),
+        (None, ["vocab=1"], "--model-args without --model"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_says_why(folder, net, model, args, says):
+    (folder / "bad.py").write_text("1 / 0\n")
+    with pytest.raises(UsageError) as caught, chosen_model(model and model.format(f=folder), args):
+        load_checkpoint(folder / "net.pt")
+    assert says in caught.value.message
+
+
+def test_arguments_are_typed():
+    assert parse_args(["a=1", '{"b": [2], "a": 0}', "c=x", "d=true"]) == {
+        "a": 0, "b": [2], "c": "x", "d": True,
+    }  # fmt: skip
+
+
+def test_the_callers_random_state_is_left_alone(folder, ref, net):
+    before = torch.random.get_rng_state()
+    with chosen_model(ref, ["vocab=300", "dim=24"]), pytest.raises(UsageError):
+        load_checkpoint(folder / "net.pt")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_command_line(folder, ref, net, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["--model", ref, "--model-args", "vocab=300", "--json"]
+    run = CliRunner().invoke(app, ["import", str(folder / "net.pt"), *args])
+    assert run.exit_code == 0, run.output
+    report = json.loads(run.stdout)
+    assert report["checkpoint"] == "net.imported.safetensors"
+    assert any("tied" in note for note in report["notes"])
+    run = CliRunner().invoke(app, ["inspect", "net.imported.safetensors", "--model", ref, "--json"])
+    assert json.loads(run.stdout)["parameters"] == report["parameters"]
+
+
+def test_the_example_in_the_docs_works(tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "writing_a_family.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    (tmp_path / "doc.py").write_text(code)
+    gen = torch.Generator().manual_seed(0)
+    shapes = {"emb.weight": (50, 64), "block.qkv.weight": (192, 64), "block.out.weight": (64, 64)}
+    state = {n: torch.randn(s, generator=gen) / 8 for n, s in shapes.items()}
+    torch.save({**state, "scale": torch.ones(())}, tmp_path / "doc.pt")
+    with chosen_model(f"{tmp_path / 'doc.py'}:Net", ["vocab=50"]):
+        found = load_checkpoint(tmp_path / "doc.pt")
+        options = BuildOptions(
+            tmp_path / "doc.pt", "4bpw", calib_tokens=32, cache=False, dry_run=True
+        )
+        assert build(options).measured_kl is not None
+    hooks = {t.name: [h.kind for h in t.hooks] for t in found.spec.tensors}
+    assert hooks == {
+        "scale": [], "emb.weight": ["embedding", "linear"], "block.qkv.weight": ["linear"],
+        "block.out.weight": ["linear"],
+    }  # fmt: skip
+    assert [t.role for t in found.spec.tensors] == ["vector", "embed", "attn_q", "mlp_in"]

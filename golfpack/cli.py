@@ -9,8 +9,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from golfpack import __version__
-from golfpack.errors import ExitCode, GolfpackError
+from golfpack import __version__, cli_eval
+from golfpack.cli_options import CORES, Json, Quiet, Seed, Set, Threads
+from golfpack.errors import ExitCode, GolfpackError, PeerError
 
 app = typer.Typer(
     name="golfpack",
@@ -21,19 +22,6 @@ app = typer.Typer(
     help="Compile a float language model into the smallest artifact that keeps its quality, under an "
     "exact byte budget, and evaluate it in bits per byte.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set an option, such as model.softcap=15."),
-]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-Threads = Annotated[
-    int,
-    typer.Option(min=1, help="Threads; the result does not depend on it.", show_default="cores"),
-]
-CORES = os.cpu_count() or 1
 
 
 def _version(value: bool) -> None:
@@ -165,48 +153,8 @@ def plan(
         render.show_plan(report)
 
 
-@app.command(
-    "eval",
-    epilog="Examples: golfpack eval ckpt.golf --tokens val.bin --tokenizer bpe.model | "
-    "golfpack eval ckpt.golf --float ckpt.pt --tokens 'val_*.bin' --tokenizer bpe.model --limit 65537",
-)
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="Checkpoint or .golf artifact.")],
-    tokens: Annotated[str, typer.Option(help="Token shard, or a glob of shards.")],
-    tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
-    window: Annotated[
-        int | None,
-        typer.Option("--window", min=1, help="Targets per window. Default: the trained length."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=2, help="Tokens to read; targets are one fewer.")
-    ] = None,
-    mode: Annotated[str, typer.Option(help="How windows are laid: plain.")] = "plain",
-    baseline: Annotated[
-        Path | None, typer.Option("--float", help="Float checkpoint, for the quantisation gap.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, or cuda (bf16 autocast).")] = "cpu",
-    settings: Set = None,
-    threads: Threads = CORES,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Score a model in bits per byte, every target once, with an audit of the byte count."""
-    from golfpack import render
-    from golfpack.api.evaluate import evaluate as run
-    from golfpack.report.reports import to_json
-
-    with render.Reporter(quiet) as notify:
-        report = run(
-            model, tokens, tokenizer, window=window, limit=limit, mode=mode,
-            settings=tuple(settings or ()), baseline=baseline, threads=threads,
-            device=device, argv=sys.argv[1:], notify=notify,
-        )  # fmt: skip
-    render.show_assumed(report.assumed)
-    if json:
-        render.data(to_json(report))
-    else:
-        render.show_eval(report)
+app.command("eval", epilog=cli_eval.EVAL_EXAMPLES)(cli_eval.evaluate)
+app.command("stats", epilog=cli_eval.STATS_EXAMPLES)(cli_eval.stats)
 
 
 @app.command(
@@ -324,6 +272,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, _on_interrupt)
     try:
         app()
+    except PeerError as e:
+        sys.exit(e.exit_code)
     except GolfpackError as e:
         _fail(e.message, e.hint, e.exit_code, debug)
     except (Exception, KeyboardInterrupt) as e:

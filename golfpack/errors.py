@@ -64,3 +64,7 @@ class StrictError(GolfpackError):
     """`--strict` turned a counted warning into an error."""
 
     exit_code = ExitCode.STRICT
+
+
+class PeerError(GolfpackError):
+    """Another process of a distributed run failed first, and has said why: nothing to add here."""

@@ -26,13 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from golfpack.report.reports import (
-    BuildReport,
-    DemoRow,
-    EvalReport,
-    ImportReport,
-    InspectReport,
-)
+from golfpack.report.reports import BuildReport, DemoRow, ImportReport, InspectReport
 from golfpack.train.trainer import TrainResult
 
 # Off a terminal a running stage says how far it is this often, in seconds.
@@ -169,35 +163,6 @@ def show_build(report: BuildReport) -> None:
     out.print(f"sha256 {report.artifact_sha256}")
     if report.artifact:
         out.print(f"wrote {report.artifact}")
-
-
-def show_eval(report: EvalReport) -> None:
-    """The figures of an evaluation."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in (
-        ("val_loss", f"{report.val_loss:.6f} nats per token"),
-        ("val_bpb", f"{report.val_bpb:.6f} bits per byte"),
-        ("scored", f"{report.scored_tokens:,} tokens, {report.scored_bytes:,} bytes"),
-        ("audit", _audit_line(report.byte_audit)),
-        ("mode", f"{report.mode}, window {report.window}"),
-        ("model", f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}"),
-        ("seconds", f"{report.seconds:.1f}"),
-    ):
-        table.add_row(name, value)
-    if report.quant_gap is not None:
-        table.add_row("float", f"{report.float_bpb:.6f} bits per byte")
-        table.add_row("quant gap", f"{report.quant_gap:+.6f} bits per byte")
-    out.print(table)
-
-
-def _audit_line(audit: dict[str, int]) -> str:
-    line = f"{audit['table_bytes']:,} bytes by the table"
-    if audit["uncounted_spaces"]:
-        line += f" + {audit['uncounted_spaces']:,} spaces it leaves out by rule"
-    line += f" = {audit['decoded_bytes']:,} decoded"
-    if audit["unk_tokens"]:
-        line += f"; {audit['unk_tokens']:,} unknown tokens count 0 bytes: this tokenizer loses text"
-    return line
 
 
 def show_inspect(report: InspectReport) -> None:

@@ -15,6 +15,7 @@ from golfpack.api import compare_rows
 from golfpack.api.build import build
 from golfpack.api.compare import compare
 from golfpack.api.compare_rows import CompareOptions
+from golfpack.api.eval_inputs import EvalOptions
 from golfpack.api.evaluate import evaluate
 from golfpack.api.models import open_model
 from golfpack.api.prepare import BuildOptions
@@ -65,7 +66,7 @@ def test_rows_are_what_build_and_eval_say(options, world):
         ("int8-zlib", "3bpw"), ("sdclip-brotli", "3bpw"),
     ]  # fmt: skip
     held, tokenizer = str(world / "held.bin"), world / "bpe.model"
-    scored = evaluate(options.checkpoint, held, tokenizer, window=64, limit=600)
+    scored = evaluate(EvalOptions(options.checkpoint, held, tokenizer, window=64, limit=600))
     assert (report.float_bpb, report.scored_tokens) == (scored.val_bpb, 599)
     row = report.rows[3]
     assert row.artifact == str(options.out / "sdclip-brotli-3bpw.golf")
@@ -80,7 +81,7 @@ def test_rows_are_what_build_and_eval_say(options, world):
     assert (row.artifact_bytes, row.artifact_sha256) == (len(blob), built.artifact_sha256)
     assert row.headroom_bytes == row.budget_bytes - len(blob) >= 0
     assert row.headroom_share == row.headroom_bytes / row.budget_bytes
-    found = evaluate(Path(row.artifact), held, tokenizer, window=64, limit=600)
+    found = evaluate(EvalOptions(Path(row.artifact), held, tokenizer, window=64, limit=600))
     assert (row.val_bpb, row.val_loss) == (found.val_bpb, found.val_loss)
     assert row.quant_gap == found.val_bpb - scored.val_bpb
     assert row.kl == pytest.approx(_kl(options.checkpoint, Path(row.artifact), held), rel=1e-5)

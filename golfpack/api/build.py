@@ -203,7 +203,8 @@ def _report(
     seconds: dict[str, float],
 ) -> BuildReport:
     checkpoint, size = prepared.checkpoint, artifact.container.size
-    budget = None if state.target_kl is not None else state.budget.total
+    unlimited = options.lossless or state.target_kl is not None
+    budget = None if unlimited else state.budget.total
     return BuildReport(
         checkpoint=str(options.checkpoint),
         checkpoint_sha256=checkpoint.sha256,

@@ -11,6 +11,7 @@ from torch import nn
 
 from golfpack.api.build import build
 from golfpack.api.compare_store import Store, key_of
+from golfpack.api.eval_inputs import EvalOptions
 from golfpack.api.evaluate import evaluate
 from golfpack.api.models import LoadedModel, open_model, split_settings
 from golfpack.api.prepare import CALIB_TOKENS, BuildOptions
@@ -172,10 +173,12 @@ class Runs:
 
     def _evaluate(self, path: Path, settings: tuple[str, ...], notify: Notify) -> Score:
         o = self.options
-        found = evaluate(
+        # Every row runs the same code in the same mode: whether that is legal is not for each to ask.
+        options = EvalOptions(
             path, o.tokens, o.tokenizer, window=o.window, limit=o.limit, settings=settings,
-            threads=o.threads, notify=notify,
+            threads=o.threads, legality=False,
         )  # fmt: skip
+        found = evaluate(options, notify)
         return Score(found.val_loss, found.val_bpb, found.scored_tokens, found.window)
 
     def sequences(self, window: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from golfpack.api.build import build
+from golfpack.api.eval_inputs import EvalOptions
 from golfpack.api.evaluate import evaluate
 from golfpack.api.prepare import BuildOptions
 from golfpack.data.corpus import python_documents, split_documents
@@ -73,6 +74,7 @@ def _fresh(folder: Path) -> Path:
 
 def _scorer(tokens: Path, tokenizer: Path, threads: int, notify: Notify) -> Callable[[Path], float]:
     def score(model: Path) -> float:
-        return evaluate(model, str(tokens), tokenizer, threads=threads, notify=notify).val_bpb
+        options = EvalOptions(model, str(tokens), tokenizer, threads=threads, legality=False)
+        return evaluate(options, notify).val_bpb
 
     return score

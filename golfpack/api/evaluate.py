@@ -1,117 +1,161 @@
-"""`golfpack eval`: a checkpoint or an artifact -> bits per byte, with the byte audit."""
+"""`golfpack eval`: a checkpoint or an artifact -> bits per byte, with proof that it is legal."""
 
-import hashlib
-from pathlib import Path
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-import numpy as np
+import torch
 
-from golfpack.api.models import LoadedModel, open_pair
-from golfpack.data.shards import read_tokens
-from golfpack.data.tokenizer import load_tokenizer
-from golfpack.errors import UsageError
-from golfpack.eval.bytes import ByteTable, audit, loss_and_bpb
-from golfpack.eval.plain import Score, score_plain
+from golfpack.api.eval_inputs import EvalInputs, EvalOptions, read_inputs
+from golfpack.api.models import LoadedModel
+from golfpack.errors import StrictError
+from golfpack.eval.bytes import loss_and_bpb
+from golfpack.eval.dist import Group, joined
+from golfpack.eval.legality import Check, check_legality
+from golfpack.eval.log import ScoreLog
+from golfpack.eval.scorer import Scorer
 from golfpack.models import find_family
-from golfpack.models.base import check_device
 from golfpack.models.checkpoint import build_model
 from golfpack.packer.state import Notify, silent
 from golfpack.report.reports import EvalReport
 
 
-def evaluate(
-    path: Path,
-    tokens_pattern: str,
-    tokenizer: Path,
-    *,
-    window: int | None = None,
-    limit: int | None = None,
-    mode: str = "plain",
-    settings: tuple[str, ...] = (),
-    baseline: Path | None = None,
-    threads: int = 1,
-    device: str = "cpu",
-    argv: list[str] | None = None,
-    notify: Notify = silent,
-) -> EvalReport:
+def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
     """Score a checkpoint or an artifact on a token stream, in bits per byte.
 
-    Args:
-        path: checkpoint or `.golf` file.
-        limit: tokens read from the shard; targets are one fewer.
-        window: targets per window; None for the model's trained length.
-        settings: "model.option=value" of the checkpoints; an artifact carries its own.
-        baseline: float checkpoint to score too, for the quantisation gap.
-        device: "cpu" or "cuda".
+    Under torchrun all ranks call this, share the work, and return the same report.
 
     Raises:
         UsageError: bad input. CorruptError: damaged artifact, or the byte audit failed.
+        StrictError: a warning or a failed legality check, under `strict`.
     """
-    if mode != "plain":
-        raise UsageError(f"unknown mode {mode!r}", "the modes are: plain")
-    check_device(device)
-    loaded, float_model = open_pair(path, baseline, settings)
-    window = _window(loaded, window)
-    sp = load_tokenizer(tokenizer)
-    table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
-    tokens = read_tokens(tokens_pattern, limit)
-    counts = table.count(tokens)
-    audited = audit(sp, table, tokens)
+    with joined(options.device) as group, _threads(options.threads):
+        inputs = read_inputs(options)
+        run = _score(inputs.loaded, "score", inputs, options, group, notify)
+        checks = _check(run, inputs, group, notify) if options.legality else []
+        float_bpb = None
+        if inputs.float_model is not None:
+            other = _score(inputs.float_model, "score float", inputs, options, group, notify)
+            float_bpb = loss_and_bpb(other.log.nll, inputs.target_bytes)[1]
+        warnings = [*inputs.warnings, *(_illegal(c) for c in checks if not c.passed)]
+        if options.strict and warnings:
+            raise StrictError(f"--strict: {warnings[-1]}", "drop --strict to accept it")
+        return _report(options, inputs, run, checks, warnings, float_bpb, group)
 
-    done = _score(loaded, "score", tokens, window, threads, device, notify)
-    val_loss, val_bpb = loss_and_bpb(done.nll, counts)
-    float_bpb = None
-    if float_model is not None:
-        float_done = _score(float_model, "score float", tokens, window, threads, device, notify)
-        float_bpb = loss_and_bpb(float_done.nll, counts)[1]
-    return EvalReport(
-        model=str(path),
-        model_sha256=loaded.sha256,
-        model_bytes=path.stat().st_size,
-        family=loaded.family,
-        config=loaded.config,
-        assumed=loaded.assumed,
-        tokens=tokens_pattern,
-        tokens_sha256=hashlib.sha256(tokens.astype("<u2").tobytes()).hexdigest(),
-        tokenizer=str(tokenizer),
-        mode=mode,
-        window=window,
-        val_loss=val_loss,
-        val_bpb=val_bpb,
-        scored_tokens=len(tokens) - 1,
-        scored_bytes=int(counts.sum()),
-        byte_audit=dict(vars(audited)),
-        seconds=done.seconds,
-        float_bpb=float_bpb,
-        quant_gap=None if float_bpb is None else val_bpb - float_bpb,
-        argv=argv or [],
-    )
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One model scored: what scored it, its complete log, and the wall time."""
+
+    scorer: Scorer
+    log: ScoreLog
+    seconds: float
 
 
 def _score(
     model: LoadedModel,
     stage: str,
-    tokens: np.ndarray,
-    window: int,
-    threads: int,
-    device: str,
+    inputs: EvalInputs,
+    options: EvalOptions,
+    group: Group,
     notify: Notify,
-) -> Score:
-    done = score_plain(
-        build_model(model.family, model.config, model.weights), tokens, window,
-        threads=threads, device=device, progress=lambda d, t, note: notify(stage, d, t, note),
+) -> _Run:
+    scorer = Scorer(
+        build_model(model.family, model.config, model.weights),
+        find_family(model.family).spec(model.config),
+        group.device, options.batch_tokens, options.compiled,
     )  # fmt: skip
-    assert done.scored_tokens == len(tokens) - 1
-    return done
+    if options.compiled:
+        notify("compile", 0, 0, "warm-up on random tokens")
+        scorer.warm_up(_window(inputs))
+    log = ScoreLog(
+        len(inputs.tokens) - 1, inputs.target_bytes, ranks=group.size,
+        progress=lambda done, total, note: notify(stage, done, total, note),
+    )  # fmt: skip
+    began = time.perf_counter()
+    inputs.mode.run(scorer, inputs.stream, group, log)
+    log.merge(group)
+    assert log.complete, "every target must be scored"
+    return _Run(scorer, log, time.perf_counter() - began)
 
 
-def _window(loaded: LoadedModel, window: int | None) -> int:
-    """The window asked for, or the model's trained length; refused beyond what the model can take."""
-    if window is None:
-        window = int(loaded.config.get("seq_len", 1024))
-    longest = find_family(loaded.family).max_length(loaded.config)
-    if longest is not None and window > longest:
-        raise UsageError(
-            f"a window of {window} is beyond the {longest} positions this model has learned",
-            f"use --window {longest} or less",
-        )
-    return window
+def _check(run: _Run, inputs: EvalInputs, group: Group, notify: Notify) -> list[Check]:
+    notify("legality", 0, 0, "causality, normalisation, score before update, single pass")
+    vocab_size = inputs.loaded.config["vocab_size"]
+    return check_legality(inputs.mode, run.scorer, inputs.tokens, vocab_size, group, run.log)
+
+
+def _window(inputs: EvalInputs) -> int:
+    options = inputs.mode.options()
+    return int(options["window"] if "window" in options else options["ttt"]["window"])
+
+
+def _illegal(check: Check) -> str:
+    return f"NOT A LEGAL RUN: the check of {check.name} failed ({check.measured})"
+
+
+def _report(
+    options: EvalOptions,
+    inputs: EvalInputs,
+    run: _Run,
+    checks: list[Check],
+    warnings: list[str],
+    float_bpb: float | None,
+    group: Group,
+) -> EvalReport:
+    val_loss, val_bpb = loss_and_bpb(run.log.nll, inputs.target_bytes)
+    targets, source = len(inputs.tokens) - 1, inputs.source_round_trip
+    return EvalReport(
+        model=str(options.model),
+        model_sha256=inputs.loaded.sha256,
+        model_bytes=options.model.stat().st_size,
+        family=inputs.loaded.family,
+        config=inputs.loaded.config,
+        assumed=inputs.loaded.assumed,
+        tokens=options.tokens,
+        tokens_sha256=inputs.tokens_sha256,
+        tokenizer=str(options.tokenizer),
+        mode=options.mode,
+        ttt=inputs.ttt.name if inputs.ttt else "none",
+        window=_window(inputs),
+        options=inputs.mode.options(),
+        val_loss=val_loss,
+        val_bpb=val_bpb,
+        targets=targets,
+        scored_tokens=int((run.log.times == 1).sum()),
+        scored_bytes=int(inputs.target_bytes.sum()),
+        bytes_source=options.byte_counts or "table",
+        byte_audit=dict(vars(inputs.byte_audit)),
+        documents=len(inputs.documents) - 1,
+        round_trip=dict(vars(inputs.round_trip)),
+        source_round_trip=None if source is None else dict(vars(source)),
+        seconds=run.seconds,
+        tokens_per_second=targets / run.seconds,
+        device=options.device,
+        threads=options.threads,
+        ranks=group.size,
+        batch_tokens=run.scorer.batch_tokens,
+        compiled=options.compiled,
+        legality=[c.as_dict() for c in checks] if options.legality else None,
+        warnings=warnings,
+        float_bpb=float_bpb,
+        quant_gap=None if float_bpb is None else val_bpb - float_bpb,
+        per_document=run.log.by_document(inputs.documents, inputs.target_bytes)
+        if options.per_document
+        else None,
+        per_position=run.log.by_position() if options.per_position else None,
+        argv=options.argv,
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with this rank's share of CPU threads, and give the caller's setting back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

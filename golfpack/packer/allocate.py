@@ -178,8 +178,8 @@ class _Search:
         best = replace(best, trace=tuple(self.trace))
         if headroom > max(self.tolerance, WORTH_A_WARNING * self.limit):
             best = best.warn(
-                f"{headroom:,} bytes of the budget stay unused: "
-                "the recipe has no finer steps to offer here"
+                f"{headroom:,} bytes of the budget stay unused: none of {len(self.trace)} tries came "
+                "closer (clips and bit widths end somewhere, and some coders' sizes jump)"
             )
         return best
 

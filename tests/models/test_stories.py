@@ -6,12 +6,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from llama_reference import reference_logits
 
 from golfpack.data.tokenizer import encode_documents, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable, audit, loss_and_bpb
-from golfpack.eval.plain import score_plain
+from golfpack.eval.log import ScoreLog
+from golfpack.eval.scorer import Scorer, score_windows
+from golfpack.eval.windows import lay_windows
 from golfpack.models.checkpoint import build_model, load_checkpoint
 
 
@@ -67,8 +70,10 @@ def test_bpb_of_stories_agrees_with_the_reference(shared, stories):
     model = build_model(found.family, found.config, found.weights)
     table = ByteTable.from_tokenizer(sp, 512)
     assert audit(sp, table, tokens).table_bytes == int(table.count(tokens).sum())
-    nll = score_plain(model, tokens, 256, threads=1).nll
-    bpb = loss_and_bpb(nll, table.count(tokens))[1]
+    counts, stream = table.count(tokens), torch.from_numpy(tokens.astype(np.int64))
+    log = ScoreLog(1024, counts)
+    score_windows(Scorer(model, found.spec), stream, stream, lay_windows(1024, 256, 256), log)
+    bpb = loss_and_bpb(log.nll, counts)[1]
 
     weights, shape = read_bin(stories / "stories260K.bin")
     total = 0.0

@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from golfpack.api.build import build
+from golfpack.api.eval_inputs import EvalOptions
 from golfpack.api.evaluate import evaluate
 from golfpack.api.inspect import inspect, unpack
 from golfpack.api.prepare import BuildOptions
@@ -96,7 +97,7 @@ def test_there_is_nothing_to_run(options, tmp_path):
     build(options)
     for path in (options.output, options.checkpoint):
         with chosen_model("tensors"), pytest.raises(UsageError, match="without a network"):
-            evaluate(path, "none.bin", tmp_path / "none.model")
+            evaluate(EvalOptions(path, "none.bin", tmp_path / "none.model"))
     with chosen_model("tensors"), pytest.raises(UsageError, match="without a network"):
         build(replace(options, data_free=False))
     with pytest.raises(BudgetError):

@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from golfpack.api.build import build
+from golfpack.api.eval_inputs import EvalOptions
 from golfpack.api.evaluate import evaluate
 from golfpack.api.inspect import inspect, unpack
 from golfpack.api.models import open_model
@@ -158,15 +159,17 @@ def test_an_artifact_names_its_class_and_never_runs_it(folder, ref, artifact, da
     assert inspect(artifact).family == "user"
     unpack(artifact, tmp_path / "back.safetensors")
     with pytest.raises(UsageError, match="class of its own, Net") as caught:
-        evaluate(artifact, str(data[0]), data[1])
+        evaluate(EvalOptions(artifact, str(data[0]), data[1]))
     assert ":Net" in (caught.value.hint or "")
     with chosen_model(ref):  # the arguments are in the artifact
-        packed = evaluate(artifact, str(data[0]), data[1], baseline=folder / "net.pt", limit=500)
+        packed = evaluate(
+            EvalOptions(artifact, str(data[0]), data[1], baseline=folder / "net.pt", limit=500)
+        )
         assert load_checkpoint(tmp_path / "back.safetensors").config == text
     assert packed.window == 64
     assert abs(packed.quant_gap) < 0.2
     with chosen_model(ref.replace(":Net", ":Linear")), pytest.raises(UsageError, match="class Net"):
-        evaluate(artifact, str(data[0]), data[1])
+        evaluate(EvalOptions(artifact, str(data[0]), data[1]))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command `golfpack compare`; see `cli.py`."""
+"""The command `golfpack compare`. No torch until it runs."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from golfpack.cli import (
+from golfpack.commands.options import (
     CORES,
     Calib,
     CalibTokens,
@@ -17,15 +17,15 @@ from golfpack.cli import (
     Seed,
     Set,
     Threads,
-    app,
 )
 
-
-@app.command(
-    epilog="Examples: golfpack compare ckpt.pt --recipes rd,sdclip-brotli --budget 16MB --calib "
+COMPARE_EXAMPLES = (
+    "Examples: golfpack compare ckpt.pt --recipes rd,sdclip-brotli --budget 16MB --calib "
     "train.bin --tokens val.bin --tokenizer bpe.model | golfpack compare ckpt.pt --budget 4bpw "
     "--budget 3bpw --recipes rd,mine.toml --tokens val.bin --tokenizer bpe.model --out cmp --json"
 )
+
+
 def compare(
     checkpoint: Checkpoint,
     recipes: Annotated[str, typer.Option(help="Recipe names or .toml files, with commas.")],

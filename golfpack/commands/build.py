@@ -1,0 +1,147 @@
+"""The commands that pack: parse, call the api, render. No torch until a command runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from golfpack.commands.options import (
+    CORES,
+    Calib,
+    CalibTokens,
+    Checkpoint,
+    Code,
+    DataFree,
+    Json,
+    Model,
+    ModelArgs,
+    NoCache,
+    Quiet,
+    RecipeName,
+    Seed,
+    Set,
+    Threads,
+    Tokenizer,
+)
+
+BUILD_EXAMPLES = (
+    "Examples: golfpack build ckpt.pt --budget 16MB | golfpack build ckpt.pt --budget 3.5bpw "
+    "--calib train.bin -o small.golf | golfpack build ckpt.pt --target-kl 0.01 --calib train.bin"
+)
+PLAN_EXAMPLES = (
+    "Examples: golfpack plan ckpt.pt --calib train.bin | golfpack plan ckpt.pt --budget 8MB "
+    "--budget 16MB --calib train.bin --tokenizer bpe.model | golfpack plan ckpt.pt --budget 16MB "
+    "--recipe mixed-int5-int6 --calib train.bin -o plan.json"
+)
+
+
+def build(
+    checkpoint: Checkpoint,
+    budget: Annotated[
+        str | None, typer.Option(help="16MB, 16MiB, 16000000 or 3.5bpw (bits per weight).")
+    ] = None,
+    target_kl: Annotated[
+        float | None, typer.Option(help="No budget: the smallest file within this KL, nats/token.")
+    ] = None,
+    target_bpb: Annotated[
+        float | None, typer.Option(help="The same as a loss in bits per byte; needs --tokenizer.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The .golf to write.")
+    ] = None,
+    recipe: RecipeName = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Replay a plan file: its passes, schemes and budget.")
+    ] = None,
+    calib: Calib = None,
+    calib_tokens: CalibTokens = 32768,
+    tokenizer: Tokenizer = None,
+    code: Code = None,
+    data_free: DataFree = False,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="No budget: every float exactly as it is.")
+    ] = False,
+    model: Model = None,
+    model_args: ModelArgs = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write no file.")] = False,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Measure again behind quantised layers; slower.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
+    no_cache: NoCache = False,
+    settings: Set = None,
+    seed: Seed = 0,
+    threads: Threads = CORES,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
+    from golfpack import render
+    from golfpack.api.build import build as run
+    from golfpack.api.planfile import read_plan
+    from golfpack.api.prepare import BuildOptions
+    from golfpack.models.choice import chosen_model
+    from golfpack.report.reports import to_json
+
+    options = BuildOptions(
+        checkpoint, budget, output, recipe, tuple(settings or ()), calib, calib_tokens, data_free,
+        tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run, target_kl,
+        target_bpb, recalibrate, None if plan is None else read_plan(plan), sys.argv[1:], lossless,
+    )  # fmt: skip
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+        report = run(options, notify)
+    render.show_notes(report.notes)
+    render.show_assumed(report.assumed)
+    render.warn(report.warnings)
+    if json:
+        render.data(to_json(report))
+    else:
+        render.show_build(report)
+
+
+def plan(
+    checkpoint: Checkpoint,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A budget; several are one table. Default: a range, or the recipe as is."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the plan, for build --plan.")
+    ] = None,
+    recipe: RecipeName = None,
+    calib: Calib = None,
+    calib_tokens: CalibTokens = 32768,
+    tokenizer: Tokenizer = None,
+    code: Code = None,
+    data_free: DataFree = False,
+    model: Model = None,
+    model_args: ModelArgs = None,
+    no_cache: NoCache = False,
+    settings: Set = None,
+    seed: Seed = 0,
+    threads: Threads = CORES,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict size, KL and loss for budgets from calibration alone, and every tensor's scheme."""
+    from golfpack import render, render_tables
+    from golfpack.api.plan import plan as run
+    from golfpack.api.prepare import BuildOptions
+    from golfpack.models.choice import chosen_model
+    from golfpack.report.reports import to_json
+
+    options = BuildOptions(
+        checkpoint, output=output, recipe=recipe, settings=tuple(settings or ()), calib=calib,
+        calib_tokens=calib_tokens, data_free=data_free, tokenizer=tokenizer, code=tuple(code or ()),
+        seed=seed, threads=threads, cache=not no_cache,
+    )  # fmt: skip
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+        report = run(options, budget or [], notify)
+    render.show_assumed(report.assumed)
+    if json:
+        render.data(to_json(report))
+    else:
+        render_tables.show_plan(report)

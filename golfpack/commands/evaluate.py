@@ -1,0 +1,120 @@
+"""The commands that evaluate: parse, call the api, render. No torch until a command runs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from golfpack.commands.options import CORES, Json, Model, ModelArgs, Quiet, Set, Threads
+
+EVAL_EXAMPLES = (
+    "Examples: golfpack eval ckpt.golf --tokens val.bin --tokenizer bpe.model | "
+    "golfpack eval ckpt.golf --float ckpt.pt --tokens 'val_*.bin' --tokenizer t.model --mode sliding | "
+    "golfpack eval ckpt.golf --tokens val.bin --tokenizer bpe.model --ttt sgd --set ttt.lr=0.002 | "
+    "torchrun --nproc-per-node 8 -m golfpack eval ckpt.golf --device cuda ..."
+)
+STATS_EXAMPLES = (
+    "Examples: golfpack stats seed1.json seed2.json seed3.json --baseline 1.0810 | "
+    "golfpack stats a.json b.json c.json --baseline record.json"
+)
+
+
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="Checkpoint or .golf artifact.")],
+    tokens: Annotated[str, typer.Option(help="Token shard, or a glob of shards.")],
+    tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
+    mode: Annotated[str, typer.Option(help="How windows are laid: plain or sliding.")] = "plain",
+    window: Annotated[
+        int | None,
+        typer.Option("--window", min=1, help="Tokens per window. Default: the trained length."),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, help="Targets each later sliding window scores. Default: 64."),
+    ] = None,
+    ttt: Annotated[
+        str,
+        typer.Option(
+            help="Score-first test-time training: none, sgd, lora, phased or a .toml file."
+        ),
+    ] = "none",
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Tokens to read; targets are one fewer.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option("--float", help="Float checkpoint, for the quantisation gap.")
+    ] = None,
+    byte_counts: Annotated[
+        str | None, typer.Option(help="Glob of _bytes_ shards that count the bytes of each token.")
+    ] = None,
+    source_text: Annotated[
+        Path | None,
+        typer.Option(help="The tokens' raw text: count documents the tokenizer changes."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda (bf16 autocast).")] = "cpu",
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens per forward pass. Default: what suits the device."),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile, warmed up on random tokens.")
+    ] = False,
+    legality: Annotated[bool, typer.Option(help="Check that the run is legal.")] = True,
+    per_document: Annotated[
+        bool, typer.Option("--per-document", help="Loss of each document, in the JSON.")
+    ] = False,
+    per_position: Annotated[
+        bool, typer.Option("--per-position", help="Loss by context length, in the JSON.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
+    model: Model = None,
+    model_args: ModelArgs = None,
+    settings: Set = None,
+    threads: Threads = CORES,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model in bits per byte, every target once, with an audit of bytes and of legality."""
+    from golfpack import render, render_eval
+    from golfpack.api.eval_inputs import EvalOptions
+    from golfpack.api.evaluate import evaluate as run
+    from golfpack.models.choice import chosen_model
+    from golfpack.report.reports import to_json
+
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
+    options = EvalOptions(
+        path, tokens, tokenizer, mode, window, stride, ttt, limit, tuple(settings or ()), baseline,
+        byte_counts, source_text, threads, device, batch_tokens, compiled, legality, per_document,
+        per_position, strict, sys.argv[1:],
+    )  # fmt: skip
+    with chosen_model(model, model_args or ()), render.Reporter(quiet or not first) as notify:
+        report = run(options, notify)
+    if not first:
+        return
+    render.show_assumed(report.assumed)
+    render.warn(report.warnings)
+    if json:
+        render.data(to_json(report))
+    else:
+        render_eval.show_eval(report)
+
+
+def stats(
+    reports: Annotated[list[Path], typer.Argument(help="Reports of golfpack eval --json.")],
+    baseline: Annotated[
+        str, typer.Option(help="A report, bits per byte (1.0810), or a loss (2.94nats).")
+    ],
+    json: Json = False,
+) -> None:
+    """Test whether runs of several seeds beat a baseline, by the challenge's rule."""
+    from golfpack import render, render_eval
+    from golfpack.api.stats import significance
+    from golfpack.report.reports import to_json
+
+    report = significance(reports, baseline)
+    if json:
+        render.data(to_json(report))
+    else:
+        render_eval.show_stats(report)

@@ -1,0 +1,95 @@
+"""The commands that look into files or convert them. No torch until a command runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from golfpack.commands.options import (
+    Checkpoint,
+    Force,
+    Json,
+    Model,
+    ModelArgs,
+    Set,
+)
+
+INSPECT_EXAMPLES = (
+    "Examples: golfpack inspect x.golf | golfpack inspect x.golf --float ckpt.pt --json"
+)
+UNPACK_EXAMPLES = "Example: golfpack unpack x.golf -o weights.safetensors"
+IMPORT_EXAMPLES = (
+    "Examples: golfpack import model.safetensors -o ckpt.safetensors | golfpack import best.pt | "
+    "golfpack import net.pt --model net.py:Net --model-args dim=64"
+)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help=".golf artifact or checkpoint.")],
+    against: Annotated[
+        Path | None, typer.Option("--float", help="Float checkpoint, for rel_err and SQNR.")
+    ] = None,
+    model: Model = None,
+    model_args: ModelArgs = None,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
+    """Show what a file holds, tensor by tensor."""
+    from golfpack import render
+    from golfpack.api.inspect import inspect as run
+    from golfpack.models.choice import chosen_model
+    from golfpack.report.reports import to_json
+
+    with chosen_model(model, model_args or ()):
+        report = run(path, against, tuple(settings or ()))
+    if json:
+        render.data(to_json(report))
+    else:
+        render.show_inspect(report)
+
+
+def unpack(
+    path: Annotated[Path, typer.Argument(help=".golf artifact.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The .safetensors to write. Default: NAME.unpacked.safetensors."
+        ),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write an artifact's weights as float32 safetensors, with the model's config beside it."""
+    from golfpack import render
+    from golfpack.api.inspect import unpack as run
+
+    output = output or Path(f"{path.stem}.unpacked.safetensors")
+    render.note(f"wrote {output}, {run(path, output, force=force):,} bytes")
+
+
+def import_(
+    checkpoint: Checkpoint,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The .safetensors to write. Default: NAME.imported.safetensors."
+        ),
+    ] = None,
+    model: Model = None,
+    model_args: ModelArgs = None,
+    force: Force = False,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
+    """Convert any checkpoint to safetensors with its config beside it, every tied tensor once."""
+    from golfpack import render
+    from golfpack.api.importing import import_checkpoint
+    from golfpack.models.choice import chosen_model
+    from golfpack.report.reports import to_json
+
+    output = output or Path(f"{checkpoint.stem}.imported.safetensors")
+    with chosen_model(model, model_args or ()):
+        report = import_checkpoint(checkpoint, output, tuple(settings or ()), force=force)
+    if json:
+        render.data(to_json(report))
+    else:
+        render.show_import(report)

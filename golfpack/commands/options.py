@@ -1,0 +1,53 @@
+"""Options that several commands take."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CORES = os.cpu_count() or 1
+
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set an option, such as model.softcap=15."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Threads = Annotated[
+    int,
+    typer.Option(min=1, help="Threads; the result does not depend on it.", show_default="cores"),
+]
+Checkpoint = Annotated[
+    Path, typer.Argument(help="Checkpoint: .pt, .safetensors, .int8.ptz, ALPH or llama2.c .bin.")
+]
+RecipeName = Annotated[
+    str | None, typer.Option(help="Recipe name or .toml file.", show_default="rd")
+]
+Calib = Annotated[
+    str | None,
+    typer.Option(help="Token shard or text to calibrate on. Default: the model writes its own."),
+]
+CalibTokens = Annotated[int, typer.Option(min=2, help="Calibration tokens.")]
+Tokenizer = Annotated[
+    Path | None, typer.Option(help="SentencePiece model: for text, and for losses per byte.")
+]
+Code = Annotated[
+    list[Path] | None, typer.Option(help="File that ships too and counts towards the budget.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FAMILY|FILE.py:CLASS", help="Read the checkpoint as this. FILE.py is run."
+    ),
+]
+ModelArgs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE|JSON", help="Keyword arguments of CLASS."),
+]
+DataFree = Annotated[
+    bool, typer.Option("--data-free", help="No calibration: relative errors only, of any tensors.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")]

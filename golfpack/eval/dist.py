@@ -1,0 +1,125 @@
+"""Processes that score together: `torchrun` starts them, gloo (CPU) or nccl (CUDA) joins them.
+
+One process alone is a group of one, in which nothing is exchanged. Work is split by position, never by
+who is free first, so that a run is the same every time.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from golfpack.errors import GolfpackError, PeerError, UsageError
+from golfpack.models.base import check_device
+
+_FAILURES = "golfpack/failures"  # key of the group's store that counts ranks that failed
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those that share the work.
+
+    Attributes:
+        rank, size: this process's number, and how many there are.
+        device: where this process computes: "cpu", "cuda" or "cuda:N".
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: str = "cpu"
+
+    def share(self, count: int) -> slice:
+        """This rank's part of `count` things in order: contiguous, sizes differ by one at most."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def sum_array(self, array: np.ndarray) -> np.ndarray:
+        """The sum of an array over the ranks, on every rank."""
+        if self.size == 1:
+            return array
+        total = torch.from_numpy(array.copy()).to(self.device)
+        self._sum(total)
+        return total.cpu().numpy()
+
+    def sum_gradients(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Replace gradients by their sums over the ranks; a missing one counts as zero."""
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        if self.size == 1:
+            return
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])  # one exchange, not one per tensor
+        self._sum(flat)
+        for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            g.copy_(part.view_as(g))
+
+    @staticmethod
+    def _sum(tensor: torch.Tensor) -> None:
+        try:
+            dist.all_reduce(tensor)
+        except RuntimeError as error:  # a rank that is gone closes its connections
+            raise GolfpackError(
+                f"another rank was lost ({str(error).splitlines()[0]})", "see torchrun's log"
+            ) from error
+
+
+ALONE = Group()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Group]:
+    """The group that torchrun's environment describes, or a group of one.
+
+    When a rank fails, the others lose their connection to it and fail too: the first one raises its
+    own error, the others `PeerError`, so that a run ends with one message.
+
+    Args:
+        device: "cpu" or "cuda"; under torchrun each process takes the GPU of its local rank.
+
+    Raises:
+        UsageError: torchrun's environment is incomplete, or there are more processes than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        check_device(device)
+        yield Group(device=device)
+        return
+    try:
+        store, rank, size = next(rendezvous("env://"))
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"WORLD_SIZE is set, but the ranks cannot meet: {error}",
+            "start with torchrun --nproc-per-node N -m golfpack eval ...",
+        ) from error
+    try:
+        group = Group(rank, size, _own_device(device))
+        backend = "nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        yield group
+    except Exception as error:
+        if store.add(_FAILURES, 1) > 1:
+            raise PeerError("another rank failed first") from error
+        if isinstance(error, GolfpackError):
+            error.message = f"rank {rank} of {size}: {error.message}"
+        raise
+    # Ranks leave together: a thread of gloo that still holds a tensor would abort an exiting process.
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _own_device(device: str) -> str:
+    check_device(device)
+    if device != "cuda":
+        return device
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local >= torch.cuda.device_count():
+        raise UsageError(
+            f"process {local} has no GPU: this machine has {torch.cuda.device_count()}",
+            "start as many processes as there are GPUs",
+        )
+    torch.cuda.set_device(local)
+    return f"cuda:{local}"

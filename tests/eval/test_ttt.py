@@ -1,0 +1,208 @@
+"""Test-time training against plain loops that do the same the slow way."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from eval.toys import BOS, run_mode, scorer_of, toy_tokens
+from torch.func import functional_call
+
+from golfpack.eval.adapters import Adapters, Sites, find_slots
+from golfpack.eval.documents import document_bounds
+from golfpack.eval.modes import Stream, Windowed
+from golfpack.eval.scorer import module_shapes
+from golfpack.eval.ttt_lora import LORA_ROLES, LoraOptions, LoraTtt, by_length
+from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
+from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt, cosine
+from golfpack.models.checkpoint import build_model
+from golfpack.models.golf import build, spec
+
+SGD = SgdOptions(lr=0.01, chunk_tokens=100, batch_seqs=3, epochs=2)
+# Roles whose weights are used once, so that a reference can change the weight itself.
+LORA = LoraOptions(
+    rank=3, alpha=6.0, lr=0.02, chunk=7, window=20, batch_docs=4, weight_decay=0.1,
+    targets=("attn_q", "attn_out", "mlp_in", "mlp_out"),
+)  # fmt: skip
+
+
+def losses_of(call, tokens):
+    return F.cross_entropy(call(tokens[None, :-1])[0], tokens[1:], reduction="none")
+
+
+def sgd_by_hand(tiny, tokens, window, options):
+    """Score a chunk's plain windows, then train on its sequences, one by one, momentum by hand."""
+    model = build_model(tiny.family, tiny.config, tiny.weights).requires_grad_(True)
+    velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    nll = []
+    chunks = -(-(len(tokens) - 1) // options.chunk_tokens)
+    starts = range(0, len(tokens) - 1, window)
+    for chunk in range(chunks):
+        lo, hi = chunk * options.chunk_tokens, (chunk + 1) * options.chunk_tokens
+        with torch.no_grad():
+            nll += [losses_of(model, tokens[s : s + window + 1]) for s in starts if lo <= s < hi]
+        if chunk == chunks - 1:
+            break
+        inside = tokens[lo : hi + 1]
+        rows = [
+            inside[i : i + window + 1]
+            for i in range(0, len(inside) - window, window)
+        ]  # fmt: skip
+        rate = options.lr * 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
+        for _ in range(options.epochs):
+            for i in range(0, len(rows), options.batch_seqs):
+                batch = rows[i : i + options.batch_seqs]
+                model.zero_grad()
+                torch.stack([losses_of(model, r).mean() for r in batch]).mean().backward()
+                grads = {n: p.grad for n, p in model.named_parameters()}
+                norm = math.sqrt(sum(float(g.square().sum()) for g in grads.values()))
+                for name, p in model.named_parameters():
+                    velocity[name].mul_(options.momentum).add_(
+                        grads[name], alpha=min(1.0, options.clip / norm)
+                    )
+                    p.data -= rate * velocity[name]
+    return torch.cat(nll).numpy()
+
+
+@pytest.mark.parametrize("batch_tokens", [40, 10_000])
+def test_sgd_is_the_plain_loop(tiny, batch_tokens):
+    tokens = toy_tokens(330)
+    log = run_mode(SgdTtt(20, 20, SGD), scorer_of(tiny, batch_tokens=batch_tokens), tokens)
+    expected = sgd_by_hand(tiny, torch.from_numpy(tokens), 20, SGD)
+    np.testing.assert_allclose(log.nll, expected, atol=2e-4)
+    assert abs(log.nll.mean() - expected.mean()) < 1e-5
+    still = run_mode(Windowed(20, 20), scorer_of(tiny), tokens).nll
+    np.testing.assert_allclose(log.nll[:100], still[:100], atol=1e-5)
+    assert np.abs(log.nll[100:] - still[100:]).max() > 0.01
+
+
+def test_a_stream_of_one_chunk_is_never_trained_on(tiny):
+    tokens = toy_tokens(100)
+    trained = run_mode(SgdTtt(30, 10, SGD), scorer_of(tiny), tokens).nll
+    assert trained.tolist() == run_mode(Windowed(30, 10), scorer_of(tiny), tokens).nll.tolist()
+
+
+def test_a_window_belongs_to_the_chunk_of_its_first_target(tiny):
+    """Its targets beyond the chunk are scored with it, before the chunk is trained on."""
+    tokens = toy_tokens(151)
+    options = replace(SGD, chunk_tokens=50)
+    trained = run_mode(SgdTtt(40, 16, options), scorer_of(tiny), tokens).nll
+    still = run_mode(Windowed(40, 16), scorer_of(tiny), tokens).nll
+    assert trained[:56].tolist() == still[:56].tolist()
+    assert (trained[56:] != still[56:]).any()
+
+
+def lora_by_hand(tiny, tokens, options):
+    """One document: chunk by chunk, with weights W + scale B A, and AdamW on A and B."""
+    model = build_model(tiny.family, tiny.config, tiny.weights)
+    modules = module_shapes(tiny.spec, options.targets)
+    slots = {(name, 0): shape for name, shape in modules.items()}
+    adapters = Adapters(Sites(slots, options.rank, 2.0), 1, "cpu", options.seed)
+    optimiser = torch.optim.AdamW(
+        adapters.parameters(), options.lr, (options.beta1, options.beta2), options.eps,
+        options.weight_decay,
+    )  # fmt: skip
+
+    def chunk_losses(begin, end):
+        weights = dict(model.named_parameters())
+        for slot in slots:
+            name = f"{slot[0]}.weight"
+            weights[name] = weights[name] + 2.0 * adapters.up[slot][0] @ adapters.down[slot][0]
+        first = max(0, begin + options.chunk - options.window)  # a short chunk reads as a whole one
+        call = functional_call(model, weights, (tokens[None, first:end],))[0]
+        return F.cross_entropy(call, tokens[first + 1 : end + 1], reduction="none")[begin - first :]
+
+    nll = []
+    for begin in range(0, len(tokens) - 1, options.chunk):
+        end = min(begin + options.chunk, len(tokens) - 1)
+        nll.append(chunk_losses(begin, end).detach())
+        if end < len(tokens) - 1:
+            optimiser.zero_grad()
+            chunk_losses(begin, end).mean().backward()
+            optimiser.step()
+    return torch.cat(nll).numpy()
+
+
+def test_lora_is_the_plain_loop_over_documents(tiny):
+    tokens = toy_tokens(200, document=23)
+    bounds = document_bounds(tokens, BOS)
+    assert len(bounds) > 5
+    log = run_mode(LoraTtt(LORA), scorer_of(tiny), tokens)
+    for start, stop in pairwise(bounds):
+        expected = lora_by_hand(tiny, torch.from_numpy(tokens[start : stop + 1]), LORA)
+        np.testing.assert_allclose(log.nll[start:stop], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("changes", [{"batch_docs": 1}, {"batch_docs": 64}])
+def test_documents_do_not_see_each_other(tiny, changes):
+    tokens = toy_tokens(200, document=23)
+    one = run_mode(LoraTtt(LORA), scorer_of(tiny), tokens).nll
+    other = run_mode(LoraTtt(replace(LORA, **changes)), scorer_of(tiny), tokens).nll
+    np.testing.assert_allclose(one, other, atol=5e-5)
+    assert abs(one.mean() - other.mean()) < 1e-6
+
+
+def test_adapters_reach_every_linear_layer_and_every_call():
+    config = {
+        "vocab_size": 64, "num_layers": 1, "dim": 16, "num_heads": 2, "num_kv_heads": 1,
+        "mlp_hidden": 32, "passes": 3,
+    }  # fmt: skip
+    model, described = build(config), spec(config)
+    shapes = module_shapes(described, LORA_ROLES)
+    assert shapes["head"] == (16, 64)
+    slots = find_slots(model, shapes, "cpu")
+    assert len(slots) == 1 + 3 * 6
+    assert slots["blocks.0.attn.c_k", 2] == (16, 8)
+
+
+def test_fresh_adapters_change_nothing_and_weights_stay(tiny):
+    tokens = toy_tokens(60, document=1000)
+    scorer = scorer_of(tiny)
+    before = {n: p.clone() for n, p in scorer.model.named_parameters()}
+    options = replace(LORA, chunk=100, window=100)
+    log = run_mode(LoraTtt(options), scorer, tokens)
+    np.testing.assert_allclose(log.nll, run_mode(Windowed(100, 100), scorer, tokens).nll, atol=1e-5)
+    run_mode(LoraTtt(LORA), scorer, tokens)
+    run_mode(SgdTtt(20, 20, replace(SGD, chunk_tokens=20)), scorer, tokens)
+    for name, p in scorer.model.named_parameters():
+        assert torch.equal(p, before[name])
+
+
+def test_phases_train_the_model_on_what_they_scored(tiny):
+    tokens = toy_tokens(400, document=40)
+    bounds = document_bounds(tokens, BOS)
+    options = PhasedOptions(
+        **{**vars(LORA), "lr": 0.0}, prefix_docs=4, phases=2, global_lr=0.02, global_window=10,
+        global_chunk_tokens=20, global_batch_seqs=2,
+    )  # fmt: skip
+    mode = PhasedTtt(options)
+    assert mode.boundaries(len(bounds) - 1) == [2, 4]
+    assert mode.boundaries(4) == [2]
+    assert mode.boundaries(2) == []
+    trained = run_mode(mode, scorer_of(tiny), tokens).nll
+    still = run_mode(LoraTtt(replace(LORA, lr=0.0)), scorer_of(tiny), tokens).nll
+    np.testing.assert_allclose(trained[: bounds[2]], still[: bounds[2]], atol=1e-5)
+    assert np.abs(trained[bounds[2] :] - still[bounds[2] :]).max() > 0.01
+    assert trained[bounds[2] :].mean() < still[bounds[2] :].mean()  # zipfian tokens: easily learned
+
+
+def test_rounds_order_phases_then_chunks():
+    stream = Stream.of(np.arange(20), np.array([0, 8, 15, 19]))
+    options = PhasedOptions(chunk=3, window=3, prefix_docs=1, phases=1, global_window=2)
+    assert PhasedTtt(options).rounds(stream).tolist() == (
+        [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 3, 3, 3, 4]
+    )
+
+
+def test_batches_of_documents_are_bounded_and_alike():
+    lengths = np.array([5, 100, 7, 90, 6, 3])
+    assert by_length(range(6), lengths, 2, 50, 1000) == [[1, 3], [2, 4], [0, 5]]
+    assert by_length(range(6), lengths, 64, 50, 100) == [[1, 3], [2, 4, 0, 5]]
+    assert by_length(range(1, 3), lengths, 64, 50, 10) == [[1], [2]]
+
+
+def test_the_cosine_ends_at_zero():
+    assert [round(cosine(i, 3), 6) for i in range(3)] == [1.0, 0.5, 0.0]

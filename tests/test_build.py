@@ -180,6 +180,47 @@ def test_recalibrating_measures_the_quantised_model(options):
         build(replace(options, recalibrate=True, data_free=True))
 
 
+RECIPE = """
+calibration = "gradients"
+[[pass]]
+id = "policy"
+rules = [{ roles = ["vector"], scheme = "keep" }, { scheme = "int", bits = 6, clip = "rowmax" }]
+%s
+[[pass]]
+id = "sense"
+[[pass]]
+id = "clip"
+[[pass]]
+id = "fit"
+[[pass]]
+id = "steps"
+[[pass]]
+id = "round"
+[[pass]]
+id = "encode"
+"""
+
+
+def test_recalibrating_starts_from_the_checkpoint_again(options, tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(RECIPE % '[[pass]]\nid = "prune_magnitude"\nshare = 0.2')
+    options = replace(options, recipe=str(recipe))
+    plain, again = build(options), build(replace(options, recalibrate=True))
+    assert [p["zeroed"] for p in again.pruning] == [p["zeroed"] for p in plain.pruning] != [0]
+    for a, b in zip(plain.tensors, again.tensors, strict=True):
+        assert a.rel_err == pytest.approx(b.rel_err, rel=0.2)
+
+
+def test_recalibrating_with_column_factors(options, tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(RECIPE % '[[pass]]\nid = "awq"\nfold = false')
+    options = replace(options, recipe=str(recipe), recalibrate=True)
+    assert build(options).measured_kl is not None
+    with pytest.raises(UsageError, match="folded column factors") as e:
+        build(replace(options, settings=("awq.fold=true",)))
+    assert "awq.fold=false" in e.value.hint
+
+
 @pytest.mark.parametrize("setting", ["encode.codec=gzip", "encode.order=spiral", "sense.damp=99"])
 def test_a_bad_option_is_refused_before_anything_is_measured(options, monkeypatch, setting):
     monkeypatch.setattr("golfpack.api.prepare.calibrate", lambda *a, **k: pytest.fail("too late"))

@@ -13,7 +13,6 @@ import numpy as np
 from golfpack.api.models import checkpoint_stem
 from golfpack.api.planfile import PlanFile
 from golfpack.api.prepare import (
-    UNLIMITED,
     BuildOptions,
     Prepared,
     check_output,
@@ -32,7 +31,7 @@ from golfpack.packer.predict import Predictor, quadratic_kl, split_at_fit
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.recipe import Recipe
 from golfpack.packer.sizes import parse_size
-from golfpack.packer.state import Budget, Notify, PackState, run_passes, silent
+from golfpack.packer.state import UNLIMITED, Budget, Notify, PackState, run_passes, silent
 from golfpack.report.reports import BuildReport, save
 from golfpack.report.tensors import tensor_reports
 
@@ -65,7 +64,9 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
         state = run_passes(fit.body if options.lossless else [fit], state)
     if options.recalibrate:
         with clock.measure("recalibrate"):
-            again = replace(ready, stats=recalibrated(prepared, state, options, notify))
+            stats = recalibrated(prepared, state, options, notify)
+            fresh = prepared.state(budget, options.threads, notify)
+            again = replace(fresh, stats=stats, target_kl=state.target_kl, warnings=ready.warnings)
             ready = run_passes(before, again)
             state = run_passes([fit], ready)
     with clock.measure("verify"):
@@ -234,10 +235,10 @@ def _report(
         warnings=list(state.warnings),
         seconds=seconds,
         allocation=None if state.allocation is None else asdict(state.allocation),
-        pruning=None if state.pruning is None else asdict(state.pruning),
+        pruning=[asdict(p) for p in state.pruning],
         codes=_code_configs(artifact),
         # Folded weights are other numbers for the same function; pruned ones are a loss.
-        tensors=tensor_reports(artifact, state.unpruned or state.weights, state.sensitivity),
+        tensors=tensor_reports(artifact, state.floats, state.sensitivity),
         argv=options.argv,
     )
 

@@ -2,10 +2,8 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from golfpack.api.prepare import (
-    UNLIMITED,
     BuildOptions,
     Prepared,
     check_output,
@@ -19,7 +17,7 @@ from golfpack.packer.passes.mix import Mix
 from golfpack.packer.predict import Prediction, Predictor, split_at_fit
 from golfpack.packer.recipe import Recipe, pass_tables
 from golfpack.packer.sizes import parse_size
-from golfpack.packer.state import Budget, Notify, PackState, Pass, run_passes, silent
+from golfpack.packer.state import UNLIMITED, Budget, Notify, PackState, Pass, run_passes, silent
 from golfpack.report.reports import PlanReport, PlanRow, PlanTensor, PlanTime, save
 
 # Without a budget: the range in which people build, in bits per weight.
@@ -101,8 +99,7 @@ def _ready(
 ) -> PackState:
     """The state as `fit` would get it for this many bytes, but for the budget."""
     state = prepared.state(Budget(size), options.threads, notify)
-    # The probe may be larger than the budget, and nothing is to be pruned from it for that.
-    return replace(run_passes(before, state), budget=Budget(UNLIMITED))
+    return run_passes(before, state)
 
 
 def _row(p: Prediction, code: int, prepared: Prepared) -> PlanRow:

@@ -30,8 +30,6 @@ from golfpack.packer.state import Budget, Notify, PackState
 CALIB_TOKENS = 32_768
 CALIB_LENGTH = 512
 HELD_OUT = 8
-# What stands for "no budget".
-UNLIMITED = 1 << 40
 DEFAULT_RECIPE = "rd"
 
 

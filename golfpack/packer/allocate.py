@@ -17,7 +17,16 @@ from golfpack.packer.quality import fit_quality
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.rate import RateModel
 from golfpack.packer.rawfloat import RAW_STORAGE, smallest_exact
-from golfpack.packer.state import FitRound, PackState, Pass, need, quantised_names, run_passes
+from golfpack.packer.state import (
+    UNLIMITED,
+    Budget,
+    FitRound,
+    PackState,
+    Pass,
+    need,
+    quantised_names,
+    run_passes,
+)
 
 # Unused budget beyond this share is said in a warning.
 WORTH_A_WARNING = 0.005
@@ -50,19 +59,25 @@ class Fit(Pass):
 
     def run(self, state: PackState) -> PackState:
         if state.target_kl is not None:
-            return fit_quality(state, self.body, self.max_rounds, self.floor_bpw)
+            done = fit_quality(state, self.body, self.max_rounds, self.floor_bpw)
+            return self._with_pruning_measured(state, done)
         lossless = self._lossless(state)
         if lossless is not None:
             return lossless
         return self._with_pruning_measured(state, _Search(self, state).run())
 
     def _with_pruning_measured(self, state: PackState, done: PackState) -> PackState:
-        """Code the weights as they were before magnitude pruning too, at the same steps."""
-        if state.pruning is None or state.unpruned is None:
+        """Code the weights with and without magnitude pruning at the same steps, nothing else pruned."""
+        if state.unpruned is None:
             return done
-        whole = replace(state, weights=state.unpruned, dial=done.dial, coding=done.coding)
-        without, pruned = _size(run_passes(self.body, whole)), _size(done)
-        done = replace(done, pruning=replace(state.pruning, bytes_without=without))
+        at = replace(state, dial=done.dial, coding=done.coding, budget=Budget(UNLIMITED))
+        pruned = run_passes(self.body, at).size
+        without = run_passes(self.body, replace(at, weights=state.unpruned)).size
+        measured = tuple(
+            replace(p, bytes_saved=without - pruned) if p.method == "magnitude" else p
+            for p in done.pruning
+        )
+        done = replace(done, pruning=measured)
         if without >= pruned:
             return done
         return done.warn(
@@ -83,7 +98,7 @@ class Fit(Pass):
         # Floats hardly compress; only try when the real file has a chance.
         if 0.5 * exact_bytes(weights) > state.budget.artifact or not quantised_names(state):
             return None
-        exact = replace(state, plan=kept, weights=weights, unpruned=None, pruning=None)
+        exact = replace(state, plan=kept, weights=weights, unpruned=None, pruning=())
         full = run_passes(self.body, exact)
         assert full.blob is not None
         if len(full.blob) > state.budget.artifact:
@@ -95,11 +110,6 @@ class Fit(Pass):
 def exact_bytes(weights: Mapping[str, np.ndarray]) -> int:
     """Bytes of all weights in the narrowest types that are exact."""
     return sum(w.size * RAW_STORAGE[smallest_exact(w)].itemsize for w in weights.values())
-
-
-def _size(state: PackState) -> int:
-    assert state.blob is not None
-    return len(state.blob)
 
 
 class _Search:

@@ -1,12 +1,13 @@
 """Options of passes and schemes, as recipes and `--set` give them: checked against dataclass fields."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from golfpack.errors import UsageError
+from golfpack.packer.ir import ROLES
 
 T = TypeVar("T")
 
@@ -69,3 +70,9 @@ def require(holds: bool, what: str, hint: str) -> None:
     """Raise UsageError unless an option's value is in its range."""
     if not holds:
         raise UsageError(what, hint)
+
+
+def check_roles(roles: Sequence[str], what: str) -> None:
+    """Raise UsageError unless all of `roles` are tensor roles; `what` names the option."""
+    for role in roles:
+        require(role in ROLES, f"{what}: unknown role {role!r}", f"roles: {', '.join(ROLES)}")

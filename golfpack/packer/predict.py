@@ -16,7 +16,7 @@ from golfpack.packer.allocate import Fit, exact_bytes
 from golfpack.packer.ir import as_matrix
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.rate import RateModel, kept_bytes
-from golfpack.packer.state import PackState, Pass, run_passes
+from golfpack.packer.state import UNLIMITED, Budget, PackState, Pass, run_passes
 
 # The probe's rate, in bits per weight by the rate model: the middle of where people build.
 PROBE_BPW = 3.0
@@ -70,8 +70,8 @@ def tensor_kl(state: PackState) -> dict[str, float]:
     """The same by tensor, of those that are quantised."""
     found = {}
     for name, sensitivity in state.sensitivity.items():
-        shape = as_matrix(state.weights[name].shape)
-        error = state.tensors[name].dequantize().reshape(shape) - state.matrix(name)
+        w = state.floats[name].reshape(as_matrix(state.floats[name].shape))
+        error = state.tensors[name].dequantize().reshape(w.shape) - w
         found[name] = sensitivity.kl(error)
     return found
 
@@ -88,11 +88,12 @@ class Predictor:
 
     def __init__(self, state: PackState, fit: Fit, dial: float | None = None) -> None:
         """Probe once, at `dial` or at PROBE_BPW. `state` is as the passes before `fit` left it."""
-        self.state, self.fit = state, fit
-        self.rate = RateModel(state)
+        # A probe may be larger than the budget, and nothing is to be pruned from it for that.
+        self.state, self.fit = replace(state, budget=Budget(UNLIMITED)), fit
+        self.rate = RateModel(self.state)
         x = self.rate.solve(PROBE_BPW * self.rate.weights) if dial is None else log2(dial)
         began = time.perf_counter()
-        probe = run_passes(fit.body, replace(state, dial=2.0**x))
+        probe = run_passes(fit.body, replace(self.state, dial=2.0**x))
         self.round_seconds = time.perf_counter() - began
         assert probe.blob is not None
         coded = 8 * len(probe.blob) - self.rate.kept_bits
@@ -113,7 +114,7 @@ class Predictor:
         Raises:
             BudgetError: less than the recipe's smallest artifact.
         """
-        exact = exact_bytes(self.state.weights)
+        exact = exact_bytes(self.state.original or self.state.weights)
         if self.rate.weights and budget_bytes >= exact:
             return self._lossless(budget_bytes, exact)
         smallest = self._bytes(self.fit.floor_bpw * self.rate.weights)
@@ -155,7 +156,7 @@ class Predictor:
         kl = None if self.kl_ratio is None else 0.0
         tensors = {
             n: TensorPrediction(kept_bytes(Keep("exact"), w), kl)
-            for n, w in self.state.weights.items()
+            for n, w in (self.state.original or self.state.weights).items()
         }
         bpw = 8 * exact / self.state.spec.numel
         return Prediction(budget_bytes, 0.0, exact, bpw, kl, tensors)

@@ -26,6 +26,10 @@ def silent(stage: str, done: int, total: int, note: str) -> None:
     """The default `Notify`: says nothing."""
 
 
+# What stands for "no budget".
+UNLIMITED = 1 << 40
+
+
 @dataclass(frozen=True)
 class Budget:
     """Bytes that may ship: `total` for artifact and code together, `code` of them for code."""
@@ -73,13 +77,13 @@ class Pruning:
     Attributes:
         method: "magnitude" or "ones".
         zeroed: how many weights (magnitude) or +-1 codes (ones).
-        bytes_without: the artifact's size at the same steps without pruning; None until `fit` has
-            measured it.
+        bytes_saved: what magnitude pruning saved at the same steps, below 0 where the file grew; None
+            until `fit` has measured it, and for ones, whose saving is what was asked for.
     """
 
     method: str
     zeroed: int
-    bytes_without: int | None
+    bytes_saved: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +102,7 @@ class PackState:
         blob: the finished artifact (set by `encode`).
         coding: how all codes are coded, once `encode` has chosen; later rounds of `fit` reuse it.
         allocation: what `mix` chose among, or None.
-        pruning: what a pruning pass did, or None.
+        pruning: what pruning passes did, in order.
         unpruned: the weights before magnitude pruning, or None.
         original: the weights before any pass changed them, or None while none has.
         warnings: what fell short of what was asked; `--strict` makes them errors.
@@ -124,13 +128,24 @@ class PackState:
     blob: bytes | None = None
     coding: Coding | None = None
     allocation: Allocation | None = None
-    pruning: Pruning | None = None
+    pruning: tuple[Pruning, ...] = ()
     unpruned: Mapping[str, np.ndarray] | None = None
     original: Mapping[str, np.ndarray] | None = None
     warnings: tuple[str, ...] = ()
     trace: tuple[FitRound, ...] = ()
     measure: Callable[[Mapping[str, PackedTensor]], float] | None = None
     target_kl: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the finished artifact."""
+        assert self.blob is not None
+        return len(self.blob)
+
+    @property
+    def floats(self) -> Mapping[str, np.ndarray]:
+        """The weights that errors are measured against: folded as `weights` are, but not pruned."""
+        return self.unpruned or self.weights
 
     def matrix(self, name: str) -> np.ndarray:
         """The tensor as it is quantised: (rows, cols) float32."""

@@ -41,6 +41,9 @@ class BuildReport:
         notes: what was renamed, split or dropped when the checkpoint was read.
         trace: [dial, artifact bytes] of every round of the budget search.
         fixed_bytes: header, manifest, digests: what is not weights.
+        allocation: what mixed precision chose among (`packer.state.Allocation`), or None.
+        pruning: what pruning passes did (`packer.state.Pruning`).
+        codes: how each stream of codes is coded.
         plan: the plan file that was replayed, if any.
     """
 
@@ -71,7 +74,7 @@ class BuildReport:
     warnings: list[str]
     seconds: dict[str, float]
     allocation: dict[str, Any] | None
-    pruning: dict[str, Any] | None
+    pruning: list[dict[str, Any]]
     codes: list[dict[str, Any]]
     tensors: list[TensorReport]
     plan: str | None = None

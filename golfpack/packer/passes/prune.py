@@ -1,6 +1,7 @@
 """Pruning passes: the smallest weights before quantising, or +-1 codes after it, down to the budget."""
 
 from dataclasses import dataclass, field, replace
+from math import log, log2
 from typing import ClassVar
 
 import numpy as np
@@ -17,9 +18,10 @@ from golfpack.packer.state import (
     run_passes,
 )
 
-# log2 of the price of a bit, in nats per token (or H-weighted error), is searched between these.
-LOWEST_PRICE, HIGHEST_PRICE = -80.0, 20.0
-PRICE_ROUNDS = 18
+# The price of a bit is searched so many octaves around its worth in theory, in so many halvings.
+PRICE_OCTAVES = 12.0
+PRICE_ROUNDS = 10
+TINY_PRICE = 1e-30
 # Real coders save a part of what order 0 promises.
 FIRST_ASKS = 1.2
 
@@ -59,13 +61,12 @@ class PruneMagnitude(Pass):
             small = size < np.quantile(size, self.share)
             zeroed += int(np.count_nonzero(small & (size > 0)))
             weights[name] = np.where(small, np.float32(0), weights[name])
-        pruning = Pruning("magnitude", zeroed, None)
         return replace(
             state,
             weights=weights,
             unpruned=state.weights,
             original=state.original or state.weights,
-            pruning=pruning,
+            pruning=(*state.pruning, Pruning("magnitude", zeroed, None)),
         )
 
 
@@ -100,9 +101,10 @@ class PruneOnes(Pass):
 
     def run(self, state: PackState) -> PackState:
         whole = run_passes(self.body, state)
-        if _size(whole) <= state.budget.artifact or state.target_kl is not None:
+        codes = any(isinstance(t, QTensor) for t in state.tensors.values())
+        if whole.size <= state.budget.artifact or state.target_kl is not None or not codes:
             return whole
-        return self._down_to(replace(state, coding=whole.coding), _size(whole)) or whole
+        return self._down_to(replace(state, coding=whole.coding), whole.size) or whole
 
     def _down_to(self, state: PackState, size: int) -> PackState | None:
         """The largest file within the budget that pruning gives, or None where it takes too much.
@@ -119,13 +121,13 @@ class PruneOnes(Pass):
             if pruned is None:
                 break
             tensors = {**state.tensors, **pruned.tensors}
-            pruning = Pruning("ones", pruned.zeroed, None)
+            pruning = (*state.pruning, Pruning("ones", pruned.zeroed, None))
             done = run_passes(self.body, replace(state, tensors=tensors, pruning=pruning))
-            size = _size(done)
+            size = done.size
             note = f"{pruned.zeroed:,} codes, {size:,} bytes"
             state.notify("prune", tries + 1, self.max_tries, note)
             if size <= limit:
-                if best is None or size > _size(best):
+                if best is None or size > best.size:
                     best = done
                 if limit - size <= self.tolerance * limit:
                     break
@@ -143,21 +145,32 @@ class _Prices:
         ones = sum(int(np.count_nonzero(np.abs(t.codes) == 1)) for t in self.tensors.values())
         self.most = most * ones
         self.seen: dict[float, Pruned] = {}
+        # What a bit is worth where the codes are: 2 ln 2 KL / weights, for uniform errors.
+        kl = sum(
+            state.sensitivity[n].kl(t.dequantize() - self.weights[n])
+            for n, t in self.tensors.items()
+        )
+        count = sum(t.codes.size for t in self.tensors.values())
+        self.middle = log2(max(2 * log(2) * kl / max(count, 1), TINY_PRICE))
 
     def saving(self, wanted: float) -> Pruned | None:
         """About `wanted` bytes less, by the order-0 estimate; None where that takes too many codes."""
-        low, high = LOWEST_PRICE, HIGHEST_PRICE
-        best: Pruned | None = None
+        low, high = self.middle - PRICE_OCTAVES, self.middle + PRICE_OCTAVES
+        best = self._enough(high, wanted)
+        if best is None and self._at(high).saved_bits / 8 < wanted:
+            return None
         for _ in range(PRICE_ROUNDS):
             middle = (low + high) / 2
             found = self._at(middle)
-            if found.saved_bits / 8 >= wanted or found.zeroed > self.most:
-                high = middle
-            else:
-                low = middle
-            if found.saved_bits / 8 >= wanted and found.zeroed <= self.most:
-                best = found  # prices fall from here on, and so does what they save
+            enough = found.saved_bits / 8 >= wanted
+            low, high = (low, middle) if enough or found.zeroed > self.most else (middle, high)
+            best = self._enough(middle, wanted) or best
         return None if best is None else best.in_part(self.tensors, 8 * wanted)
+
+    def _enough(self, log2_price: float, wanted: float) -> Pruned | None:
+        """What a price does, if that saves enough and takes not too many codes."""
+        found = self._at(log2_price)
+        return found if found.saved_bits / 8 >= wanted and found.zeroed <= self.most else None
 
     def _at(self, log2_price: float) -> Pruned:
         if log2_price not in self.seen:
@@ -166,8 +179,3 @@ class _Prices:
                 2.0**log2_price, self.tensors, self.weights, s.sensitivity, s.threads
             )
         return self.seen[log2_price]
-
-
-def _size(state: PackState) -> int:
-    assert state.blob is not None
-    return len(state.blob)

@@ -40,8 +40,7 @@ class Pruned:
     def in_part(self, before: Mapping[str, QTensor], wanted_bits: float) -> "Pruned":
         """Only so many rows of it, from the first on, as save about `wanted_bits`.
 
-        What a row loses depends on no later row. (Even the lowest price may save too much: some zeros
-        lower the KL.)
+        Even the lowest price may save too much, as some zeros lower the KL.
         """
         tensors, zeroed, left = dict(before), 0, wanted_bits
         for name, after in self.tensors.items():
@@ -88,24 +87,25 @@ def _pruned(
     price: float, tensor: QTensor, w: np.ndarray, s: Sensitivity
 ) -> tuple[QTensor, int, float]:
     """(tensor, zeroed codes, saved bits)."""
-    codes = tensor.codes.copy()
-    cols = codes.shape[1]
+    cols = tensor.codes.shape[1]
     hessian = np.eye(cols) if s.hessian is None else s.hessian.astype(np.float64)
-    error = tensor.dequantize().astype(np.float64) - w
     # Rows that do not touch each other have a diagonal B, kept as a vector.
     coupling = np.empty((0, 0)) if s.row_cov is None else s.row_cov.astype(np.float64)
-    eh = error @ hessian
-    gradient = s.row_weight[:, None] * eh if s.row_cov is None else coupling @ eh
     curvature = s.row_weight if s.row_cov is None else np.diag(coupling).copy()
     step = np.ascontiguousarray(_steps(tensor))
+    done = tensor
     for _ in range(ROUNDS):  # zeros get cheaper as they get more frequent
-        bits, before = _saved_bits(codes), codes.copy()
+        codes = done.codes.copy()
+        eh = (done.dequantize().astype(np.float64) - w) @ hessian
+        gradient = s.row_weight[:, None] * eh if s.row_cov is None else coupling @ eh
+        bits = _saved_bits(codes)
         _prune_rows(price, codes, step, bits, gradient, hessian, curvature, coupling)
-        if np.array_equal(before, codes):
+        if np.array_equal(codes, done.codes):
             break
-    zeroed = int(np.count_nonzero(codes != tensor.codes))
-    saved = _order0_bits(tensor.codes) - _order0_bits(codes) if zeroed else 0.0
-    return replace(tensor, codes=codes), zeroed, saved
+        done = replace(done, codes=codes)
+    zeroed = int(np.count_nonzero(done.codes != tensor.codes))
+    saved = _order0_bits(tensor.codes) - _order0_bits(done.codes) if zeroed else 0.0
+    return done, zeroed, saved
 
 
 @numba.njit(cache=True, nogil=True)

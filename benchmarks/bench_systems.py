@@ -54,6 +54,9 @@ rules = [
 id = "sense"
 
 [[pass]]
+id = "clip"
+
+[[pass]]
 id = "fit"
 tolerance = 0.002
 max_rounds = 8

@@ -42,7 +42,7 @@ class BudgetError(GolfpackError):
 
     Attributes:
         shortfall: bytes missing, so that `budget + shortfall` is known to be reachable; None where
-            a quality was asked for and not a size.
+            a quality was asked for and not a size, or where the weights were not looked at.
     """
 
     exit_code = ExitCode.OVER_BUDGET

@@ -34,6 +34,8 @@ PLAIN_INTERVAL = 10.0
 
 # A pipe or a file has no width: tables there are as wide as they need to be.
 _WIDTH = None if sys.stdout.isatty() else 200
+# Values of model options that mean: without this feature.
+_OFF = (False, 0, -1, "", "none")
 # Names and paths may hold brackets, which are not meant as rich's markup.
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH, markup=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -233,8 +235,11 @@ def show_demo(rows: Sequence[DemoRow]) -> None:
 def show_assumed(assumed: dict[str, Any]) -> None:
     """What neither the shapes nor the user told, on stderr."""
     if assumed:
-        values = ", ".join(f"{k}={v}" for k, v in assumed.items())
-        note(f"assumed (shapes cannot tell): {values}; change with --set model.NAME=VALUE")
+        off = [name for name, value in assumed.items() if value in _OFF]
+        on = [f"{name}={value}" for name, value in assumed.items() if name not in off]
+        parts = [", ".join(on), f"off: {', '.join(off)}" if off else ""]
+        says = "; ".join(part for part in parts if part)
+        note(f"assumed (shapes cannot tell): {says}; change with --set model.NAME=VALUE")
 
 
 def show_notes(notes: Sequence[str]) -> None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from golfpack.api.build import BuildOptions, build
 from golfpack.api.inspect import inspect, unpack
 from golfpack.api.models import open_model, open_pair
+from golfpack.api.plan import plan
 from golfpack.errors import BudgetError, CorruptError, StrictError, UsageError
 from golfpack.models.checkpoint import build_model, load_checkpoint
 from golfpack.models.golf import spec
@@ -226,6 +228,38 @@ def test_a_bad_option_is_refused_before_anything_is_measured(options, monkeypatc
     monkeypatch.setattr("golfpack.api.prepare.calibrate", lambda *a, **k: pytest.fail("too late"))
     with pytest.raises(UsageError):
         build(replace(options, settings=(setting,)))
+
+
+def test_few_bits_that_nothing_measured_are_a_warning(options):
+    blind = replace(options, calib=None, data_free=True, dry_run=True)
+    (warning,) = build(replace(blind, budget="2.9bpw")).warnings
+    assert "without calibration" in warning
+    assert not build(replace(blind, budget="3.5bpw")).warnings
+    assert not build(replace(options, budget="2.9bpw", dry_run=True)).warnings
+
+
+@pytest.mark.parametrize("saved", [torch.save, save_file])
+def test_a_hopeless_budget_is_refused_before_a_large_checkpoint_is_read(
+    options, tiny, tmp_path, monkeypatch, saved
+):
+    monkeypatch.setattr("golfpack.models.files.WORTH_A_PEEK", 1)
+    path = tmp_path / "large"
+    saved({name: torch.from_numpy(w) for name, w in tiny.weights.items()}, path)
+    numel = tiny.spec.numel
+    least = -(-numel // 16)  # half a bit per weight
+    large = replace(options, checkpoint=path, data_free=True, calib=None)
+    with monkeypatch.context() as patch:
+        patch.setattr("golfpack.models.checkpoint.read_bytes", lambda _: pytest.fail("was read"))
+        for call in (
+            lambda: build(replace(large, budget=str(least - 1))),
+            lambda: plan(replace(large, output=None), [str(least - 1), "1MB"]),
+        ):
+            with pytest.raises(BudgetError) as e:
+                call()
+            assert f"0.500 bits per parameter for {numel:,} parameters" in e.value.message
+            assert f"{least:,} bytes" in str(e.value.hint)
+            assert e.value.shortfall is None
+    assert build(replace(large, budget="4bpw")).headroom_bytes >= 0
 
 
 def test_code_beyond_the_budget_is_over_budget(options, tmp_path):

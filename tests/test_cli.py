@@ -94,6 +94,7 @@ def test_a_build_prints_json_on_stdout_and_progress_on_stderr(built):
     assert json.loads((artifact.parent / "tiny.report.json").read_text()) == report
     assert report["argv"][:2] == ["build", "tiny.pt"]
     assert "calibrate" in run.stderr
+    assert "seq_len=1024, softcap_kind=tanh; off: rope_dims, rope_scaling," in run.stderr
     assert "Traceback" not in run.stderr
 
 

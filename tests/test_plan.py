@@ -204,7 +204,14 @@ BAD_EDITS = [
     (lambda d: d["tensors"].append(3), "no 'name'"),
     (lambda d: d.pop("passes"), "no 'passes'"),
     (lambda d: d["passes"].append({"id": "polish"}), "unknown pass 'polish'"),
+    (lambda d: d["passes"].append(3), "a pass has no 'id'"),
+    (lambda d: d["passes"].append({"id": ["fit"]}), "a pass: id cannot be .'fit'."),
+    (lambda d: _tensor(d, options={"name": "*"}), "tok_emb.weight: 'name' is no option"),
+    (lambda d: _tensor(d, options={"scheme": "rd"}), "tok_emb.weight: 'scheme' is no option"),
     (lambda d: d.update(budget_bytes="big"), "budget_bytes cannot be 'big'"),
+    (lambda d: d.update(budget_bytes=True), "budget_bytes cannot be True"),
+    (lambda d: d.update(budget_bytes=0), "budget_bytes is 0"),
+    (lambda d: d.update(code_bytes=-1), "code_bytes is -1"),
 ]
 
 
@@ -214,6 +221,12 @@ def test_a_plan_that_does_not_fit_is_refused_before_calibration(planned, monkeyp
         replay = planned("int8-zlib", "30kB", edit=edit)
         monkeypatch.setattr("golfpack.api.prepare.calibrate", lambda *a, **k: pytest.fail("late"))
         build(replay)
+
+
+def test_options_of_another_scheme_are_refused_with_a_hint(planned):
+    with pytest.raises(UsageError, match=r"tok_emb.weight: .*no option") as e:
+        build(planned("int8-zlib", "30kB", edit=lambda d: _tensor(d, scheme="rd")))
+    assert "replaces both" in (e.value.hint or "")
 
 
 @pytest.mark.parametrize(

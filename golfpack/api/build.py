@@ -31,9 +31,20 @@ from golfpack.packer.predict import Predictor, quadratic_kl, split_at_fit
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.recipe import Recipe
 from golfpack.packer.sizes import parse_size
-from golfpack.packer.state import UNLIMITED, Budget, Notify, PackState, run_passes, silent
+from golfpack.packer.state import (
+    UNLIMITED,
+    Budget,
+    Notify,
+    PackState,
+    quantised_names,
+    run_passes,
+    silent,
+)
 from golfpack.report.reports import BuildReport, save
 from golfpack.report.tensors import tensor_reports
+
+# Artifacts below this many bits per weight are worth a warning where their loss was not measured.
+THIN_BPW = 3.0
 
 
 def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
@@ -45,7 +56,8 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     clock = _Clock()
     if not options.dry_run:
         check_output(_output(options), options.checkpoint)
-    checkpoint, recipe = load_inputs(options)
+    asked = [] if options.budget is None else [options.budget]
+    checkpoint, recipe = load_inputs(options, asked)
     budget = _budget(options, recipe, checkpoint)
     before, fit = split_at_fit(recipe.passes)
     if options.recalibrate and any(isinstance(p, Awq) and p.fold for p in before):
@@ -72,6 +84,7 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     with clock.measure("verify"):
         artifact = _verified(state)
         loss = _loss(prepared, ready, state, fit)
+    state = _told_unmeasured(state)
     if options.strict and state.warnings:
         raise StrictError(f"--strict: {state.warnings[0]}", "drop --strict to accept it")
     output = None if options.dry_run else _write(options, state.blob)
@@ -143,6 +156,17 @@ def _check_lossless(options: BuildOptions, checkpoint: Checkpoint) -> None:
 def _kept(state: PackState) -> PackState:
     """A plan in place of the recipe's: every tensor in the narrowest float type that is exact."""
     return replace(state, plan={t.name: Keep("exact") for t in state.spec.tensors})
+
+
+def _told_unmeasured(state: PackState) -> PackState:
+    """The state, with a warning where few bits were left and nothing shows what that costs."""
+    bits = 8 * state.size / max(state.spec.numel, 1)
+    if state.measure is not None or bits >= THIN_BPW or not quantised_names(state):
+        return state
+    return state.warn(
+        f"{bits:.2f} bits per weight, and without calibration nobody knows what that costs: below "
+        f"about {THIN_BPW:g} bits it is often much, so score the artifact before it ships"
+    )
 
 
 def _target_kl(options: BuildOptions, prepared: Prepared) -> float | None:

@@ -15,9 +15,11 @@ from golfpack.api.compare_rows import (
     parameters,
 )
 from golfpack.api.compare_store import Store, software
-from golfpack.api.models import checkpoint_stem, open_model, split_settings
+from golfpack.api.models import LoadedModel, checkpoint_stem, open_model, split_settings
+from golfpack.api.prepare import calib_shape
+from golfpack.calib.sources import from_data
 from golfpack.data.shards import read_tokens
-from golfpack.data.tokenizer import load_tokenizer
+from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.sizes import parse_size
@@ -70,7 +72,8 @@ def _open(options: CompareOptions) -> Runs:
     for budget in options.budgets:
         parse_size(budget, parameters(model))
     recipes = _recipes(options)
-    load_tokenizer(options.tokenizer)
+    tokenizer = load_tokenizer(options.tokenizer)
+    calibration = _calib_sha256(options, model, tokenizer)
     tokens = read_tokens(options.tokens, options.limit)
     inputs = {
         "checkpoint": model.sha256,
@@ -80,7 +83,7 @@ def _open(options: CompareOptions) -> Runs:
         "window": options.window,
         "software": software(),
     }
-    return Runs(options, model, recipes, tokens, _open_store(options), inputs)
+    return Runs(options, model, recipes, tokens, _open_store(options), inputs, calibration)
 
 
 def _report(runs: Runs, baseline: Score) -> CompareReport:
@@ -132,6 +135,14 @@ def _recipes(options: CompareOptions) -> dict[str, str]:
             )
         named[name] = given
     return named
+
+
+def _calib_sha256(options: CompareOptions, model: LoadedModel, tokenizer: Tokenizer) -> str | None:
+    """Of the tokens that every row calibrates on. Raises UsageError where no row could."""
+    if options.calib is None:
+        return None
+    shape = calib_shape(model.family, model.config, options.calib_tokens)
+    return from_data(options.calib, tokenizer, model.config["vocab_size"], *shape).sha256
 
 
 def _open_store(options: CompareOptions) -> Store:

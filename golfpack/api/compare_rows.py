@@ -1,6 +1,5 @@
 """The rows of `golfpack compare`: built, evaluated and held to the float, or from an earlier run."""
 
-import glob
 import hashlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -84,7 +83,8 @@ class Runs:
         recipes: what was given (name or file), by the name that rows and artifacts get.
         tokens: (n,) uint16, to evaluate on.
         store: where finished rows are kept, with their artifacts.
-        inputs: what every row depends on, for its key.
+        inputs: what every row and the float model's score depend on, for their keys.
+        calib_sha256: of the tokens to calibrate on; None lets the model write its own.
     """
 
     options: CompareOptions
@@ -93,6 +93,7 @@ class Runs:
     tokens: np.ndarray
     store: Store
     inputs: dict[str, Any]
+    calib_sha256: str | None
 
     def score_float(self, notify: Notify) -> Score:
         """Score the float model, or take that from an earlier run."""
@@ -134,7 +135,7 @@ class Runs:
             **self.inputs,
             "recipe": [row.recipe, recipe.calibration, pass_tables(recipe)],
             "budget": [row.budget, row.budget_bytes],
-            "calib": [_calib_sha256(o.calib), o.calib_tokens, o.seed],
+            "calib": [self.calib_sha256, o.calib_tokens, o.seed],
             "kl_tokens": o.kl_tokens,
         }
 
@@ -205,13 +206,6 @@ def model_settings(options: CompareOptions) -> tuple[str, ...]:
 def file_sha256(path: Path) -> str:
     """Of a file that is known to be there."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _calib_sha256(calib: str | None) -> list[str] | None:
-    """Of every file that is calibrated on; a build will refuse what is not there."""
-    if calib is None:
-        return None
-    return [file_sha256(Path(f)) for f in sorted(glob.glob(calib)) if Path(f).is_file()]
 
 
 def _with_build(row: CompareRow, built: BuildReport) -> CompareRow:

@@ -9,8 +9,9 @@ from typing import Any
 
 from golfpack.errors import UsageError
 from golfpack.packer.ir import ModelSpec
+from golfpack.packer.options import require
 from golfpack.packer.passes.mix import Mix
-from golfpack.packer.passes.policy import Policy
+from golfpack.packer.passes.policy import SELECTORS, Policy
 from golfpack.packer.recipe import Recipe, make_recipe
 
 # Passes that choose schemes, which a plan file has chosen.
@@ -68,10 +69,11 @@ class PlanFile:
                 Policy((tensor.rule,))
             except UsageError as e:
                 message = f"plan {self.path}: tensor {tensor.name}: {e.message}"
-                raise UsageError(message, e.hint) from e
+                hint = f"{e.hint}; options belong to a scheme, so whoever changes one replaces both"
+                raise UsageError(message, hint) from e
             rules.append(tensor.rule)
         fixed = {"id": Policy.name, "rules": rules}
-        others = [p for p in self.passes if p.get("id") not in CHOOSERS]
+        others = [p for p in self.passes if p["id"] not in CHOOSERS]
         table = {"name": self.recipe, "calibration": self.calibrates, "pass": [fixed, *others]}
         return make_recipe(table, str(self.path), settings)
 
@@ -108,14 +110,21 @@ def read_plan(path: Path) -> PlanFile:
     if twice is not None:
         raise UsageError(f"{where} names tensor {twice} twice", "remove one of them")
     calibration = _get(data, "calibration", dict | None, where)
+    passes = _get(data, "passes", list, where)
+    for entry in passes:
+        _get(entry, "id", str, f"{where}: a pass")
+    budget = _get(data, "budget_bytes", int | None, where)
+    code = _get(data, "code_bytes", int, where)
+    require(budget is None or budget > 0, f"{where}: budget_bytes is {budget}", "give 1 or more")
+    require(code >= 0, f"{where}: code_bytes is {code}", "give 0 or more")
     return PlanFile(
         path=path,
         recipe=_get(data, "recipe", str, where),
         calibrates=_get(data, "calibrates", str, where),
-        passes=tuple(_get(data, "passes", list, where)),
+        passes=tuple(passes),
         tensors=tuple(_tensor(t, where) for t in tensors),
-        budget_bytes=_get(data, "budget_bytes", int | None, where),
-        code_bytes=_get(data, "code_bytes", int, where),
+        budget_bytes=budget,
+        code_bytes=code,
         calibration_sha256=None if calibration is None else calibration.get("sha256"),
     )
 
@@ -123,18 +132,18 @@ def read_plan(path: Path) -> PlanFile:
 def _tensor(table: Any, where: str) -> PlannedTensor:
     name = _get(table, "name", str, where)
     where = f"{where}: tensor {name}"
-    return PlannedTensor(
-        name,
-        tuple(_get(table, "shape", list, where)),
-        _get(table, "scheme", str, where),
-        _get(table, "options", dict, where),
-    )
+    options = _get(table, "options", dict, where)
+    for key in options:
+        selects = key in SELECTORS or key == "scheme"
+        require(not selects, f"{where}: {key!r} is no option of a scheme", f"remove {key!r}")
+    shape = tuple(_get(table, "shape", list, where))
+    return PlannedTensor(name, shape, _get(table, "scheme", str, where), options)
 
 
 def _get(table: Any, key: str, kind: Any, where: str) -> Any:
     if not isinstance(table, dict) or key not in table:
         raise UsageError(f"{where} has no {key!r}", _HINT)
     value = table[key]
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or isinstance(value, bool):  # a bool is an int to Python
         raise UsageError(f"{where}: {key} cannot be {value!r}", _HINT)
     return value

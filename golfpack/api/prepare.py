@@ -1,6 +1,6 @@
 """What `build` and `plan` share: checkpoint, recipe, calibration, and a way to measure a candidate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
@@ -19,10 +19,13 @@ from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable
 from golfpack.eval.divergence import mean_kl
 from golfpack.models import find_family
-from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint
+from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint, peek_spec
 from golfpack.models.tensors import TENSORS
+from golfpack.packer.allocate import check_reach
 from golfpack.packer.ir import CalibStats, PackedTensor
+from golfpack.packer.predict import split_at_fit
 from golfpack.packer.recipe import Recipe, load_recipe
+from golfpack.packer.sizes import parse_size
 from golfpack.packer.state import Budget, Notify, PackState
 
 # Calibration: enough for the plan to settle, little enough to take seconds; the last sequences are
@@ -137,21 +140,35 @@ class Prepared:
         return kl / log(2) / self.bytes_per_token
 
 
-def load_inputs(options: BuildOptions) -> tuple[Checkpoint, Recipe]:
+def load_inputs(options: BuildOptions, budgets: Sequence[str] = ()) -> tuple[Checkpoint, Recipe]:
     """The checkpoint and the recipe: what is quick to read and to refuse.
 
+    Args:
+        budgets: what the artifact is to fit in; a large checkpoint that cannot is not even read.
+
     Raises:
-        UsageError: bad input.
+        UsageError: bad input. BudgetError: a large checkpoint and a hopeless budget.
     """
     model_settings, pass_settings = split_settings(options.settings)
     fallback = TENSORS.name if options.unmeasured else None
+    recipe = _recipe(options, pass_settings)
+    spec = peek_spec(options.checkpoint, model_settings, fallback) if budgets else None
+    if spec is not None:
+        fit, code = split_at_fit(recipe.passes)[1], code_bytes(options.code)
+        for budget in budgets:
+            check_reach(fit, spec, Budget(parse_size(budget, spec.numel), code))
     checkpoint = load_checkpoint(options.checkpoint, model_settings, fallback=fallback)
+    if options.plan is not None:
+        options.plan.check(checkpoint.spec)
+    return checkpoint, recipe
+
+
+def _recipe(options: BuildOptions, settings: Sequence[str]) -> Recipe:
     if options.plan is None:
-        return checkpoint, load_recipe(options.recipe or DEFAULT_RECIPE, pass_settings)
+        return load_recipe(options.recipe or DEFAULT_RECIPE, settings)
     if options.recipe is not None:
         raise UsageError("a plan brings its own passes", "leave out --recipe or --plan")
-    options.plan.check(checkpoint.spec)
-    return checkpoint, options.plan.make_recipe(pass_settings)
+    return options.plan.make_recipe(settings)
 
 
 def prepare(
@@ -212,6 +229,13 @@ def code_bytes(files: tuple[Path, ...]) -> int:
     return total
 
 
+def calib_shape(family: str, config: dict[str, Any], tokens: int) -> tuple[int, int]:
+    """How many sequences, held-out ones among them, and how long: for `tokens` to calibrate on."""
+    longest = find_family(family).max_length(config)
+    length = min(CALIB_LENGTH, tokens, longest or CALIB_LENGTH)
+    return tokens // length + HELD_OUT, length
+
+
 def _calibrate(
     checkpoint: Checkpoint,
     recipe: Recipe,
@@ -221,9 +245,7 @@ def _calibrate(
 ) -> tuple[CalibStats | None, CalibTokens, CalibTokens]:
     """Statistics for the recipe, the tokens used, and those held out to measure the loss on."""
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
-    longest = find_family(checkpoint.family).max_length(checkpoint.config)
-    length = min(CALIB_LENGTH, options.calib_tokens, longest or CALIB_LENGTH)
-    count = options.calib_tokens // length + HELD_OUT
+    count, length = calib_shape(checkpoint.family, checkpoint.config, options.calib_tokens)
     if options.calib is None:
         notify("calibrate", 0, 0, "the model writes its own text")
         tokens = self_generated(model, count, length, options.seed)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models import detect, find_family
-from golfpack.models.files import parse, read_bytes
+from golfpack.models import Detected, detect, find_family
+from golfpack.models.files import Stored, parse, peek, read_bytes
 from golfpack.packer.ir import ModelSpec
 
 
@@ -68,11 +68,7 @@ def load_checkpoint(
     """
     path = Path(path)
     data = read_bytes(path)
-    stored = parse(data, path)
-    state = {name: _stored_in_full(name, t, path) for name, t in stored.tensors.items()}
-    overrides = {**_sidecar(path), **(overrides or {})}
-    config = stored.config or _transformers_config(path)
-    found = detect(state, family, overrides, config, fallback)
+    found = _recognise(parse(data, path), path, overrides, family, fallback)
     tensors = {t.name: _floating(t.name, found.state[t.name], path) for t in found.spec.tensors}
     return Checkpoint(
         family=found.family.name,
@@ -85,6 +81,34 @@ def load_checkpoint(
         assumed=found.assumed,
         notes=found.notes,
     )
+
+
+def peek_spec(
+    path: Path, overrides: Mapping[str, Any] | None = None, fallback: str | None = None
+) -> ModelSpec | None:
+    """The spec of a large checkpoint without reading its weights; None where it must be read for that.
+
+    Args:
+        overrides, fallback: as for `load_checkpoint`.
+
+    Raises:
+        UsageError: the tensors are of no known or consistent model.
+    """
+    stored = peek(path)
+    return None if stored is None else _recognise(stored, path, overrides, None, fallback).spec
+
+
+def _recognise(
+    stored: Stored,
+    path: Path,
+    overrides: Mapping[str, Any] | None,
+    family: str | None,
+    fallback: str | None,
+) -> Detected:
+    state = {name: _stored_in_full(name, t, path) for name, t in stored.tensors.items()}
+    overrides = {**_sidecar(path), **(overrides or {})}
+    config = stored.config or _transformers_config(path)
+    return detect(state, family, overrides, config, fallback)
 
 
 def build_model(

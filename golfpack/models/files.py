@@ -24,6 +24,8 @@ from golfpack.models import alph_file, llama2c
 
 # A challenge artifact is 16 MB and holds some 40 MB of int8; this only stops zlib bombs.
 MAX_INFLATED_BYTES = 1 << 30
+# From this size on, a checkpoint is looked at before it is read.
+WORTH_A_PEEK = 1 << 28
 INT8_FORMAT = "int8_clean_per_row_v1"
 
 _FORMATS_HINT = (
@@ -86,6 +88,28 @@ def parse(data: bytes, path: Path) -> Stored:
             ) from error
     kind = "a text file" if _is_text(data[:1024]) else "of an unknown format"
     raise UsageError(f"{path} is {kind}, not a checkpoint", _FORMATS_HINT)
+
+
+def peek(path: Path) -> Stored | None:
+    """Tensors and config of a large file whose tensors are mapped, not read, until they are used.
+
+    None where the file is small, cannot be mapped, or is not as it should be: `parse` reads it, or says
+    what is wrong with it.
+    """
+    if not path.is_file() or path.stat().st_size < WORTH_A_PEEK:
+        return None
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+        if head[:4] == b"PK\x03\x04":
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return _unwrap(saved, path)
+        if head[4:] == b"\0\0\0\0{":
+            with safetensors.safe_open(path, "pt") as tensors:
+                return Stored({name: tensors.get_tensor(name) for name in tensors.keys()}, {})  # noqa: SIM118
+    except Exception:  # as in `_torch_load`: damaged input raises nearly anything
+        return None
+    return None
 
 
 def _is_text(head: bytes) -> bool:

@@ -7,12 +7,13 @@ each real size corrects the next dial, until the file is just below the budget.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import log2
+from math import ceil, log2
 from typing import ClassVar
 
 import numpy as np
 
 from golfpack.errors import BudgetError
+from golfpack.packer.ir import ModelSpec
 from golfpack.packer.quality import fit_quality
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.rate import RateModel
@@ -194,16 +195,46 @@ class _Search:
         return best
 
 
+def check_reach(fit: Fit, spec: ModelSpec, budget: Budget) -> None:
+    """Refuse a budget of fewer bits per weight than `fit` has on offer, on the shapes alone.
+
+    Before a large model is read: a build that fails takes as long as one that succeeds.
+
+    Raises:
+        BudgetError: without a shortfall, which only the weights tell exactly.
+    """
+    least = ceil(fit.floor_bpw * spec.numel / 8)
+    if budget.artifact >= least:
+        return
+    raise BudgetError(
+        f"{_total(budget)} leave {_bits_left(spec, budget):.3f} bits per parameter for "
+        f"{spec.numel:,} parameters; this recipe needs at least {fit.floor_bpw:g} "
+        f"({_largest(spec)})",
+        f"raise the budget to {least + budget.code:,} bytes or more, or train a smaller model",
+    )
+
+
+def _total(budget: Budget) -> str:
+    code = f" (of which {budget.code:,} for code)" if budget.code else ""
+    return f"{budget.total:,} bytes{code}"
+
+
+def _bits_left(spec: ModelSpec, budget: Budget) -> float:
+    return max(0.0, 8 * budget.artifact / max(spec.numel, 1))
+
+
+def _largest(spec: ModelSpec) -> str:
+    largest = sorted(spec.tensors, key=lambda t: -t.numel)[:3]
+    return "largest tensors: " + ", ".join(f"{t.name} {t.numel:,}" for t in largest)
+
+
 def _over_budget(state: PackState, size: int, limit: int) -> BudgetError:
-    shortfall = size - limit
-    available = max(0.0, 8 * limit / max(state.spec.numel, 1))
-    largest = sorted(state.spec.tensors, key=lambda t: -t.numel)[:3]
-    names = ", ".join(f"{t.name} {t.numel:,}" for t in largest)
-    code = f" (of which {state.budget.code:,} for code)" if state.budget.code else ""
+    shortfall, spec, budget = size - limit, state.spec, state.budget
+    needed = 8 * size / max(spec.numel, 1)
     return BudgetError(
         f"the smallest artifact of this recipe has {size:,} bytes, {shortfall:,} over the budget of "
-        f"{state.budget.total:,} bytes{code}; that leaves {available:.2f} bits per weight for "
-        f"{state.spec.numel:,} weights (largest tensors: {names})",
-        f"raise the budget to {state.budget.total + shortfall:,} bytes, or train a smaller model",
+        f"{_total(budget)}: it needs {needed:.3f} bits per parameter, and "
+        f"{_bits_left(spec, budget):.3f} are left for {spec.numel:,} parameters ({_largest(spec)})",
+        f"raise the budget to {budget.total + shortfall:,} bytes, or train a smaller model",
         shortfall=shortfall,
     )

@@ -52,19 +52,24 @@ class FitRound:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What `mix` chose among. Pairs are (coded bytes by entropy, expected KL in nats per token).
+    """What `mix` chose among. Pairs are (coded bytes by entropy, H-weighted error).
+
+    With gradients the error is the expected KL in nats per token.
 
     Attributes:
         widths: bits per tensor.
         frontier: every vertex of the convex hull of all choices, cheapest first.
-        chosen, exact, greedy: the Lagrangian choice (the one that was taken), the integer program's,
-            and that of a greedy walk.
+        chosen: what was taken: the integer program's choice where it is proven to be the best one, else
+            the Lagrangian one.
+        lagrangian, exact, greedy: the three answers: a Lagrangian sweep, the integer program, and a
+            greedy walk.
         budget: bytes that the choice had to keep within.
     """
 
     widths: Mapping[str, int]
     frontier: tuple[tuple[float, float], ...]
     chosen: tuple[float, float]
+    lagrangian: tuple[float, float]
     exact: tuple[float, float]
     greedy: tuple[float, float]
     budget: float

@@ -42,13 +42,17 @@ def step_counts(fields: Mapping[str, Any], shape: tuple[int, int]) -> tuple[int,
     """How many row steps and column steps the fields claim for a matrix of `shape`.
 
     Raises:
-        CorruptError: its group of columns is none.
+        CorruptError: a group of columns that is not possible.
     """
     rows, cols = shape
     if "group" in fields:
         group = fields["group"]
         if fields["rows"] != "f16" or type(group) is not int or not 1 <= group <= max(cols, 1):
-            raise CorruptError("a tensor's group of columns in the manifest is none", None)
+            raise CorruptError(
+                'a tensor\'s "group" in the manifest is no number of columns that share a float16 step: '
+                "from 1 to all of them",
+                None,
+            )
         rows *= -(-cols // group)
     return rows, cols if "cols" in fields else 0
 
@@ -59,15 +63,19 @@ def row_bytes(fields: Mapping[str, Any], shape: tuple[int, int]) -> int:
 
 
 def unpack_steps(
-    fields: Mapping[str, Any], shape: tuple[int, int], row_data: bytes, col_data: bytes
+    name: str, fields: Mapping[str, Any], shape: tuple[int, int], row_data: bytes, col_data: bytes
 ) -> StepField:
-    """The inverse of `pack_steps`. Raises CorruptError for steps out of range."""
+    """The inverse of `pack_steps`, for a matrix of tensor `name`.
+
+    Raises:
+        CorruptError: steps out of range.
+    """
     col = _unpack_log(col_data, fields["cols"], COL_OCTAVE) if "cols" in fields else None
     if fields["rows"] != "f16":
         return LogSteps(_unpack_log(row_data, fields["rows"], ROW_OCTAVE), col)
     f16 = np.frombuffer(row_data, _F16)
     if not ((f16 > 0) & np.isfinite(f16)).all():
-        raise CorruptError("a tensor has a step that is no step", None)
+        raise CorruptError(f"tensor {name!r} has a step that is not finite and positive", None)
     if "group" not in fields:
         return F16Steps(f16, None, col)
     rows, cols = shape

@@ -188,10 +188,12 @@ def _claim(e: Entry) -> int:
 def _decode_entries(
     entries: list[Entry], manifest: Mapping[str, Any], streams: Mapping[str, bytes]
 ) -> dict[str, tuple[Entry, PackedTensor]]:
-    side = ByteStream.from_config(manifest["side"])
-    slots = _read_steps(entries, side, streams)
-    codes = _restored(slots, _read_codes(slots, manifest["codes"], streams), side, streams)
-    raw = _Reader(side, streams, "raw", sum(_raw_bytes(e) for e in entries if "raw" in e.fields))
+    side, left = ByteStream.from_config(manifest["side"]), dict(streams)
+    slots = _read_steps(entries, side, left)
+    codes = _restored(slots, _read_codes(slots, manifest["codes"], left), side, left)
+    raw = _Reader(side, left, "raw", sum(_raw_bytes(e) for e in entries if "raw" in e.fields))
+    if left:
+        raise CorruptError(f"no tensor in the manifest needs stream {min(left)!r}", None)
     matrices = iter(QTensor(c, slot.steps) for c, (_, slot) in zip(codes, slots, strict=True))
     out: dict[str, tuple[Entry, PackedTensor]] = {}
     for e in entries:
@@ -206,12 +208,10 @@ def _decode_entries(
 
 
 class _Reader:
-    """Hands out a decoded side stream piece by piece."""
+    """Takes a side stream out of `streams`, and hands it out decoded, piece by piece."""
 
-    def __init__(
-        self, side: ByteStream, streams: Mapping[str, bytes], name: str, size: int
-    ) -> None:
-        self.data = side.decode(streams[name], size) if size else b""
+    def __init__(self, side: ByteStream, streams: dict[str, bytes], name: str, size: int) -> None:
+        self.data = side.decode(streams.pop(name), size) if size else b""
         self.at = 0
 
     def take(self, size: int) -> bytes:
@@ -227,19 +227,19 @@ def _raw_bytes(e: Entry) -> int:
 _Slots = list[tuple[str, CodeSlot]]
 
 
-def _read_steps(entries: list[Entry], side: ByteStream, streams: Mapping[str, bytes]) -> _Slots:
-    found = [(e.code_stream, shape, fields) for e in entries for shape, fields in e.matrices]
+def _read_steps(entries: list[Entry], side: ByteStream, streams: dict[str, bytes]) -> _Slots:
+    found = [(e, shape, fields) for e in entries for shape, fields in e.matrices]
     sizes = [(row_bytes(fields, s), step_counts(fields, s)[1]) for _, s, fields in found]
     rows = _Reader(side, streams, "rows", sum(row for row, _ in sizes))
     cols = _Reader(side, streams, "cols", sum(col for _, col in sizes))
     slots = []
-    for (stream, shape, fields), (row, col) in zip(found, sizes, strict=True):
-        steps = unpack_steps(fields, shape, rows.take(row), cols.take(col))
-        slots.append((stream, CodeSlot(shape, steps, fields)))
+    for (e, shape, fields), (row, col) in zip(found, sizes, strict=True):
+        steps = unpack_steps(e.name, fields, shape, rows.take(row), cols.take(col))
+        slots.append((e.code_stream, CodeSlot(shape, steps, fields)))
     return slots
 
 
-def _read_codes(slots: _Slots, config: Any, streams: Mapping[str, bytes]) -> list[np.ndarray]:
+def _read_codes(slots: _Slots, config: Any, streams: dict[str, bytes]) -> list[np.ndarray]:
     """The codes of every slot, each group's rows as they are stored."""
     configs = _code_streams(config)
     found: dict[str, list[int]] = {}
@@ -247,18 +247,18 @@ def _read_codes(slots: _Slots, config: Any, streams: Mapping[str, bytes]) -> lis
         found.setdefault(stream, []).append(i)
     codes = [np.zeros((0, 0), np.int32)] * len(slots)
     for stream, where in found.items():
-        group = decode_group(configs[stream], streams[stream], [slots[i][1] for i in where])
+        group = decode_group(configs[stream], streams.pop(stream), [slots[i][1] for i in where])
         for i, matrix in zip(where, group, strict=True):
             codes[i] = matrix
     return codes
 
 
 def _restored(
-    slots: _Slots, codes: list[np.ndarray], side: ByteStream, streams: Mapping[str, bytes]
+    slots: _Slots, codes: list[np.ndarray], side: ByteStream, streams: dict[str, bytes]
 ) -> list[np.ndarray]:
     """The codes with the rows of sorted matrices back where they belong."""
     sizes = [
-        ORDER_TYPE.itemsize * len(c) if "sorted" in slot.fields else 0
+        ORDER_TYPE.itemsize * len(c) if slot.sorted else 0
         for c, (_, slot) in zip(codes, slots, strict=True)
     ]
     perms = _Reader(side, streams, "perms", sum(sizes))

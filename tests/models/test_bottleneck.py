@@ -15,7 +15,7 @@ from golfpack.models import detect
 from golfpack.models.base import KVCache
 from golfpack.models.bottleneck import BOTTLENECK
 from golfpack.models.bottleneck_config import BottleneckConfig
-from golfpack.models.checkpoint import build_model, load_checkpoint
+from golfpack.models.checkpoint import build_model, load_checkpoint, peek_spec
 
 TOY = {
     "vocab_size": 29, "num_layers": 2, "dim": 16, "num_heads": 2, "num_kv_heads": 2,
@@ -297,6 +297,15 @@ def saved_state(config, weights):
             if ".attn.q_" in name:
                 state[name.replace(".q_", ".k_")] = state[name].detach()  # shares its memory
     return state
+
+
+def test_tied_keys_are_not_counted_where_weights_are_not_read(tmp_path, monkeypatch):
+    config, weights, _ = toy(**VARIANTS["decoupled-tie"])
+    torch.save({"model": saved_state(config, weights)}, tmp_path / "best.pt")
+    monkeypatch.setattr("golfpack.models.files.WORTH_A_PEEK", 1)
+    found = peek_spec(tmp_path / "best.pt", {"num_heads": config["num_heads"]})
+    assert found is not None
+    assert found.numel == sum(w.size for w in weights.values())
 
 
 @pytest.mark.parametrize("container", ["best.pt", "safetensors"])

@@ -14,7 +14,7 @@ import torch
 
 from golfpack.errors import UsageError
 from golfpack.models import files as module
-from golfpack.models.checkpoint import build_model, load_checkpoint
+from golfpack.models.checkpoint import build_model, load_checkpoint, peek_spec
 from golfpack.models.golf import GOLF
 
 CONFIG = {
@@ -186,3 +186,17 @@ def test_real_checkpoints_load(shared):
     zero_proj = load_checkpoint(next(folder.glob("zero_proj*/*.ptz")))
     assert (zero_proj.config["passes"], zero_proj.config["activation"]) == (3, "swiglu")
     assert not zero_proj.weights["blocks.4.mlp.proj.weight"].any()
+
+
+def test_only_large_files_are_looked_at_before_they_are_read(state, tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    data = torch_bytes({"model": {f"module.{k}": v for k, v in state.items()}})
+    path.write_bytes(data)
+    assert peek_spec(path) is None
+    monkeypatch.setattr(module, "WORTH_A_PEEK", 1)
+    assert peek_spec(path) == load_checkpoint(path).spec
+    # What is wrong with a file is for those to say who read it.
+    for broken in (data[:-100], zlib.compress(data), b"GGUF", b""):
+        path.write_bytes(broken)
+        assert peek_spec(path) is None
+    assert peek_spec(tmp_path / "absent.pt") is None

@@ -102,6 +102,9 @@ def test_an_impossible_budget_tells_the_exact_shortfall(make_state, recipe, sett
         fitted(make_state, budget, recipe, settings)
     assert f"{e.value.shortfall:,}" in e.value.message
     assert f"{budget + e.value.shortfall:,}" in str(e.value.hint)
+    numel = make_state().spec.numel
+    assert f"needs {8 * (budget + e.value.shortfall) / numel:.3f} bits" in e.value.message
+    assert f"and {8 * budget / numel:.3f} are left" in e.value.message
     done = fitted(make_state, budget + e.value.shortfall, recipe, settings)
     assert done.blob is not None
     assert len(done.blob) <= budget + e.value.shortfall

@@ -93,11 +93,11 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
-def refused(blob: bytes) -> None:
+def refused(blob: bytes, says: str | None = None) -> None:
     """`loads` must refuse quickly, with little memory and without a warning of numpy's."""
     tracemalloc.start()
     try:
-        with pytest.raises(CorruptError) as e:
+        with pytest.raises(CorruptError, match=says) as e:
             loads(blob)
         assert tracemalloc.get_traced_memory()[1] < 200_000_000
     finally:
@@ -172,6 +172,10 @@ GROUP_LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "sorted rows under rans": change(A, sorted=True),
     "rows said to be sorted": change(ROWS, sorted=True),
     "rows not said to be sorted": drop(GROUPED, "sorted"),
+    "rows sorted or not": change(GROUPED, sorted=1),
+    "rows said not to be sorted": change(ROWS, sorted=False),
+    "rows said not to be sorted under rans": change(A, sorted=None),
+    "a factor said not to be sorted": change(factor, sorted=False),
 }
 
 
@@ -233,6 +237,29 @@ def test_a_foreign_stream_is_corrupt(coding, name, data):
     refused(assemble(manifest, {n: d for n, d in streams.items() if n != name}))
 
 
+@pytest.mark.parametrize(
+    ("coding", "name"),
+    [("bytes", "perms"), ("rans", "codes.0"), ("groups", "codes"), ("rans", "x")],
+)
+def test_a_stream_that_no_tensor_needs_is_corrupt(coding, name):
+    manifest, streams = small_parts(coding)
+    refused(assemble(manifest, {**streams, name: b""}), f"needs stream '{name}'")
+
+
+@pytest.mark.parametrize("coding", ["bytes", "rans"])
+def test_columns_of_no_rows_take_no_memory(coding):
+    manifest, streams = small_parts(coding)
+    fields = {"shape": [0, 1 << 30], "role": "head", "rows": [0, 1], "width": 1}
+    manifest["tensors"] += [{"name": f"none.{i}", **fields} for i in range(50)]
+    tracemalloc.start()
+    try:
+        weights = loads(assemble(manifest, streams)).weights()
+        assert tracemalloc.get_traced_memory()[1] < 200_000_000
+    finally:
+        tracemalloc.stop()
+    assert weights["none.49"].shape == (0, 1 << 30)
+
+
 @pytest.mark.parametrize("value", [0x0000, 0x7C00, 0xFE00, 0xBC00])
 def test_steps_that_are_no_steps_are_corrupt(value):
     # zero, infinite, not a number, negative: the weights would be garbage
@@ -242,7 +269,7 @@ def test_steps_that_are_no_steps_are_corrupt(value):
     manifest, streams = encode_tensors(
         tensors, {"t": (1, 3)}, {"t": "head"}, one_group(tensors, BYTES), SIDE
     )
-    refused(assemble(HEAD | manifest, streams))
+    refused(assemble(HEAD | manifest, streams), "tensor 't' has a step")
 
 
 def framed(

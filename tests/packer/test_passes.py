@@ -23,6 +23,8 @@ MIXED = (
     {"scheme": "rd"},
 )
 
+FEEDBACK = {"id": "percentile", "trial": "feedback"}
+
 
 def frozen_copy(state):
     """Every array of a state, as bytes, to see that nothing wrote to it."""
@@ -54,7 +56,7 @@ def test_the_first_rule_that_matches_decides(make_state):
     assert list(plan) == [t.name for t in make_state().spec.tensors]
 
 
-@pytest.mark.parametrize(("top", "count"), [(3, 3), (0.25, 3), (99, 12)])
+@pytest.mark.parametrize(("top", "count"), [(3, 3), (0.25, 3), (0.01, 1), (99, 12)])
 @pytest.mark.parametrize("rank", ["trace", "error"])
 def test_a_ranked_rule_takes_the_most_sensitive(make_state, rank, top, count):
     state = make_state()
@@ -83,6 +85,20 @@ def test_ranking_by_error_is_error_per_byte(make_state):
     plan = Policy((rule, {"scheme": "rd"})).run(state).plan
     assert isinstance(plan[other], IntN)
     assert not isinstance(plan[name], IntN)
+
+
+@pytest.mark.parametrize("scheme", ["rd", "int"])
+def test_what_no_gradient_reaches_ranks_last_by_error(make_state, scheme):
+    state = make_state()
+    name = "blocks.0.mlp.fc.weight"
+    use = state.stats.uses[name][0]
+    dead = replace(use, row_weight=0 * use.row_weight)
+    state = replace(state, stats=replace(state.stats, uses={**state.stats.uses, name: (dead,)}))
+    rule = {"name": "*.mlp.*", "rank": "error", "top": 3, "scheme": scheme}
+    with np.errstate(invalid="raise", divide="raise"):
+        plan = Policy((rule, {"scheme": "keep"})).run(state).plan
+    kept = [n for n, s in plan.items() if ".mlp." in n and isinstance(s, Keep)]
+    assert kept == [name]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -134,6 +150,11 @@ def test_no_recipe_trips_over_degenerate_weights(name, make_state):
         (({"scheme": "rd", "rank": "trace"},), "rank without top"),
         (({"scheme": "rd", "top": 3},), "top without rank"),
         (({"scheme": "rd", "rank": "trace", "top": 0},), "top 0"),
+        (({"scheme": "rd", "rank": "trace", "top": 3.7},), "top 3.7"),
+        (({"scheme": "rd", "rank": "trace", "top": 1.0},), "top 1.0"),
+        (({"scheme": "keep", "rank": "error", "top": 1},), "by error what it keeps"),
+        (({"scheme": "int", "clip": FEEDBACK, "rank": "error", "top": 1},), "tries by feedback"),
+        (({"scheme": "ternary", "group": -1},), "group is -1"),
         (({"roles": ["vector"], "rank": "trace", "top": 3, "scheme": "rd"},), "measured nothing"),
         (({"scheme": "keep", "dtype": "f8"},), "dtype"),
         (({"scheme": "rd", "row_grain": 0},), "row_grain"),

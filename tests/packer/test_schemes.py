@@ -5,6 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from golfpack.packer.ir import QTensor
 from golfpack.packer.quantize.clip import CLIPS, MIN_CLIP_K
 from golfpack.packer.quantize.feedback import factorize, round_nearest
 from golfpack.packer.quantize.schemes import SCHEMES, IntN, Keep, RateDistortion, Ternary
@@ -29,6 +30,7 @@ VARIANTS = {
         floor=1 / 127,
         baseline_rounding=True,
     ),
+    "int8 as the baseline, no floor": IntN(bits=8, clip="rowmax", baseline_rounding=True),
     "int2 absmean": IntN(bits=2, clip="absmean"),
     "ternary": Ternary(group=4),
     "ternary rows": Ternary(group=0),
@@ -44,6 +46,7 @@ WEIGHTS = {
     "one weight": NORMAL[:1, :1],
     "huge": NORMAL * np.float32(1e30),
     "tiny": NORMAL * np.float32(1e-30),
+    "denormal": NORMAL * np.float32(1e-44),
     "mixed": NORMAL * np.exp2(RNG.integers(-40, 40, (12, 1))).astype(np.float32),
 }
 DIALS = (2.0**-60, 1e-3, 0.5, 1.0, 1.5, 8.0, 1e3, 2.0**60)
@@ -89,6 +92,7 @@ def test_steps_are_finite_and_positive_and_grow_with_the_dial(variant, name, kin
         before = step
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if VARIANTS[v].limit is not None])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_codes_stay_within_the_limit(variant, name):
@@ -96,7 +100,19 @@ def test_codes_stay_within_the_limit(variant, name):
     limit = scheme.limit
     assert limit is not None
     steps = field_of(scheme, w, sensitivity(*w.shape, "plain"))
-    assert np.abs(round_nearest(w, steps, limit)).max(initial=0) <= limit
+    codes = round_nearest(w, steps, limit)
+    assert np.abs(codes).max(initial=0) <= limit
+    if name in ("tiny", "denormal"):  # below every step that can be stored
+        assert not codes.any()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if VARIANTS[v].limit is not None])
+def test_a_matrix_without_columns_has_a_step_a_row(variant):
+    steps = field_of(VARIANTS[variant], NORMAL[:, :0], sensitivity(12, 0, "plain"))
+    assert (steps.row_f16.shape, steps.group) == ((12,), None)
+    t = QTensor(round_nearest(NORMAL[:, :0], steps, VARIANTS[variant].limit), steps)
+    assert t.dequantize().shape == (12, 0)
 
 
 def test_row_maximum_clips_nothing_and_uses_the_whole_range():

@@ -155,9 +155,9 @@ def encoded(state: PackState, **options: Any) -> tuple[PackState, Artifact]:
     return done, artifact
 
 
-@pytest.mark.parametrize("codec", ["rans", "lzma"])
-def test_a_stream_per_role(rounded, codec):
-    _, artifact = encoded(rounded, codec=codec, group_by="role", order="col")
+@pytest.mark.parametrize("options", [{"codec": "rans"}, {"codec": "lzma", "order": "col"}], ids=str)
+def test_a_stream_per_role(rounded, options):
+    _, artifact = encoded(rounded, group_by="role", **options)
     roles = {}
     for entry, t in artifact.tensors.values():
         if isinstance(t, QTensor):
@@ -183,9 +183,17 @@ def test_rows_are_sorted_in_the_roles_that_are_named(rounded, sort, expected):
     assert ("perms" in artifact.container.streams) == bool(expected)
 
 
-def test_rows_are_never_sorted_under_rans(rounded):
-    _, artifact = encoded(rounded, codec="rans", sort=True)
-    assert "perms" not in artifact.container.streams
+@pytest.mark.parametrize("codec", ["rans", "auto"])
+@pytest.mark.parametrize(
+    "options",
+    [{"filters": ("shuffle",)}, {"order": "col"}, {"sort": True}, {"sort": ("embed",)}],
+    ids=str,
+)
+def test_options_that_would_do_nothing_are_refused(codec, options):
+    with pytest.raises(
+        UsageError, match=f"encode.{next(iter(options))} does nothing with codec '{codec}'"
+    ):
+        Encode(codec=codec, **options)
 
 
 def test_matrices_too_tall_to_sort_keep_their_order():

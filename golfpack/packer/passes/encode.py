@@ -9,7 +9,7 @@ from golfpack.packer.autocode import Coding, choose_coding
 from golfpack.packer.codestreams import ByteStream, CodeGroup, CodeStream, RansCodes, sortable
 from golfpack.packer.coding.codecs import make_codec
 from golfpack.packer.ir import ROLES, ModelSpec, QTensor
-from golfpack.packer.options import require
+from golfpack.packer.options import check_roles, require
 from golfpack.packer.state import PackState, Pass, need
 from golfpack.packer.streams import encode_tensors
 
@@ -21,7 +21,7 @@ class Encode(Pass):
     Attributes:
         codec: for the codes: "rans" (golfpack's own coder), a codec id, a table with options, or
             "auto": the smallest of rans and every byte codec under both orders, with and without
-            byte shuffle and sort, per stream. `filters`, `order` and `sort` are for one byte codec.
+            byte shuffle and sort, per stream. `filters`, `order` and `sort` go with one byte codec only.
         filters: for the codes, before a byte codec.
         order: "row" or "col": how a byte codec reads each code matrix.
         sort: store the rows of each matrix in an order of similarity (record of 2026-04-27): all
@@ -46,10 +46,15 @@ class Encode(Pass):
         if self.codec != "auto":
             self.code_stream()
         make_codec(self.side_codec)
-        for role in self._sorted_roles():
-            require(
-                role in ROLES, f"encode.sort: unknown role {role!r}", f"roles: {', '.join(ROLES)}"
-            )
+        check_roles(self._sorted_roles(), "encode.sort")
+        if self.codec in ("rans", "auto"):
+            for option, given in (
+                ("filters", self.filters),
+                ("order", self.order == "col"),
+                ("sort", self.sort),
+            ):
+                what = f"encode.{option} does nothing with codec {self.codec!r}"
+                require(not given, what, f"leave out {option}, or name one byte codec")
         what = f"encode.time_limit is {self.time_limit}"
         require(self.time_limit >= 0, what, "give seconds, 0 or more")
 
@@ -91,10 +96,8 @@ class Encode(Pass):
                 state.threads,
                 lambda done, total, note: state.notify("auto", done, total, note),
             )
-        stream, sort = self.code_stream(), frozenset[str]()
-        if isinstance(stream, ByteStream):
-            roles = self._sorted_roles()
-            sort = sortable({n: t for n, t in quantised.items() if state.spec[n].role in roles})
+        stream, roles = self.code_stream(), self._sorted_roles()
+        sort = sortable({n: t for n, t in quantised.items() if state.spec[n].role in roles})
         return Coding(tuple(CodeGroup(names, stream, sort & set(names)) for names in groups))
 
     def _sorted_roles(self) -> tuple[str, ...]:

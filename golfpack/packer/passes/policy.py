@@ -9,10 +9,11 @@ import numpy as np
 
 from golfpack.errors import UsageError
 from golfpack.packer.ir import ROLES, QTensor, TensorSpec, as_matrix
-from golfpack.packer.options import make, require
+from golfpack.packer.options import check_roles, make, require
+from golfpack.packer.quantize.clip import make_clip
 from golfpack.packer.quantize.feedback import round_nearest
-from golfpack.packer.quantize.schemes import SCHEMES, Keep, Scheme
-from golfpack.packer.quantize.sensitivity import Sensitivity, combine_uses
+from golfpack.packer.quantize.schemes import SCHEMES, IntN, Keep, Scheme
+from golfpack.packer.quantize.sensitivity import TINY, Sensitivity, combine_uses
 from golfpack.packer.rate import entropy
 from golfpack.packer.state import PackState, Pass
 
@@ -24,7 +25,7 @@ class _Selectors:
     Attributes:
         rank: order what the rest selects by sensitivity, highest first: "trace" of the Hessian (record
             of 2026-03-31), or "error": H-weighted error per byte under the rule's own scheme.
-        top: of that order, take so many, or (a number below 1) such a share of them.
+        top: of that order, take so many, or (a number below 1) such a share of them, one at least.
         optional: the rule may decide nothing.
     """
 
@@ -36,12 +37,13 @@ class _Selectors:
     optional: bool = False
 
     def __post_init__(self) -> None:
-        for role in self.roles:
-            require(role in ROLES, f"unknown role {role!r}", f"roles: {', '.join(ROLES)}")
+        check_roles(self.roles, "a policy rule")
         together = (self.rank is None) == (self.top is None)
         require(together, "a policy rule has rank without top, or top without rank", "give both")
-        what = f"a policy rule takes the top {self.top}"
-        require(self.top is None or self.top > 0, what, "give a count, or a share below 1")
+        if self.top is not None:
+            holds = self.top >= 1 if isinstance(self.top, int) else 0 < self.top < 1
+            what = f"a policy rule takes the top {self.top}"
+            require(holds, what, "give a count such as 3, or a share between 0 and 1 such as 0.25")
 
     def match(self, t: TensorSpec) -> bool:
         small = self.max_numel is None or t.numel <= self.max_numel
@@ -50,10 +52,11 @@ class _Selectors:
     def count(self, of: int) -> int:
         """How many of `of` candidates `top` is."""
         assert self.top is not None
-        return round(self.top * of) if self.top < 1 else int(self.top)
+        return self.top if isinstance(self.top, int) else max(1, round(self.top * of))
 
 
-_SELECTORS = frozenset(f.name for f in fields(_Selectors))
+# The keys of a rule that say which tensors it takes.
+SELECTORS = frozenset(f.name for f in fields(_Selectors))
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ class Policy(Pass):
 
     def __post_init__(self) -> None:
         for rule in self.rules:
-            _make_scheme(rule)
-            _make_selectors(rule)
+            scheme = _make_scheme(rule)
+            if _make_selectors(rule).rank == "error":
+                _check_ranked_by_error(scheme)
 
     def run(self, state: PackState) -> PackState:
         chosen: dict[str, Scheme] = {}
@@ -114,8 +118,8 @@ def _score(state: PackState, t: TensorSpec, scheme: Scheme, rank: str) -> float:
     hessian, row_weight = combine_uses(state.stats.uses[t.name], as_matrix(t.shape)[0])
     if rank == "trace":
         return float(hessian.trace())
-    if isinstance(scheme, Keep):
-        raise UsageError("a policy rule ranks by error what it keeps", 'rank = "trace" goes')
+    # Rows that no gradient reached weigh next to nothing; 0 for all of them has no steps.
+    row_weight = np.maximum(row_weight, TINY)
     w, sensitivity = state.matrix(t.name), Sensitivity(hessian, row_weight, None, measured=True)
     steps = scheme.steps(w, sensitivity, 1.0, scheme.find_clips(w, sensitivity))
     codes = round_nearest(w, steps, scheme.limit)
@@ -123,10 +127,22 @@ def _score(state: PackState, t: TensorSpec, scheme: Scheme, rank: str) -> float:
     return error / max(entropy(codes) * codes.size / 8, 1.0)
 
 
+def _check_ranked_by_error(scheme: Scheme) -> None:
+    """Raise UsageError for a scheme whose error cannot be told before `sense`."""
+    if isinstance(scheme, Keep):
+        raise UsageError("a policy rule ranks by error what it keeps", 'rank = "trace" goes')
+    if isinstance(scheme, IntN) and make_clip(scheme.clip).whole_rows:
+        raise UsageError(
+            f"a policy rule ranks by error what clip {scheme.clip!r} tries by feedback, which needs "
+            "the Hessian's factor",
+            'rank = "trace" goes, and so does trial = "nearest" in the clip',
+        )
+
+
 def _make_scheme(rule: dict[str, Any]) -> Scheme:
     if not isinstance(rule, dict):
         raise UsageError(f"policy rule {rule!r} is not a table", 'such as { scheme = "rd" }')
-    options = {k: v for k, v in rule.items() if k not in (*_SELECTORS, "scheme")}
+    options = {k: v for k, v in rule.items() if k not in (*SELECTORS, "scheme")}
     scheme = SCHEMES.get(str(rule.get("scheme")))
     if scheme is None:
         raise UsageError(
@@ -136,5 +152,5 @@ def _make_scheme(rule: dict[str, Any]) -> Scheme:
 
 
 def _make_selectors(rule: dict[str, Any]) -> _Selectors:
-    chosen = {k: v for k, v in rule.items() if k in _SELECTORS}
+    chosen = {k: v for k, v in rule.items() if k in SELECTORS}
     return make(_Selectors, chosen, f"policy rule {rule}")

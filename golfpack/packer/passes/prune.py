@@ -8,7 +8,7 @@ import numpy as np
 
 from golfpack.packer.ir import ROLES, QTensor
 from golfpack.packer.options import require
-from golfpack.packer.quantize.prune import Pruned, prune_at
+from golfpack.packer.quantize.prune import Pruned, prune_at, saved_by_share
 from golfpack.packer.state import (
     PackState,
     Pass,
@@ -21,6 +21,8 @@ from golfpack.packer.state import (
 # The price of a bit is searched so many octaves around its worth in theory, in so many halvings.
 PRICE_OCTAVES = 12.0
 PRICE_ROUNDS = 10
+# A price that saves a little more than is wanted will do: it is then applied in part.
+NEAR_ENOUGH = 1.5
 TINY_PRICE = 1e-30
 # Real coders save a part of what order 0 promises.
 FIRST_ASKS = 1.2
@@ -142,8 +144,9 @@ class _Prices:
         self.state = state
         self.tensors = {n: t for n, t in state.tensors.items() if isinstance(t, QTensor)}
         self.weights = {n: state.matrix(n) for n in self.tensors}
-        ones = sum(int(np.count_nonzero(np.abs(t.codes) == 1)) for t in self.tensors.values())
-        self.most = most * ones
+        counts = [np.count_nonzero(np.abs(t.codes) == 1) for t in self.tensors.values()]
+        self.ones = int(sum(counts))
+        self.most = most * self.ones
         self.seen: dict[float, Pruned] = {}
         # What a bit is worth where the codes are: 2 ln 2 KL / weights, for uniform errors.
         kl = sum(
@@ -155,22 +158,30 @@ class _Prices:
 
     def saving(self, wanted: float) -> Pruned | None:
         """About `wanted` bytes less, by the order-0 estimate; None where that takes too many codes."""
-        low, high = self.middle - PRICE_OCTAVES, self.middle + PRICE_OCTAVES
-        best = self._enough(high, wanted)
-        if best is None and self._at(high).saved_bits / 8 < wanted:
+        if self._most_bytes() < wanted:
             return None
+        low, high = self.middle - PRICE_OCTAVES, self.middle + PRICE_OCTAVES
+        best = self._known(wanted)
         for _ in range(PRICE_ROUNDS):
+            if best is not None and best.saved_bits / 8 <= NEAR_ENOUGH * wanted:
+                break
             middle = (low + high) / 2
             found = self._at(middle)
             enough = found.saved_bits / 8 >= wanted
             low, high = (low, middle) if enough or found.zeroed > self.most else (middle, high)
-            best = self._enough(middle, wanted) or best
+            best = self._known(wanted)
         return None if best is None else best.in_part(self.tensors, 8 * wanted)
 
-    def _enough(self, log2_price: float, wanted: float) -> Pruned | None:
-        """What a price does, if that saves enough and takes not too many codes."""
-        found = self._at(log2_price)
-        return found if found.saved_bits / 8 >= wanted and found.zeroed <= self.most else None
+    def _known(self, wanted: float) -> Pruned | None:
+        """Of the prices seen, what saves enough with the fewest codes, and not too many."""
+        enough = [p for p in self.seen.values() if p.saved_bits / 8 >= wanted]
+        best = min(enough, key=lambda p: p.zeroed, default=None)
+        return None if best is None or best.zeroed > self.most else best
+
+    def _most_bytes(self) -> float:
+        """What a price at which as many codes go as may go could save, by the order-0 estimate."""
+        share = self.most / max(self.ones, 1)
+        return sum(saved_by_share(t.codes, share) for t in self.tensors.values()) / 8
 
     def _at(self, log2_price: float) -> Pruned:
         if log2_price not in self.seen:

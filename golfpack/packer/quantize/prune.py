@@ -145,6 +145,21 @@ def _best(price, codes, step, bits, gradient, hessian, curvature):
     return at
 
 
+def saved_by_share(codes: np.ndarray, share: float) -> float:
+    """Bits that an order-0 coder saves once this share of all -1 and +1 codes are zeros."""
+    size = np.abs(codes)
+    counts = np.bincount(np.minimum(size, 2).ravel(), minlength=3).astype(np.float64)
+    gone = share * counts[1]
+    # Of the entropy's sum of n log n only the terms of -1 (half of the ones), 0 and +1 change.
+    before = _n_log_n(counts[0]) + 2 * _n_log_n(counts[1] / 2)
+    after = _n_log_n(counts[0] + gone) + 2 * _n_log_n((counts[1] - gone) / 2)
+    return after - before
+
+
+def _n_log_n(n: float) -> float:
+    return float(n * np.log2(n)) if n > 0 else 0.0
+
+
 def _order0_bits(codes: np.ndarray) -> float:
     return entropy(codes) * codes.size
 

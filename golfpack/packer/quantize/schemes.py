@@ -136,6 +136,8 @@ class IntN:
 
     def find_clips(self, w: np.ndarray, sensitivity: Sensitivity) -> np.ndarray:
         rule = make_clip(self.clip)
+        if not w.shape[1]:
+            return np.ones(len(w))  # without columns there are no groups either: whole rows
         if not self.group:
             return _usable(rule.find(w, self.limit, sensitivity), w)
         columns = [slice(i, i + self.group) for i in range(0, w.shape[1], self.group)]
@@ -143,7 +145,7 @@ class IntN:
             _usable(rule.find(w[:, c], self.limit, sensitivity.columns(c)), w[:, c])
             for c in columns
         ]
-        return np.stack(found, axis=1) if found else np.ones((len(w), 0))
+        return np.stack(found, axis=1)
 
     def steps(
         self, w: np.ndarray, sensitivity: Sensitivity, dial: float, clips: np.ndarray | None
@@ -153,6 +155,8 @@ class IntN:
         steps = np.maximum(clips / self.limit, self.floor)
         if self.baseline_rounding:
             largest = np.finfo(np.float32).max
+            # A scale below the smallest step that can be stored would make codes that are far too large.
+            steps = np.maximum(steps, np.finfo(np.float16).smallest_subnormal)
             clip, scale = (np.minimum(x, largest).astype(np.float32) for x in (clips, steps))
             return replace(f16_steps(scale), encoder=BaselineEncoder(clip, scale))
         return f16_steps(steps, min(self.group, w.shape[1]) or None)
@@ -176,6 +180,9 @@ class Ternary:
     scheme_id: ClassVar[str] = "ternary"
     group: int = 128
     auto: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.group >= 0, f"scheme ternary: group is {self.group}", "0 is whole rows")
 
     @property
     def label(self) -> str:

@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # CPU-only machines need no CUDA build of torch; constraints.txt pins the version either way.
 STAMP := $(VENV)/.installed
 
+# One process per core with one thread each: two busy processes of two threads stall one another.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+
 .PHONY: help demo test check-long lint clean
 help:
 	@echo "make demo        set up, train a small model, build it under two budgets, compare"
@@ -22,10 +25,10 @@ demo: $(STAMP)
 	$(BIN)/golfpack demo --out demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(TEST)
 
 check-long: $(STAMP)
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(TEST) -m "slow or not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,10 @@ from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint
 from golfpack.models.golf import spec
 from golfpack.packer.ir import CalibStats
 from golfpack.packer.state import Budget, PackState
+
+# The same examples every time: a test that fails does so for everyone.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -189,7 +189,7 @@ class _Search:
         best = replace(best, trace=tuple(self.trace))
         if headroom > max(self.tolerance, WORTH_A_WARNING * self.limit):
             best = best.warn(
-                f"{headroom:,} bytes of the budget stay unused: none of {len(self.trace)} tries came "
+                f"{headroom:,} bytes of the budget stay unused: no try of {len(self.trace)} came "
                 "closer (clips and bit widths end somewhere, and some coders' sizes jump)"
             )
         return best

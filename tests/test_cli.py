@@ -1,18 +1,16 @@
 """The command line from outside: exit codes, one line and a hint, no traceback, nothing half written."""
 
+import io
 import json
 import os
-import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from golfpack import cli
 from golfpack.errors import ExitCode
 from golfpack.packer.artifact import parse
 
@@ -23,33 +21,6 @@ def golfpack(*args: object, cwd: Path, env: dict[str, str] | None = None):
         cwd=cwd, capture_output=True, text=True, timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1", "GOLFPACK_CACHE": str(cwd / "cache"), **(env or {})},
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Run:
-    returncode: object
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def inside(folder, monkeypatch, capsys):
-    """Runs a command within this process, which saves the seconds of importing torch again."""
-
-    def run(*args: object) -> Run:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["golfpack", *map(str, args)])
-        handler = signal.getsignal(signal.SIGINT)
-        capsys.readouterr()
-        try:
-            with pytest.raises(SystemExit) as e:
-                cli.main()
-        finally:
-            signal.signal(signal.SIGINT, handler)
-        seen = capsys.readouterr()
-        return Run(e.value.code, seen.out, seen.err)
-
-    return run
 
 
 def assert_refused(run, code: ExitCode, says: str) -> None:
@@ -241,12 +212,14 @@ def test_progress_on_a_terminal_survives_brackets_in_notes():
 
     render_err = render.err
     try:
-        render.err = Console(force_terminal=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        render.err = Console(force_terminal=True, file=io.StringIO())
         with render.Reporter() as notify:
             notify("encode", 0, 0, "[/nothing] {'id': 'zlib'}")
             notify("round", 1, 2, "blocks[0]")
+        shown = render.err.file.getvalue()
+        assert "[/nothing]" in shown
+        assert "blocks[0]" in shown
     finally:
-        render.err.file.close()
         render.err = render_err
 
 

@@ -2,18 +2,14 @@
 
 import hashlib
 import json
-import signal
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, trained_looking
+from conftest import TINY, Run, trained_looking
 from eval.test_dist import torchrun
 
-from golfpack import cli
 from golfpack.data.shards import read_shard, write_shard
 from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import ExitCode
@@ -45,38 +41,6 @@ def folder(tmp_path_factory) -> Path:
         weights = trained_looking({**TINY, "vocab_size": 300}, seed)
         torch.save({n: torch.from_numpy(w) for n, w in weights.items()}, path / f"{seed}.pt")
     return path
-
-
-@dataclass(frozen=True)
-class Run:
-    returncode: object
-    stdout: str
-    stderr: str
-
-    @property
-    def report(self) -> dict:
-        assert self.returncode == 0, self.stderr
-        return json.loads(self.stdout)
-
-
-@pytest.fixture
-def inside(folder, monkeypatch, capsys):
-    """Runs a command within this process."""
-
-    def run(*args: object) -> Run:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["golfpack", *map(str, args)])
-        handler = signal.getsignal(signal.SIGINT)
-        capsys.readouterr()
-        try:
-            with pytest.raises(SystemExit) as e:
-                cli.main()
-        finally:
-            signal.signal(signal.SIGINT, handler)
-        seen = capsys.readouterr()
-        return Run(e.value.code, seen.out, seen.err)
-
-    return run
 
 
 BASE = ("--tokens", "val.bin", "--tokenizer", "t.model", "--threads", "1", "--window", "32", "-q")

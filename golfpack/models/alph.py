@@ -10,7 +10,7 @@ from torch import nn
 
 from golfpack.errors import UsageError
 from golfpack.models.alph_net import Alph, AlphConfig
-from golfpack.models.base import Family, StateDict, shape_of
+from golfpack.models.base import Family, StateDict, on_meta, shape_of
 from golfpack.packer.ir import Hook, ModelSpec, Role, TensorSpec
 
 _ROLES: dict[str, Role] = {
@@ -30,9 +30,7 @@ _STORED = {"nHead": "num_heads", "softCap": "score_cap"}
 
 
 def _on_meta(config: Mapping[str, Any]) -> Alph:
-    # Built without memory, so that no initialiser draws from the caller's random state.
-    with torch.device("meta"):
-        return Alph(AlphConfig(**config))
+    return on_meta(Alph, AlphConfig(**config))
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -66,6 +66,16 @@ class Family:
     newer: frozenset[str] = frozenset()
     describe: Callable[[Mapping[str, Any], StateDict], ModelSpec] | None = None
     asked_only: bool = False
+
+
+Net = TypeVar("Net", bound=nn.Module)
+Config = TypeVar("Config")
+
+
+def on_meta(net: Callable[[Config], Net], config: Config) -> Net:
+    """The module without memory, so that no initialiser draws from the caller's random state."""
+    with torch.device("meta"):
+        return net(config)
 
 
 class KVCache:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, shape_of
+from golfpack.models.base import Family, StateDict, on_meta, shape_of
 from golfpack.models.bottleneck_config import BottleneckConfig
 from golfpack.models.bottleneck_net import Bottleneck
 from golfpack.packer.ir import Hook, ModelSpec, Role, TensorSpec
@@ -38,9 +38,7 @@ _STORED = {
 
 
 def _on_meta(config: Mapping[str, Any]) -> Bottleneck:
-    # Built without memory, so that no initialiser draws from the caller's random state.
-    with torch.device("meta"):
-        return Bottleneck(BottleneckConfig(**config))
+    return on_meta(Bottleneck, BottleneckConfig(**config))
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -4,10 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from golfpack.models.base import Family, StateDict
+from golfpack.models.base import Family, StateDict, on_meta
 from golfpack.models.golf_adapt import adapt
 from golfpack.models.golf_config import FIRST_OPTIONS, GolfConfig
 from golfpack.models.golf_infer import BLOCK, infer
@@ -35,9 +34,7 @@ _TABLES = ("tok_emb.weight", "bigram.embed.weight", "ve_shared.embed.weight")
 
 
 def _on_meta(config: Mapping[str, Any]) -> Golf:
-    # Built without memory, so that no initialiser draws from the caller's random state.
-    with torch.device("meta"):
-        return Golf(GolfConfig(**config))
+    return on_meta(Golf, GolfConfig(**config))
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, shape_of
+from golfpack.models.base import Family, StateDict, on_meta, shape_of
 from golfpack.models.gpt2_net import Gpt2, Gpt2Config
 from golfpack.models.transformers_layout import check_model_type, refuse_options, without_copy
 from golfpack.packer.ir import Hook, ModelSpec, Role, TensorSpec
@@ -45,9 +45,7 @@ _ACTIVATIONS = {
 
 
 def _on_meta(config: Mapping[str, Any]) -> Gpt2:
-    # Built without memory, so that no initialiser draws from the caller's random state.
-    with torch.device("meta"):
-        return Gpt2(Gpt2Config(**config))
+    return on_meta(Gpt2, Gpt2Config(**config))
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, shape_of, typed_overrides
+from golfpack.models.base import Family, StateDict, on_meta, shape_of, typed_overrides
 from golfpack.models.llama_net import Llama, LlamaConfig
 from golfpack.models.transformers_layout import check_model_type, refuse_options, without_copy
 from golfpack.packer.ir import Fold, Hook, ModelSpec, Role, TensorSpec
@@ -64,9 +64,7 @@ _OPTIONS = {
 
 
 def _on_meta(config: Mapping[str, Any]) -> Llama:
-    # Built without memory, so that no initialiser draws from the caller's random state.
-    with torch.device("meta"):
-        return Llama(LlamaConfig(**config))
+    return on_meta(Llama, LlamaConfig(**config))
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -119,6 +119,12 @@ def spread_rows(row: np.ndarray, group: int | None, cols: int) -> np.ndarray:
     return row[:, None] if group is None else np.repeat(row, group, axis=1)[:, :cols]
 
 
+def step_matrix(steps: "StepField", shape: tuple[int, ...]) -> np.ndarray:
+    """(rows, cols) float64, the step of every weight (read-only)."""
+    row = spread_rows(steps.row.astype(np.float64), steps.group, shape[1])
+    return np.broadcast_to(row if steps.col is None else row * steps.col, shape)
+
+
 def every_row(steps: StepField, stride: int) -> StepField:
     """The steps of every `stride`-th row."""
     if isinstance(steps, LogSteps):

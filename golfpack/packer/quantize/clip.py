@@ -15,7 +15,7 @@ from golfpack.errors import UsageError
 from golfpack.packer.options import make, require
 from golfpack.packer.quantize.feedback import round_feedback, round_nearest
 from golfpack.packer.quantize.sensitivity import Sensitivity
-from golfpack.packer.steps import f16_steps, spread_rows
+from golfpack.packer.steps import f16_steps, step_matrix
 
 # Below this many deviations, clipping costs more than finer steps gain.
 MIN_CLIP_K = 3.0
@@ -147,7 +147,7 @@ class _Search:
             codes = round_feedback(w, steps, sensitivity.factor, limit)
         else:
             codes = round_nearest(w, steps, limit)
-        e = codes * spread_rows(steps.row.astype(np.float64), None, w.shape[1]) - w
+        e = codes * step_matrix(steps, w.shape) - w
         if self.objective == "plain":
             return np.einsum("ri,ri->r", e, e)
         assert sensitivity.hessian is not None

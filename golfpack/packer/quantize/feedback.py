@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
-from golfpack.packer.steps import F16Steps, StepField, spread_rows
+from golfpack.packer.steps import F16Steps, StepField, step_matrix
 
 # Columns whose feedback is applied at once as one matrix product; within a block it is column by
 # column. Any value gives the same codes up to float64 rounding.
@@ -79,7 +79,7 @@ def round_nearest(w: np.ndarray, steps: StepField, limit: int | None) -> np.ndar
     """Codes (rows, cols) int32 of `w` by rounding each weight to its nearest multiple of the step."""
     if isinstance(steps, F16Steps) and steps.encoder is not None:
         return _clip(steps.encoder.codes(w), limit)
-    return _clip(np.rint(w / _step_matrix(steps, w.shape)), limit)
+    return _clip(np.rint(w / step_matrix(steps, w.shape)), limit)
 
 
 def round_feedback(
@@ -159,18 +159,13 @@ def _round_block(
 
 def _precisions(w: np.ndarray, steps: StepField) -> tuple[np.ndarray, np.ndarray]:
     """(rows,) and (cols,) whose products are about 1 / variance of each code, scales separable."""
-    power = np.square(w / _step_matrix(steps, w.shape))
+    power = np.square(w / step_matrix(steps, w.shape))
     if not power.size:
         return np.ones(w.shape[0]), np.ones(w.shape[1])
     whole = max(float(power.mean()), TINY_POWER)
     rows, cols = (np.maximum(power.mean(axis), TINY_POWER) for axis in (1, 0))
     # A code that is nearly always 0 anyway needs no more persuasion than this.
     return np.minimum(np.sqrt(whole) / rows, 1e3), np.minimum(np.sqrt(whole) / cols, 1e3)
-
-
-def _step_matrix(steps: StepField, shape: tuple[int, ...]) -> np.ndarray:
-    row = spread_rows(steps.row.astype(np.float64), steps.group, shape[1])
-    return np.broadcast_to(row if steps.col is None else row * steps.col, shape)
 
 
 def _clip(q: np.ndarray, limit: int | None) -> np.ndarray:

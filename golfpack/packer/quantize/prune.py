@@ -17,7 +17,7 @@ from golfpack.packer.ir import QTensor
 from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rate import entropy
-from golfpack.packer.steps import spread_rows
+from golfpack.packer.steps import step_matrix
 
 # Prices of zeros are worked out anew this often.
 ROUNDS = 3
@@ -92,7 +92,7 @@ def _pruned(
     # Rows that do not touch each other have a diagonal B, kept as a vector.
     coupling = np.empty((0, 0)) if s.row_cov is None else s.row_cov.astype(np.float64)
     curvature = s.row_weight if s.row_cov is None else np.diag(coupling).copy()
-    step = np.ascontiguousarray(_steps(tensor))
+    step = np.ascontiguousarray(step_matrix(tensor.steps, tensor.codes.shape))
     done = tensor
     for _ in range(ROUNDS):  # zeros get cheaper as they get more frequent
         codes = done.codes.copy()
@@ -168,10 +168,3 @@ def _saved_bits(codes: np.ndarray) -> np.ndarray:
     """(3,) bits that zeroing a -1, a 0 and a +1 saves under order 0; not above 0 where it costs."""
     counts = np.array([max(int(np.count_nonzero(codes == q)), 1) for q in (-1, 0, 1)])
     return np.log2(counts[1] / counts)
-
-
-def _steps(tensor: QTensor) -> np.ndarray:
-    """(rows, cols) float64."""
-    shape = tensor.codes.shape
-    step = spread_rows(tensor.steps.row.astype(np.float64), tensor.steps.group, shape[1])
-    return np.broadcast_to(step if tensor.steps.col is None else step * tensor.steps.col, shape)

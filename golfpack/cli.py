@@ -71,7 +71,7 @@ def main() -> NoReturn:
     try:
         app()
     except PeerError as e:
-        sys.exit(e.exit_code)
+        _leave(e.exit_code)
     except GolfpackError as e:
         _fail(e.message, e.hint, e.exit_code, debug)
     except (Exception, KeyboardInterrupt) as e:
@@ -82,7 +82,16 @@ def main() -> NoReturn:
             ExitCode.INTERNAL,
             debug,
         )
-    sys.exit(ExitCode.OK)
+    _leave(ExitCode.OK)
+
+
+def _leave(code: ExitCode) -> NoReturn:
+    """Exit. A rank of torchrun does so at once: winding down, a thread of torch's may abort it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _fail(message: str, hint: str | None, code: ExitCode, debug: bool) -> NoReturn:
@@ -91,4 +100,4 @@ def _fail(message: str, hint: str | None, code: ExitCode, debug: bool) -> NoRetu
     sys.stderr.write(f"error: {message}\n")
     if hint:
         sys.stderr.write(f"hint: {hint}\n")
-    sys.exit(code)
+    _leave(code)

@@ -157,10 +157,12 @@ def show_build(report: BuildReport) -> None:
         size += " bytes"
     out.print(f"{size}, {report.bits_per_weight:.3f} bits per weight")
     if report.measured_kl is not None:
-        predicted = number(report.predicted_kl, ".5f")
+        expected = f"predicted {number(report.predicted_kl, '.5f')}"
+        if report.refined is not None:
+            expected = f"{report.refined['rounded_kl']:.5f} before --refine"
         out.print(
             f"KL to the float model {report.measured_kl:.5f} nats per token on held-out calibration "
-            f"tokens (predicted {predicted})"
+            f"tokens ({expected})"
         )
     out.print(f"sha256 {report.artifact_sha256}")
     if report.artifact:

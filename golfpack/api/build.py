@@ -21,6 +21,7 @@ from golfpack.api.prepare import (
     prepare,
     recalibrated,
 )
+from golfpack.api.refine import Refined, Refiner
 from golfpack.data.shards import write_atomically
 from golfpack.errors import StrictError, UsageError
 from golfpack.models.checkpoint import Checkpoint
@@ -64,6 +65,10 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
         raise UsageError(
             "--recalibrate does not go with folded column factors", "add --set awq.fold=false"
         )
+    if options.refine and options.unmeasured:
+        raise UsageError(
+            "--refine trains on calibration tokens", "drop --refine, or --data-free and --lossless"
+        )
     with clock.measure("calibrate"):
         prepared = prepare(checkpoint, recipe, options, notify)
     with clock.measure("pack"):
@@ -81,14 +86,19 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
             again = replace(fresh, stats=stats, target_kl=state.target_kl, warnings=ready.warnings)
             ready = run_passes(before, again)
             state = run_passes([fit], ready)
+    refined = None
+    if options.refine:
+        with clock.measure("refine"):
+            refiner = Refiner(prepared, ready, state, fit, options.refine, options.seed)
+            state, refined = refiner.run()
     with clock.measure("verify"):
         artifact = _verified(state)
-        loss = _loss(prepared, ready, state, fit)
+        loss = _loss(prepared, ready, state, fit, refined)
     state = _told_unmeasured(state)
     if options.strict and state.warnings:
         raise StrictError(f"--strict: {state.warnings[0]}", "drop --strict to accept it")
     output = None if options.dry_run else _write(options, state.blob)
-    report = _report(options, prepared, state, artifact, output, loss, clock.seconds)
+    report = _report(options, prepared, state, artifact, output, loss, refined, clock.seconds)
     if output is not None:
         save(report, output.with_suffix(".report.json"))
     return report
@@ -164,7 +174,7 @@ def _told_unmeasured(state: PackState) -> PackState:
     if state.measure is not None or bits >= THIN_BPW or not quantised_names(state):
         return state
     return state.warn(
-        f"{bits:.2f} bits per weight, and without calibration nobody knows what that costs: below "
+        f"{bits:.3f} bits per parameter, and without calibration nobody knows what that costs: below "
         f"about {THIN_BPW:g} bits it is often much, so score the artifact before it ships"
     )
 
@@ -195,10 +205,14 @@ class _Loss:
     measured_kl: float | None = None
 
 
-def _loss(prepared: Prepared, ready: PackState, done: PackState, fit: Fit) -> _Loss:
+def _loss(
+    prepared: Prepared, ready: PackState, done: PackState, fit: Fit, refined: Refined | None
+) -> _Loss:
     """KL by prediction (before it is measured) and by measurement on held-out calibration tokens."""
     if done.measure is None:
         return _Loss()
+    if refined is not None:  # the quadratic model knows rounding errors, and these are none
+        return _Loss(None, refined.kl)
     done.notify("verify", 0, 0, "KL to the float model on held-out calibration tokens")
     measured = done.measure(done.tensors)
     if prepared.stats is None or not prepared.recipe.gradients or not done.steps:
@@ -225,6 +239,7 @@ def _report(
     artifact: Artifact,
     output: Path | None,
     loss: _Loss,
+    refined: Refined | None,
     seconds: dict[str, float],
 ) -> BuildReport:
     checkpoint, size = prepared.checkpoint, artifact.container.size
@@ -260,6 +275,7 @@ def _report(
         seconds=seconds,
         allocation=None if state.allocation is None else asdict(state.allocation),
         pruning=[asdict(p) for p in state.pruning],
+        refined=None if refined is None else asdict(refined),
         codes=_code_configs(artifact),
         # Folded weights are other numbers for the same function; pruned ones are a loss.
         tensors=tensor_reports(artifact, state.floats, state.sensitivity),

@@ -55,6 +55,7 @@ class BuildOptions:
         dry_run: everything but writing the file.
         recalibrate: measure the statistics again behind the quantised layers, and quantise again.
         lossless: instead of a budget: every float exactly as it is.
+        refine: train the codes by self-distillation on this many calibration tokens; 0: not at all.
     """
 
     checkpoint: Path
@@ -78,6 +79,7 @@ class BuildOptions:
     plan: PlanFile | None = None
     argv: list[str] = field(default_factory=list)
     lossless: bool = False
+    refine: int = 0
 
     @property
     def unmeasured(self) -> bool:

@@ -74,7 +74,7 @@ def calibrate(
         return local.collector.measure(torch.from_numpy(item[1]), generator)
 
     sums: dict[Key, np.ndarray] = {}
-    with _torch_threads_restored():
+    with torch_threads_restored():
         for done, found in enumerate(map_ordered(measure, enumerate(batches), threads), 1):
             for key, value in found.items():
                 if key not in sums:
@@ -89,7 +89,8 @@ def calibrate(
 
 
 @contextmanager
-def _torch_threads_restored() -> Iterator[None]:
+def torch_threads_restored() -> Iterator[None]:
+    """Run with one torch thread, and give the caller's setting back."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

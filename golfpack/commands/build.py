@@ -68,6 +68,10 @@ def build(
     recalibrate: Annotated[
         bool, typer.Option("--recalibrate", help="Measure again behind quantised layers; slower.")
     ] = False,
+    refine: Annotated[
+        int,
+        typer.Option(min=0, metavar="TOKENS", help="Train the codes on so many tokens; slower."),
+    ] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
     no_cache: NoCache = False,
     settings: Set = None,
@@ -88,6 +92,7 @@ def build(
         checkpoint, budget, output, recipe, tuple(settings or ()), calib, calib_tokens, data_free,
         tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run, target_kl,
         target_bpb, recalibrate, None if plan is None else read_plan(plan), sys.argv[1:], lossless,
+        refine,
     )  # fmt: skip
     with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         report = run(options, notify)

@@ -44,6 +44,7 @@ class BuildReport:
         allocation: what mixed precision chose among (`packer.state.Allocation`), or None.
         pruning: what pruning passes did (`packer.state.Pruning`).
         codes: how each stream of codes is coded.
+        refined: what `--refine` did (`api.refine.Refined`), or None; `predicted_kl` is then None.
         plan: the plan file that was replayed, if any.
     """
 
@@ -78,6 +79,7 @@ class BuildReport:
     codes: list[dict[str, Any]]
     tensors: list[TensorReport]
     plan: str | None = None
+    refined: dict[str, Any] | None = None
     argv: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=versions)
     schema_version: int = SCHEMA_VERSION

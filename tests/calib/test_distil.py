@@ -1,0 +1,105 @@
+"""Self-distillation: codes move where the network's KL falls, and the same way on any machine."""
+
+import numpy as np
+import pytest
+import torch
+
+from golfpack.calib.distil import BATCH_TOKENS, HEADROOM, distil, latent
+from golfpack.errors import UsageError
+from golfpack.eval.divergence import mean_kl
+from golfpack.models.checkpoint import build_model
+
+STEP = 0.08
+
+
+@pytest.fixture
+def teacher(tiny):
+    return build_model(tiny.family, tiny.config, tiny.weights)
+
+
+def start(tiny, limit=None):
+    """Latents of all matrices but the embedding, rounded to nearest on one coarse step."""
+    found = {}
+    for t in tiny.spec.tensors:
+        if len(t.shape) == 2 and t.role != "embed":
+            w = tiny.weights[t.name]
+            codes, step = np.rint(w / STEP), np.full(t.shape, STEP)
+            found[t.name] = latent(w, codes.astype(np.int32), step, limit, t.shape)
+    return found
+
+
+def student(tiny, latents):
+    weights = {**tiny.weights, **{n: x.weight().numpy() for n, x in latents.items()}}
+    return build_model(tiny.family, tiny.config, weights)
+
+
+def trained(tiny, teacher, tokens, updates, threads=1, seed=0):
+    latents = start(tiny)
+    distil(
+        teacher, student(tiny, latents), latents, tokens.sequences,
+        tokens=updates * BATCH_TOKENS, seed=seed, threads=threads,
+    )  # fmt: skip
+    return latents
+
+
+def test_training_lowers_the_kl_on_tokens_it_has_not_seen(tiny, teacher, tiny_tokens):
+    train, held_out = tiny_tokens.split(4)
+    before = mean_kl(teacher, student(tiny, start(tiny)), held_out.sequences, 1)
+    latents = trained(tiny, teacher, train, 25)
+    after = mean_kl(teacher, student(tiny, latents), held_out.sequences, 1)
+    assert after < 0.8 * before
+
+
+def test_threads_change_nothing_and_the_seed_does(tiny, teacher, tiny_tokens):
+    one, two, other = (
+        trained(tiny, teacher, tiny_tokens, 2, threads, seed)
+        for threads, seed in ((1, 0), (2, 0), (1, 1))
+    )
+    assert all(torch.equal(one[n].z, two[n].z) for n in one)
+    assert any(not torch.equal(one[n].z, other[n].z) for n in one)
+
+
+def test_both_networks_are_left_as_they_were(tiny, teacher, tiny_tokens):
+    latents = start(tiny)
+    net = student(tiny, latents)
+    before = [{n: p.clone() for n, p in m.named_parameters()} for m in (teacher, net)]
+    distil(teacher, net, latents, tiny_tokens.sequences, tokens=1, seed=0, threads=1)
+    for model, kept in zip((teacher, net), before, strict=True):
+        assert not any(p.requires_grad for p in model.parameters())
+        assert all(torch.equal(p, kept[n]) for n, p in model.named_parameters())
+
+
+def test_a_latent_starts_beside_its_code_and_stays_within_the_limit():
+    w, codes = np.array([[0.1, 0.9, -2.6]]), np.array([[1, 1, -2]])
+    x = latent(w, codes, np.ones((1, 3)), 2, (3,))
+    np.testing.assert_allclose(x.z, [[1 - HEADROOM, 0.9, -2 - HEADROOM]], rtol=1e-6)
+    np.testing.assert_array_equal(x.weight(), [1.0, 1.0, -2.0])
+    x.move(torch.tensor([[-5.0, 5.0, -5.0]]))
+    np.testing.assert_array_equal(x.z, [[-2.0, 2.0, -2.0]])
+
+
+def test_a_correction_is_part_of_the_weight_and_not_of_the_code():
+    w, codes, offset = np.array([[1.5]]), np.array([[2]]), np.array([[0.5]])
+    x = latent(w, codes, np.array([[0.5]]), None, (1, 1), offset)
+    assert (float(x.z), float(x.weight())) == (2.0, 1.5)
+
+
+def test_what_no_gradient_reaches_stays(tiny, teacher, tiny_tokens):
+    latents = start(tiny)
+    name = next(n for n in latents if n.endswith("mlp.proj.weight"))
+    dead = {**tiny.weights, name.replace("mlp.proj", "mlp.fc"): 0 * tiny.weights[name].T}
+    net = build_model(tiny.family, tiny.config, dead)
+    before = latents[name].z.clone()
+    only = {name: latents[name]}
+    distil(net, net, only, tiny_tokens.sequences, tokens=BATCH_TOKENS, seed=0, threads=1)
+    assert torch.equal(latents[name].z, before)
+
+
+def test_a_network_that_overflows_is_an_error(tiny, teacher, tiny_tokens):
+    latents = start(tiny)
+    name = next(iter(latents))
+    nan = {**tiny.weights, name: np.full_like(tiny.weights[name], np.nan)}
+    broken = build_model(tiny.family, tiny.config, nan)
+    with pytest.raises(UsageError, match="the KL is nan after 0 updates"):
+        distil(broken, student(tiny, latents), latents, tiny_tokens.sequences,
+               tokens=1, seed=0, threads=1)  # fmt: skip

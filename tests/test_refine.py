@@ -1,0 +1,66 @@
+"""`build --refine`: never over, never worse, and the same file every time."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from golfpack.api.build import BuildOptions, build
+from golfpack.calib.distil import BATCH_TOKENS
+from golfpack.errors import UsageError
+from golfpack.packer.ir import QTensor
+from golfpack.packer.loader import load
+
+SHORT = 12 * BATCH_TOKENS
+
+
+@pytest.fixture
+def options(tiny_path, tiny_shard, tmp_path):
+    """A quick build of the tiny model into tmp_path, refined."""
+    return BuildOptions(
+        tiny_path, "3bpw", tmp_path / "out.golf", calib=str(tiny_shard), calib_tokens=2048,
+        cache=False, refine=SHORT,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", ["rd", "sdclip-lqer-pergroup", "gptq-lzma"])
+def test_training_lowers_the_kl_within_the_budget(options, recipe):
+    report = build(replace(options, recipe=recipe))
+    assert report.refined is not None
+    assert report.warnings == [] or recipe != "rd"
+    assert report.artifact_bytes <= report.budget_bytes
+    assert report.measured_kl == report.refined["kl"] < report.refined["rounded_kl"]
+    assert report.predicted_kl is None
+    assert 0 < report.refined["changed"] < 0.5
+    for name, (_, tensor) in load(options.output).tensors.items():
+        if recipe != "rd" and isinstance(tensor, QTensor):
+            limit = 127 if "tok_emb" in name else 63
+            assert np.abs(tensor.codes).max() <= limit
+
+
+def test_threads_change_no_byte(options):
+    runs = [build(replace(options, threads=n, refine=BATCH_TOKENS)) for n in (1, 2)]
+    assert runs[0].artifact_sha256 == runs[1].artifact_sha256
+
+
+def test_a_target_is_met_with_a_smaller_file(options):
+    rounded = build(replace(options, refine=0))
+    target = rounded.measured_kl
+    plain, trained = (
+        build(replace(options, budget=None, target_kl=target, refine=n)) for n in (0, SHORT)
+    )
+    assert trained.measured_kl <= target
+    assert trained.artifact_bytes < plain.artifact_bytes
+
+
+@pytest.mark.parametrize("change", [{"data_free": True}, {"lossless": True, "budget": None}])
+def test_without_calibration_there_is_nothing_to_train_on(options, change):
+    with pytest.raises(UsageError, match="--refine trains on calibration tokens"):
+        build(replace(options, **change))
+    assert not options.output.exists()
+
+
+def test_a_model_kept_in_full_is_not_trained(options):
+    report = build(replace(options, budget="64bpw"))
+    assert report.refined is None
+    assert any("nothing was trained" in w for w in report.warnings)

@@ -45,7 +45,7 @@ def variants() -> Iterator[Variant]:
     tile = feedback_triton.TILE
     for kind in ("fp64", "fp32"):
         types = {f"{name}_ptr": f"*{kind}" for name in FEEDBACK_FLOATS}
-        types |= {"upper_ptr": "*fp32", "lower_ptr": "*fp32", "code_ptr": "*i32"}
+        types |= {"upper_ptr": f"*{kind}", "lower_ptr": f"*{kind}", "code_ptr": "*i32"}
         for two_sided, weighted in ((0, 0), (0, 1), (1, 0), (1, 1)):
             constants = {
                 "TWO_SIDED": two_sided, "WEIGHTED": weighted, "ROWS": tile, "COLS": tile,

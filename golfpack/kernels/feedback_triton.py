@@ -12,7 +12,7 @@ Cost, two-sided, at (2048, 512) and 32 x 32 tiles: 64 + 16 - 1 = 79 launches, ea
 at an estimated 1,000 cycles a step and 2,000 a product a launch takes 40 to 130 us on an H100, and a
 shape some 7 ms while its tiles of one diagonal (16 a matrix) fit the 132 processors. Column by column
 it would be rows x cols = 1 M dependent steps. Registers: two tiles of float64, 16 KiB of a processor's
-256, and what is looked up; shared memory: 24 KiB, for products and reductions.
+256, and what is looked up; shared memory: 32 KiB, for products and reductions.
 
 A launch only writes its own tiles and reads others', so tuning may run it any number of times.
 """

@@ -160,6 +160,17 @@ def test_ties_go_to_even_and_the_rate_pulls_towards_zero(kernel):
     assert codes.tolist() == [[[-3, -2, 0, 0, 1, 2, most, -most], even]]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("kernel", ["kernel"], indirect=True)
+def test_tiles_as_large_as_a_gpu_gets_them(kernel, monkeypatch, two_sided):
+    from golfpack.kernels import feedback_triton
+
+    monkeypatch.setattr(feedback_triton, "TILE", 32)
+    case = Case.make(2, 40, 70, two_sided=two_sided)
+    np.testing.assert_array_equal(case.codes(kernel, None, 0.05), case.expected(None, 0.05))
+
+
 def test_float32_loses_next_to_nothing(kernel):
     case = Case.make(1, 18, 20, two_sided=False)
     single = case.cost(case.codes(kernel, dtype=torch.float32))

@@ -175,6 +175,8 @@ def round_tiles(
     if not codes.numel():
         return codes
     two_sided, weighted = row_upper is not None, slope is not None
+    # Places within one matrix are int32 in the kernel.
+    assert max(rows * cols, cols * cols, rows * rows * two_sided) < 1 << 31
     w, steps, upper = w.contiguous(), steps.contiguous(), upper.contiguous()
     errors = torch.empty_like(w)
     pushes = torch.empty_like(w) if two_sided else errors

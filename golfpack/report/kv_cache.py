@@ -50,9 +50,12 @@ class Cached:
     residual: int = DEFAULT_RESIDUAL
 
     def __post_init__(self) -> None:
-        if self.format not in PLAIN_BYTES and self.format not in QUANTISED_BITS:
+        if self.format not in (*PLAIN_BYTES, *QUANTISED_BITS):
             known = ", ".join((*PLAIN_BYTES, *QUANTISED_BITS))
             raise UsageError(f"unknown KV-cache format {self.format!r}", f"choose from {known}")
+        for name in ("dim", "block", "residual"):
+            if not isinstance(getattr(self, name), int):
+                raise UsageError(f"{self.name}: {name} is {getattr(self, name)!r}, no whole number")
         least = 2 if QUANTISED_BITS.get(self.format) == 4 else 1
         if self.dim < least:
             raise UsageError(f"{self.name} of width {self.dim} cannot be cached as {self.format}")
@@ -81,6 +84,10 @@ class CacheLayout:
 
     layers: int
     tensors: tuple[Cached, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, int) or self.layers < 1:
+            raise UsageError(f"a model of {self.layers!r} layers caches nothing")
 
     def bytes(self, length: int, batch: int = 1) -> int:
         """Bytes of `batch` sequences of `length` tokens."""
@@ -134,7 +141,9 @@ def _layout(config: Mapping[str, Any]) -> CacheLayout:
 def baseline(config: Mapping[str, Any]) -> CacheLayout:
     """Standard attention of the same depth and width, in fp16: what a Run Summary compares with."""
     own = layout(config)
-    width = next(config[k] for k in ("d_model", "nEmbd", "dim") if k in config)
+    width = next((config[k] for k in ("d_model", "nEmbd", "dim") if k in config), None)
+    if width is None:
+        raise UsageError("this model configuration does not tell its width")
     return _pair(own.layers, width)
 
 

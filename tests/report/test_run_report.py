@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golfpack.api.runreport import RunReportOptions, runreport
-from golfpack.errors import CorruptError, StrictError, UsageError
+from golfpack.errors import CorruptError, GolfpackError, StrictError, UsageError
 from golfpack.report.reports import to_json
 from golfpack.report.runs import figures, words
 from golfpack.report.runs.log import LogStep
@@ -154,18 +154,7 @@ def test_sections_are_the_originals(shared: Path, write: Write) -> None:
 
 
 def test_foreign_analysis_errors_are_told_and_strict(write: Write) -> None:
-    folder = write([
-        {"type": "meta", "step": 0, "env": {"device": "mps", "time": "2026-01-01T00:00:00+01:00"},
-         "argv": ["x.py"], "args": {"steps": 40, "log_every": 10, "out_dir": "runs/x"},
-         "config": {"attn_mode": "bottleneck", "n_layer": 2, "d_model": 8, "n_head": 2,
-                    "attn_dim": 4, "block_size": 16}},
-        {"type": "eval", "step": 0, "train_loss": 3.0, "val_loss": 3.5},
-        *({"type": "train", "step": s, "loss": 3.0, "grad_norm_total": 1.0, "grad_clip_norm": 150.0}
-          for s in (1, 10, 20, 20, 40)),
-        {"type": "analysis", "step": 10, "error": "shape is invalid",
-         "wall_time": "2026-01-01T00:01:00+01:00"},
-        {"type": "analysis", "step": 20, "attn_entropy_mean": 1.0},
-    ])  # fmt: skip
+    folder = write(FOREIGN)
     report, _ = runreport(RunReportOptions(folder))
     assert report.warnings == [
         "1 of 4 steps have no record",
@@ -204,7 +193,7 @@ META = {"type": "meta", "golfpack_log": 1}
     [
         ([META, {"step": 1, "loss": 2.0}, "{'step': 2}"], "train.jsonl, line 3: not a JSON object"),
         ([META, {"step": 1, "loss": "two"}], "line 2: loss is 'two', not a number"),
-        ([META, {"loss": 2.0}], "line 2: step is None, not a whole number"),
+        ([META, {"loss": 2.0}], "line 2: step is None, not a number of steps"),
         ([META, {"step": 1, "timing_ms": 3}], "line 2: timing_ms is not a JSON object"),
         ([], "train.jsonl is empty"),
     ],
@@ -213,6 +202,57 @@ def test_a_broken_line_is_named(write: Write, records: list[Any], named: str) ->
     with pytest.raises(CorruptError, match=re.escape(named)) as caught:
         runreport(RunReportOptions(write(records)))
     assert caught.value.hint
+
+
+FOREIGN: list[dict[str, Any]] = [
+    {"type": "meta", "step": 0, "env": {"device": "mps", "time": "2026-01-01T00:00:00+01:00"},
+     "argv": ["x.py"], "args": {"steps": 40, "log_every": 10, "out_dir": "runs/x"},
+     "config": {"attn_mode": "bottleneck", "n_layer": 2, "d_model": 8, "n_head": 2, "attn_dim": 4,
+                "block_size": 16}},
+    {"type": "eval", "step": 0, "train_loss": 3.0, "val_loss": 3.5},
+    *({"type": "train", "step": s, "loss": 3.0, "grad_norm_total": 1.0, "grad_clip_norm": 150.0}
+      for s in (1, 10, 20, 20, 40)),
+    {"type": "analysis", "step": 10, "error": "shape is invalid",
+     "wall_time": "2026-01-01T00:01:00+01:00"},
+    {"type": "analysis", "step": 20, "attn_entropy_mean": 1.0},
+]  # fmt: skip
+OWN: list[dict[str, Any]] = [
+    {"type": "meta", "golfpack_log": 1, "argv": ["train"], "versions": {"torch": "2"},
+     "parameters": 9, "config": {"steps": 4, "log_every": 2}, "data": {"sources": ["a"], "tokens": 99},
+     "model": {"num_layers": 2, "dim": 8, "num_heads": 2, "seq_len": 8, "vocab_size": 9}},
+    {"type": "step", "step": 2, "loss": 2.0, "grad_norm": 1.0, "seconds": 1.0, "val_loss": 2.0,
+     "tokens_per_second": 9.0, "timing_ms": {"step": 2.0, "forward": 1.0}, "time": "2026-01-01"},
+    {"type": "sample", "step": 2, "prompt": "", "text": "a", "options": {"top_k": 1}},
+    {"type": "end", "step": 4},
+]  # fmt: skip
+STRANGE = [None, "x", -1, [], {}, True, float("inf"), float("nan"), 0, 10**30, [1, 2], {"a": 1}]
+
+
+def damaged(value: Any, rng: np.random.Generator) -> Any:
+    """The value with one thing in it, at some depth, replaced or left out."""
+    if not isinstance(value, dict) or not value or rng.random() < 0.1:
+        return STRANGE[rng.integers(len(STRANGE))]
+    key = list(value)[rng.integers(len(value))]
+    rest = {k: v for k, v in value.items() if k != key}
+    return rest if rng.random() < 0.2 else {**value, key: damaged(value[key], rng)}
+
+
+@pytest.mark.parametrize("system", ["own", "foreign", "alpha"])
+def test_damage_ends_in_a_report_or_in_a_named_error(write: Write, system: str) -> None:
+    rng = np.random.default_rng(0)
+    lines = {"own": OWN, "foreign": FOREIGN, "alpha": [*alpha_records()[:4], CONFIG]}[system]
+    outcomes = set()
+    for _ in range(100):
+        at = 0 if rng.random() < 0.4 else int(rng.integers(len(lines)))
+        broken = [damaged(x, rng) if i == at else x for i, x in enumerate(lines)]
+        folder = write(broken[:-1], broken[-1] or {}) if system == "alpha" else write(broken)
+        for form in ("report", "summary"):
+            try:
+                report, _ = runreport(RunReportOptions(folder, form=form))
+                outcomes.add(json.loads(to_json(report))["system"])
+            except GolfpackError:
+                outcomes.add("error")
+    assert len(outcomes) == 2
 
 
 def test_a_line_cut_short_at_the_end_is_left_out(write: Write) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from golfpack.report.runs.jsonl import Line, whole
+from golfpack.report.runs.jsonl import Line, counted, text, whole
 from golfpack.report.runs.log import Evaluation, LogStep, RunLog
 from golfpack.report.runs.shapes import alpha_parameters
 
@@ -34,26 +34,23 @@ _RUN_ID = re.compile(r"(?<!\d)\d{14}(?!\d)")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.json(?:\.gz)?")
 
 
-def read(
-    folder: Path, config: Mapping[str, Any], lines: Sequence[Line], warnings: Sequence[str]
-) -> RunLog:
+def read(folder: Path, config: Line, lines: Sequence[Line], warnings: Sequence[str]) -> RunLog:
     """The run. Raises CorruptError, naming the line, where a record cannot be read."""
-    model = config.get("modelConfig") or {}
-    args = config.get("trainConfig") or {}
-    run_id = str(config.get("runId") or folder.resolve().name)
+    model, args = config.object_at("modelConfig"), config.object_at("trainConfig")
+    run_id = text(config.data.get("runId")) or folder.resolve().name
     planned = whole(args.get("iters"))
     saved = (_CHECKPOINT.fullmatch(p.name) for p in folder.glob("checkpoint-*"))
     return RunLog(
         system="alpha",
         log=LOG,
         run_id=run_id,
-        domain=config.get("domain"),
+        domain=text(config.data.get("domain")),
         created=_created(run_id),
         out_dir=str(folder),
         device=str(args.get("backend", "")),
         model=model,
         args=args,
-        parameters=config.get("totalParams") or alpha_parameters(model),
+        parameters=whole(config.data.get("totalParams")) or whole(alpha_parameters(model)),
         planned_steps=planned,
         interval=1,
         finished=bool(lines) and planned is not None and lines[-1].step() >= planned,
@@ -65,7 +62,7 @@ def read(
         ),
         checkpoints=tuple(sorted(int(m[1]) for m in saved if m)),
         infrastructure=_infrastructure(args, lines),
-        data=_data(config, args, model),
+        data=_data(config.data, args, model),
         warnings=tuple(warnings),
     )
 
@@ -114,6 +111,4 @@ def _data(
     rows = {"File": f"`{path}`"} if path else {}
     if args.get("tokenizer"):
         rows["Tokenizer"] = str(args["tokenizer"])
-    if model.get("vocabSize"):
-        rows["Vocabulary"] = f"{model['vocabSize']:,}"
-    return rows
+    return rows | counted({"Vocabulary": model.get("vocabSize")})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from golfpack.report.runs.jsonl import Line, whole
+from golfpack.report.runs.jsonl import Line, counted, text, texts, whole
 from golfpack.report.runs.log import Evaluation, LogError, LogStep, RunLog
 from golfpack.report.runs.shapes import bottleneck_parameters
 from golfpack.report.runs.times import seconds_between
@@ -31,7 +31,7 @@ def read(folder: Path, lines: Sequence[Line], warnings: Sequence[str]) -> RunLog
     env, args, model = (meta.object_at(key) for key in ("env", "args", "config"))
     by_kind = {kind: [x for x in lines if x.kind == kind] for kind in ("train", "eval", "mem")}
     times = [str(x.data["wall_time"]) for x in lines if "wall_time" in x.data]
-    created, updated = env.get("time"), (times or [None])[-1]
+    created, updated = text(env.get("time")), (times or [None])[-1]
     planned = whole(args.get("steps"))
     return RunLog(
         system="bottleneck",
@@ -42,15 +42,17 @@ def read(folder: Path, lines: Sequence[Line], warnings: Sequence[str]) -> RunLog
         seconds=seconds_between(created, updated),
         out_dir=str(args.get("out_dir") or folder),
         device=str(env.get("device", "")),
-        command=tuple(map(str, meta.data.get("argv") or ())),
-        size=args.get("size"),
-        exp=args.get("exp"),
+        command=texts(meta.data.get("argv")),
+        size=text(args.get("size")),
+        exp=text(args.get("exp")),
         model=model,
         args=args,
-        parameters=bottleneck_parameters(model),
+        parameters=whole(bottleneck_parameters(model)),
         planned_steps=planned,
-        interval=whole(args.get("log_every")) or None,
-        finished=any(planned is not None and x.step() >= planned for x in lines),
+        interval=whole(args.get("log_every")),
+        finished=any(
+            planned is not None and x.step() >= planned for x in by_kind["train"] + by_kind["eval"]
+        ),
         steps=tuple(_step(line) for line in by_kind["train"]),
         evaluations=tuple(_evaluation(line) for line in by_kind["eval"]),
         checkpoints=_checkpoints(folder),
@@ -107,13 +109,12 @@ def _data(args: dict[str, Any], mem: Sequence[Line]) -> dict[str, str]:
     form = (event.data if event else args).get("data_format")
     if form:
         rows["Format"] = str(form)
-    for label, key in (
-        ("Tokens", "n_tokens_total"),
-        ("Training tokens", "n_tokens_train"),
-        ("Validation tokens", "n_tokens_val"),
-        ("Vocabulary", "vocab_size"),
-    ):
-        value = event.number_at(key) if event else None
-        if value is not None:
-            rows[label] = f"{value:,.0f}"
-    return rows
+    sizes = event.data if event else {}
+    return rows | counted(
+        {
+            "Tokens": sizes.get("n_tokens_total"),
+            "Training tokens": sizes.get("n_tokens_train"),
+            "Validation tokens": sizes.get("n_tokens_val"),
+            "Vocabulary": sizes.get("vocab_size"),
+        }
+    )

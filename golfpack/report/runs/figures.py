@@ -117,8 +117,8 @@ def coverage(steps: Sequence[LogStep], interval: int | None) -> Coverage:
     seen = {s.step for s in steps}
     expected = missing = None
     if interval and seen:
-        due = range(interval, max(seen) + 1, interval)
-        expected, missing = len(due), sum(step not in seen for step in due)
+        expected = max(seen) // interval
+        missing = expected - sum(step > 0 and step % interval == 0 for step in seen)
     return Coverage(
         records=len(steps),
         expected=expected,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ class Line:
     """One object of a log.
 
     Attributes:
-        number: line of the file, from 1.
+        number: line of the file, from 1; 0 where the file is one object.
     """
 
     path: Path
@@ -51,8 +52,8 @@ class Line:
     def step(self) -> int:
         """The step of the event, which it must have."""
         value = self.data.get("step")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.wrong(f"step is {value!r}, not a whole number")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_STEPS:
+            raise self.wrong(f"step is {value!r}, not a number of steps")
         return value
 
     def object_at(self, key: str) -> dict[str, Any]:
@@ -66,15 +67,32 @@ class Line:
 
     def wrong(self, what: str) -> CorruptError:
         """The error that says where `what` is."""
-        return CorruptError(f"{self.path}, line {self.number}: {what}", _REPAIR)
+        place = f"{self.path}, line {self.number}" if self.number else str(self.path)
+        return CorruptError(f"{place}: {what}", _REPAIR)
 
 
-_REPAIR = "repair or delete that line; nothing was reported"
+MOST_STEPS = 10**12
+_REPAIR = "repair or delete that entry; nothing was reported"
 
 
 def whole(value: Any) -> int | None:
-    """A setting as a whole number, or None where it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """A setting as a whole number of 1 or more, or None where it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def text(value: Any) -> str | None:
+    """A setting as text, or None where it is none."""
+    return value if isinstance(value, str) else None
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """A list of settings as text; () where it is none."""
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def counted(rows: Mapping[str, Any]) -> dict[str, str]:
+    """The rows that are whole numbers, with thousands set off."""
+    return {name: f"{n:,}" for name, n in rows.items() if whole(n) is not None}
 
 
 def read_lines(path: Path) -> tuple[list[Line], list[str]]:
@@ -105,8 +123,8 @@ def read_lines(path: Path) -> tuple[list[Line], list[str]]:
     return lines, []
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The one JSON object of a file.
+def read_object(path: Path) -> Line:
+    """The one JSON object of a file, as a line numbered 0.
 
     Raises:
         UsageError: there is no such file.
@@ -117,7 +135,7 @@ def read_object(path: Path) -> dict[str, Any]:
     data = _parse(path.read_bytes())
     if not isinstance(data, dict):
         raise CorruptError(f"{path} is not a JSON object", "copy the file again")
-    return data
+    return Line(path, 0, data)
 
 
 def _parse(text: bytes) -> Any:

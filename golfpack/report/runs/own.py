@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from golfpack.report.runs.jsonl import Line, whole
+from golfpack.report.runs.jsonl import Line, counted, texts, whole
 from golfpack.report.runs.log import PHASES, Evaluation, LogError, LogStep, RunLog, Sample
 from golfpack.report.runs.times import seconds_between
 
@@ -40,7 +40,7 @@ def read(folder: Path, lines: Sequence[Line], warnings: Sequence[str]) -> RunLog
         seconds=max(took, default=seconds_between(created, updated)),
         out_dir=str(meta.data.get("out_dir") or folder),
         device=str(args.get("device", "")),
-        command=("golfpack", *map(str, meta.data.get("argv") or ())),
+        command=("golfpack", *texts(meta.data.get("argv"))),
         model=meta.object_at("model"),
         args=args,
         parameters=whole(meta.data.get("parameters")),
@@ -103,17 +103,17 @@ def _infrastructure(meta: Line, args: dict[str, Any]) -> dict[str, str]:
 
 def _data(data: dict[str, Any], args: dict[str, Any], model: dict[str, Any]) -> dict[str, str]:
     rows = {}
-    if sources := data.get("sources"):
+    if sources := texts(data.get("sources")):
         rows["Files" if len(sources) > 1 else "File"] = ", ".join(f"`{s}`" for s in sources)
     if data.get("tokenizer"):
         rows["Tokenizer"] = f"`{data['tokenizer']}`"
-    for label, key in (("Training tokens", "tokens"), ("Validation tokens", "val_tokens")):
-        if data.get(key):
-            rows[label] = f"{data[key]:,}"
     if data.get("sha256"):
         rows["Training tokens' sha256"] = f"`{data['sha256']}`"
-    if model.get("vocab_size"):
-        rows["Vocabulary"] = f"{model['vocab_size']:,}"
-    if args.get("batch_tokens"):
-        rows["Tokens per step"] = f"{args['batch_tokens']:,}"
-    return rows
+    return rows | counted(
+        {
+            "Training tokens": data.get("tokens"),
+            "Validation tokens": data.get("val_tokens"),
+            "Vocabulary": model.get("vocab_size"),
+            "Tokens per step": args.get("batch_tokens"),
+        }
+    )

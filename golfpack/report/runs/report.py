@@ -11,6 +11,7 @@ from golfpack.report.kv_cache import LONG_CONTEXT, baseline, policy
 from golfpack.report.reports import SCHEMA_VERSION, versions
 from golfpack.report.runs import figures
 from golfpack.report.runs.figures import Coverage, GradientNorms, LossRange, Timing
+from golfpack.report.runs.jsonl import whole
 from golfpack.report.runs.log import LogError, LogStep, RunLog
 
 # What different systems call the length of the model's context.
@@ -188,7 +189,7 @@ def make_report(
         status=_status(run, last_step),
         created=run.created,
         updated=run.updated,
-        seconds=run.seconds,
+        seconds=_number(run.seconds),
         step_seconds=math.fsum(taken) / 1000.0 if taken else None,
         out_dir=run.out_dir,
         device=run.device,
@@ -238,8 +239,8 @@ def kv_memory(model: Mapping[str, Any], args: Mapping[str, Any]) -> KvMemory:
     Raises:
         UsageError: the configuration does not tell.
     """
-    context = next((model[name] for name in CONTEXT_NAMES if name in model), None)
-    if not isinstance(context, int):
+    context = whole(next((model[name] for name in CONTEXT_NAMES if name in model), None))
+    if context is None:
         raise UsageError("this model configuration does not tell its context length")
     cache, standard = policy(model, args), baseline(model).bytes(context)
     return KvMemory(

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 
 
-def parse_time(text: str | None) -> datetime | None:
+def parse_time(text: object) -> datetime | None:
     """An ISO 8601 time, or None where `text` is none."""
-    if text is None:
+    if not isinstance(text, str):
         return None
     try:
         found = datetime.fromisoformat(text)
@@ -14,7 +14,7 @@ def parse_time(text: str | None) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def seconds_between(first: str | None, last: str | None) -> float | None:
+def seconds_between(first: object, last: object) -> float | None:
     """Seconds from one time to another, or None where either is unknown."""
     begin, end = parse_time(first), parse_time(last)
     return None if begin is None or end is None else (end - begin).total_seconds()

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from golfpack.data.shards import write_atomically
 from golfpack.errors import StrictError, UsageError
+from golfpack.report.runs.make import make_report
 from golfpack.report.runs.markdown import report_markdown
 from golfpack.report.runs.notes import read_notes
 from golfpack.report.runs.read import read_run
-from golfpack.report.runs.report import RunReport, make_report
+from golfpack.report.runs.report import RunReport
 from golfpack.report.runs.summary import check_summary, summary_markdown, summary_of
 
 FORMS = ("report", "summary")

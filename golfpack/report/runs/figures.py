@@ -41,9 +41,14 @@ class Coverage:
 
 @dataclass(frozen=True)
 class LossRange:
-    """Records with first < step <= last (the first range has step 0, too): nats per token.
+    """Training losses of the records in a range of steps, nats per token.
 
-    `mean` and `min` are over finite losses, None where there are none.
+    Attributes:
+        first: the range begins after this step; the first range holds step 0, too.
+        last: the last step of the range.
+        mean: of the finite losses; None where there are none.
+        min: the lowest.
+        records: how many records lie in the range.
     """
 
     first: int
@@ -55,7 +60,13 @@ class LossRange:
 
 @dataclass(frozen=True)
 class Spikes:
-    """How many records' gradient norms exceed a threshold, and their share of all with a norm."""
+    """Records whose gradient norm exceeds a threshold.
+
+    Attributes:
+        threshold: the norm to exceed.
+        count: how many records do.
+        share: of the records that have a norm.
+    """
 
     threshold: float
     count: int
@@ -67,7 +78,11 @@ class GradientNorms:
     """Global gradient norms before clipping, over the records that have a finite one.
 
     Attributes:
+        records: how many those are.
+        mean: of their norms.
+        min, max: lowest and highest norm.
         percentiles: with linear interpolation, as numpy's default; keys "p1" to "p99".
+        spikes: norms above 100 and above 1,000.
     """
 
     records: int
@@ -80,7 +95,13 @@ class GradientNorms:
 
 @dataclass(frozen=True)
 class Phase:
-    """Mean milliseconds of one phase of a step, and its share of the step."""
+    """One phase of a step.
+
+    Attributes:
+        name: as the report writes it.
+        ms: mean milliseconds.
+        share: of the step.
+    """
 
     name: str
     ms: float
@@ -92,6 +113,7 @@ class Timing:
     """Where a step's time goes, as means over the records that have a breakdown.
 
     Attributes:
+        records: how many those are.
         step_ms: the whole step; the sum of the phases where the log has no time of steps.
         phases: "Other" is what of the step no phase accounts for.
     """

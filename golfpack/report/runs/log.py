@@ -56,7 +56,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class LogError:
-    """Something the log says went wrong, such as an analysis that failed."""
+    """Something the log says went wrong, such as an analysis that failed.
+
+    Attributes:
+        step: when.
+        kind: of record that says so; "training" where the run ended of it.
+        message: what the log says.
+    """
 
     step: int
     kind: str

@@ -13,7 +13,8 @@ from typing import Any
 
 from golfpack.errors import UsageError
 from golfpack.report.kv_cache import human_bytes
-from golfpack.report.runs.report import KvMemory, RunReport, kv_memory
+from golfpack.report.runs.make import kv_memory
+from golfpack.report.runs.report import KvMemory, RunReport
 
 TIMES = "\u00d7"
 # The originals call the perplexity of losses beyond this infinite.

@@ -55,6 +55,16 @@ def test_what_goes_wrong_has_its_exit_code(
     assert seen.stdout == ""
 
 
+def test_a_run_that_has_not_stepped_yet(inside, folder: Path) -> None:
+    (folder / "run" / "train.jsonl").write_text(json.dumps(META) + "\n")
+    summary = inside("runreport", "run", "--format", "summary")
+    assert (summary.returncode, summary.stderr) == (0, "")
+    assert "## Results" not in summary.stdout
+    report = inside("runreport", "run").stdout
+    assert "| **Status** | started |" in report
+    assert "The log has no records of steps." in report
+
+
 def test_a_broken_log_is_exit_code_4(inside, folder: Path) -> None:
     with (folder / "run" / "train.jsonl").open("a") as log:
         log.write("{broken\n")

@@ -95,6 +95,17 @@ def meta_record(
     }
 
 
+def resume_record(config: TrainConfig, step: int, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run taken up again after `step` steps; `log_every` may have changed."""
+    return {
+        "type": "resume",
+        "step": step,
+        "time": now(),
+        "argv": list(about.get("argv", ())),
+        "log_every": config.log_every,
+    }
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
     """Writes a few texts now and then, to see what a model has learnt. Each starts a document.

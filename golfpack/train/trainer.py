@@ -19,7 +19,7 @@ from golfpack.models.golf_config import GolfConfig
 from golfpack.train.batches import Batches
 from golfpack.train.checkpoint import RunFolder, settings_of
 from golfpack.train.config import TrainConfig
-from golfpack.train.log import Sampler, Stopwatch, meta_record, now
+from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
 from golfpack.train.run import Run, StepRecord, new_run, train_step, validation_loss
 from golfpack.train.schedule import budget_used, lr_scale
 
@@ -88,8 +88,7 @@ def train(
         run = new_run(GOLF.build(spec.config), spec, config)
         if resume:
             folder.resume(run)
-            argv = list(about.get("argv", ()))
-            folder.log({"type": "resume", "step": run.step, "time": now(), "argv": argv})
+            folder.log(resume_record(config, run.step, about))
         else:
             folder.start(meta_record(config, spec, tokens, val_tokens, out_dir, about))
         _Loop(config, batches, val_tokens, folder, progress, sampler).run_out(run)

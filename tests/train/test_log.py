@@ -115,6 +115,9 @@ def test_a_resumed_run_logs_what_a_straight_one_does(straight: Path, tmp_path: P
     assert report.resumed == [5, 10]
     assert not report.warnings
     assert "| **Resumed** | from step 5, from step 10 |" in text
+    # From then on every step is logged, so what went before must not count as missing.
+    run(tmp_path, dataclasses.replace(CONFIG, log_every=1), resume=True)
+    assert runreport(RunReportOptions(tmp_path))[0].coverage.missing is None
 
 
 def test_sampling_changes_no_weight_and_repeats(straight: Path, tmp_path: Path) -> None:
@@ -165,7 +168,7 @@ def test_a_log_of_steps_alone_is_read(tmp_path: Path) -> None:
         3,
         None,
     )
-    assert "unknown: the log does not say" in text
+    assert "unknown: the log does not tell one interval" in text
     assert report.warnings == ["the log has no model configuration: no KV-cache memory, no shape"]
     with pytest.raises(UsageError, match="has no Run Summary"):
         runreport(RunReportOptions(tmp_path, form="summary"))

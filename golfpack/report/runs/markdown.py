@@ -99,7 +99,7 @@ def _position(r: RunReport) -> str:
 
 def _missing(r: RunReport) -> str:
     if r.coverage.expected is None:
-        return "unknown: the log does not say how often it was written"
+        return "unknown: the log does not tell one interval of its records"
     return f"{r.coverage.missing:,} of {r.coverage.expected:,}"
 
 

@@ -45,7 +45,7 @@ def read(folder: Path, lines: Sequence[Line], warnings: Sequence[str]) -> RunLog
         args=args,
         parameters=whole(meta.data.get("parameters")),
         planned_steps=whole(args.get("steps")),
-        interval=whole(args.get("log_every")),
+        interval=_interval(args, of_kind["resume"]),
         finished=any(x.kind == "end" for x in lines),
         steps=tuple(_step(line) for line in steps),
         evaluations=tuple(
@@ -65,6 +65,12 @@ def read(folder: Path, lines: Sequence[Line], warnings: Sequence[str]) -> RunLog
         data=_data(data, args, meta.object_at("model")),
         warnings=tuple(warnings),
     )
+
+
+def _interval(args: dict[str, Any], resumes: Sequence[Line]) -> int | None:
+    """Steps between records; None where resumptions changed it."""
+    found = {whole(x.get("log_every")) for x in (args, *(r.data for r in resumes))}
+    return found.pop() if len(found) == 1 else None
 
 
 def _step(line: Line) -> LogStep:

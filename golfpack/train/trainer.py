@@ -108,29 +108,29 @@ class _Loop:
     sampler: Sampler | None
 
     def run_out(self, run: Run) -> None:
-        """Take steps until the budget is used."""
-        config = self.config
+        """Take steps until the budget is used; the log tells of one that fails."""
         started = time.perf_counter() - run.seconds
-        while (used := budget_used(config, run.step, run.seconds)) < 1.0:
-            scale = lr_scale(config, run.step, used)
-            watch = Stopwatch(config.device)
-            record = self._step(run, scale, watch)
-            timing = watch.stop()
-            run.seconds = time.perf_counter() - started
-            self._after_step(run, record, timing)
+        while (used := budget_used(self.config, run.step, run.seconds)) < 1.0:
+            before = run.step
+            try:
+                self._step(run, used, started)
+            except UsageError as error:
+                failed = {"type": "error", "step": before + 1, "message": error.message}
+                self.folder.log(failed | {"time": now()})
+                raise
         self._note(run, "end", final_loss=run.running_loss, val_loss=run.val_loss)
 
-    def _step(self, run: Run, scale: float, watch: Stopwatch) -> StepRecord:
-        """One step; the log tells of one that fails."""
+    def _step(self, run: Run, used: float, started: float) -> None:
+        """One step, timed, and what is due after it."""
+        config = self.config
+        scale = lr_scale(config, run.step, used)
+        watch = Stopwatch(config.device)
         batch = self.batches.at(run.step)
         watch.lap("data")
-        try:
-            return train_step(run, self.config, batch, scale, watch)
-        except UsageError as error:
-            self.folder.log(
-                {"type": "error", "step": run.step + 1, "time": now(), "message": error.message}
-            )
-            raise
+        record = train_step(run, config, batch, scale, watch)
+        timing = watch.stop()
+        run.seconds = time.perf_counter() - started
+        self._after_step(run, record, timing)
 
     def _after_step(self, run: Run, record: StepRecord, timing: dict[str, float]) -> None:
         """Whatever is due at this step: validation, log, samples, checkpoint, progress."""

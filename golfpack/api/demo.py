@@ -9,6 +9,7 @@ from golfpack.api.build import build
 from golfpack.api.eval_inputs import EvalOptions
 from golfpack.api.evaluate import evaluate
 from golfpack.api.prepare import BuildOptions
+from golfpack.api.train import about_run
 from golfpack.data.corpus import python_documents, split_documents
 from golfpack.data.shards import read_shard, write_shard
 from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
@@ -33,7 +34,7 @@ def demo(out: Path, *, seed: int, threads: int, notify: Notify = silent) -> list
     sp = load_tokenizer(tokenizer)
     write_shard(train_bin, encode_documents(sp, documents))
     write_shard(val_bin, encode_documents(sp, held_out))
-    trained = _train(out, train_bin, seed, threads, notify)
+    trained = _train(out, train_bin, tokenizer, seed, threads, notify)
     score = _scorer(val_bin, tokenizer, threads, notify)
     float_bpb = score(trained)
     rows = [DemoRow("float", trained.stat().st_size, None, None, float_bpb, None, None)]
@@ -56,11 +57,14 @@ def demo(out: Path, *, seed: int, threads: int, notify: Notify = silent) -> list
     return rows
 
 
-def _train(out: Path, shard: Path, seed: int, threads: int, notify: Notify) -> Path:
+def _train(
+    out: Path, shard: Path, tokenizer: Path, seed: int, threads: int, notify: Notify
+) -> Path:
     config = replace(DEMO_TRAIN, seed=seed, threads=threads)
     result = train(
         config, DEMO_MODEL, read_shard(shard), _fresh(out / "run"),
         progress=lambda done, total, note: notify("train", done, total, note),
+        about=about_run([str(shard)], tokenizer),
     )  # fmt: skip
     return result.checkpoint
 

@@ -1,6 +1,7 @@
 """`golfpack train`: token shards or text -> a float checkpoint."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 from golfpack.api.models import split_settings
 from golfpack.data.shards import read_tokens
 from golfpack.data.text import read_documents
-from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from golfpack.data.tokenizer import Tokenizer, encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import UsageError
 from golfpack.packer.options import make
 from golfpack.packer.recipe import parse_value
 from golfpack.packer.state import Notify, silent
+from golfpack.report.reports import versions
 from golfpack.train.config import TrainConfig
 from golfpack.train.trainer import TrainResult
 from golfpack.train.trainer import train as run_training
@@ -32,6 +34,7 @@ class TrainOptions:
         tokenizer: SentencePiece model of the tokens; made from the text when `train_vocab` is set.
         train_vocab: train a tokenizer of that many pieces on the text first.
         settings: "model.option=value" (GolfConfig) and "train.option=value" (TrainConfig).
+        argv: of the command, for the log.
     """
 
     out: Path
@@ -48,6 +51,7 @@ class TrainOptions:
     device: str = "cpu"
     resume: bool = False
     settings: tuple[str, ...] = ()
+    argv: list[str] = field(default_factory=list)
 
 
 def train(options: TrainOptions, notify: Notify = silent) -> TrainResult:
@@ -58,15 +62,29 @@ def train(options: TrainOptions, notify: Notify = silent) -> TrainResult:
     config = _config(options, rest)
     _check_sources(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    tokens, vocab_size = _tokens(options, notify)
+    tokens, tokenizer, path = _tokens(options, notify)
     val_tokens = None if options.val_tokens is None else read_tokens(options.val_tokens)
     shape: dict[str, Any] = {**DEFAULT_MODEL, **model_settings}
-    if vocab_size is not None:
-        shape.setdefault("vocab_size", vocab_size)
+    if tokenizer is not None:
+        shape.setdefault("vocab_size", tokenizer.vocab_size())
+    sources = [options.tokens] if options.tokens is not None else list(map(str, options.text))
     return run_training(
         config, shape, tokens, options.out, val_tokens=val_tokens, resume=options.resume,
         progress=lambda done, total, note: notify("train", done, total, note),
+        tokenizer=tokenizer, about=about_run(sources, path, options.argv),
     )  # fmt: skip
+
+
+def about_run(
+    sources: Sequence[str], tokenizer: Path | None, argv: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a run's log says of where its tokens came from, and of the program."""
+    return {
+        "argv": list(argv),
+        "versions": versions(),
+        "sources": list(sources),
+        "tokenizer": None if tokenizer is None else str(tokenizer),
+    }
 
 
 def _config(options: TrainOptions, settings: list[str]) -> TrainConfig:
@@ -105,15 +123,15 @@ def _check_sources(options: TrainOptions) -> None:
         )
 
 
-def _tokens(options: TrainOptions, notify: Notify) -> tuple[np.ndarray, int | None]:
-    """The training stream, and the vocabulary size where a tokenizer tells it."""
-    if options.tokens is not None:
-        size = None
-        if options.tokenizer is not None:
-            size = load_tokenizer(options.tokenizer).vocab_size()
-        return read_tokens(options.tokens), size
-    documents = list(read_documents(options.text))
+def _tokens(
+    options: TrainOptions, notify: Notify
+) -> tuple[np.ndarray, Tokenizer | None, Path | None]:
+    """The training stream, and the tokenizer with its file where one is known."""
     path = options.tokenizer
+    if options.tokens is not None:
+        known = None if path is None else load_tokenizer(path)
+        return read_tokens(options.tokens), known, path
+    documents = list(read_documents(options.text))
     if path is None:
         assert options.train_vocab is not None  # _check_sources saw to it
         path = options.out / "tokenizer.model"
@@ -121,4 +139,4 @@ def _tokens(options: TrainOptions, notify: Notify) -> tuple[np.ndarray, int | No
             notify("tokenizer", 0, 0, f"{options.train_vocab} pieces")
             train_tokenizer(documents, options.train_vocab, path)
     sp = load_tokenizer(path)
-    return encode_documents(sp, documents), sp.vocab_size()
+    return encode_documents(sp, documents), sp, path

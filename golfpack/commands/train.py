@@ -1,5 +1,6 @@
 """The commands that train. No torch until a command runs."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,7 @@ def train(
 
     options = TrainOptions(
         out, family, tokens, tuple(text or ()), val_tokens, tokenizer, train_vocab, steps, minutes,
-        seed, threads, device, resume, tuple(settings or ()),
+        seed, threads, device, resume, tuple(settings or ()), argv=sys.argv[1:],
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         result = run(options, notify)

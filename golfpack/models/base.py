@@ -126,6 +126,7 @@ def generate(
     bos: int,
     temperature: float,
     generator: torch.Generator,
+    top_k: int | None = None,
 ) -> torch.Tensor:
     """Sample sequences from a model, each starting with `bos`.
 
@@ -136,6 +137,7 @@ def generate(
         bos: first token of every sequence.
         temperature: divides the logits; 1 samples the model's own distribution.
         generator: the only source of randomness.
+        top_k: sample among that many of the likeliest tokens; None for among all.
 
     Returns:
         tokens (batch, length) int64.
@@ -147,10 +149,13 @@ def generate(
     cache = KVCache(length)
     for t in range(1, length):
         logits = model(tokens[:, t - 1 : t], cache=cache)[:, -1]
+        if top_k is not None and top_k < logits.shape[-1]:
+            least = logits.topk(top_k).values[:, -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
         p = torch.softmax(logits.double() / temperature, dim=-1)
         if not bool(p.isfinite().all()):
             raise UsageError(
-                "the model's logits are not finite, so it cannot write its own calibration text",
+                "the model's logits are not finite, so it cannot write text",
                 "check its config and its weights",
             )
         tokens[:, t] = torch.multinomial(p, 1, generator=generator)[:, 0]

@@ -50,8 +50,8 @@ class RunFolder:
     path: Path
     settings: dict[str, Any]
 
-    def start(self) -> None:
-        """Make the folder for a new run.
+    def start(self, meta: Mapping[str, Any]) -> None:
+        """Make the folder for a new run, with a log that begins with `meta`.
 
         Raises:
             UsageError: it holds a run already, or a model that this run would overwrite.
@@ -63,6 +63,7 @@ class RunFolder:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / LOG).write_text("", encoding="utf-8")
+        self.log(meta)
 
     def save(self, run: Run) -> None:
         """Write `last.pt`: the run at this step."""

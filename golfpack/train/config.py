@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from golfpack.errors import UsageError
 
 # May differ between a run and its resumption: they do not change what is meant to be learnt.
-FREE_ON_RESUME = frozenset({"val_every", "log_every", "save_every", "threads", "device"})
+FREE_ON_RESUME = frozenset(
+    {"val_every", "log_every", "save_every", "sample_every", "threads", "device"}
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class TrainConfig:
         val_every: steps between validation losses (the last step always has one), or None.
         log_every: steps between lines of the log; the last step always has one.
         save_every: steps between resumable checkpoints; the last step always has one.
+        sample_every: steps between sampled texts in the log (the last step always has some), or None;
+            needs a tokenizer.
         threads: CPU threads of torch, or None for torch's own choice.
         device: "cpu", or "cuda" (forward passes then run in bfloat16).
 
@@ -59,6 +63,7 @@ class TrainConfig:
     val_every: int | None = None
     log_every: int = 10
     save_every: int = 100
+    sample_every: int | None = None
     threads: int | None = None
     device: str = "cpu"
 
@@ -104,5 +109,6 @@ _RANGES: dict[str, _Range] = {
     "val_every": _AT_LEAST_ONE,
     "log_every": _AT_LEAST_ONE,
     "save_every": _AT_LEAST_ONE,
+    "sample_every": _AT_LEAST_ONE,
     "threads": _AT_LEAST_ONE,
 }

@@ -16,6 +16,7 @@ from golfpack.errors import UsageError
 from golfpack.packer.ir import ModelSpec
 from golfpack.train.config import TrainConfig
 from golfpack.train.init import initialise
+from golfpack.train.log import Stopwatch
 from golfpack.train.optim import make_optimisers, scale_rates
 
 RUNNING_DECAY = 0.95
@@ -98,17 +99,22 @@ def new_run(model: nn.Module, spec: ModelSpec, config: TrainConfig) -> Run:
     return Run(model, make_optimisers(model, spec, config), average)
 
 
-def train_step(run: Run, config: TrainConfig, batch: np.ndarray, scale: float) -> StepRecord:
-    """One optimiser step on `batch` (B, T + 1), at `scale` times the peak rates.
+def train_step(
+    run: Run, config: TrainConfig, batch: np.ndarray, scale: float, watch: Stopwatch
+) -> StepRecord:
+    """One optimiser step on `batch` (B, T + 1), at `scale` times the peak rates, timed by `watch`.
 
     Raises:
         UsageError: the loss or its gradient is not finite; the weights are as they were.
     """
     mean_loss = sequence_loss(run.model, batch, "mean")
+    watch.lap("forward")
     mean_loss.backward()
+    watch.lap("backward")
     bound = config.grad_clip or math.inf
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), bound).item()
     loss = mean_loss.item()
+    watch.lap("grad_norm")
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise UsageError(
             f"after {run.step} steps the training loss is {loss} and its gradient's norm {norm}",
@@ -118,6 +124,7 @@ def train_step(run: Run, config: TrainConfig, batch: np.ndarray, scale: float) -
     for optimiser in run.optimisers:
         optimiser.step()
         optimiser.zero_grad()
+    watch.lap("optimiser")
     if run.average is not None:
         run.average.update_parameters(run.model)
     run.step += 1

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from golfpack.data.tokenizer import Tokenizer
 from golfpack.errors import UsageError
 from golfpack.models.base import check_device, typed_overrides
 from golfpack.models.golf import GOLF
@@ -18,6 +19,7 @@ from golfpack.models.golf_config import GolfConfig
 from golfpack.train.batches import Batches
 from golfpack.train.checkpoint import RunFolder, settings_of
 from golfpack.train.config import TrainConfig
+from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
 from golfpack.train.run import Run, StepRecord, new_run, train_step, validation_loss
 from golfpack.train.schedule import budget_used, lr_scale
 
@@ -52,6 +54,8 @@ def train(
     val_tokens: np.ndarray | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    tokenizer: Tokenizer | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Train a golf model from scratch, or go on where a run in `out_dir` stopped.
 
@@ -63,6 +67,8 @@ def train(
         val_tokens: (M,) uint16 held-out stream for validation losses; never trained on.
         resume: continue the run in `out_dir`, whose settings must be these.
         progress: called after each step with (done, total, note), in steps or in seconds.
+        tokenizer: of the tokens, for sampled texts in the log.
+        about: for the log: argv, versions, sources of the tokens, tokenizer's file.
 
     Raises:
         UsageError: unusable options or tokens, a folder in use, or a loss that is not finite.
@@ -76,13 +82,16 @@ def train(
     batch_size = config.batch_tokens // config.seq_len
     batches = Batches(tokens, config.seq_len, batch_size, config.seed)
     folder = RunFolder(out_dir, settings_of(config, spec.config, tokens))
+    sampler = Sampler.of(config, spec.config["vocab_size"], tokenizer)
+    about = about or {}
     with _torch_threads(config.threads):
         run = new_run(GOLF.build(spec.config), spec, config)
         if resume:
             folder.resume(run)
+            folder.log(resume_record(config, run.step, about))
         else:
-            folder.start()
-        _Loop(config, batches, val_tokens, folder, progress).run_out(run)
+            folder.start(meta_record(config, spec, tokens, val_tokens, out_dir, about))
+        _Loop(config, batches, val_tokens, folder, progress, sampler).run_out(run)
         checkpoint = folder.finish(run.result.state_dict(), spec.config)
     return TrainResult(run.step, run.seconds, run.running_loss, run.val_loss, checkpoint)
 
@@ -96,34 +105,61 @@ class _Loop:
     val_tokens: np.ndarray | None
     folder: RunFolder
     progress: Progress | None
+    sampler: Sampler | None
 
     def run_out(self, run: Run) -> None:
-        """Take steps until the budget is used."""
-        config = self.config
+        """Take steps until the budget is used; the log tells of one that fails."""
         started = time.perf_counter() - run.seconds
-        while (used := budget_used(config, run.step, run.seconds)) < 1.0:
-            scale = lr_scale(config, run.step, used)
-            record = train_step(run, config, self.batches.at(run.step), scale)
-            run.seconds = time.perf_counter() - started
-            self._after_step(run, record)
+        while (used := budget_used(self.config, run.step, run.seconds)) < 1.0:
+            before = run.step
+            try:
+                self._step(run, used, started)
+            except UsageError as error:
+                failed = {"type": "error", "step": before + 1, "message": error.message}
+                self.folder.log(failed | {"time": now()})
+                raise
+        self._note(run, "end", final_loss=run.running_loss, val_loss=run.val_loss)
 
-    def _after_step(self, run: Run, record: StepRecord) -> None:
-        """Whatever is due at this step: validation, log, checkpoint, progress."""
+    def _step(self, run: Run, used: float, started: float) -> None:
+        """One step, timed, and what is due after it."""
+        config = self.config
+        scale = lr_scale(config, run.step, used)
+        watch = Stopwatch(config.device)
+        batch = self.batches.at(run.step)
+        watch.lap("data")
+        record = train_step(run, config, batch, scale, watch)
+        timing = watch.stop()
+        run.seconds = time.perf_counter() - started
+        self._after_step(run, record, timing)
+
+    def _after_step(self, run: Run, record: StepRecord, timing: dict[str, float]) -> None:
+        """Whatever is due at this step: validation, log, samples, checkpoint, progress."""
         config = self.config
         last = budget_used(config, run.step, run.seconds) >= 1.0
-        line: dict[str, Any] = {**dataclasses.asdict(record), "seconds": run.seconds}
+        found: dict[str, float] = {}
         if self.val_tokens is not None and _due(config.val_every, run.step, last):
             run.val_loss = validation_loss(
                 run.result, self.val_tokens, config.seq_len, self.batches.batch_size
             )
-            line["val_loss"] = run.val_loss
-        if "val_loss" in line or _due(config.log_every, run.step, last):
-            self.folder.log(line)
+            found["val_loss"] = run.val_loss
+        if found or _due(config.log_every, run.step, last):
+            rate = 1000.0 * config.batch_tokens / timing["step"]
+            line = {"type": "step", **dataclasses.asdict(record), "seconds": run.seconds, **found}
+            clock = {"tokens_per_second": rate, "timing_ms": timing, "time": now()}
+            self.folder.log(line | clock)
+        if self.sampler is not None and _due(config.sample_every, run.step, last):
+            for text in self.sampler.records(run.result, run.step):
+                self.folder.log(text)
         if _due(config.save_every, run.step, last):
+            self._note(run, "checkpoint")  # before it is saved: what is logged by then is kept
             self.folder.save(run)
         if self.progress is not None:
             done, total = _position(config, run)
             self.progress(done, total, f"loss {run.running_loss:.3f}")
+
+    def _note(self, run: Run, kind: str, **what: float | None) -> None:
+        line = {"type": kind, "step": run.step, "time": now(), "seconds": run.seconds}
+        self.folder.log(line | what)
 
 
 def _due(every: int | None, step: int, last: bool) -> bool:

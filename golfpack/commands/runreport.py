@@ -1,0 +1,45 @@
+"""The command that reports on training runs. No torch until it runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from golfpack.commands.options import Force, Json
+
+RUNREPORT_EXAMPLES = (
+    "Examples: golfpack runreport run -o run.md | golfpack runreport run --notes notes.md --json | "
+    "golfpack runreport run --format summary"
+)
+
+
+def runreport(
+    run_dir: Annotated[Path, typer.Argument(help="Folder a training run wrote to.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The .md to write. Default: print it."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="report|summary", help="Which document.")
+    ] = "report",
+    notes: Annotated[
+        Path | None, typer.Option(help="Markdown with prose for the report's ## sections.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Report on a training run: losses, gradient norms, timing, samples, KV-cache memory."""
+    from golfpack import render
+    from golfpack.api.runreport import RunReportOptions
+    from golfpack.api.runreport import runreport as run
+    from golfpack.report.reports import to_json
+
+    report, text = run(RunReportOptions(run_dir, form, output, notes, strict, force))
+    render.warn(report.warnings)
+    if json:
+        render.data(to_json(report))
+    elif output is None:
+        render.data(text)
+    if output is not None:
+        render.note(f"wrote {output}")

@@ -11,7 +11,7 @@ from golfpack.errors import UsageError
 from golfpack.packer.ir import QTensor
 from golfpack.packer.loader import load
 
-SHORT = 12 * BATCH_TOKENS
+SHORT = 20 * BATCH_TOKENS
 
 
 @pytest.fixture

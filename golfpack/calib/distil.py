@@ -33,11 +33,15 @@ BATCH_TOKENS = 1024
 # forward pass is the rounding it starts from.
 HEADROOM = 0.45
 BETAS = (0.9, 0.99)
+# Added to each gradient's size, as a share of the network's: what hardly matters hardly moves. Steps
+# are such that all that matters has gradients of one size.
+EPSILON = 0.1
 # Peak rate times updates, in steps: how far a latent that is always pulled one way may travel, about.
 TRAVEL = 1.0
 MAX_RATE = 0.005
 # The KL shown is a moving average over about so many updates.
 SHOWN = 0.1
+TINY = 1e-30  # where no gradient has been seen at all
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +136,10 @@ def distil(
                 )
             rate = peak * 0.5 * (1 + cos(pi * done / updates))
             for name, x in latents.items():
-                x.move(adam[name].step(gradients[name] * x.step, rate))
+                adam[name].see(gradients[name] * x.step)
+            usual = sum(a.power for a in adam.values()) / sum(x.z.numel() for x in latents.values())
+            for name, x in latents.items():
+                x.move(adam[name].change(rate, EPSILON * usual**0.5))
             shown = kl if done == 0 else (1 - SHOWN) * shown + SHOWN * kl
             if progress is not None:
                 progress(done + 1, updates, f"KL {shown:.5f}")
@@ -172,24 +179,28 @@ class _Pair:
 
 
 class _Adam:
-    """Adam (Kingma and Ba, arXiv 1412.6980) of one tensor, without its epsilon.
-
-    Gradients here are as small as the KL is; an epsilon would have to know how small.
-    """
+    """Adam (Kingma and Ba, arXiv 1412.6980) of one tensor, its epsilon given at every step."""
 
     def __init__(self, like: torch.Tensor) -> None:
         self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
         self.count = 0
 
-    def step(self, gradient: torch.Tensor, rate: float) -> torch.Tensor:
-        """The change that this gradient asks for."""
+    def see(self, gradient: torch.Tensor) -> None:
+        """Take a gradient into the moving averages."""
         self.count += 1
         self.mean.lerp_(gradient, 1 - BETAS[0])
         self.square.lerp_(gradient.square(), 1 - BETAS[1])
+
+    @property
+    def power(self) -> float:
+        """Sum of the squared gradients, by their moving average."""
+        return float(self.square.double().sum()) / (1 - BETAS[1] ** self.count)
+
+    def change(self, rate: float, epsilon: float) -> torch.Tensor:
+        """What to add to the tensor."""
         mean = self.mean / (1 - BETAS[0] ** self.count)
-        spread = (self.square / (1 - BETAS[1] ** self.count)).sqrt_()
-        change = mean.div_(spread).mul_(-rate)
-        return change.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # 0 / 0: never any gradient
+        spread = (self.square / (1 - BETAS[1] ** self.count)).sqrt_().add_(max(epsilon, TINY))
+        return mean.div_(spread).mul_(-rate)
 
 
 def _added(found: Iterator[_Found]) -> _Found:

@@ -7,29 +7,42 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from golfpack.cli import app
 from golfpack.errors import ExitCode
 
 QUIET = ("--threads", "1", "-q", "--no-cache")
 
 
-@pytest.fixture
-def folder(tmp_path, tiny_path, tiny_shard) -> Path:
-    """A folder with a checkpoint, calibration tokens, code, and a build of them."""
-    shutil.copy(tiny_path, tmp_path / "tiny.pt")
-    shutil.copy(tiny_shard, tmp_path / "train.bin")
-    (tmp_path / "code.py").write_text("#" * 100)
-    return tmp_path
-
-
-@pytest.fixture
-def built(inside, folder):
-    """The report of a build with options of every kind."""
-    return inside(
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_path, tiny_shard) -> Path:
+    """A folder with a checkpoint, calibration tokens, code, and a build with options of every kind."""
+    path = tmp_path_factory.mktemp("made")
+    shutil.copy(tiny_path, path / "tiny.pt")
+    shutil.copy(tiny_shard, path / "train.bin")
+    (path / "code.py").write_text("#" * 100)
+    args = (
         "build", "tiny.pt", "--budget", "3.5bpw", "--calib", "train.bin", "--calib-tokens", "512",
-        "--seed", "3", "--code", "code.py", "--set", "sense.damp=0.02", "--set", "fit.max_rounds=3", "--set",
-        "model.softcap=20", "-o", "x.golf", "--json", *QUIET,
-    ).report  # fmt: skip
+        "--seed", "3", "--code", "code.py", "--set", "sense.damp=0.02", "--set", "fit.max_rounds=3",
+        "--set", "model.softcap=20", "-o", "x.golf", *QUIET,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        assert CliRunner().invoke(app, args).exit_code == 0
+    return path
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    """A copy of it, to change."""
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+@pytest.fixture
+def built(folder):
+    """The report of its build."""
+    return json.loads((folder / "x.report.json").read_text())
 
 
 def again(inside, *args):
@@ -146,6 +159,7 @@ def test_code_of_the_users_runs_only_when_named_again(inside, folder):
 
 
 def test_a_failed_build_can_be_built_again_with_more(inside, folder):
+    (folder / "x.golf").unlink()
     args = ("--calib", "train.bin", "--calib-tokens", "512", "-o", "x.golf", *QUIET)
     assert inside("build", "tiny.pt", "--budget", "2kB", *args).returncode == ExitCode.OVER_BUDGET
     failed = folder / "x.failed.report.json"

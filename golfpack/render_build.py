@@ -28,9 +28,9 @@ _GAP = 2
 _SHORT_NAME = 24
 
 
-def show_build(report: BuildReport, table: str = "role", explain: bool = False) -> None:
-    """The summary of a build: its tensors by role, by block or each, then the budget."""
-    show_tensors(report.tensors, None if table == "tensor" else table, explain=explain)
+def show_build(report: BuildReport, group: str | None = "role", explain: bool = False) -> None:
+    """The summary of a build: its tensors by role, by block or each (None), then the budget."""
+    show_tensors(report.tensors, group, explain=explain)
     code = f" + code {report.code_bytes:,}" if report.code_bytes else ""
     size = f"artifact {report.artifact_bytes:,}{code}"
     if report.budget_bytes is not None and report.headroom_bytes is not None:
@@ -54,15 +54,14 @@ def show_build(report: BuildReport, table: str = "role", explain: bool = False) 
 
 def show_inspect(
     report: InspectReport,
-    group: str = "none",
+    group: str | None = None,
     sort: str | None = None,
     columns: Sequence[str] | None = None,
     explain: bool = False,
 ) -> None:
     """A row per tensor or per group, then the streams."""
     show_notes(report.notes)
-    by = None if group == "none" else group
-    show_tensors(report.tensors, by, sort, columns, explain)
+    show_tensors(report.tensors, group, sort, columns, explain)
     if report.errors is not None:
         out.print(f"errors against the float weights: {report.errors}")
     out.print(f"{report.parameters:,} parameters, {report.bytes:,} bytes, sha256 {report.sha256}")
@@ -72,13 +71,18 @@ def show_inspect(
         out.print("streams: " + ", ".join(f"{k} {v:,}" for k, v in report.streams.items()))
 
 
-def check_table(group: str, sort: str | None = None, columns: Sequence[str] | None = None) -> None:
-    """Raise UsageError where a table cannot be laid out like that, before anything is computed."""
-    if group not in (*GROUPINGS, "none", "tensor"):
-        raise UsageError(f"no table by {group!r}", f"choose from {', '.join(GROUPINGS)}, or none")
+def read_group(text: str, each: str) -> str | None:
+    """How rows are grouped, as people say it; `each` stands for not at all. Raises UsageError."""
+    if text not in (*GROUPINGS, each):
+        raise UsageError(f"no table by {text!r}", f"choose from {', '.join((*GROUPINGS, each))}")
+    return None if text == each else text
+
+
+def check_table(group: str | None, sort: str | None, columns: Sequence[str] | None) -> None:
+    """Raise UsageError for a column to show or to sort by that the table does not have."""
     if sort is not None and sort not in SORTS:
         raise UsageError(f"nothing to sort by called {sort!r}", f"sort by {', '.join(SORTS)}")
-    known = [n for n in COLUMNS if n in _FIELDS[group in GROUPINGS]]
+    known = [n for n in COLUMNS if n in _FIELDS[group is not None]]
     for name in columns or ():
         if name not in known:
             raise UsageError(f"there is no column {name!r} here", f"columns: {', '.join(known)}")

@@ -123,11 +123,13 @@ def test_every_column_is_explained(shown):
 
 
 def test_tables_that_cannot_be_are_refused():
-    render_build.check_table("none", "kl", ["name", "clipped"])
+    assert render_build.read_group("tensor", each="tensor") is None
+    with pytest.raises(UsageError, match="no table by 'family'"):
+        render_build.read_group("family", each="none")
+    render_build.check_table(None, "kl", ["name", "clipped"])
     for args, says in (
-        (("family",), "no table by 'family'"),
-        (("none", "size"), "nothing to sort by"),
-        (("none", None, ["nam"]), "no column 'nam'"),
+        ((None, "size", None), "nothing to sort by"),
+        ((None, None, ["nam"]), "no column 'nam'"),
         (("role", None, ["clipped"]), "no column 'clipped'"),
     ):
         with pytest.raises(UsageError, match=says):

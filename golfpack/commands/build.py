@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from golfpack.commands.options import (
+    CHECKPOINT_HELP,
     CORES,
     Calib,
     CalibTokens,
@@ -42,7 +43,7 @@ PLAN_EXAMPLES = (
 def build(
     context: typer.Context,
     checkpoint: Annotated[
-        Path | None, typer.Argument(help="Checkpoint, as of plan; not needed with --from.")
+        Path | None, typer.Argument(help=f"{CHECKPOINT_HELP} Not needed with --from.")
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="16MB, 16MiB, 16000000 or 3.5bpw (bits per weight).")
@@ -101,7 +102,7 @@ def build(
 
     if checkpoint is None and source is None:
         raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
-    render_build.check_table(table)
+    group = render_build.read_group(table, each="tensor")
     options = BuildOptions(
         checkpoint or Path(), budget, output, recipe, tuple(settings or ()), calib, calib_tokens,
         data_free, tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run,
@@ -119,7 +120,7 @@ def build(
     if json:
         render.data(to_json(report))
     else:
-        render_build.show_build(report, table, explain)
+        render_build.show_build(report, group, explain)
 
 
 def plan(

@@ -54,13 +54,14 @@ def inspect(
     from golfpack.report.reports import to_json
 
     chosen = None if columns is None else [c.strip() for c in columns.split(",")]
-    render_build.check_table(group, sort, chosen)
+    by = render_build.read_group(group, each="none")
+    render_build.check_table(by, sort, chosen)
     with chosen_model(model, model_args or ()):
         report = run(path, against, tuple(settings or ()))
     if json:
         render.data(to_json(report))
     else:
-        render_build.show_inspect(report, group, sort, chosen, explain)
+        render_build.show_inspect(report, by, sort, chosen, explain)
 
 
 def unpack(

@@ -19,9 +19,8 @@ Threads = Annotated[
     int,
     typer.Option(min=1, help="Threads; the result does not depend on it.", show_default="cores"),
 ]
-Checkpoint = Annotated[
-    Path, typer.Argument(help="Checkpoint: .pt, .safetensors, .int8.ptz, ALPH or llama2.c .bin.")
-]
+CHECKPOINT_HELP = "Checkpoint: .pt, .safetensors, .int8.ptz, ALPH or llama2.c .bin."
+Checkpoint = Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)]
 RecipeName = Annotated[
     str | None, typer.Option(help="Recipe name or .toml file.", show_default="rd")
 ]

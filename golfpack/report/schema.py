@@ -59,9 +59,12 @@ def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if kind in (Union, UnionType):
         return {"anyOf": [_schema(a, definitions) for a in args]}
     if kind is dict or kind is Mapping:
-        return {"type": "object", "additionalProperties": _schema(args[1], definitions)}
+        return {
+            "type": "object",
+            "additionalProperties": _schema(args[1] if args else Any, definitions),
+        }
     if kind in (list, tuple, Sequence):
-        return {"type": "array", "items": _schema(args[0], definitions)}
+        return {"type": "array", "items": _schema(args[0] if args else Any, definitions)}
     assert is_dataclass(kind), f"no schema for {hint}"
     assert isinstance(kind, type)
     if kind.__name__ not in definitions:
@@ -147,8 +150,8 @@ def _type_text(hint: Any) -> str:
     if kind is Literal:
         return " or ".join(f'"{a}"' for a in args)
     if kind in (list, tuple, Sequence):
-        return f"list of {_type_text(args[0])}"
+        return f"list of {_type_text(args[0])}" if args else "list"
     if kind is dict:
-        each = "" if args[1] is Any else f" of {_type_text(args[1])}"
+        each = "" if not args or args[1] is Any else f" of {_type_text(args[1])}"
         return f"object{each}"
     return "anything" if kind is Any else _SIMPLE.get(kind, getattr(kind, "__name__", str(kind)))

@@ -35,6 +35,7 @@ from golfpack.packer.loader import Artifact, loads
 from golfpack.packer.passes.awq import Awq
 from golfpack.packer.predict import Predictor, frontier, quadratic_kl, split_at_fit
 from golfpack.packer.quantize.schemes import Keep
+from golfpack.packer.rate import RateModel
 from golfpack.packer.recipe import Recipe
 from golfpack.packer.sizes import parse_size
 from golfpack.packer.state import (
@@ -216,12 +217,13 @@ def _loss(prepared: Prepared, ready: PackState, done: PackState, fit: Fit) -> Lo
     done.notify("verify", 0, 0, "KL to the float model on held-out calibration tokens")
     measured = done.measure(done.tensors)
     if prepared.stats is None or not prepared.recipe.gradients or not done.steps:
-        return Loss(measured=measured)
-    predictor = Predictor(ready, fit)
-    assert predictor.kl_ratio is not None
-    predicted = predictor.kl_ratio * quadratic_kl(done)
-    points = frontier(predictor.rate, done.dial, done.size, predicted)
-    return Loss(measured, predicted, predictor.kl_ratio, tuple(points))
+        return Loss(measured)
+    ratio = Predictor(ready, fit).kl_ratio
+    if ratio is None:
+        return Loss(measured)
+    predicted = ratio * quadratic_kl(done)
+    points = frontier(RateModel(ready), done.dial, done.size, predicted)
+    return Loss(measured, predicted, ratio, tuple(points))
 
 
 def _write(options: BuildOptions, artifact: Artifact, blob: bytes | None) -> Path:

@@ -36,6 +36,7 @@ class EvalReport:
         float_bpb, quant_gap: of the float checkpoint on the same tokens, when one was given;
             quant_gap = val_bpb - float_bpb.
         per_document, per_position: tables, when asked for.
+        tokenizer_sha256: of the tokenizer's bytes.
     """
 
     model: str
@@ -74,6 +75,7 @@ class EvalReport:
     quant_gap: float | None = None
     per_document: list[dict[str, float]] | None = None
     per_position: list[dict[str, float]] | None = None
+    tokenizer_sha256: str | None = None
     argv: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=versions)
     schema_version: int = SCHEMA_VERSION

@@ -1,5 +1,6 @@
 """`golfpack eval`: a checkpoint or an artifact -> bits per byte, with proof that it is legal."""
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from golfpack.eval.scorer import Scorer
 from golfpack.models import find_family
 from golfpack.models.checkpoint import build_model
 from golfpack.packer.state import Notify, silent
-from golfpack.report.reports import EvalReport
+from golfpack.report.evaluation import EvalReport
 
 
 def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
@@ -146,6 +147,7 @@ def _report(
         if options.per_document
         else None,
         per_position=run.log.by_position() if options.per_position else None,
+        tokenizer_sha256=hashlib.sha256(options.tokenizer.read_bytes()).hexdigest(),
         argv=options.argv,
     )
 

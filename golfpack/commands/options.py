@@ -19,9 +19,8 @@ Threads = Annotated[
     int,
     typer.Option(min=1, help="Threads; the result does not depend on it.", show_default="cores"),
 ]
-Checkpoint = Annotated[
-    Path, typer.Argument(help="Checkpoint: .pt, .safetensors, .int8.ptz, ALPH or llama2.c .bin.")
-]
+CHECKPOINT_HELP = "Checkpoint: .pt, .safetensors, .int8.ptz, ALPH or llama2.c .bin."
+Checkpoint = Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)]
 RecipeName = Annotated[
     str | None, typer.Option(help="Recipe name or .toml file.", show_default="rd")
 ]
@@ -50,4 +49,11 @@ DataFree = Annotated[
     bool, typer.Option("--data-free", help="No calibration: relative errors only, of any tensors.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Say what every column means.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")]
+
+
+def given_options(context: typer.Context) -> frozenset[str]:
+    """Names of the parameters that were given on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(n for n, s in sources.items() if s is not None and s.name == "COMMANDLINE")

@@ -24,6 +24,7 @@ from golfpack.commands.options import (
     Threads,
     Tokenizer,
 )
+from golfpack.commands.report import write_page
 
 BUILD_EXAMPLES = (
     "Examples: golfpack build ckpt.pt --budget 16MB | golfpack build ckpt.pt --budget 3.5bpw "
@@ -74,6 +75,9 @@ def build(
     seed: Seed = 0,
     threads: Threads = CORES,
     json: Json = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write the report as a page, too: NAME.html.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
@@ -98,6 +102,8 @@ def build(
         render.data(to_json(report))
     else:
         render.show_build(report)
+    if html:
+        write_page(report.artifact)
 
 
 def plan(

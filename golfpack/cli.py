@@ -74,6 +74,8 @@ def main() -> NoReturn:
     except PeerError as e:
         _leave(e.exit_code)
     except GolfpackError as e:
+        for text in getattr(e, "__notes__", []):
+            sys.stderr.write(f"note: {text}\n")
         _fail(e.message, e.hint, e.exit_code, debug)
     except (Exception, KeyboardInterrupt) as e:
         notes = "; ".join(getattr(e, "__notes__", []))

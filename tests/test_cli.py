@@ -96,11 +96,17 @@ def test_a_build_prints_json_on_stdout_and_progress_on_stderr(built):
         ),
     ],
 )
-def test_a_refused_build_leaves_nothing_behind(folder, built, inside, args, code, says):
+def test_a_refused_build_leaves_at_most_its_report(folder, built, inside, args, code, says):
     before = {p.name for p in folder.iterdir()}
     run = inside("build", *args, "-o", "refused.golf", "-q")
     assert_refused(run, code, says)
-    assert {p.name for p in folder.iterdir()} == before
+    report = folder / "refused.failed.report.json"
+    left = {p.name for p in folder.iterdir()} - before
+    assert left == (set() if code == ExitCode.USAGE else {report.name})
+    if report.exists():
+        assert json.loads(report.read_text())["exit_code"] == code
+        assert f"note: the report of this failure is {report.name}" in run.stderr
+        report.unlink()
 
 
 def test_damaged_artifacts_exit_4(folder, built, inside):

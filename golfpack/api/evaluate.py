@@ -19,7 +19,7 @@ from golfpack.eval.scorer import Scorer
 from golfpack.models import find_family
 from golfpack.models.checkpoint import build_model
 from golfpack.packer.state import Notify, silent
-from golfpack.report.reports import EvalReport
+from golfpack.report.evaluation import EvalReport
 
 
 def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:

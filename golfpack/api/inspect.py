@@ -8,9 +8,13 @@ from golfpack.api.importing import check_writable, write_checkpoint
 from golfpack.api.models import LoadedModel, check_against_family, names_artifact, open_pair
 from golfpack.errors import UsageError
 from golfpack.models import describe, find_family
+from golfpack.models.choice import current_choice
+from golfpack.models.user import USER
+from golfpack.packer.ir import ModelSpec
 from golfpack.packer.loader import is_artifact, load
 from golfpack.report.reports import InspectReport
-from golfpack.report.tensors import TensorReport, tensor_reports
+from golfpack.report.tensor_errors import excess_kurtosis
+from golfpack.report.tensors import Known, TensorReport, tensor_reports
 
 
 def inspect(
@@ -30,7 +34,8 @@ def inspect(
         artifact = load(path)
         streams = {n: len(data) for n, data in artifact.container.streams.items()}
         streams["header"] = artifact.container.overhead
-        rows = tensor_reports(artifact, None if original is None else original.weights)
+        known = Known(_blocks(loaded), None if original is None else original.weights)
+        rows = tensor_reports(artifact, known)
     else:
         rows = _checkpoint_rows(loaded)
     return InspectReport(
@@ -70,9 +75,22 @@ def unpack(path: Path, output: Path, *, force: bool = False) -> int:
 
 
 def _checkpoint_rows(loaded: LoadedModel) -> list[TensorReport]:
-    shapes = {n: torch.empty(w.shape, device="meta") for n, w in loaded.weights.items()}
-    spec = describe(find_family(loaded.family), loaded.config, shapes)
     return [
-        TensorReport(t.name, t.role, t.shape, "f32", 4 * t.numel, 0, 32.0, None, None)
-        for t in spec.tensors
-    ]
+        TensorReport(
+            t.name, t.role, t.shape, "f32", 4 * t.numel, 0, 32.0, None, None, block=t.block,
+            kurtosis=excess_kurtosis(loaded.weights[t.name]),
+        )
+        for t in _spec(loaded).tensors
+    ]  # fmt: skip
+
+
+def _blocks(loaded: LoadedModel) -> dict[str, int | None]:
+    """The block of every tensor; none are known of a class of the user's that was not named."""
+    if loaded.family == USER.name and current_choice() is None:
+        return {}
+    return {t.name: t.block for t in _spec(loaded).tensors}
+
+
+def _spec(loaded: LoadedModel) -> ModelSpec:
+    shapes = {n: torch.empty(w.shape, device="meta") for n, w in loaded.weights.items()}
+    return describe(find_family(loaded.family), loaded.config, shapes)

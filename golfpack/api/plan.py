@@ -18,7 +18,8 @@ from golfpack.packer.predict import Prediction, Predictor, split_at_fit
 from golfpack.packer.recipe import Recipe, pass_tables
 from golfpack.packer.sizes import parse_size
 from golfpack.packer.state import UNLIMITED, Budget, Notify, PackState, Pass, run_passes, silent
-from golfpack.report.reports import PlanReport, PlanRow, PlanTensor, PlanTime, save
+from golfpack.report.plan import PlanReport, PlanRow, PlanTensor, PlanTime
+from golfpack.report.reports import save
 
 # Without a budget: the range in which people build, in bits per weight.
 DEFAULT_BUDGETS = ("2bpw", "2.5bpw", "3bpw", "3.5bpw", "4bpw", "5bpw", "6bpw")

@@ -11,6 +11,7 @@ from torch import nn
 
 from golfpack.api.models import split_settings
 from golfpack.api.planfile import PlanFile
+from golfpack.api.replay import Replay
 from golfpack.calib.cache import cache_folder, cached
 from golfpack.calib.sources import CalibTokens, from_data, self_generated
 from golfpack.calib.stats import calibrate
@@ -55,6 +56,8 @@ class BuildOptions:
         dry_run: everything but writing the file.
         recalibrate: measure the statistics again behind the quantised layers, and quantise again.
         lossless: instead of a budget: every float exactly as it is.
+        model, model_args: how `chosen_model` was opened around the build, for its report.
+        replay: repeat the build of a report: its passes, and its inputs must be the same.
     """
 
     checkpoint: Path
@@ -78,6 +81,9 @@ class BuildOptions:
     plan: PlanFile | None = None
     argv: list[str] = field(default_factory=list)
     lossless: bool = False
+    model: str | None = None
+    model_args: tuple[str, ...] = ()
+    replay: Replay | None = None
 
     @property
     def unmeasured(self) -> bool:
@@ -164,6 +170,8 @@ def load_inputs(options: BuildOptions, budgets: Sequence[str] = ()) -> tuple[Che
 
 
 def _recipe(options: BuildOptions, settings: Sequence[str]) -> Recipe:
+    if options.replay is not None and options.replay.brings_passes:
+        return options.replay.make_recipe(settings)
     if options.plan is None:
         return load_recipe(options.recipe or DEFAULT_RECIPE, settings)
     if options.recipe is not None:

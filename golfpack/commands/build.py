@@ -23,6 +23,7 @@ from golfpack.commands.options import (
     Set,
     Threads,
     Tokenizer,
+    given_options,
 )
 from golfpack.commands.report import write_page
 
@@ -38,7 +39,10 @@ PLAN_EXAMPLES = (
 
 
 def build(
-    checkpoint: Checkpoint,
+    context: typer.Context,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Checkpoint, as of plan; not needed with --from.")
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="16MB, 16MiB, 16000000 or 3.5bpw (bits per weight).")
     ] = None,
@@ -54,6 +58,10 @@ def build(
     recipe: RecipeName = None,
     plan: Annotated[
         Path | None, typer.Option(help="Replay a plan file: its passes, schemes and budget.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Repeat the build of a .report.json; what is given here wins."),
     ] = None,
     calib: Calib = None,
     calib_tokens: CalibTokens = 32768,
@@ -85,15 +93,24 @@ def build(
     from golfpack.api.build import build as run
     from golfpack.api.planfile import read_plan
     from golfpack.api.prepare import BuildOptions
+    from golfpack.api.rebuild import rebuild_options
+    from golfpack.api.replay import read_replay
+    from golfpack.errors import UsageError
     from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
+    if checkpoint is None and source is None:
+        raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
     options = BuildOptions(
-        checkpoint, budget, output, recipe, tuple(settings or ()), calib, calib_tokens, data_free,
-        tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run, target_kl,
-        target_bpb, recalibrate, None if plan is None else read_plan(plan), sys.argv[1:], lossless,
+        checkpoint or Path(), budget, output, recipe, tuple(settings or ()), calib, calib_tokens,
+        data_free, tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run,
+        target_kl, target_bpb, recalibrate, None if plan is None else read_plan(plan),
+        sys.argv[1:], lossless, model, tuple(model_args or ()),
     )  # fmt: skip
-    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+    if source is not None:
+        options = rebuild_options(options, read_replay(source), given_options(context))
+    chosen = chosen_model(options.model, options.model_args)
+    with chosen, render.Reporter(quiet) as notify:
         report = run(options, notify)
     render.show_notes(report.notes)
     render.show_assumed(report.assumed)

@@ -51,3 +51,9 @@ DataFree = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")]
+
+
+def given_options(context: typer.Context) -> frozenset[str]:
+    """Names of the parameters that were given on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(n for n, s in sources.items() if s is not None and s.name == "COMMANDLINE")

@@ -66,7 +66,7 @@ def test_the_bytes_of_tensors_and_frame_are_the_file(groups):
     found = artifact(*groups)
     rows = tensor_reports(found)
     size = sum(r.bytes for r in rows) + found.container.overhead
-    assert abs(size - found.container.size) <= len(rows) / 2
+    assert size == found.container.size
     assert all(0 <= r.side_bytes <= r.bytes for r in rows)
 
 

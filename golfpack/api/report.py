@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from golfpack.api.models import names_artifact, open_pair
+from golfpack.api.inspect import inspect
+from golfpack.api.models import names_artifact
 from golfpack.data.shards import write_atomically
 from golfpack.errors import UsageError
-from golfpack.packer.loader import Artifact, load
+from golfpack.packer.loader import load
 from golfpack.report.page.checked import read_build, read_eval
 from golfpack.report.page.data import page_data
 from golfpack.report.page.page import page_html
-from golfpack.report.tensors import tensor_reports
 
 REPORT_SUFFIX = ".report.json"
 SCHEMA_VERSION = 1
@@ -71,14 +70,16 @@ def report(options: PageOptions) -> PageReport:
         _check_alone(options)
         found = path
     else:
-        artifact = _open(path)
+        _check_artifact(path)
+        artifact = load(path)
         found = found or _beside(path)
     build = None if found is None else read_build(found)
     evaluation = None if options.evaluation is None else read_eval(options.evaluation)
-    if evaluation is not None and artifact is not None:
-        _check_scored(evaluation, artifact, options)
-    rows = [] if artifact is None else tensor_reports(artifact, _float_weights(options))
-    data = page_data(path.name, build, artifact, rows, evaluation)
+    inspected = None
+    if artifact is not None and (build is None or options.against is not None):
+        inspected = inspect(path, options.against, options.settings)
+    source = None if found is None else found.name
+    data = page_data(path.name, build, artifact, inspected, evaluation, source)
     page = page_html(data).encode()
     output = options.output or _page_path(path)
     _check_output(output, options)
@@ -93,13 +94,12 @@ def report(options: PageOptions) -> PageReport:
     )
 
 
-def _open(path: Path) -> Artifact:
+def _check_artifact(path: Path) -> None:
     if path.is_file() and not names_artifact(path):
         raise UsageError(
             f"{path}: this is not a .golf artifact; report takes one",
             "build one first, or see `golfpack inspect`",
         )
-    return load(path)
 
 
 def _beside(path: Path) -> Path | None:
@@ -123,25 +123,8 @@ def _check_alone(options: PageOptions) -> None:
             )
 
 
-def _check_scored(evaluation: dict[str, Any], artifact: Artifact, options: PageOptions) -> None:
-    if evaluation["model_sha256"] != artifact.container.sha256:
-        raise UsageError(
-            f"{options.evaluation} is of another model: of sha256 "
-            f"{str(evaluation['model_sha256'])[:16]}, the artifact has {artifact.container.sha256[:16]}",
-            f"evaluate {options.path} with --json",
-        )
-
-
 def _check_output(output: Path, options: PageOptions) -> None:
     """Raise UsageError where the page would replace a file it is made of."""
     for source in (options.path, options.report, options.evaluation, options.against):
         if source is not None and output.exists() and output.samefile(source):
             raise UsageError(f"{output} is what the page is made of", "choose another --output")
-
-
-def _float_weights(options: PageOptions) -> Any:
-    if options.against is None:
-        return None
-    _, original = open_pair(options.path, options.against, options.settings)
-    assert original is not None
-    return original.weights

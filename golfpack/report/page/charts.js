@@ -51,6 +51,15 @@ function ticks(least, most, count) {
   return found;
 }
 
+// The same for logarithms: of powers of ten, and of 2 and 5 times them where there are few.
+function decades(least, most) {
+  const found = [];
+  for (let power = Math.floor(least); power <= most; power += 1) {
+    for (const m of most - least > 3 ? [1] : [1, 2, 5]) found.push(power + Math.log10(m));
+  }
+  return found.filter((v) => v >= least && v <= most);
+}
+
 function frontierPoints() {
   const points = (BUILD.frontier || []).map((p) => ({ bytes: p.bytes, kl: p.predicted_kl })).filter((p) => p.kl > 0 && p.bytes > 0);
   return points.sort((a, b) => a.bytes - b.bytes);
@@ -109,13 +118,12 @@ function frontierChart(points, here, width) {
   const [y0, y1] = padded(Math.min(...ys), Math.max(...ys));
   const x = (v) => left + ((v - x0) / (x1 - x0)) * (width - left - right);
   const y = (v) => top + ((y1 - v) / (y1 - y0)) * (height - top - bottom);
-  const decades = ticks(y0, y1, 4).filter(Number.isInteger);
-  const marks = decades.length > 1 ? decades : ticks(y0, y1, 4);
+  const marks = decades(y0, y1);
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Predicted KL against bytes; the figures are in the table below" },
     marks.map((v) => [
       svg("line", { class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v) }),
       svg("text", { class: "tick", x: left - 8, y: y(v) + 4, "text-anchor": "end" }, general(10 ** v, 2))]),
-    ticks(x0, x1, width < 500 ? 3 : 6).map((v) => [
+    ticks(x0, x1, width < 500 ? 3 : 8).map((v) => [
       svg("line", { class: "grid", x1: x(v), x2: x(v), y1: top, y2: height - bottom }),
       svg("text", { class: "tick", x: x(v), y: height - bottom + 18, "text-anchor": "middle" }, short(v))]),
     svg("text", { class: "tick", x: width - right, y: height - 4, "text-anchor": "end" }, "bytes of the artifact"),
@@ -136,10 +144,11 @@ function histogram(h) {
   const [width, height, bottom] = [320, 120, 18];
   const step = width / h.counts.length;
   const most = Math.max(...h.counts, 1);
-  const last = h.first + h.width * h.counts.length - 1;
+  const end = h.first + h.width * h.counts.length - 1;
+  const last = known(h.most) ? Math.min(end, h.most) : end;
   const label = (v, at, anchor) => svg("text", { class: "tick", x: at, y: height - 4, "text-anchor": anchor }, String(v));
   const zero = h.first < 0 && last > 0 ? ((0.5 - h.first) / h.width) * step : null;
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "histogram", role: "img", "aria-label": `Codes from ${h.least} to ${h.most}` },
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "histogram", role: "img", "aria-label": `How often the codes ${h.first} to ${last} occur` },
     h.counts.map((n, i) => {
       const tall = ((height - bottom - 4) * n) / most;
       const [from, to] = [h.first + i * h.width, h.first + (i + 1) * h.width - 1];

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from math import isfinite
 from typing import Any
 
@@ -9,173 +10,183 @@ import numpy as np
 
 from golfpack import __version__
 from golfpack.errors import UsageError
-from golfpack.models.roles import block_of
 from golfpack.packer.ir import QTensor
 from golfpack.packer.loader import Artifact
 from golfpack.report.columns import COLUMNS
-from golfpack.report.tensors import TensorReport
+from golfpack.report.evaluation import EvalReport
+from golfpack.report.reports import BuildReport, FailedBuild, InspectReport
 
 # Bars of a histogram: as many as stay readable at 300 pixels.
 BARS = 65
-# Codes beyond the range that holds all but this share of either side are counted, not drawn: one
-# outlier in a heavy tail would squeeze all others into a single bar.
-TAIL = 0.001
+# Codes beyond the range that holds all but this share on either side are counted, not drawn: a few far
+# ones would squeeze all others into a few bars.
+TAIL = 0.003
 # Digits of the tensors' figures: more than the page shows of them, fewer than floats have.
 DIGITS = 6
+# What reports hold for `build --from` and other readers.
+_UNSHOWN = ("options", "allocation", "pruning")
 
 
 def page_data(
     title: str,
-    build: Mapping[str, Any] | None,
+    build: BuildReport | FailedBuild | None,
     artifact: Artifact | None,
-    rows: Sequence[TensorReport],
-    evaluation: Mapping[str, Any] | None,
+    inspected: InspectReport | None,
+    evaluation: EvalReport | None,
+    source: str | None = None,
 ) -> dict[str, Any]:
     """Everything the page draws.
 
     Args:
         title: the file's name.
-        build: a checked build report, or None to show what the artifact alone tells.
-        artifact: for histograms and for all a report lacks; None for a report of a failed build.
-        rows: of the artifact's tensors, to complete the report's; empty without an artifact.
-        evaluation: a checked evaluation report.
+        build: the build report, or None to show what the artifact alone tells.
+        artifact: for its distributions of codes; None for the report of a build that failed.
+        inspected: what the artifact tells, to complete the report or to stand in for it.
+        evaluation: of the artifact.
+        source: the file name of the build report.
 
     Raises:
-        UsageError: the report is not of this artifact.
+        UsageError: the build report or the evaluation is not of this artifact.
     """
-    told = _of_artifact(artifact, rows) if artifact is not None else {}
-    if build is not None and artifact is not None:
-        _check_same(build, artifact)
-    shown = {**told, **(build or {})}
-    tensors = _completed(shown.pop("tensors"), told.get("tensors", []))
+    if artifact is not None:
+        _check_same(artifact, build, evaluation)
+    shown = {**_of_file(inspected), **_told(build)}
+    tensors = _completed(shown.pop("tensors", []), inspected, artifact)
     return {
         "title": title,
+        "source": source,
         "build": _finite(shown),
-        "tensors": [_finite(_finished(t, artifact), DIGITS) for t in _shares(tensors)],
-        "eval": None if evaluation is None else _finite(dict(evaluation)),
+        "tensors": [_finite(t, DIGITS) for t in tensors],
+        "eval": None if evaluation is None else _finite(asdict(evaluation)),
         "columns": [asdict(column) for column in COLUMNS],
-        "missing": _missing(build, artifact, evaluation, tensors),
+        "missing": _missing(build, evaluation, tensors),
         "made_by": f"golfpack {__version__}",
     }
 
 
-def _of_artifact(artifact: Artifact, rows: Sequence[TensorReport]) -> dict[str, Any]:
-    container = artifact.container
-    parameters = sum(int(np.prod(entry.shape)) for entry, _ in artifact.tensors.values())
-    codes = container.manifest.get("codes")
+def _check_same(
+    artifact: Artifact, build: BuildReport | FailedBuild | None, evaluation: EvalReport | None
+) -> None:
+    sha256 = artifact.container.sha256
+    if isinstance(build, FailedBuild):
+        raise UsageError(
+            "the report is of a build that failed, not of this artifact",
+            "name the artifact's own with --report, or give that report alone",
+        )
+    if build is not None and build.artifact_sha256 != sha256:
+        raise UsageError(
+            f"the report is of another build: of sha256 {build.artifact_sha256[:16]}, the artifact "
+            f"has {sha256[:16]}",
+            "name its own with --report, or move this one away to see what the artifact alone tells",
+        )
+    if build is not None and sorted(t.name for t in build.tensors) != sorted(artifact.tensors):
+        raise UsageError("the report lists other tensors than the artifact has", "it was edited")
+    if evaluation is not None and evaluation.model_sha256 != sha256:
+        raise UsageError(
+            f"the evaluation is of another model: of sha256 {evaluation.model_sha256[:16]}, the "
+            f"artifact has {sha256[:16]}",
+            "evaluate this artifact: golfpack eval X.golf ... --json > FILE",
+        )
+
+
+def _of_file(inspected: InspectReport | None) -> dict[str, Any]:
+    """What an artifact tells without any report."""
+    if inspected is None:
+        return {}
     return {
-        "family": artifact.family,
-        "config": artifact.config,
-        "parameters": parameters,
-        "artifact_bytes": container.size,
-        "artifact_sha256": container.sha256,
-        "fixed_bytes": container.overhead,
-        "bits_per_weight": 8 * container.size / max(parameters, 1),
-        "codes": codes if isinstance(codes, list) else [codes],
-        "tensors": [asdict(row) for row in rows],
+        "family": inspected.family,
+        "config": inspected.config,
+        "parameters": inspected.parameters,
+        "artifact_bytes": inspected.bytes,
+        "artifact_sha256": inspected.sha256,
+        "fixed_bytes": inspected.streams.get("header"),
+        "bits_per_weight": 8 * inspected.bytes / max(inspected.parameters, 1),
+        "tensors": [asdict(t) for t in inspected.tensors],
     }
 
 
-def _check_same(build: Mapping[str, Any], artifact: Artifact) -> None:
-    if build["artifact_sha256"] == artifact.container.sha256:
-        named = {t["name"] for t in build["tensors"]}
-        if named != set(artifact.tensors):
-            raise UsageError("the report lists other tensors than the artifact has", None)
-        return
-    raise UsageError(
-        f"the report is of another build: of sha256 {str(build['artifact_sha256'])[:16]}, the artifact "
-        f"has {artifact.container.sha256[:16]}",
-        "name the artifact's own with --report, or move it away to see what the artifact alone tells",
-    )
+def _told(build: BuildReport | FailedBuild | None) -> dict[str, Any]:
+    if build is None:
+        return {}
+    return {k: v for k, v in asdict(build).items() if v is not None and k not in _UNSHOWN}
 
 
 def _completed(
-    rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]], inspected: InspectReport | None, artifact: Artifact | None
 ) -> list[dict[str, Any]]:
-    """The rows, with what they lack from others of the same name."""
-    more = {row["name"]: row for row in others}
-    return [
-        {**more.get(row["name"], {}), **{k: v for k, v in row.items() if v is not None}}
-        for row in rows
-    ]
+    """The rows, with what they lack from what was inspected, and their histograms in bars."""
+    more = {} if inspected is None else {t.name: asdict(t) for t in inspected.tensors}
+    found = []
+    for row in rows:
+        told = {k: v for k, v in row.items() if v is not None}
+        full = {**more.get(row["name"], {}), "block": row.get("block"), **told}
+        found.append({**full, "histogram": _histogram(full, artifact)})
+    return found
 
 
-def _shares(tensors: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with `kl_share`, the part of the predicted KL a tensor causes."""
-    total = sum(t.get("predicted_kl") or 0.0 for t in tensors)
-    if total <= 0:
-        return tensors
-    return [{"kl_share": (t.get("predicted_kl") or 0.0) / total, **t} for t in tensors]
-
-
-def _finished(row: dict[str, Any], artifact: Artifact | None) -> dict[str, Any]:
-    histogram = row.get("histogram")
-    if histogram is None and artifact is not None:
+def _histogram(row: Mapping[str, Any], artifact: Artifact | None) -> dict[str, Any] | None:
+    """From the artifact's codes; without one from the report, which does not tell codes far out."""
+    if artifact is not None:
         tensor = artifact.tensors[row["name"]][1]
-        histogram = code_histogram(tensor.codes) if isinstance(tensor, QTensor) else None
-    bars = None if histogram is None else binned(histogram["first"], histogram["counts"])
-    return {"block": block_of(row["name"]), **row, "histogram": bars}
+        if not isinstance(tensor, QTensor) or not tensor.codes.size:
+            return None
+        codes, counts = np.unique(tensor.codes, return_counts=True)
+        pairs = list(zip(codes.tolist(), counts.tolist(), strict=True))
+        return bars(pairs) | {"least": pairs[0][0], "most": pairs[-1][0]}
+    told = row.get("histogram")
+    if told is None or not told["counts"]:
+        return None
+    return bars([(told["first"] + i, n) for i, n in enumerate(told["counts"])])
 
 
-def code_histogram(codes: np.ndarray) -> dict[str, Any]:
-    """How often each code occurs, from the smallest one on."""
-    if not codes.size:
-        return {"first": 0, "counts": []}
-    first = int(codes.min())
-    return {"first": first, "counts": np.bincount(codes.reshape(-1) - first).tolist()}
+def bars(codes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """A histogram of at most `BARS` bars, of its bulk.
 
-
-def binned(first: int, counts: Sequence[int]) -> dict[str, Any]:
-    """A histogram of at most `BARS` bars around its bulk.
+    Args:
+        codes: (code, how often), by code; not empty.
 
     Returns:
-        first: the smallest code drawn; width: codes per bar; counts: per bar; below, above: codes
-        outside; least, most: the smallest and the largest code.
+        first: the smallest code drawn; width: codes per bar; counts: per bar; below, above: how many
+        codes are not drawn.
     """
-    n = np.asarray(counts, dtype=np.int64)
-    total = int(n.sum())
-    if not total:
-        return {"first": 0, "width": 1, "counts": [], "below": 0, "above": 0, "least": 0, "most": 0}
-    used = np.flatnonzero(n)
-    lo, hi = int(used[0]), int(used[-1])
+    lo, hi = codes[0][0], codes[-1][0]
     if hi - lo >= BARS:
-        running = np.cumsum(n)
-        lo = int(np.searchsorted(running, TAIL * total, side="right"))
-        hi = int(np.searchsorted(running, (1 - TAIL) * total, side="left"))
+        running = list(accumulate(n for _, n in codes))
+        least, most = TAIL * running[-1], (1 - TAIL) * running[-1]
+        lo = next(code for (code, _), upto in zip(codes, running, strict=True) if upto > least)
+        hi = next(code for (code, _), upto in zip(codes, running, strict=True) if upto >= most)
     width = -(-(hi - lo + 1) // BARS)
-    starts = np.arange(lo, hi + 1, width)
+    counts = [0] * -(-(hi - lo + 1) // width)
+    for code, n in codes:
+        if lo <= code <= hi:
+            counts[(code - lo) // width] += n
     return {
-        "first": first + lo,
+        "first": lo,
         "width": width,
-        "counts": np.add.reduceat(n[lo : hi + 1], starts - lo).tolist(),
-        "below": int(n[:lo].sum()),
-        "above": int(n[hi + 1 :].sum()),
-        "least": first + int(used[0]),
-        "most": first + int(used[-1]),
+        "counts": counts,
+        "below": sum(n for code, n in codes if code < lo),
+        "above": sum(n for code, n in codes if code > hi),
     }
 
 
 def _missing(
-    build: Mapping[str, Any] | None,
-    artifact: Artifact | None,
-    evaluation: Mapping[str, Any] | None,
+    build: BuildReport | FailedBuild | None,
+    evaluation: EvalReport | None,
     tensors: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """What the page cannot show, and what would let it."""
+    if isinstance(build, FailedBuild):
+        return []
     found = []
     if build is None:
         found.append(
-            "No build report: the budget, the KL and how it was built are not known. Keep the "
-            ".report.json beside the artifact, or name it with --report."
+            "no build report: the budget, the KL and how it was built are not known; keep the "
+            ".report.json beside the artifact, or name it with --report"
         )
-    if artifact is None and not any(t.get("histogram") for t in tensors):
-        found.append("No artifact: the distributions of codes are in the file itself.")
     if not any(t.get("rel_err") is not None for t in tensors):
-        found.append("No errors per tensor: they need the float checkpoint; name it with --float.")
+        found.append("no errors per tensor: they need the float checkpoint, --float CKPT")
     if evaluation is None:
-        found.append(
-            "No evaluation: run golfpack eval with --json, and name what it prints with --eval."
-        )
+        found.append("no evaluation: golfpack eval ... --json > FILE, then --eval FILE")
     return found
 
 

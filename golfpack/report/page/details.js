@@ -62,9 +62,9 @@ function codesOf(t) {
   }
   const outside = h.below + h.above;
   return el("figure", {}, histogram(h), el("figcaption", {}, [
-    `Codes from ${group(h.least)} to ${group(h.most)}`,
+    known(h.least) ? `Codes from ${group(h.least)} to ${group(h.most)}` : "How often each code occurs",
     known(t.zeros) && `${format(t.zeros, ".1%")} are zero`,
     h.width > 1 && `${h.width} codes a bar`,
-    outside && `${group(outside)} outside the picture`,
+    outside && `${group(outside)} of them outside the picture`,
   ].filter(Boolean).join("; ") + "."));
 }

@@ -1,7 +1,7 @@
 // The headline, the budget, the evaluation, how it was built.
 
 function drawSummary(root) {
-  const failed = BUILD.status && BUILD.status !== "ok";
+  const failed = BUILD.status === "failed";
   root.append(
     el("div", { class: "title" },
       el("h1", {}, DATA.title),
@@ -9,11 +9,12 @@ function drawSummary(root) {
     el("p", { class: "sub" }, [
       BUILD.family && `family ${BUILD.family}`,
       known(BUILD.parameters) && `${group(BUILD.parameters)} parameters`,
-      `${group(TENSORS.length)} ${TENSORS.length === 1 ? "tensor" : "tensors"}`,
+      TENSORS.length > 0 && `${group(TENSORS.length)} ${TENSORS.length === 1 ? "tensor" : "tensors"}`,
       BUILD.recipe && `recipe ${BUILD.recipe}`,
     ].filter(Boolean).join("  ·  ")),
     failed ? el("div", { class: "callout bad", role: "alert" },
-      el("strong", {}, "The build failed. "), BUILD.error || "", BUILD.hint ? ` ${BUILD.hint}` : "") : "",
+      el("strong", {}, "The build failed: "), BUILD.error || "",
+      BUILD.hint ? el("p", {}, el("strong", {}, "What helps: "), BUILD.hint) : "") : "",
     el("div", { class: "tiles" }, tiles()),
     BUILD.artifact_sha256 ? el("p", { class: "hash" }, "sha256 ", code(BUILD.artifact_sha256)) : "");
   const warnings = [...(BUILD.warnings || []), ...((DATA.eval && DATA.eval.warnings) || [])];
@@ -30,7 +31,7 @@ function drawSummary(root) {
 }
 
 function statusPill(failed) {
-  if (failed) return el("span", { class: "pill bad" }, BUILD.status);
+  if (failed) return el("span", { class: "pill bad" }, "failed");
   if (!known(BUILD.headroom_bytes)) return "";
   const fits = BUILD.headroom_bytes >= 0;
   return el("span", { class: `pill ${fits ? "good" : "bad"}` }, fits ? "within budget" : "over budget");
@@ -38,9 +39,13 @@ function statusPill(failed) {
 
 function tiles() {
   const evaluation = DATA.eval;
-  const size = known(BUILD.budget_bytes)
+  if (!known(BUILD.artifact_bytes)) {
+    return [["Budget", BUILD.budget_bytes, "bytes"], ["Too few by", BUILD.shortfall, "bytes"]]
+      .filter(([, value]) => known(value)).map(([name, value, more]) => tile(name, group(value), more));
+  }
+  const size = known(BUILD.headroom_bytes)
     ? `of ${group(BUILD.budget_bytes)}; ${group(BUILD.headroom_bytes)} to spare (${share(BUILD.headroom_bytes, BUILD.budget_bytes)})`
-    : "without a budget";
+    : BUILD.recipe ? "without a budget" : "of a budget that is not known here";
   const found = [["Bytes", format(BUILD.artifact_bytes, ",d"),
     BUILD.code_bytes ? `+ ${group(BUILD.code_bytes)} of code, ${size}` : size]];
   found.push(["Bits per weight", format(BUILD.bits_per_weight, ".3f"), "the whole file over all parameters"]);
@@ -54,10 +59,12 @@ function tiles() {
   } else if (known(BUILD.measured_bpb)) {
     found.push(["Cost in bits per byte", format(BUILD.measured_bpb, "+.5f"), "the KL over bytes per token"]);
   }
-  return found.map(([name, value, more]) => el("div", { class: "tile" },
-    el("div", { class: "tile-name" }, name), el("div", { class: "tile-value" }, value),
-    el("div", { class: "tile-more" }, more)));
+  return found.map(([name, value, more]) => tile(name, value, more));
 }
+
+const tile = (name, value, more) => el("div", { class: "tile" },
+  el("div", { class: "tile-name" }, name), el("div", { class: "tile-value" }, value),
+  el("div", { class: "tile-more" }, more));
 
 function budgetParts() {
   const fixed = BUILD.fixed_bytes || 0;
@@ -135,6 +142,10 @@ function drawBuilt(root) {
     root.append(el("pre", { class: "command", tabindex: "0", "aria-label": "Command" },
       `golfpack ${BUILD.argv.map(quoted).join(" ")}`));
   }
+  if (DATA.source && BUILD.status === "built") {
+    root.append(el("p", { class: "note" }, "To build it again, to the same sha256, from the same files: ",
+      code(`golfpack build --from ${quoted(DATA.source)}`)));
+  }
   const calibration = BUILD.calibration;
   root.append(facts([
     ["Recipe", BUILD.recipe], ["Plan", BUILD.plan],
@@ -148,10 +159,11 @@ function drawBuilt(root) {
     ["Versions", BUILD.versions ? entries(BUILD.versions, " ") : null],
     ["Seconds", BUILD.seconds ? Object.entries(BUILD.seconds).map(([k, v]) => `${k} ${format(v, ".1f")}`).join(", ") : null],
   ], "facts wide"));
+  root.append(inputFiles());
   if (BUILD.notes && BUILD.notes.length) {
     root.append(el("h3", {}, "Notes"), el("ul", {}, BUILD.notes.map((n) => el("li", {}, n))));
   }
-  root.append(fold("The model's options", BUILD.config, BUILD.assumed), searchRounds());
+  root.append(fold("The model's options", BUILD.config, BUILD.assumed), passes(), searchRounds());
 }
 
 const entries = (object, joint) => Object.entries(object).map(([k, v]) => `${k}${joint}${typeof v === "object" ? JSON.stringify(v) : v}`).join(", ");
@@ -163,11 +175,27 @@ function fold(title, config, assumed) {
   return el("details", {}, el("summary", {}, title), guessed, el("p", { class: "mono" }, entries(config, "=")));
 }
 
+function inputFiles() {
+  if (!BUILD.inputs || !BUILD.inputs.length) return "";
+  return el("div", { class: "scroll loose" }, el("table", { class: "plain" },
+    el("thead", {}, el("tr", {}, ["used as", "file", "bytes", "sha256"].map((h) => el("th", { scope: "col" }, h)))),
+    el("tbody", {}, BUILD.inputs.map((f) => el("tr", {}, el("td", {}, f.use), el("td", {}, f.path),
+      el("td", { class: "num" }, group(f.bytes)), el("td", {}, code(f.sha256)))))));
+}
+
+// The recipe as it ran: every pass, with the options it had.
+function passes() {
+  if (!BUILD.passes || !BUILD.passes.length) return "";
+  return el("details", {}, el("summary", {}, `The recipe's ${BUILD.passes.length} passes`),
+    el("ol", { class: "mono" }, BUILD.passes.map(({ id, ...options }) => el("li", {},
+      el("strong", {}, String(id)), ` ${entries(options, "=")}`))));
+}
+
 function searchRounds() {
   if (!BUILD.trace || BUILD.trace.length < 2) return "";
   return el("details", {}, el("summary", {}, `The search for the budget: ${BUILD.trace.length} rounds`),
     el("table", { class: "plain" },
       el("thead", {}, el("tr", {}, ["round", "dial", "bytes"].map((h) => el("th", { scope: "col", class: "num" }, h)))),
       el("tbody", {}, BUILD.trace.map(([dial, size], i) => el("tr", {},
-        [String(i + 1), format(dial, ".6g"), group(size)].map((v) => el("td", { class: "num" }, v)))))));
+        [String(i + 1), format(dial, ".6g"), format(size, ",d")].map((v) => el("td", { class: "num" }, v)))))));
 }

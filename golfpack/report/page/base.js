@@ -71,6 +71,9 @@ function share(part, whole) {
   return `${percent.toFixed(percent < 0.1 ? 3 : percent < 1 ? 2 : 1)}%`;
 }
 
+// A name for places that are too narrow for a long one: its end tells tensors apart.
+const tail = (name, most) => (name.length <= most ? name : `…${name.slice(1 - most)}`);
+
 const shapeText = (t) => t.shape.join("×") || "scalar";
 const numel = (t) => t.shape.reduce((a, b) => a * b, 1);
 const blockText = (t) => (known(t.block) ? `block ${t.block}` : "outside the blocks");

@@ -29,7 +29,7 @@ function drawErrors(root) {
         type: "button", class: `error ${marked.has(t) ? "worst" : ""}`, "data-tensor": t.name,
         onclick: (event) => showDetails(t, event),
       },
-      el("span", { class: "error-name", title: t.name }, el("span", { class: `swatch ${roleClass(t.role)}` }), el("bdi", {}, t.name)),
+      el("span", { class: "error-name", title: t.name }, el("span", { class: `swatch ${roleClass(t.role)}` }), el("bdi", {}, tail(t.name, 34))),
       el("span", { class: "error-track" }, el("span", { class: "error-bar", vars: { width: `${clamp((100 * t[key]) / most, 0, 100)}%` } })),
       el("span", { class: "error-value" }, format(t[key], spec),
         marked.has(t) ? el("span", { class: "hidden" }, " among the worst five") : null)))));

@@ -83,7 +83,7 @@ function tensorRow(t, columns) {
   return el("tr", row, columns.map((c) => {
     if (c.name === "name") {
       return el("th", { scope: "row" }, el("button", { type: "button", title: t.name },
-        el("bdi", {}, t.name), WORST.has(t) ? el("span", { class: "hidden" }, ", among the worst five") : null));
+        el("bdi", {}, tail(t.name, 44)), WORST.has(t) ? el("span", { class: "hidden" }, ", among the worst five") : null));
     }
     return el("td", { class: numeric.get(c.name) ? "num" : null },
       c.name === "role" ? el("span", { class: `swatch ${roleClass(t.role)}` }) : null,

@@ -147,7 +147,7 @@ function colour(key, cells, legend) {
     cell.classList.toggle("scaled", key !== "role");
     const at = key === "role" || !known(t[key]) || most === least ? 0 : (t[key] - least) / (most - least);
     cell.style.setProperty("--at", `${Math.round(100 * at)}%`);
-    cell.classList.toggle("high", key !== "role" && at > 0.5);
+    cell.classList.toggle("high", key !== "role" && at > 0.65);
   }
   if (key === "role") {
     legend.replaceChildren(...rolesHere.map((role) => el("span", { class: "key" },

@@ -8,8 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from json import dumps
-from math import prod
 from types import TracebackType
 from typing import Any
 
@@ -26,8 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from golfpack.report.reports import BuildReport, DemoRow, ImportReport, InspectReport
-from golfpack.train.trainer import TrainResult
+from golfpack.report.reports import DemoRow, ImportReport, TrainReport
 
 # Off a terminal a running stage says how far it is this often, in seconds.
 PLAIN_INTERVAL = 10.0
@@ -126,77 +123,6 @@ def data(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
-def show_build(report: BuildReport) -> None:
-    """The summary of a build: a row per role, then the budget."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("role", "tensors", "params", "bytes", "bpw", "rel_err", "SQNR dB", "KL share"):
-        table.add_column(column, justify="left" if column == "role" else "right")
-    total_kl = sum(t.predicted_kl or 0.0 for t in report.tensors)
-    for role in dict.fromkeys(t.role for t in report.tensors):
-        rows = [t for t in report.tensors if t.role == role]
-        params = sum(prod(t.shape) for t in rows)
-        size = sum(t.bytes for t in rows)
-        kl = sum(t.predicted_kl or 0.0 for t in rows)
-        worst = max((t.rel_err or 0.0 for t in rows), default=0.0)
-        sqnr = min((t.sqnr_db for t in rows if t.sqnr_db is not None), default=None)
-        table.add_row(
-            role, str(len(rows)), f"{params:,}", f"{size:,}", f"{8 * size / max(params, 1):.2f}",
-            f"{worst:.4f}", number(sqnr, ".1f"),
-            f"{kl / total_kl:.0%}" if total_kl else "-",
-        )  # fmt: skip
-    out.print(table)
-    out.print("rel_err and SQNR: the worst tensor of the role.")
-    code = f" + code {report.code_bytes:,}" if report.code_bytes else ""
-    size = f"artifact {report.artifact_bytes:,}{code}"
-    if report.budget_bytes is not None and report.headroom_bytes is not None:
-        share = report.headroom_bytes / report.budget_bytes
-        size += (
-            f" of {report.budget_bytes:,} bytes, headroom {report.headroom_bytes:,} ({share:.3%})"
-        )
-    else:
-        size += " bytes"
-    out.print(f"{size}, {report.bits_per_weight:.3f} bits per weight")
-    if report.measured_kl is not None:
-        predicted = number(report.predicted_kl, ".5f")
-        out.print(
-            f"KL to the float model {report.measured_kl:.5f} nats per token on held-out calibration "
-            f"tokens (predicted {predicted})"
-        )
-    out.print(f"sha256 {report.artifact_sha256}")
-    if report.artifact:
-        out.print(f"wrote {report.artifact}")
-
-
-def show_inspect(report: InspectReport) -> None:
-    """A row per tensor, then the streams."""
-    table = Table(box=None, pad_edge=False)
-    for column in (
-        "tensor",
-        "role",
-        "shape",
-        "scheme",
-        "bytes",
-        "bpw",
-        "zeros",
-        "rel_err",
-        "SQNR dB",
-    ):
-        table.add_column(
-            column, justify="left" if column in ("tensor", "role", "scheme") else "right"
-        )
-    for t in report.tensors:
-        table.add_row(
-            t.name, t.role, "x".join(map(str, t.shape)), t.scheme, f"{t.bytes:,}", f"{t.bpw:.2f}",
-            number(t.zeros, ".1%"), number(t.rel_err, ".4f"), number(t.sqnr_db, ".1f"),
-        )  # fmt: skip
-    out.print(table)
-    out.print(f"{report.parameters:,} parameters, {report.bytes:,} bytes, sha256 {report.sha256}")
-    out.print(f"family {report.family}: " + ", ".join(f"{k}={v}" for k, v in report.config.items()))
-    show_assumed(report.assumed)
-    if report.streams:
-        out.print("streams: " + ", ".join(f"{k} {v:,}" for k, v in report.streams.items()))
-
-
 def show_import(report: ImportReport) -> None:
     """What was read and what was written."""
     show_notes(report.notes)
@@ -207,15 +133,12 @@ def show_import(report: ImportReport) -> None:
     )
 
 
-def show_train(result: TrainResult, json: bool) -> None:
+def show_train(report: TrainReport) -> None:
     """Where the checkpoint is and how good it got."""
-    if json:
-        data(dumps({**vars(result), "checkpoint": str(result.checkpoint)}, indent=1))
-        return
-    val = "" if result.val_loss is None else f", validation loss {result.val_loss:.4f}"
+    val = "" if report.val_loss is None else f", validation loss {report.val_loss:.4f}"
     out.print(
-        f"{result.steps:,} steps in {result.seconds:.0f} s, loss {result.final_loss:.4f}{val} nats "
-        f"per token\nwrote {result.checkpoint}"
+        f"{report.steps:,} steps in {report.seconds:.0f} s, loss {report.final_loss:.4f}{val} nats "
+        f"per token\nwrote {report.checkpoint}"
     )
 
 

@@ -1,5 +1,6 @@
 """`golfpack inspect` and `golfpack unpack`: what is in a file."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,9 +13,17 @@ from golfpack.models.choice import current_choice
 from golfpack.models.user import USER
 from golfpack.packer.ir import ModelSpec
 from golfpack.packer.loader import is_artifact, load
+from golfpack.report.reading import from_json, read_json
 from golfpack.report.reports import InspectReport
 from golfpack.report.tensor_errors import excess_kurtosis
 from golfpack.report.tensors import Known, TensorReport, tensor_reports
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is read of a build's report."""
+
+    tensors: list[TensorReport]
 
 
 def inspect(
@@ -23,19 +32,27 @@ def inspect(
     """What an artifact or a checkpoint holds, tensor by tensor.
 
     Args:
-        against: the float checkpoint an artifact was built from, for the errors.
+        against: the float checkpoint an artifact was built from, for the errors; without it they are
+            taken from the build's report, where that lies beside the artifact.
         settings: "model.option=value" of the checkpoint; an artifact carries its own.
     """
     if against is not None and not names_artifact(path):
         raise UsageError(f"{path} is not an artifact", "--float is for artifacts; leave it out")
     loaded, original = open_pair(path, against, settings)
     streams: dict[str, int] = {}
+    notes: list[str] = []
+    errors = None if against is None else str(against)
     if is_artifact(path):
         artifact = load(path)
         streams = {n: len(data) for n, data in artifact.container.streams.items()}
         streams["header"] = artifact.container.overhead
         known = Known(_blocks(loaded), None if original is None else original.weights)
         rows = tensor_reports(artifact, known)
+        beside = path.with_suffix(".report.json")
+        if against is None and beside.is_file():
+            rows, note = _with_report(rows, beside, artifact.container.sha256)
+            errors = str(beside) if note is None else None
+            notes += [] if note is None else [note]
     else:
         rows = _checkpoint_rows(loaded)
     return InspectReport(
@@ -48,7 +65,25 @@ def inspect(
         parameters=sum(w.size for w in loaded.weights.values()),
         streams=streams,
         tensors=rows,
+        errors=errors,
+        notes=notes,
     )
+
+
+def _with_report(
+    rows: list[TensorReport], path: Path, sha256: str
+) -> tuple[list[TensorReport], str | None]:
+    """The rows as the build's report has them, errors included; or as they are, and why."""
+    try:
+        data = read_json(path, "build again to write it anew")
+        if data.get("artifact_sha256") != sha256:
+            return rows, f"{path} is the report of another artifact, so no errors are shown"
+        found = from_json(_Rows, data, str(path), ignore=True).tensors
+    except UsageError as e:
+        return rows, f"no errors are shown: {e.message}"
+    if [(r.name, r.shape, r.bytes) for r in found] != [(r.name, r.shape, r.bytes) for r in rows]:
+        return rows, f"{path} does not describe this artifact, so no errors are shown"
+    return found, None
 
 
 def unpack(path: Path, output: Path, *, force: bool = False) -> int:

@@ -10,10 +10,9 @@ from golfpack.errors import UsageError
 from golfpack.packer.loader import load
 from golfpack.report.page.checked import read_build, read_eval
 from golfpack.report.page.data import page_data
-from golfpack.report.page.page import page_html
+from golfpack.report.page.page import PageReport, page_html
 
 REPORT_SUFFIX = ".report.json"
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -35,26 +34,6 @@ class PageOptions:
     against: Path | None = None
     output: Path | None = None
     settings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PageReport:
-    """What `golfpack report` wrote.
-
-    Attributes:
-        page: path of the page; `page_bytes` its size.
-        report, evaluation: the files that went into it, if any.
-        artifact_sha256: of the artifact; None for a build that failed.
-        missing: what the page cannot show, and what would let it.
-    """
-
-    page: str
-    page_bytes: int
-    report: str | None
-    evaluation: str | None
-    artifact_sha256: str | None
-    missing: list[str]
-    schema_version: int = SCHEMA_VERSION
 
 
 def report(options: PageOptions) -> PageReport:

@@ -13,6 +13,7 @@ from golfpack.commands.options import (
     Checkpoint,
     Code,
     DataFree,
+    Explain,
     Json,
     Model,
     ModelArgs,
@@ -82,6 +83,8 @@ def build(
     settings: Set = None,
     seed: Seed = 0,
     threads: Threads = CORES,
+    table: Annotated[str, typer.Option(help="Rows by role, block or tensor.")] = "role",
+    explain: Explain = False,
     json: Json = False,
     html: Annotated[
         bool, typer.Option("--html", help="Write the report as a page, too: NAME.html.")
@@ -89,7 +92,7 @@ def build(
     quiet: Quiet = False,
 ) -> None:
     """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
-    from golfpack import render
+    from golfpack import render, render_build
     from golfpack.api.build import build as run
     from golfpack.api.planfile import read_plan
     from golfpack.api.prepare import BuildOptions
@@ -101,6 +104,7 @@ def build(
 
     if checkpoint is None and source is None:
         raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
+    render_build.check_table(table)
     options = BuildOptions(
         checkpoint or Path(), budget, output, recipe, tuple(settings or ()), calib, calib_tokens,
         data_free, tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run,
@@ -118,7 +122,7 @@ def build(
     if json:
         render.data(to_json(report))
     else:
-        render.show_build(report)
+        render_build.show_build(report, table, explain)
     if html:
         write_page(report.artifact)
 

@@ -7,6 +7,7 @@ import typer
 
 from golfpack.commands.options import (
     Checkpoint,
+    Explain,
     Force,
     Json,
     Model,
@@ -15,7 +16,9 @@ from golfpack.commands.options import (
 )
 
 INSPECT_EXAMPLES = (
-    "Examples: golfpack inspect x.golf | golfpack inspect x.golf --float ckpt.pt --json"
+    "Examples: golfpack inspect x.golf | golfpack inspect x.golf --float ckpt.pt --json | "
+    "golfpack inspect x.golf --sort kl --explain | golfpack inspect x.golf --group block | "
+    "golfpack inspect x.golf --columns name,bytes,step_min,step_max,clipped,worst_row"
 )
 UNPACK_EXAMPLES = "Example: golfpack unpack x.golf -o weights.safetensors"
 IMPORT_EXAMPLES = (
@@ -31,21 +34,33 @@ def inspect(
     ] = None,
     model: Model = None,
     model_args: ModelArgs = None,
+    group: Annotated[
+        str, typer.Option(help="Rows by role or block, or none: each tensor.")
+    ] = "none",
+    sort: Annotated[
+        str | None, typer.Option(help="Most first: bytes, bpw, rel_err or kl; or name.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns to show, with commas; --explain tells of them.")
+    ] = None,
+    explain: Explain = False,
     settings: Set = None,
     json: Json = False,
 ) -> None:
-    """Show what a file holds, tensor by tensor."""
-    from golfpack import render
+    """Show what a file holds, tensor by tensor; errors where the build's report lies beside it."""
+    from golfpack import render, render_build
     from golfpack.api.inspect import inspect as run
     from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
+    chosen = None if columns is None else [c.strip() for c in columns.split(",")]
+    render_build.check_table(group, sort, chosen)
     with chosen_model(model, model_args or ()):
         report = run(path, against, tuple(settings or ()))
     if json:
         render.data(to_json(report))
     else:
-        render.show_inspect(report)
+        render_build.show_inspect(report, group, sort, chosen, explain)
 
 
 def unpack(

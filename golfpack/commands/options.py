@@ -50,6 +50,7 @@ DataFree = Annotated[
     bool, typer.Option("--data-free", help="No calibration: relative errors only, of any tensors.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Say what every column means.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")]
 
 

@@ -1,5 +1,6 @@
 """The commands that train. No torch until a command runs."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,7 @@ def train(
     from golfpack import render
     from golfpack.api.train import TrainOptions
     from golfpack.api.train import train as run
+    from golfpack.report.reports import TrainReport, to_json
 
     options = TrainOptions(
         out, family, tokens, tuple(text or ()), val_tokens, tokenizer, train_vocab, steps, minutes,
@@ -52,7 +54,14 @@ def train(
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         result = run(options, notify)
-    render.show_train(result, json)
+    report = TrainReport(
+        result.steps, result.seconds, result.final_loss, result.val_loss, str(result.checkpoint),
+        sys.argv[1:],
+    )  # fmt: skip
+    if json:
+        render.data(to_json(report))
+    else:
+        render.show_train(report)
 
 
 def demo(

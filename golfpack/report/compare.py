@@ -14,7 +14,13 @@ class CompareReport:
         window: targets per window; the KL is measured on windows of the same length.
         kl_tokens: how many tokens that is, from the start of the stream.
         calibration: shard or text; None for text the model wrote itself.
+        scored_tokens: targets of the bpb.
+        float_bytes: size of the checkpoint's file.
+        float_loss: of the float model, nats per token.
+        float_bpb: of the float model, bits per byte.
         folder: holds the artifacts and the finished rows.
+        rows: one per recipe and budget.
+        seconds: wall time of everything.
     """
 
     checkpoint: str
@@ -48,7 +54,16 @@ class CompareRow:
 
     Attributes:
         budget: as it was asked for.
+        budget_bytes: the same in bytes.
+        refused: why nothing was built, if so.
+        artifact: path of the file.
+        artifact_sha256: of its bytes.
+        artifact_bytes: its size.
+        headroom_bytes: budget minus file.
         headroom_share: of the budget.
+        bits_per_weight: 8 bytes / weights.
+        val_loss: nats per token.
+        val_bpb: bits per byte.
         quant_gap: val_bpb minus that of the float model.
         kl: KL(float || artifact) on the evaluation tokens, nats per token.
         build_seconds: packing and verifying.

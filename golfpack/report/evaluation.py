@@ -11,18 +11,27 @@ class EvalReport:
     """What `golfpack eval` found.
 
     Attributes:
-        model_sha256: of the checkpoint or artifact.
+        model: path of the checkpoint or artifact.
+        model_sha256: of its bytes.
+        model_bytes: its size.
+        mode: how windows are laid: "plain" or "sliding".
         ttt, options: test-time training by name ("none" without), and every option of the run.
         window: tokens the model reads at most.
         val_loss: nats per target token.
         val_bpb: bits per byte, (sum of nll / ln 2) / scored_bytes.
         targets, scored_tokens: tokens to score, and those scored exactly once.
+        scored_bytes: bytes of text that the scored tokens stand for.
         bytes_source: "table" (the tokenizer's), or the side-car shards that were counted instead.
         byte_audit: the byte table against decoded text.
         documents: of the stream; one where no BOS occurs.
         round_trip: documents whose tokens were decoded and encoded, and those that came back changed.
         source_round_trip: the same for raw text, when it was given.
         seconds: wall time of scoring and test-time training, all ranks.
+        tokens_per_second: scored tokens per second of that time.
+        device: "cpu" or "cuda".
+        ranks: processes that shared the work.
+        batch_tokens: tokens per forward pass.
+        compiled: whether torch.compile was used.
         legality: name, passed and measured of each check; None where they were not asked for.
         float_bpb, quant_gap: of the float checkpoint on the same tokens, when one was given;
             quant_gap = val_bpb - float_bpb.
@@ -75,10 +84,16 @@ class StatsReport:
     """Runs of several seeds against a baseline, in both units.
 
     Attributes:
+        runs: paths of the reports.
+        val_loss: of each run, nats per token.
+        val_bpb: of each run, bits per byte.
+        baseline: as it was given.
+        bytes_per_token: of the scored stream.
         nats, bpb: mean, std, baseline, margin, improvement and the two p-values in nats per token and
             in bits per byte.
         margin_nats, margin_bits_per_token, margin_bpb: the improvement the rule asks for; a nat is
             1 / ln 2 bits, and those of a token are spread over its bytes.
+        significance: the largest p-value that counts.
         meets_rule: whether the margin is reached, at the level of `significance`.
     """
 

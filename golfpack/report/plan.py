@@ -15,8 +15,12 @@ class PlanReport:
         passes: of the recipe, with every option.
         budget_bytes: the one budget that was asked about; None for none, or several.
         code_bytes: how much of every budget is for code that ships too.
+        calibration: source, number of tokens and sha256 of the tokens; None without.
         kl_ratio: measured over predicted KL at the probe; None without gradients.
+        rows: one per budget.
         tensors: every tensor's scheme; none where several budgets were asked about.
+        time: how long a build should take.
+        seconds: how long the plan took.
     """
 
     checkpoint: str
@@ -41,10 +45,15 @@ class PlanReport:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One budget: expected bytes, KL (nats per token) and loss in bits per byte (with a tokenizer).
+    """What to expect of one budget.
 
-    `budget_bytes` is None for the recipe as it is written, at dial 1; the KL is None where the recipe
-    measures no gradients.
+    Attributes:
+        budget_bytes: None for the recipe as it is written, at dial 1.
+        artifact_bytes: expected size of the file.
+        bits_per_weight: the same per weight of the model.
+        dial: the one number behind all steps.
+        predicted_kl: nats per token; None where the recipe measures no gradients.
+        predicted_bpb: the same as a loss in bits per byte; None without a tokenizer.
     """
 
     budget_bytes: int | None
@@ -60,10 +69,13 @@ class PlanTensor:
     """One tensor of a plan.
 
     Attributes:
+        name: of the tensor.
+        role: what it does in the network.
+        shape: its own.
         scheme, options: as a policy rule has them.
         label: short name for tables, such as "int6".
-        bytes: expected share of the file, and `predicted_kl` of the KL in nats per token; None where
-            no one dial was asked about, or no gradients were measured.
+        bytes: expected share of the file; None where several budgets were asked about.
+        predicted_kl: expected share of the KL, nats per token; None as above, and without gradients.
     """
 
     name: str

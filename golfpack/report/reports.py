@@ -2,7 +2,6 @@
 
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -49,7 +48,12 @@ class InputFile:
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """A size the same recipe could have, and the KL to expect of it, in nats per token."""
+    """A size that the same recipe could have.
+
+    Attributes:
+        bytes: of the artifact.
+        predicted_kl: the KL to expect of it, nats per token.
+    """
 
     bytes: int
     predicted_kl: float
@@ -63,15 +67,7 @@ class BuildReport:
     what counts against the budget.
 
     Attributes:
-        checkpoint: path of the checkpoint that was compiled.
-        checkpoint_sha256: of its bytes.
         family: the model family it was read as.
-        config: the model's options, complete.
-        assumed: those of them that neither shapes nor the user told.
-        recipe: name of the recipe.
-        settings: what `--set` changed.
-        seed: of everything random.
-        parameters: weights of the model, tied ones once.
         budget_bytes, headroom_bytes: None when a target KL ruled instead.
         code_bytes: how much of the budget is for code that ships too.
         artifact: path of the file; None for a dry run.
@@ -86,8 +82,6 @@ class BuildReport:
             gradients.
         measured_kl: KL(float || artifact) on held-out calibration tokens; None without them.
         measured_bpb: the same in bits per byte; None without a tokenizer.
-        notes: what was renamed, split or dropped when the checkpoint was read.
-        warnings: what fell short of what was asked; `--strict` makes them errors.
         seconds: wall time per stage.
         allocation: what mixed precision chose among (`packer.state.Allocation`), or None.
         pruning: what pruning passes did (`packer.state.Pruning`).
@@ -103,9 +97,6 @@ class BuildReport:
         calibrates: what the recipe asks of calibration: "none", "inputs" or "gradients".
         inputs: every file that was read besides the checkpoint.
         status: "built".
-        argv: the command line.
-        versions: of what the bytes depend on besides the inputs.
-        schema_version: of this document.
     """
 
     checkpoint: str
@@ -156,27 +147,19 @@ class FailedBuild:
     """What is known of a build that ended in an error, for NAME.failed.report.json.
 
     Attributes:
-        error: what went wrong, and `hint` what to do next.
+        error: what went wrong.
+        hint: what to do next, if anything is known to help.
         exit_code: what the process returned.
-        checkpoint: path of the checkpoint.
         checkpoint_sha256: None where a budget was refused before the checkpoint was read.
         family: the model family it was read as; None as above.
-        config: the model's options, complete.
-        assumed: those of them that neither shapes nor the user told.
-        recipe: name of the recipe.
-        parameters: weights of the model.
         budget_bytes: None where a target or `--lossless` ruled, or the budget could not be read.
         code_bytes: how much of the budget is for code that ships too.
         shortfall: bytes by which the smallest artifact exceeds the budget, where that is the error.
         calibration: as in a BuildReport; None where it had not come to that.
-        notes: what was renamed, split or dropped when the checkpoint was read.
         warnings: up to the error.
         seconds: wall time per finished stage.
         options, passes, calibrates, inputs: as in a BuildReport; `golfpack build --from` takes them.
         status: "failed".
-        argv: the command line.
-        versions: of what a build depends on besides its inputs.
-        schema_version: of this document.
     """
 
     error: str
@@ -208,7 +191,18 @@ class FailedBuild:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """What `golfpack inspect` sees in an artifact or a checkpoint."""
+    """What `golfpack inspect` sees in an artifact or a checkpoint.
+
+    Attributes:
+        path: of the file.
+        sha256: of its bytes.
+        bytes: its size.
+        streams: coded bytes of every stream of an artifact, and "header", all that is no stream.
+        tensors: a row each, in stored order.
+        errors: where the tensors' errors come from: a float checkpoint, or the build's report beside
+            the artifact; None where neither is known.
+        notes: why a report beside the artifact was not used.
+    """
 
     path: str
     sha256: str
@@ -218,7 +212,9 @@ class InspectReport:
     assumed: dict[str, Any]
     parameters: int
     streams: dict[str, int]
-    tensors: Sequence[TensorReport]
+    tensors: list[TensorReport]
+    errors: str | None = None
+    notes: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -227,6 +223,11 @@ class ImportReport:
     """What `golfpack import` wrote.
 
     Attributes:
+        source: path of the file that was read.
+        source_sha256: of its bytes.
+        checkpoint: path of the safetensors file that was written.
+        checkpoint_bytes: its size.
+        tensors: how many there are.
         notes: what was renamed, split, dropped or kept once.
         aliases: name left out -> name that holds the same tensor, for tensors without a family.
     """
@@ -246,8 +247,40 @@ class ImportReport:
 
 
 @dataclass(frozen=True)
+class TrainReport:
+    """What `golfpack train` came to.
+
+    Attributes:
+        steps: optimiser steps taken.
+        seconds: wall-clock time, over all resumptions.
+        final_loss: moving average of the training loss at the end, nats per token.
+        val_loss: validation loss of the final weights, nats per token; None without such tokens.
+        checkpoint: the final model, a plain state dict; its configuration lies beside it.
+    """
+
+    steps: int
+    seconds: float
+    final_loss: float
+    val_loss: float | None
+    checkpoint: str
+    argv: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=versions)
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
 class DemoRow:
-    """One line of the demo's last table; `budget_bytes` and `kl` are None for the float model."""
+    """One model of the demo's last table.
+
+    Attributes:
+        model: "float", or the artifact's name.
+        bytes: of its file.
+        budget_bytes: None for the float model, as are `headroom_bytes`, `quant_gap` and `kl`.
+        headroom_bytes: budget minus file.
+        val_bpb: bits per byte on held-out documents.
+        quant_gap: val_bpb minus that of the float model.
+        kl: KL(float || artifact) on held-out calibration tokens, nats per token.
+    """
 
     model: str
     bytes: int

@@ -1,7 +1,7 @@
 """What the page shows, as one JSON object: a build report, completed from the artifact itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import accumulate
 from math import isfinite
 from typing import Any
@@ -15,6 +15,7 @@ from golfpack.packer.loader import Artifact
 from golfpack.report.columns import COLUMNS
 from golfpack.report.evaluation import EvalReport
 from golfpack.report.reports import BuildReport, FailedBuild, InspectReport
+from golfpack.report.tensors import TensorReport
 
 # Bars of a histogram: as many as stay readable at 300 pixels.
 BARS = 65
@@ -25,6 +26,8 @@ TAIL = 0.003
 DIGITS = 6
 # What reports hold for `build --from` and other readers.
 _UNSHOWN = ("options", "allocation", "pruning")
+# Other columns are of groups of tensors.
+_FIELDS = {f.name for f in fields(TensorReport)}
 
 
 def page_data(
@@ -58,7 +61,7 @@ def page_data(
         "build": _finite(shown),
         "tensors": [_finite(t, DIGITS) for t in tensors],
         "eval": None if evaluation is None else _finite(asdict(evaluation)),
-        "columns": [asdict(column) for column in COLUMNS],
+        "columns": [asdict(c) for c in COLUMNS.values() if c.name in _FIELDS],
         "missing": _missing(build, evaluation, tensors),
         "made_by": f"golfpack {__version__}",
     }

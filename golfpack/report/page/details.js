@@ -51,7 +51,7 @@ function detailsOf(t) {
     WORST.has(t) ? el("p", { class: "pill bad" }, `among the worst five by ${ERROR_KEY === "kl_share" ? "KL share" : "relative error"}`) : "",
     codesOf(t),
     facts(DATA.columns.filter((c) => !["name", "role", "shape", "scheme", "block", "bytes"].includes(c.name))
-      .map((c) => [c.header, known(t[c.name]) ? format(t[c.name], c.format) : null, c.explanation]), "facts dense"),
+      .map((c) => [c.header, known(t[c.name]) ? format(t[c.name], c.format) : null, c.explain]), "facts dense"),
   ];
 }
 

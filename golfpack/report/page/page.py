@@ -11,12 +11,37 @@ import html
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
+
+from golfpack.report.reports import SCHEMA_VERSION
 
 # In the order in which they run, as one script.
 SCRIPTS = ("base", "sections", "treemap", "charts", "details", "table", "main")
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+
+
+@dataclass(frozen=True)
+class PageReport:
+    """What `golfpack report` wrote.
+
+    Attributes:
+        page: path of the page.
+        page_bytes: its size.
+        report: the build report that went into it, if any.
+        evaluation: the evaluation report, if any.
+        artifact_sha256: of the artifact; None for a build that failed.
+        missing: what the page cannot show, and what would let it.
+    """
+
+    page: str
+    page_bytes: int
+    report: str | None
+    evaluation: str | None
+    artifact_sha256: str | None
+    missing: list[str]
+    schema_version: int = SCHEMA_VERSION
 
 
 def page_html(data: Mapping[str, Any]) -> str:

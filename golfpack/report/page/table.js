@@ -66,7 +66,7 @@ function tableHead(columns, redraw) {
     return el("th", {
       scope: "col", class: numeric.get(c.name) ? "num" : null, "aria-sort": chosen ? (view.down ? "descending" : "ascending") : null,
     }, el("button", {
-      type: "button", title: c.explanation, "data-column": c.name,
+      type: "button", title: c.explain, "data-column": c.name,
       onclick: () => {
         // Figures first go down, texts up; a second click turns them round.
         view.down = chosen ? !view.down : numeric.get(c.name);
@@ -118,6 +118,6 @@ function tableFoot(rows, columns) {
 function columnsLegend() {
   const absent = DATA.columns.filter((c) => !COLUMNS.includes(c)).map((c) => c.header);
   return el("details", {}, el("summary", {}, "What the columns mean"),
-    facts(COLUMNS.map((c) => [c.header, c.explanation]), "facts wide"),
+    facts(COLUMNS.map((c) => [c.header, c.explain]), "facts wide"),
     absent.length ? note(`Not known here: ${absent.join(", ")}.`) : "");
 }

@@ -76,6 +76,7 @@ const tail = (name, most) => (name.length <= most ? name : `…${name.slice(1 - 
 
 const shapeText = (t) => t.shape.join("×") || "scalar";
 const numel = (t) => t.shape.reduce((a, b) => a * b, 1);
+const ofFile = (t) => `${share(t.bytes, BUILD.artifact_bytes)} of the file`;
 const blockText = (t) => (known(t.block) ? `block ${t.block}` : "outside the blocks");
 
 // Roles in the order of the network; others come last and are drawn as "vector" is.
@@ -112,6 +113,20 @@ const note = (text) => el("p", { class: "note" }, text);
 function facts(pairs, kind) {
   return el("dl", { class: kind || "facts" }, pairs.filter(([, value]) => known(value)).map(
     ([name, value, why]) => el("div", { title: why }, el("dt", {}, name), el("dd", {}, value))));
+}
+
+const swatch = (kind) => el("span", { class: `swatch ${kind}` });
+const roleSwatch = (t) => swatch(roleClass(t.role));
+// For those who hear the page instead of seeing its colours.
+const heard = (text) => el("span", { class: "hidden" }, text);
+// An entry of a legend.
+const key = (kind, ...text) => el("span", { class: "key" }, swatch(kind), text);
+
+// A small table of figures.
+function figures(headers, rows) {
+  return el("table", { class: "plain" },
+    el("thead", {}, el("tr", {}, headers.map((h) => el("th", { scope: "col", class: "num" }, h)))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((v) => el("td", { class: "num" }, v))))));
 }
 
 const code = (text) => el("code", {}, text);

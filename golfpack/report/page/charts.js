@@ -17,11 +17,11 @@ function drawErrors(root) {
   const list = el("ol", { class: "bars" });
   const lead = el("p", { class: "lead" });
   const more = el("button", { type: "button", class: "more" });
-  let [key, all] = [ERRORS[0][0], false];
+  let [by, all] = [ERRORS[0][0], false];
   const draw = () => {
-    const [, , spec, why] = ERRORS.find(([k]) => k === key);
-    const rows = TENSORS.filter((t) => known(t[key])).sort((a, b) => b[key] - a[key]);
-    const most = rows[0][key] || 1;
+    const [, , spec, why] = ERRORS.find(([name]) => name === by);
+    const rows = TENSORS.filter((t) => known(t[by])).sort((a, b) => b[by] - a[by]);
+    const percent = (t) => `${clamp((100 * t[by]) / (rows[0][by] || 1), 0, 100)}%`;
     const marked = new Set(rows.length > 5 ? rows.slice(0, 5) : []);
     lead.textContent = `The longer, the worse: ${why}.${marked.size ? " The worst five are marked." : ""}`;
     list.replaceChildren(...rows.slice(0, all ? rows.length : BARS_FIRST).map((t) => el("li", {},
@@ -29,15 +29,16 @@ function drawErrors(root) {
         type: "button", class: `error ${marked.has(t) ? "worst" : ""}`, "data-tensor": t.name,
         onclick: (event) => showDetails(t, event),
       },
-      el("span", { class: "error-name", title: t.name }, el("span", { class: `swatch ${roleClass(t.role)}` }), el("bdi", {}, tail(t.name, 34))),
-      el("span", { class: "error-track" }, el("span", { class: "error-bar", vars: { width: `${clamp((100 * t[key]) / most, 0, 100)}%` } })),
-      el("span", { class: "error-value" }, format(t[key], spec),
-        marked.has(t) ? el("span", { class: "hidden" }, " among the worst five") : null)))));
+      el("span", { class: "error-name", title: t.name }, roleSwatch(t), el("bdi", {}, tail(t.name, 34))),
+      el("span", { class: "error-track" }, el("span", { class: "error-bar", vars: { width: percent(t) } })),
+      el("span", { class: "error-value" }, format(t[by], spec),
+        marked.has(t) ? heard(" among the worst five") : null)))));
     more.hidden = rows.length <= BARS_FIRST;
     more.textContent = all ? "Show fewer" : `Show all ${rows.length}`;
   };
   more.addEventListener("click", () => { all = !all; draw(); });
-  root.append(lead, ERRORS.length > 1 ? segmented("Sort by", ERRORS, key, (k) => { key = k; draw(); }) : "", list, more);
+  const choose = (name) => { by = name; draw(); };
+  root.append(lead, ERRORS.length > 1 ? segmented("Sort by", ERRORS, by, choose) : "", list, more);
   draw();
 }
 
@@ -61,27 +62,29 @@ function decades(least, most) {
 }
 
 function frontierPoints() {
-  const points = (BUILD.frontier || []).map((p) => ({ bytes: p.bytes, kl: p.predicted_kl })).filter((p) => p.kl > 0 && p.bytes > 0);
-  return points.sort((a, b) => a.bytes - b.bytes);
+  const points = (BUILD.frontier || []).map((p) => ({ bytes: p.bytes, kl: p.predicted_kl }));
+  return points.filter((p) => p.kl > 0 && p.bytes > 0).sort((a, b) => a.bytes - b.bytes);
 }
 
 function drawFrontier(root) {
   const points = frontierPoints();
   if (points.length < 2) {
-    root.append(note("This report holds no frontier: it needs a build that was calibrated with gradients. golfpack plan shows one."));
+    root.append(note("No frontier is known here: it needs the report of a build that was calibrated with "
+      + "gradients. golfpack plan shows one without building."));
     return;
   }
   const here = [
-    ["predicted", BUILD.predicted_kl, "this build, predicted"], ["measured", BUILD.measured_kl, "this build, measured"],
-  ].filter(([, kl]) => kl > 0 && BUILD.artifact_bytes > 0).map(([kind, kl, name]) => ({ kind, kl, name, bytes: BUILD.artifact_bytes }));
+    ["predicted", BUILD.predicted_kl, "this build, predicted"],
+    ["measured", BUILD.measured_kl, "this build, measured"],
+  ].map(([kind, kl, name]) => ({ kind, kl, name, bytes: BUILD.artifact_bytes }))
+    .filter((p) => p.kl > 0 && p.bytes > 0);
   const holder = el("div", { class: "chart" });
   root.append(el("p", { class: "lead" }, frontierSentence(points)), holder,
-    el("div", { class: "map-legend" }, el("span", { class: "key" }, el("span", { class: "swatch dot-line" }), "predicted at other sizes"),
-      here.map((p) => el("span", { class: "key" }, el("span", { class: `swatch dot-${p.kind}` }), p.name))),
-    el("details", {}, el("summary", {}, "The same as figures"), el("table", { class: "plain" },
-      el("thead", {}, el("tr", {}, ["bytes", "bits per weight", "predicted KL"].map((h) => el("th", { scope: "col", class: "num" }, h)))),
-      el("tbody", {}, points.map((p) => el("tr", {}, [group(p.bytes), bitsPerWeight(p.bytes), format(p.kl, ".3g")]
-        .map((v) => el("td", { class: "num" }, v))))))));
+    el("div", { class: "map-legend" }, key("dot-line", "predicted at other sizes"),
+      here.map((p) => key(`dot-${p.kind}`, p.name))),
+    el("details", {}, el("summary", {}, "The same as figures"),
+      figures(["bytes", "bits per weight", "predicted KL"],
+        points.map((p) => [group(p.bytes), bitsPerWeight(p.bytes), format(p.kl, ".3g")]))));
   let width = -1;
   new ResizeObserver(() => {
     if (holder.clientWidth === width) return;
@@ -96,8 +99,9 @@ const bitsPerWeight = (size) => (BUILD.parameters ? format((8 * size) / BUILD.pa
 function frontierSentence(points) {
   const size = BUILD.artifact_bytes || 0;
   const [now, then] = [klAt(points, size), klAt(points, 1.1 * size)];
-  if (!now || !then) return "KL to the float model, nats per token, against the size of the file; the scale is logarithmic.";
-  return `A tenth more bytes (${group(0.1 * size)}) is predicted to divide the KL by ${format(now / then, ".2f")}. The scale of the KL, in nats per token, is logarithmic.`;
+  const scale = "The KL to the float model is in nats per token, on a logarithmic scale.";
+  if (!now || !then) return scale;
+  return `A tenth more bytes, ${group(0.1 * size)}, should divide the KL by ${format(now / then, ".2f")}. ${scale}`;
 }
 
 function klAt(points, size) {
@@ -119,7 +123,10 @@ function frontierChart(points, here, width) {
   const x = (v) => left + ((v - x0) / (x1 - x0)) * (width - left - right);
   const y = (v) => top + ((y1 - v) / (y1 - y0)) * (height - top - bottom);
   const marks = decades(y0, y1);
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Predicted KL against bytes; the figures are in the table below" },
+  return svg("svg", {
+    viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
+    "aria-label": "Predicted KL against bytes; the figures are in the table below",
+  },
     marks.map((v) => [
       svg("line", { class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v) }),
       svg("text", { class: "tick", x: left - 8, y: y(v) + 4, "text-anchor": "end" }, general(10 ** v, 2))]),
@@ -130,7 +137,9 @@ function frontierChart(points, here, width) {
     svg("polyline", { class: "line", points: points.map((p) => `${x(p.bytes)},${y(Math.log10(p.kl))}`).join(" ") }),
     points.map((p) => svg("circle", { class: "dot", cx: x(p.bytes), cy: y(Math.log10(p.kl)), r: 3.5 },
       svg("title", {}, `${bytes(p.bytes)}, ${bitsPerWeight(p.bytes)} bits per weight: KL ${format(p.kl, ".3g")}`))),
-    here.map((p) => svg("circle", { class: p.kind, cx: x(p.bytes), cy: y(Math.log10(p.kl)), r: p.kind === "measured" ? 5.5 : 7 },
+    here.map((p) => svg("circle", {
+      class: p.kind, cx: x(p.bytes), cy: y(Math.log10(p.kl)), r: p.kind === "measured" ? 5.5 : 7,
+    },
       svg("title", {}, `${p.name}: ${bytes(p.bytes)}, KL ${format(p.kl, ".5f")}`))));
 }
 
@@ -146,15 +155,24 @@ function histogram(h) {
   const most = Math.max(...h.counts, 1);
   const end = h.first + h.width * h.counts.length - 1;
   const last = known(h.most) ? Math.min(end, h.most) : end;
-  const label = (v, at, anchor) => svg("text", { class: "tick", x: at, y: height - 4, "text-anchor": anchor }, String(v));
-  const zero = h.first < 0 && last > 0 ? ((0.5 - h.first) / h.width) * step : null;
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "histogram", role: "img", "aria-label": `How often the codes ${h.first} to ${last} occur` },
-    h.counts.map((n, i) => {
-      const tall = ((height - bottom - 4) * n) / most;
-      const [from, to] = [h.first + i * h.width, h.first + (i + 1) * h.width - 1];
-      return svg("rect", { class: from <= 0 && to >= 0 ? "bin zero" : "bin", x: i * step, y: height - bottom - tall, width: Math.max(step - (step > 3 ? 1 : 0), 0.5), height: n ? Math.max(tall, 0.75) : 0 },
-        svg("title", {}, `${from === to ? `code ${from}` : `codes ${from} to ${to}`}: ${group(n)}`));
-    }),
-    svg("line", { class: "grid", x1: 0, x2: width, y1: height - bottom, y2: height - bottom }),
-    label(h.first, 0, "start"), zero !== null && zero > 30 && zero < width - 30 ? label(0, zero, "middle") : null, label(last, width, "end"));
+  const label = (code, x, anchor) => svg("text", {
+    class: "tick", x, y: height - 4, "text-anchor": anchor,
+  }, String(code));
+  const zero = ((0.5 - h.first) / h.width) * step;
+  const roomForZero = zero > 30 && zero < width - 30;
+  const bin = (n, i) => {
+    const [from, to] = [h.first + i * h.width, h.first + (i + 1) * h.width - 1];
+    const tall = n ? Math.max(((height - bottom - 4) * n) / most, 0.75) : 0;
+    return svg("rect", {
+      class: from <= 0 && to >= 0 ? "bin zero" : "bin", x: i * step, y: height - bottom - tall,
+      width: Math.max(step - (step > 3 ? 1 : 0), 0.5), height: tall,
+    }, svg("title", {}, `${from === to ? `code ${from}` : `codes ${from} to ${to}`}: ${group(n)}`));
+  };
+  return svg("svg", {
+    viewBox: `0 0 ${width} ${height}`, class: "histogram", role: "img",
+    "aria-label": `How often the codes ${h.first} to ${last} occur`,
+  },
+  h.counts.map(bin),
+  svg("line", { class: "grid", x1: 0, x2: width, y1: height - bottom, y2: height - bottom }),
+  label(h.first, 0, "start"), roomForZero ? label(0, zero, "middle") : null, label(last, width, "end"));
 }

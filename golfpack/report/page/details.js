@@ -30,6 +30,8 @@ function hideDetails() {
   if (inside && opener) opener.focus();
 }
 
+const errorName = ERROR_KEY === "kl_share" ? "KL share" : "relative error";
+
 function detailsOf(t) {
   const order = TENSORS;
   const at = order.indexOf(t);
@@ -42,23 +44,34 @@ function detailsOf(t) {
   }, sign);
   return [
     el("div", { class: "details-head" },
-      el("div", { class: "details-where" }, el("span", { class: `swatch ${roleClass(t.role)}` }), `${t.role}, ${blockText(t)}`),
+      el("div", { class: "details-where" }, roleSwatch(t), `${t.role}, ${blockText(t)}`),
       el("div", { class: "details-buttons" }, go(-1, "Previous tensor", "‹"), go(1, "Next tensor", "›"),
-        el("button", { type: "button", class: "icon close", "aria-label": "Close details", title: "Close (Esc)", onclick: hideDetails }, "×"))),
+        el("button", {
+          type: "button", class: "icon close", "aria-label": "Close details", title: "Close (Esc)",
+          onclick: hideDetails,
+        }, "×"))),
     el("h2", { id: "details-name", "aria-live": "polite" }, t.name),
     el("p", { class: "sub" }, `${shapeText(t)}  ·  ${t.scheme}`),
-    el("p", { class: "details-size" }, el("strong", {}, group(t.bytes)), ` bytes, ${share(t.bytes, BUILD.artifact_bytes)} of the file`),
-    WORST.has(t) ? el("p", { class: "pill bad" }, `among the worst five by ${ERROR_KEY === "kl_share" ? "KL share" : "relative error"}`) : "",
+    el("p", { class: "details-size" }, el("strong", {}, group(t.bytes)), ` bytes, ${ofFile(t)}`),
+    WORST.has(t) ? el("p", { class: "pill bad" }, `among the worst five by ${errorName}`) : "",
     codesOf(t),
-    facts(DATA.columns.filter((c) => !["name", "role", "shape", "scheme", "block", "bytes"].includes(c.name))
-      .map((c) => [c.header, known(t[c.name]) ? format(t[c.name], c.format) : null, c.explain]), "facts dense"),
+    figuresOf(t),
   ];
+}
+
+// Every figure of its row, with what it means.
+function figuresOf(t) {
+  const above = ["name", "role", "shape", "scheme", "block", "bytes"];
+  const columns = DATA.columns.filter((c) => !above.includes(c.name) && known(t[c.name]));
+  return el("dl", { class: "facts dense" }, columns.map((c) => el("div", {},
+    el("dt", {}, c.header, el("small", {}, c.explain)), el("dd", {}, format(t[c.name], c.format)))));
 }
 
 function codesOf(t) {
   const h = t.histogram;
   if (!h || !h.counts.length) {
-    return note(h || known(t.entropy) ? "The distribution of its codes is not in this report." : "Kept as floats: it has no codes.");
+    return note(known(t.entropy)
+      ? "The distribution of its codes is not in this report." : "Kept as floats: it has no codes.");
   }
   const outside = h.below + h.above;
   return el("figure", {}, histogram(h), el("figcaption", {}, [

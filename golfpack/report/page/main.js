@@ -21,5 +21,6 @@ for (const [id, draw] of PARTS) {
     section.append(el("p", { class: "callout bad" }, `This part cannot be drawn: ${error.message}`));
   }
 }
-byId("foot").append(`Made by ${DATA.made_by}. This page is one file: it fetches nothing, and works without a network.`);
+byId("foot").append(`Made by ${DATA.made_by}. `
+  + "This page is one file: it fetches nothing, and works without a network.");
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideDetails(); });

@@ -43,8 +43,9 @@ function tiles() {
     return [["Budget", BUILD.budget_bytes, "bytes"], ["Too few by", BUILD.shortfall, "bytes"]]
       .filter(([, value]) => known(value)).map(([name, value, more]) => tile(name, group(value), more));
   }
+  const spare = share(BUILD.headroom_bytes, BUILD.budget_bytes);
   const size = known(BUILD.headroom_bytes)
-    ? `of ${group(BUILD.budget_bytes)}; ${group(BUILD.headroom_bytes)} to spare (${share(BUILD.headroom_bytes, BUILD.budget_bytes)})`
+    ? `of ${group(BUILD.budget_bytes)}; ${group(BUILD.headroom_bytes)} to spare (${spare})`
     : BUILD.recipe ? "without a budget" : "of a budget that is not known here";
   const found = [["Bytes", format(BUILD.artifact_bytes, ",d"),
     BUILD.code_bytes ? `+ ${group(BUILD.code_bytes)} of code, ${size}` : size]];
@@ -76,7 +77,8 @@ function budgetParts() {
     ["header", "Header", fixed, "header, manifest and digests"],
     ["code", "Code", BUILD.code_bytes || 0, "files that ship too"],
     ["headroom", "Headroom", known(BUILD.budget_bytes) ? BUILD.headroom_bytes || 0 : 0, "what is left of the budget"],
-  ].filter(([key, , size]) => size > 0 || key === "payload" || (key === "headroom" && known(BUILD.budget_bytes)));
+  ].filter(([part, , size]) => size > 0 || part === "payload"
+    || (part === "headroom" && known(BUILD.budget_bytes)));
 }
 
 function drawBudget(root) {
@@ -86,14 +88,16 @@ function drawBudget(root) {
   }
   const parts = budgetParts();
   const total = sum(parts.map(([, , size]) => size));
+  const said = parts.map(([, name, size]) => `${name} ${bytes(size)}`);
   root.append(
-    el("div", { class: "bar", role: "img", "aria-label": parts.map(([, name, size]) => `${name} ${bytes(size)}`).join(", ") },
-      parts.filter(([, , size]) => size > 0).map(([key, name, size]) =>
-        el("div", { class: `part part-${key}`, vars: { "flex-grow": size / total }, title: `${name}: ${bytes(size)}` }))),
-    el("table", { class: "legend" }, el("tbody", {}, parts.map(([key, name, size, why]) => el("tr", {},
-      el("th", { scope: "row" }, el("span", { class: `swatch part-${key}` }), name),
+    el("div", { class: "bar", role: "img", "aria-label": said.join(", ") },
+      parts.filter(([, , size]) => size > 0).map(([part, name, size]) => el("div", {
+        class: `part part-${part}`, vars: { "flex-grow": size / total }, title: `${name}: ${bytes(size)}`,
+      }))),
+    el("table", { class: "legend" }, el("tbody", {}, parts.map(([part, name, size, why]) => el("tr", {},
+      el("th", { scope: "row" }, swatch(`part-${part}`), name),
       el("td", { class: "why" }, why),
-      el("td", { class: "num", "data-part": key }, group(size)),
+      el("td", { class: "num", "data-part": part }, group(size)),
       el("td", { class: "num dim" }, share(size, total))))),
     el("tfoot", {}, el("tr", {},
       el("th", { scope: "row" }, known(BUILD.budget_bytes) ? "Budget" : "Total"), el("td", { class: "why" }),
@@ -118,7 +122,8 @@ function drawEvaluation(root) {
     ["Test-time training", e.ttt],
     ["Targets scored", known(e.targets) ? `${group(e.scored_tokens)} of ${group(e.targets)}, once each` : null],
     ["Bytes scored", known(e.scored_bytes) ? group(e.scored_bytes) : null],
-    ["Byte audit", known(audit.table_bytes) ? `${group(audit.table_bytes)} by the table, ${group(audit.decoded_bytes)} decoded` : null],
+    ["Byte audit", known(audit.table_bytes)
+      ? `${group(audit.table_bytes)} by the table, ${format(audit.decoded_bytes, ",d")} decoded` : null],
     ["Documents", known(e.documents) ? group(e.documents) : null],
     ["Tokens", e.tokens], ["Tokenizer", e.tokenizer],
   ]), e.tokens_sha256 ? el("p", { class: "hash" }, "tokens' sha256 ", code(e.tokens_sha256)) : "");
@@ -126,7 +131,7 @@ function drawEvaluation(root) {
     root.append(el("h3", {}, "Legality, measured"), el("ul", { class: "checks" }, e.legality.map((c) =>
       el("li", { class: c.passed ? "good" : "bad" },
         el("strong", {}, c.passed ? "✓ " : "✗ ", String(c.name).replaceAll("_", " "),
-          el("span", { class: "hidden" }, c.passed ? " passed" : " failed")),
+          heard(c.passed ? " passed" : " failed")),
         el("span", { class: "dim" }, String(c.measured || ""))))));
   }
 }
@@ -154,10 +159,11 @@ function drawBuilt(root) {
     ["Dial", known(BUILD.dial) ? format(BUILD.dial, ".6g") : null],
     ["Checkpoint", BUILD.checkpoint],
     ["its sha256", BUILD.checkpoint_sha256 ? code(BUILD.checkpoint_sha256) : null],
-    ["Calibration", calibration ? `${format(calibration.tokens, ",d")} tokens, ${format(calibration.source, "")}` : null],
+    ["Calibration", calibration
+      ? `${format(calibration.tokens, ",d")} tokens, ${format(calibration.source, "")}` : null],
     ["its sha256", calibration && calibration.sha256 ? code(format(calibration.sha256, "")) : null],
     ["Versions", BUILD.versions ? entries(BUILD.versions, " ") : null],
-    ["Seconds", BUILD.seconds ? Object.entries(BUILD.seconds).map(([k, v]) => `${k} ${format(v, ".1f")}`).join(", ") : null],
+    ["Seconds", BUILD.seconds ? entries(BUILD.seconds, " ", (v) => format(v, ".1f")) : null],
   ], "facts wide"));
   root.append(inputFiles());
   if (BUILD.notes && BUILD.notes.length) {
@@ -166,7 +172,11 @@ function drawBuilt(root) {
   root.append(fold("The model's options", BUILD.config, BUILD.assumed), passes(), searchRounds());
 }
 
-const entries = (object, joint) => Object.entries(object).map(([k, v]) => `${k}${joint}${typeof v === "object" ? JSON.stringify(v) : v}`).join(", ");
+const plain = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
+
+function entries(object, joint, text = plain) {
+  return Object.entries(object).map(([name, value]) => name + joint + text(value)).join(", ");
+}
 
 function fold(title, config, assumed) {
   if (!config || !Object.keys(config).length) return "";
@@ -193,9 +203,7 @@ function passes() {
 
 function searchRounds() {
   if (!BUILD.trace || BUILD.trace.length < 2) return "";
-  return el("details", {}, el("summary", {}, `The search for the budget: ${BUILD.trace.length} rounds`),
-    el("table", { class: "plain" },
-      el("thead", {}, el("tr", {}, ["round", "dial", "bytes"].map((h) => el("th", { scope: "col", class: "num" }, h)))),
-      el("tbody", {}, BUILD.trace.map(([dial, size], i) => el("tr", {},
-        [String(i + 1), format(dial, ".6g"), format(size, ",d")].map((v) => el("td", { class: "num" }, v)))))));
+  const rounds = BUILD.trace.map(([dial, size], i) => [String(i + 1), format(dial, ".6g"), format(size, ",d")]);
+  return el("details", {}, el("summary", {}, `The search for the budget: ${rounds.length} rounds`),
+    figures(["round", "dial", "bytes"], rounds));
 }

@@ -14,13 +14,15 @@ function sortKey(t, name) {
   return name === "shape" ? numel(t) : t[name];
 }
 
+const byText = (x, y) => String(x).localeCompare(String(y), "en", { numeric: true });
+
 function sorted(rows) {
   if (!view.sort) return rows;
   const sign = view.down ? -1 : 1;
   return rows.slice().sort((a, b) => {
     const [x, y] = [sortKey(a, view.sort), sortKey(b, view.sort)];
     if (!known(x) || !known(y)) return known(x) ? -1 : known(y) ? 1 : 0; // what is not known comes last
-    return sign * (typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", { numeric: true }));
+    return sign * (typeof x === "number" && typeof y === "number" ? x - y : byText(x, y));
   });
 }
 
@@ -56,7 +58,10 @@ function tableParts(redraw) {
   }
   const bodies = [...groups].map(([key, found]) => el("tbody", {},
     view.group ? totals(key, found, columns, "group") : null, found.map((t) => tensorRow(t, columns))));
-  if (!rows.length) bodies.push(el("tbody", {}, el("tr", {}, el("td", { colspan: columns.length }, "No tensor has that in its name."))));
+  if (!rows.length) {
+    const cell = el("td", { colspan: columns.length }, "No tensor has that in its name.");
+    bodies.push(el("tbody", {}, el("tr", {}, cell)));
+  }
   return [tableHead(columns, redraw), ...bodies, tableFoot(rows, columns)];
 }
 
@@ -64,7 +69,8 @@ function tableHead(columns, redraw) {
   return el("thead", {}, el("tr", {}, columns.map((c) => {
     const chosen = view.sort === c.name;
     return el("th", {
-      scope: "col", class: numeric.get(c.name) ? "num" : null, "aria-sort": chosen ? (view.down ? "descending" : "ascending") : null,
+      scope: "col", class: numeric.get(c.name) ? "num" : null,
+      "aria-sort": chosen ? (view.down ? "descending" : "ascending") : null,
     }, el("button", {
       type: "button", title: c.explain, "data-column": c.name,
       onclick: () => {
@@ -79,14 +85,14 @@ function tableHead(columns, redraw) {
 }
 
 function tensorRow(t, columns) {
-  const row = { class: WORST.has(t) ? "worst" : null, "data-tensor": t.name, onclick: (event) => showDetails(t, event) };
-  return el("tr", row, columns.map((c) => {
+  const open = (event) => showDetails(t, event);
+  return el("tr", { class: WORST.has(t) ? "worst" : null, "data-tensor": t.name, onclick: open }, columns.map((c) => {
     if (c.name === "name") {
       return el("th", { scope: "row" }, el("button", { type: "button", title: t.name },
-        el("bdi", {}, tail(t.name, 44)), WORST.has(t) ? el("span", { class: "hidden" }, ", among the worst five") : null));
+        el("bdi", {}, tail(t.name, 44)), WORST.has(t) ? heard(", among the worst five") : null));
     }
     return el("td", { class: numeric.get(c.name) ? "num" : null },
-      c.name === "role" ? el("span", { class: `swatch ${roleClass(t.role)}` }) : null,
+      c.name === "role" ? roleSwatch(t) : null,
       c.name === "shape" ? shapeText(t) : format(t[c.name], c.format));
   }));
 }
@@ -95,24 +101,32 @@ function tensorRow(t, columns) {
 function totals(name, rows, columns, kind) {
   const size = sum(rows.map((t) => t.bytes));
   const weights = sum(rows.map(numel));
-  const known_ = {
-    name: `${name} (${rows.length})`, bytes: group(size), bpw: weights ? format((8 * size) / weights, ".2f") : "",
+  return sumRow(kind, columns, {
+    name: `${name} (${rows.length})`,
+    bytes: group(size),
+    bpw: weights ? format((8 * size) / weights, ".2f") : "",
     side_bytes: group(sum(rows.map((t) => t.side_bytes || 0))),
     kl_share: format(sum(rows.map((t) => t.kl_share || 0)), ".1%"),
-  };
-  return el("tr", { class: kind }, columns.map((c) => el(c.name === "name" ? "th" : "td",
-    { scope: c.name === "name" ? "rowgroup" : null, class: numeric.get(c.name) ? "num" : null }, known_[c.name] || "")));
+  });
+}
+
+function sumRow(kind, columns, cells) {
+  return el("tr", { class: kind }, columns.map((c) => (c.name === "name"
+    ? el("th", { scope: "row" }, cells.name)
+    : el("td", { class: numeric.get(c.name) ? "num" : null }, cells[c.name] || ""))));
 }
 
 // Below the tensors: what else is in the file, up to its exact size.
 function tableFoot(rows, columns) {
   if (rows.length < TENSORS.length) return el("tfoot", {}, totals("shown", rows, columns, "sum"));
-  const total = sum(TENSORS.map((t) => t.bytes));
-  const other = (BUILD.artifact_bytes || 0) - total - (BUILD.fixed_bytes || 0);
-  const line = (name, size) => el("tr", { class: "sum" }, columns.map((c) => el(c.name === "name" ? "th" : "td",
-    { scope: c.name === "name" ? "row" : null, class: numeric.get(c.name) ? "num" : null }, c.name === "name" ? name : c.name === "bytes" ? group(size) : "")));
-  return el("tfoot", {}, totals("all tensors", TENSORS, columns, "sum"),
-    BUILD.artifact_bytes ? [line("header", BUILD.fixed_bytes || 0), other ? line("rounding of shares", other) : null, line("the file", BUILD.artifact_bytes)] : null);
+  const fixed = BUILD.fixed_bytes || 0;
+  const other = (BUILD.artifact_bytes || 0) - sum(TENSORS.map((t) => t.bytes)) - fixed;
+  const line = (name, size) => sumRow("sum", columns, { name, bytes: group(size) });
+  return el("tfoot", {}, totals("all tensors", TENSORS, columns, "sum"), BUILD.artifact_bytes ? [
+    line("header", fixed),
+    other ? line("not told apart", other) : null,
+    line("the file", BUILD.artifact_bytes),
+  ] : null);
 }
 
 function columnsLegend() {

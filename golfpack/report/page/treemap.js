@@ -75,7 +75,7 @@ function drawTreemap(root) {
       const cell = el("button", {
         type: "button", class: `cell ${roleClass(t.role)}`, tabindex: "-1", "data-tensor": t.name,
         "aria-label": `${t.name}, ${t.role}, ${bytes(t.bytes)}`,
-        title: `${t.name}\n${t.role}, ${t.scheme}\n${bytes(t.bytes)}, ${share(t.bytes, BUILD.artifact_bytes)} of the file`,
+        title: `${t.name}\n${t.role}, ${t.scheme}\n${bytes(t.bytes)}, ${ofFile(t)}`,
         onclick: (event) => showDetails(t, event),
       }, el("span", { class: "cell-name" }, shortName(t)), el("span", { class: "cell-size" }, short(t.bytes)));
       cells.set(t, cell);
@@ -140,21 +140,25 @@ function moveFocus(event, order, cells) {
   cells.get(order[to]).focus();
 }
 
-function colour(key, cells, legend) {
-  const values = TENSORS.map((t) => t[key]).filter((v) => typeof v === "number");
+// Colour all boxes by a figure, or by "role".
+function colour(by, cells, legend) {
+  const values = TENSORS.map((t) => t[by]).filter((v) => typeof v === "number");
   const [least, most] = [Math.min(...values), Math.max(...values)];
+  const scaled = by !== "role";
   for (const [t, cell] of cells) {
-    cell.classList.toggle("scaled", key !== "role");
-    const at = key === "role" || !known(t[key]) || most === least ? 0 : (t[key] - least) / (most - least);
+    const at = !scaled || !known(t[by]) || most === least ? 0 : (t[by] - least) / (most - least);
     cell.style.setProperty("--at", `${Math.round(100 * at)}%`);
-    cell.classList.toggle("high", key !== "role" && at > 0.65);
+    cell.classList.toggle("scaled", scaled);
+    cell.classList.toggle("high", at > 0.65);
   }
-  if (key === "role") {
-    legend.replaceChildren(...rolesHere.map((role) => el("span", { class: "key" },
-      el("span", { class: `swatch ${roleClass(role)}` }), role, el("span", { class: "dim" },
-        short(sum(TENSORS.filter((t) => t.role === role).map((t) => t.bytes)))))));
-  } else {
-    const spec = key === "kl_share" ? ".1%" : ".3g";
-    legend.replaceChildren(el("span", { class: "key" }, format(least, spec), el("span", { class: "ramp" }), format(most, spec)));
+  if (scaled) {
+    const spec = by === "kl_share" ? ".1%" : ".3g";
+    const ramp = el("span", { class: "ramp" });
+    legend.replaceChildren(el("span", { class: "key" }, format(least, spec), ramp, format(most, spec)));
+    return;
   }
+  legend.replaceChildren(...rolesHere.map((role) => {
+    const size = sum(TENSORS.filter((t) => t.role === role).map((t) => t.bytes));
+    return key(roleClass(role), role, el("span", { class: "dim" }, short(size)));
+  }));
 }

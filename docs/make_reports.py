@@ -1,4 +1,4 @@
-"""Rewrites the tables of docs/reports.md from the report dataclasses: python docs/make_reports.py"""
+"""Rewrites the tables of docs/reports.md from the report dataclasses: `python docs/make_reports.py`."""
 
 from pathlib import Path
 

@@ -102,7 +102,7 @@ def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildRepo
     with clock.measure("verify"):
         artifact = _verified(state)
         loss = _loss(prepared, ready, state, fit)
-    state = told_result(options, _told_unmeasured(state), prepared)
+    state = told_result(options, _told_unmeasured(state), prepared, told)
     attempt.warnings = list(state.warnings)
     if options.strict and state.warnings:
         raise StrictError(f"--strict: {state.warnings[0]}", "drop --strict to accept it")

@@ -210,10 +210,16 @@ def _config_changes(checkpoint: Checkpoint, replay: Replay) -> list[str]:
     ]
 
 
-def told_result(options: BuildOptions, state: PackState, prepared: Prepared) -> PackState:
-    """The state, with a warning where an unchanged replay gave another artifact than the report's."""
+def told_result(
+    options: BuildOptions, state: PackState, prepared: Prepared, told: tuple[str, ...]
+) -> PackState:
+    """The state, with a warning where an unchanged replay gave another artifact than the report's.
+
+    Args:
+        told: inputs that are known to differ, from `check_inputs`: then nothing needs explaining.
+    """
     replay = options.replay
-    if replay is None or replay.recorded.artifact_sha256 is None or _changed(replay):
+    if replay is None or replay.recorded.artifact_sha256 is None or told or _changed(replay):
         return state
     assert state.blob is not None
     found, expected = hashlib.sha256(state.blob).hexdigest(), replay.recorded.artifact_sha256

@@ -134,7 +134,8 @@ def field_table(kind: type) -> str:
     hints, told = get_type_hints(kind), descriptions(kind)
     lines = ["| key | type | meaning |", "|---|---|---|"]
     for name in _names(kind):
-        cells = (f"`{name}`", _type_text(hints[name]), told.get(name, ""))
+        meaning = re.sub(r"(?<!\.)\.$", "", told.get(name, ""))  # a cell is no sentence
+        cells = (f"`{name}`", _type_text(hints[name]), meaning)
         lines.append("| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |")
     return "\n".join(lines)
 

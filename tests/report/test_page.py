@@ -114,6 +114,21 @@ def test_an_artifact_alone_tells_what_it_can_and_the_page_says_what_it_cannot(
         assert t["rel_err"] == pytest.approx(told[t["name"]], rel=1e-4)
 
 
+def test_a_report_without_its_artifact_tells_nearly_all(built, tmp_path):
+    path = tmp_path / "lone.report.json"
+    path.write_bytes(built.path.with_suffix(".report.json").read_bytes())
+    found = report(PageOptions(path))
+    assert found.page == str(tmp_path / "lone.html")
+    assert found.artifact_sha256 is None
+    data = data_of((tmp_path / "lone.html").read_text())
+    assert data["build"]["artifact_sha256"] == built.report.artifact_sha256
+    for told, t in zip(built.report.tensors, data["tensors"], strict=True):
+        assert t["bytes"] == told.bytes
+        assert told.histogram is not None
+        bins = t["histogram"]
+        assert sum(bins["counts"]) + bins["below"] + bins["above"] == sum(told.histogram.counts)
+
+
 def test_the_same_files_give_the_same_page(built, tmp_path):
     one, two = (page_of(built.path, output=tmp_path / name) for name in ("a.html", "b.html"))
     assert one == two

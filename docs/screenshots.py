@@ -46,7 +46,8 @@ COLOURS = [
 THEME = TerminalTheme(PAPER, INK, COLOURS)
 TERMINAL = """<!doctype html><meta charset="utf-8"><style>
 body {{ margin: 0; background: rgb{paper}; display: inline-block; }}
-pre {{ min-width: {columns}ch; margin: 0; padding: 18px 22px; color: rgb{ink}; font: 13px/1.4 "DejaVu Sans Mono", monospace; }}
+pre {{ min-width: {columns}ch; margin: 0; padding: 18px 22px; color: rgb{ink}; }}
+pre {{ font: 13px/1.4 "DejaVu Sans Mono", monospace; }}
 b {{ color: rgb(76, 195, 141); }}</style><pre><b>$</b> {command}
 {text}</pre>"""
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from safetensors.numpy import save_file
 
 from golfpack.api.build import build
@@ -20,7 +21,8 @@ from golfpack.api.report import PageOptions, report
 from golfpack.errors import UsageError
 from golfpack.packer.loader import load
 from golfpack.report.page.data import BARS, bars
-from golfpack.report.page.page import embedded
+from golfpack.report.page.page import PageReport, embedded
+from golfpack.report.schema import schema_of
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;{{style}}.weight"
 
@@ -47,6 +49,11 @@ def built(tiny_path, tiny_shard, tmp_path_factory):
         tiny_path, "20000", path, calib=str(tiny_shard), calib_tokens=512, cache=False, code=(code,)
     )
     return SimpleNamespace(path=path, report=build(options))
+
+
+@pytest.fixture(scope="module")
+def folder(built):
+    return built.path.parent
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +103,23 @@ def test_the_page_holds_every_tensor_and_every_byte(built):
         assert sum(bins["counts"]) + bins["below"] + bins["above"] == codes.size
         assert (bins["least"], bins["most"]) == (codes.min(), codes.max())
     assert data["missing"] == ["no evaluation: golfpack eval ... --json > FILE, then --eval FILE"]
+
+
+def test_the_commands_write_the_page_and_keep_stdout_for_data(inside, folder, tiny_path):
+    done = inside("report", "tiny.golf", "--output", "named.html", "--json")
+    Draft202012Validator(schema_of(PageReport)).validate(done.report)
+    assert done.report["page"] == "named.html"
+    assert done.report["page_bytes"] == (folder / "named.html").stat().st_size
+    done = inside("report", "tiny.golf")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "wrote tiny.html" in done.stderr
+    done = inside(
+        "build", tiny_path, "--budget", "4bpw", "--data-free", "-o", "b.golf", "--html", "-q"
+    )
+    assert done.returncode == 0, done.stderr
+    assert data_of((folder / "b.html").read_text())["title"] == "b.golf"
+    done = inside("report", "train.py")
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_an_artifact_alone_tells_what_it_can_and_the_page_says_what_it_cannot(

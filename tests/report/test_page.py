@@ -222,6 +222,10 @@ def test_bars_count_every_code_once(found):
         assert {h["first"] + i: n for i, n in enumerate(h["counts"]) if n} == found
 
 
+def nested(depth: int) -> list:
+    return [nested(depth - 1)] if depth else []
+
+
 WRONG = {
     "no JSON": ("{", "is not JSON"),
     "a list": ("[]", "holds no JSON object"),
@@ -232,6 +236,7 @@ WRONG = {
         "artifact_bytes cannot be",
     ),
     "a tensor without a role": (lambda d: d["tensors"][1].pop("role"), "tensors[1] has no 'role'"),
+    "nested without end": (lambda d: d.update(config={"a": nested(700)}), "more than 50 deep"),
     "of another build": (lambda d: d.update(artifact_sha256="0" * 64), "is of another build"),
     "a tensor left out": (lambda d: d["tensors"].pop(), "lists other tensors"),
 }

@@ -10,6 +10,8 @@ from golfpack.report.reading import from_json, read_json
 from golfpack.report.reports import SCHEMA_VERSION, BuildReport, FailedBuild
 
 T = TypeVar("T")
+# Lists and objects within one another: far more than a report has, far fewer than Python can recurse.
+MAX_DEPTH = 50
 
 
 def read_build(path: Path) -> BuildReport | FailedBuild:
@@ -38,4 +40,14 @@ def _read(kind: type[T], data: dict[str, Any], path: Path, hint: str, mark: str)
             f"{path} has schema version {json.dumps(version)}; this golfpack reads {SCHEMA_VERSION}",
             "use the golfpack that wrote it",
         )
+    if _deeper(data, MAX_DEPTH):
+        raise UsageError(f"{path} nests lists or objects more than {MAX_DEPTH} deep", hint)
     return from_json(kind, data, str(path), ignore=True)
+
+
+def _deeper(data: Any, limit: int) -> bool:
+    level = [data]
+    for _ in range(limit):
+        inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
+        level = [v for part in inner if isinstance(part, list) for v in part]
+    return any(isinstance(v, dict | list) for v in level)

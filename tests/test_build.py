@@ -3,6 +3,8 @@
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,11 +15,19 @@ from golfpack.api.build import BuildOptions, build
 from golfpack.api.inspect import inspect, unpack
 from golfpack.api.models import open_model, open_pair
 from golfpack.api.plan import plan
-from golfpack.errors import BudgetError, CorruptError, StrictError, UsageError
+from golfpack.errors import (
+    BudgetError,
+    CorruptError,
+    ExitCode,
+    GolfpackError,
+    StrictError,
+    UsageError,
+)
 from golfpack.models.checkpoint import build_model, load_checkpoint
 from golfpack.models.golf import spec
 from golfpack.packer.artifact import assemble
 from golfpack.packer.loader import load
+from golfpack.packer.quantize.feedback import factorize
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import Budget, PackState, run_passes
 from golfpack.report.reports import to_json
@@ -59,6 +69,10 @@ def test_the_report_tells_the_truth_about_the_file(options, tiny, tmp_path):
         assert row["rel_err"] == pytest.approx(np.linalg.norm(q - w) / np.linalg.norm(w), rel=1e-5)
     assert 0 < data["predicted_kl"] < 20
     assert 0 < data["measured_kl"] < 20
+    assert {"bytes": len(blob), "predicted_kl": data["predicted_kl"]} in data["frontier"]
+    quadratic = sum(t["predicted_kl"] for t in data["tensors"])
+    assert data["kl_ratio"] * quadratic == pytest.approx(data["predicted_kl"], rel=1e-6)
+    assert sum(t["kl_share"] for t in data["tensors"]) == pytest.approx(1)
     assert data["calibration"]["tokens"] == 512
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.golf", "out.report.json", "train.py"]
 
@@ -175,6 +189,35 @@ def test_what_cannot_be_built_is_refused_before_anything_is_measured(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "out.failed.report.json"]
 
 
+def test_a_fault_is_reported_and_an_interruption_is_not(options, tmp_path, monkeypatch):
+    class Interrupted(GolfpackError):
+        exit_code = ExitCode.INTERRUPTED
+
+    for error in (Interrupted("stop"), RuntimeError("it broke")):
+        monkeypatch.setattr("golfpack.api.prepare.calibrate", Mock(side_effect=error))
+        with pytest.raises(type(error)):
+            build(replace(options, dry_run=True))
+        assert not list(tmp_path.iterdir())
+        with pytest.raises(type(error)):
+            build(options)
+    (path,) = tmp_path.iterdir()
+    report = json.loads(path.read_text())
+    assert (report["error"], report["exit_code"]) == ("RuntimeError: it broke", 1)
+    assert report["checkpoint_sha256"]
+    assert [f["use"] for f in report["inputs"]] == ["calibration"]
+
+
+def test_fallbacks_are_told_tensor_by_tensor(options, monkeypatch):
+    exact = build(replace(options, budget="1MB", dry_run=True))
+    assert all(t.fallback and t.fallback.startswith("kept as floats") for t in exact.tensors)
+    assert exact.frontier == []
+    raised = partial(factorize, damp=0.5)
+    monkeypatch.setattr("golfpack.packer.quantize.sensitivity.factorize", lambda m, **_: raised(m))
+    damped = build(replace(options, dry_run=True))
+    told = {t.name for t in damped.tensors if t.fallback and "damp raised to 0.5" in t.fallback}
+    assert told == {t.name for t in damped.tensors if t.trace_h is not None} != set()
+
+
 def test_recalibrating_measures_the_quantised_model(options):
     plain, again = build(options), build(replace(options, recalibrate=True))
     assert again.artifact_sha256 != plain.artifact_sha256
@@ -260,6 +303,8 @@ def test_a_hopeless_budget_is_refused_before_a_large_checkpoint_is_read(
             assert f"0.500 bits per parameter for {numel:,} parameters" in e.value.message
             assert f"{least:,} bytes" in str(e.value.hint)
             assert e.value.shortfall is None
+    unread = json.loads((tmp_path / "out.failed.report.json").read_text())
+    assert (unread["exit_code"], unread["checkpoint_sha256"]) == (3, None)
     assert build(replace(large, budget="4bpw")).headroom_bytes >= 0
 
 
@@ -297,6 +342,26 @@ def test_inspect_agrees_with_the_build(options, tiny_path):
     plain = inspect(tiny_path)
     assert plain.parameters == seen.parameters == report.parameters
     assert plain.assumed == {**report.assumed}
+
+
+def test_inspect_takes_errors_from_the_report_of_this_very_artifact(options, tmp_path):
+    report = build(options)
+    seen = inspect(options.output)
+    assert (seen.tensors, seen.notes) == (report.tensors, [])
+    path = tmp_path / "out.report.json"
+    good = json.loads(path.read_text())
+    less = {**good, "tensors": good["tensors"][1:]}
+    for text, says in (
+        ("{", "is not JSON"),
+        (json.dumps({**good, "artifact_sha256": "00"}), "of another artifact"),
+        (json.dumps(less), "does not describe this artifact"),
+        (json.dumps({**good, "tensors": [{}]}), "has no 'name'"),
+    ):
+        path.write_text(text)
+        seen = inspect(options.output)
+        assert seen.errors is None
+        assert all(t.rel_err is None for t in seen.tensors)
+        assert says in seen.notes[0]
 
 
 def test_the_float_checkpoint_is_read_with_the_artifacts_config(options, tiny_path):

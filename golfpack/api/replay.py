@@ -80,4 +80,4 @@ def read_replay(path: Path) -> Replay:
             f"{path} has schema version {json.dumps(version)}; this golfpack reads {SCHEMA_VERSION}",
             "use the golfpack that wrote it",
         )
-    return Replay(path, from_json(Recorded, data, str(path), ignore=True))
+    return Replay(path, from_json(Recorded, data, str(path)))

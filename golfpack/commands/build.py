@@ -30,7 +30,8 @@ from golfpack.commands.report import write_page
 
 BUILD_EXAMPLES = (
     "Examples: golfpack build ckpt.pt --budget 16MB | golfpack build ckpt.pt --budget 3.5bpw "
-    "--calib train.bin -o small.golf | golfpack build ckpt.pt --target-kl 0.01 --calib train.bin"
+    "--calib train.bin -o small.golf | golfpack build ckpt.pt --target-kl 0.01 --calib train.bin | "
+    "golfpack build --from ckpt.report.json | golfpack build ckpt.pt --budget 16MB --table tensor"
 )
 PLAN_EXAMPLES = (
     "Examples: golfpack plan ckpt.pt --calib train.bin | golfpack plan ckpt.pt --budget 8MB "

@@ -26,30 +26,26 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     return data
 
 
-def from_json(kind: type[T], data: Any, what: str, *, ignore: bool = False) -> T:
-    """A report dataclass from its JSON.
+def from_json(kind: type[T], data: Any, what: str) -> T:
+    """A report dataclass from its JSON. Keys that it does not have are passed over.
 
     Args:
         data: what `json.loads` gave.
         what: for messages, such as the file's name.
-        ignore: leave out keys that `kind` does not have; otherwise they are errors.
 
     Raises:
-        UsageError: a key is missing or unknown, or its value is of another type.
+        UsageError: a key is missing, or its value is of another type.
     """
     assert is_dataclass(kind)
     if not isinstance(data, dict):
         raise UsageError(f"{what} is not an object", _HINT)
     hints = get_type_hints(kind)
-    known = {f.name: f for f in fields(kind)}
-    if not ignore and (unknown := sorted(set(data) - set(known))):
-        raise UsageError(f"{what} has unknown keys: {', '.join(unknown)}", _HINT)
     values = {}
-    for name, f in known.items():
-        if name in data:
-            values[name] = _value(hints[name], data[name], f"{what}: {name}")
+    for f in fields(kind):
+        if f.name in data:
+            values[f.name] = _value(hints[f.name], data[f.name], f"{what}: {f.name}")
         elif f.default is MISSING and f.default_factory is MISSING:
-            raise UsageError(f"{what} has no {name!r}", _HINT)
+            raise UsageError(f"{what} has no {f.name!r}", _HINT)
     return kind(**values)
 
 

@@ -42,7 +42,7 @@ def _read(kind: type[T], data: dict[str, Any], path: Path, hint: str, mark: str)
         )
     if _deeper(data, MAX_DEPTH):
         raise UsageError(f"{path} nests lists or objects more than {MAX_DEPTH} deep", hint)
-    return from_json(kind, data, str(path), ignore=True)
+    return from_json(kind, data, str(path))
 
 
 def _deeper(data: Any, limit: int) -> bool:

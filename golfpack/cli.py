@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from golfpack import __version__
-from golfpack.commands import build, compare, evaluate, files, runreport, train
+from golfpack.commands import build, compare, evaluate, files, report, runreport, train
 from golfpack.errors import ExitCode, GolfpackError, PeerError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("compare", compare.compare, compare.COMPARE_EXAMPLES),
     ("train", train.train, train.TRAIN_EXAMPLES),
     ("runreport", runreport.runreport, runreport.RUNREPORT_EXAMPLES),
+    ("report", report.report, report.REPORT_EXAMPLES),
     ("inspect", files.inspect, files.INSPECT_EXAMPLES),
     ("unpack", files.unpack, files.UNPACK_EXAMPLES),
     ("import", files.import_, files.IMPORT_EXAMPLES),

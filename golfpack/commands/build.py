@@ -27,6 +27,7 @@ from golfpack.commands.options import (
     Tokenizer,
     given_options,
 )
+from golfpack.commands.report import write_page
 
 BUILD_EXAMPLES = (
     "Examples: golfpack build ckpt.pt --budget 16MB | golfpack build ckpt.pt --budget 3.5bpw "
@@ -87,6 +88,9 @@ def build(
     table: Annotated[str, typer.Option(help="Rows by role, block or tensor.")] = "role",
     explain: Explain = False,
     json: Json = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write the report as a page, too: NAME.html.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
@@ -121,6 +125,8 @@ def build(
         render.data(to_json(report))
     else:
         render_build.show_build(report, group, explain)
+    if html:
+        write_page(report.artifact)
 
 
 def plan(

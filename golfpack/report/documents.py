@@ -7,6 +7,7 @@ from typing import Any, get_args
 from golfpack.report.columns import COLUMNS, Column
 from golfpack.report.compare import CompareReport
 from golfpack.report.evaluation import EvalReport, StatsReport
+from golfpack.report.page.page import PageReport
 from golfpack.report.plan import PlanReport
 from golfpack.report.reports import (
     BuildReport,
@@ -26,6 +27,7 @@ REPORTS: dict[str, Any] = {
     "stats": StatsReport,
     "compare": CompareReport,
     "train": TrainReport,
+    "report": PageReport,
     "inspect": InspectReport,
     "import": ImportReport,
     "demo": list[DemoRow],

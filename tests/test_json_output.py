@@ -107,6 +107,7 @@ def test_train_and_import(printed):
         *changed,
     )  # fmt: skip
     assert done["steps"] == 2
+    assert printed("runreport", "run")["last_step"] == 2
     assert printed("import", done["checkpoint"], "-o", "i.safetensors")["tensors"] > 5
 
 

@@ -17,6 +17,7 @@ from golfpack.report.reports import (
     InspectReport,
     TrainReport,
 )
+from golfpack.report.runs.report import RunReport
 from golfpack.report.schema import field_table, nested
 
 # Command -> a report dataclass, or a list of one. docs/reports.md has a section for each.
@@ -27,6 +28,7 @@ REPORTS: dict[str, Any] = {
     "stats": StatsReport,
     "compare": CompareReport,
     "train": TrainReport,
+    "runreport": RunReport,
     "report": PageReport,
     "inspect": InspectReport,
     "import": ImportReport,

@@ -11,11 +11,13 @@ from golfpack.commands.options import (
     Calib,
     CalibTokens,
     Checkpoint,
+    Code,
     Json,
     NoCache,
     Quiet,
     Seed,
     Set,
+    Strict,
     Threads,
 )
 
@@ -48,6 +50,8 @@ def compare(
         Path | None,
         typer.Option(help="Folder for artifacts and finished rows. Default: NAME.compare."),
     ] = None,
+    code: Code = None,
+    strict: Strict = False,
     no_cache: NoCache = False,
     settings: Set = None,
     seed: Seed = 0,
@@ -63,8 +67,8 @@ def compare(
 
     options = CompareOptions(
         checkpoint, tuple(r.strip() for r in recipes.split(",")), tuple(budget), tokens, tokenizer,
-        limit, window, kl_tokens, out, tuple(settings or ()), calib, calib_tokens, seed, threads,
-        not no_cache, sys.argv[1:],
+        limit, window, kl_tokens, out, tuple(settings or ()), calib, calib_tokens,
+        tuple(code or ()), seed, threads, strict, not no_cache, sys.argv[1:],
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         table = (

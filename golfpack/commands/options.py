@@ -50,4 +50,5 @@ DataFree = Annotated[
     bool, typer.Option("--data-free", help="No calibration: relative errors only, of any tensors.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")]

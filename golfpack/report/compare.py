@@ -14,6 +14,7 @@ class CompareReport:
         window: targets per window; the KL is measured on windows of the same length.
         kl_tokens: how many tokens that is, from the start of the stream.
         calibration: shard or text; None for text the model wrote itself.
+        code_bytes: how much of every budget is for code that ships too.
         folder: holds the artifacts and the finished rows.
     """
 
@@ -25,6 +26,7 @@ class CompareReport:
     settings: list[str]
     calibration: str | None
     seed: int
+    code_bytes: int
     tokens: str
     tokens_sha256: str
     tokenizer: str
@@ -51,6 +53,8 @@ class CompareRow:
         headroom_share: of the budget.
         quant_gap: val_bpb minus that of the float model.
         kl: KL(float || artifact) on the evaluation tokens, nats per token.
+        build_kl, build_bpb: the build's own measurement, on held-out calibration tokens; the KL in nats
+            per token, and what it stands for in bits per byte.
         build_seconds: packing and verifying.
         calibrate_seconds: next to nothing where an earlier build left its statistics in the cache.
         reused: taken from an earlier run.
@@ -70,6 +74,8 @@ class CompareRow:
     val_bpb: float | None = None
     quant_gap: float | None = None
     kl: float | None = None
+    build_kl: float | None = None
+    build_bpb: float | None = None
     build_seconds: float | None = None
     calibrate_seconds: float | None = None
     warnings: tuple[str, ...] = ()

@@ -36,8 +36,9 @@ def options_of(command: Callable[..., Any]) -> Iterator[tuple[str, Any, Any, Any
     """Name, type, typer's description, and default of everything a command takes."""
     hints = get_type_hints(command, include_extras=True)
     for name, parameter in inspect.signature(command).parameters.items():
-        kind, told = get_args(hints[name])
-        yield name, kind, told, parameter.default
+        annotated = get_args(hints[name])
+        if annotated:  # typer's own context is no option
+            yield name, annotated[0], annotated[1], parameter.default
 
 
 def _section(name: str, command: Callable[..., Any], examples: str) -> str:

@@ -76,7 +76,7 @@ def main() -> NoReturn:
     debug = bool(os.environ.get("GOLFPACK_DEBUG"))
     signal.signal(signal.SIGINT, _on_interrupt)
     try:
-        app()
+        app(prog_name="golfpack")
     except PeerError as e:
         _leave(e.exit_code)
     except GolfpackError as e:

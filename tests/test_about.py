@@ -8,8 +8,11 @@ import torch
 from test_docs import TABLES
 
 from golfpack.api.listing import KINDS, first_sentence, list_names
+from golfpack.commands import complete
 from golfpack.errors import ExitCode
-from golfpack.eval.choose import ttt_names
+from golfpack.eval.choose import MODES, ttt_names
+from golfpack.models import FAMILIES
+from golfpack.packer.recipe import recipe_names
 
 # Tables of what users can name -> the kind that lists them.
 KIND_OF = {
@@ -56,6 +59,34 @@ def test_a_first_sentence_ends_where_the_next_begins():
     assert first_sentence("A thing (v. 1.5)\n    of two lines. More.\n\n    Attributes:") == (
         "A thing (v. 1.5) of two lines."
     )
+
+
+def test_completion_knows_the_tables_it_repeats():
+    assert list(complete.FAMILIES) == list(FAMILIES)
+    assert list(complete.KINDS) == list(KINDS)
+    assert complete.MODES == MODES
+    assert [name for name, _ in complete.recipe("")] == recipe_names()
+    assert [name for name, _ in complete.ttt("")] == ["none", *ttt_names()]
+
+
+@pytest.mark.parametrize(
+    ("words", "completes"),
+    [
+        ("build x.pt --recipe sdclip-l", "sdclip-lqer-pergroup"),
+        ("compare x.pt --recipes rd,int8", "rd,int8-zlib"),
+        ("eval x.golf --ttt ph", "phased"),
+        ("eval x.golf --mode s", "sliding"),
+        ("build x.pt --model ll", "llama"),
+        ("list fi", "filters"),
+        ("swe", "sweep"),
+    ],
+)
+def test_the_shell_completes_names(words, completes, inside, monkeypatch):
+    typed = f"golfpack {words}"
+    monkeypatch.setenv("_GOLFPACK_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    assert inside().stdout.split() == [completes]
 
 
 def test_env_says_what_a_bug_report_needs_and_nothing_private(inside, monkeypatch, tmp_path):

@@ -194,11 +194,24 @@ except SystemExit as e:
 """
 
 
-@pytest.mark.parametrize("args", [["--help"], ["build", "--help"], ["--version"], ["bild"]])
-def test_help_is_quick_because_it_imports_nothing_heavy(args, tmp_path):
+_COMPLETE = {
+    "_GOLFPACK_COMPLETE": "complete_bash", "COMP_WORDS": "golfpack build x --recipe r",
+    "COMP_CWORD": "4",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [
+        (["--help"], {}), (["build", "--help"], {}), (["--version"], {}), (["bild"], {}),
+        ([], _COMPLETE),
+    ],
+)  # fmt: skip
+def test_help_and_completion_are_quick_because_they_import_nothing_heavy(args, env, tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", _IMPORTS.format(args=args)],
         cwd=tmp_path,
+        env={**os.environ, **env},
         capture_output=True,
         text=True,
     )

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from golfpack.commands import complete
 from golfpack.commands.options import Json
 
 LIST_EXAMPLES = "Examples: golfpack list recipes | golfpack list ttt --json | golfpack list"
@@ -14,7 +15,8 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="recipes, families, ttt, passes, schemes, clips, codecs or filters. Default: these.",
+            help=f"{', '.join(complete.KINDS[:-1])} or {complete.KINDS[-1]}. Default: these.",
+            autocompletion=complete.kind,
         ),
     ] = None,
     json: Json = False,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from golfpack.commands import complete
 from golfpack.commands.options import (
     CORES,
     Calib,
@@ -30,7 +31,12 @@ COMPARE_EXAMPLES = (
 
 def compare(
     checkpoint: Checkpoint,
-    recipes: Annotated[str, typer.Option(help="Recipe names or .toml files, with commas.")],
+    recipes: Annotated[
+        str,
+        typer.Option(
+            help="Recipe names or .toml files, with commas.", autocompletion=complete.recipes
+        ),
+    ],
     budget: Annotated[
         list[str], typer.Option(help="A budget, as of build; several are more rows.")
     ],

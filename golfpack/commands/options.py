@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from golfpack.commands import complete
+
 CORES = os.cpu_count() or 1
 
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
@@ -23,7 +25,10 @@ Checkpoint = Annotated[
     Path, typer.Argument(help="Checkpoint: .pt, .safetensors, .int8.ptz, ALPH or llama2.c .bin.")
 ]
 RecipeName = Annotated[
-    str | None, typer.Option(help="Recipe name or .toml file.", show_default="rd")
+    str | None,
+    typer.Option(
+        help="Recipe name or .toml file.", show_default="rd", autocompletion=complete.recipe
+    ),
 ]
 Calib = Annotated[
     str | None,
@@ -39,7 +44,9 @@ Code = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        metavar="FAMILY|FILE.py:CLASS", help="Read the checkpoint as this. FILE.py is run."
+        metavar="FAMILY|FILE.py:CLASS",
+        help="Read the checkpoint as this. FILE.py is run.",
+        autocompletion=complete.family,
     ),
 ]
 ModelArgs = Annotated[

@@ -13,6 +13,8 @@ class DiffSide:
     """One of the two files.
 
     Attributes:
+        path: of the file.
+        kind: what it is.
         report: the build report beside an artifact that tells its KL, recipe and versions; None where
             there is none, or where it is of another file.
         bytes: of the file; of the artifact, for a report.
@@ -30,7 +32,13 @@ class DiffSide:
 
 @dataclass(frozen=True)
 class Change:
-    """Something overall that is not the same; None where a side does not tell."""
+    """Something overall that is not the same.
+
+    Attributes:
+        what: its name.
+        a: what the first file says; None where it does not.
+        b: the same of the second.
+    """
 
     what: str
     a: Any
@@ -42,7 +50,11 @@ class TensorSide:
     """A tensor on one side.
 
     Attributes:
-        scheme: as `inspect` shows it; "f32" in a checkpoint.
+        role: what it does in the network.
+        shape: its own.
+        scheme: as `inspect` shows it; the float type in a checkpoint.
+        bytes: its share of the artifact, or its size in a checkpoint.
+        bpw: bits per weight, 8 bytes / numel.
         rel_err: against the float weights; None where nobody measured it.
     """
 
@@ -59,7 +71,9 @@ class TensorDiff:
     """A tensor that is not the same on both sides.
 
     Attributes:
-        a, b: None where the tensor is missing.
+        name: of the tensor.
+        a: in the first file; None where it is missing.
+        b: the same in the second.
         weights: |b - a| / |a| (Frobenius); None unless both files hold weights, of one shape.
         codes: fraction of codes that differ; None unless both are quantised, in one shape.
         steps: whether the step fields differ; None as for `codes`.
@@ -78,6 +92,8 @@ class DiffReport:
     """What `golfpack diff` found.
 
     Attributes:
+        a: the first file.
+        b: the second.
         same: whether nothing differs, the paths aside.
         changes: what differs overall.
         tensors: those that differ, the largest change of bytes first.

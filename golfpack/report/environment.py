@@ -11,6 +11,9 @@ class EnvReport:
     """What `golfpack env` found. Nothing of the user's but the cache folder's place.
 
     Attributes:
+        golfpack: its version.
+        python: implementation and version.
+        platform: system, release and C library.
         packages: name -> version of what golfpack uses; None where an optional one is missing.
         libraries: versions of the compression libraries behind the codecs.
         cpu: name, architecture, logical cores, and those this process may run on.

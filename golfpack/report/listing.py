@@ -7,7 +7,12 @@ from golfpack.report.reports import SCHEMA_VERSION
 
 @dataclass(frozen=True)
 class Named:
-    """Something that options and recipes name."""
+    """Something that options and recipes name.
+
+    Attributes:
+        name: as it is typed.
+        about: one sentence on what it is.
+    """
 
     name: str
     about: str
@@ -20,6 +25,7 @@ class ListReport:
     Attributes:
         kind: "codecs", "recipes", ...; "kinds" where none was asked for.
         used: where such a name goes.
+        entries: everything of the kind.
     """
 
     kind: str

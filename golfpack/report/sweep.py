@@ -21,10 +21,16 @@ class SweepReport:
     Attributes:
         code_bytes: how much of every budget is for code that ships too.
         calibration: shard or text; None for text the model wrote itself.
-        tokens, tokens_sha256, window, scored_tokens, float_bpb: of the evaluation; None without one.
+        tokens: path or glob of the shards to evaluate on; None without an evaluation, as below.
+        tokens_sha256: of the token ids as little-endian uint16.
+        window: targets per window.
+        scored_tokens: targets of the bpb.
+        float_bpb: of the float model, bits per byte.
         kl_source: what the KL of the rows was measured on, or that it is predicted.
         kl_tokens: how many evaluation tokens that is; None where it is not on those.
         folder: holds the artifacts, their reports and the finished rows; None for a prediction.
+        rows: one per budget.
+        seconds: wall time of everything.
         png: the picture of the rows, if one was asked for.
     """
 
@@ -59,14 +65,20 @@ class SweepRow:
 
     Attributes:
         budget: as it was asked for.
-        artifact_bytes: expected ones, for a prediction.
+        budget_bytes: the same in bytes.
+        refused: why nothing was built; None where something was.
+        artifact: path of the file; None for a prediction.
+        artifact_sha256: of its bytes.
+        artifact_bytes: its size; the expected one, for a prediction.
+        headroom_bytes: what is left of the budget; None for a prediction.
+        bits_per_weight: 8 artifact_bytes / parameters.
         kl: KL(float || artifact), nats per token; None where nothing measures it.
-        val_bpb: of the evaluation.
+        val_bpb: of the evaluation, bits per byte.
         bpb_loss: val_bpb minus the float model's; without an evaluation what the KL stands for, and
             None without a tokenizer.
-        more: what more bytes would buy; None where no second row tells.
-        build_seconds: packing and verifying.
+        build_seconds: packing and verifying; without calibration, which rows share.
         reused: taken from an earlier run.
+        more: what more bytes would buy; None where no second row tells.
     """
 
     budget: str

@@ -15,7 +15,8 @@ class Check:
 
     Attributes:
         name: "frame", "stream codes", "tensors", ...
-        status: "skipped" where an earlier check failed, so that there was nothing to look at.
+        status: "differs" where this software would write other bytes for the same tensors, "skipped"
+            where an earlier check failed, so that there was nothing to look at.
         detail: what was found, in words.
     """
 
@@ -29,9 +30,13 @@ class VerifyReport:
     """What `golfpack verify` found.
 
     Attributes:
-        sha256: of the whole file as it is.
-        report, against: the build report and the checkpoint it was held against; None without.
+        path: of the file.
+        bytes: its size.
+        sha256: of all of them, as they are.
+        report: the build report it was held to; None without.
+        against: the checkpoint it was held to; None without.
         passed: whether no check failed.
+        checks: in the order in which they were made.
     """
 
     path: str

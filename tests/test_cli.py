@@ -1,6 +1,5 @@
 """The command line from outside: exit codes, one line and a hint, no traceback, nothing half written."""
 
-import io
 import json
 import os
 import subprocess
@@ -216,24 +215,6 @@ def test_help_and_completion_are_quick_because_they_import_nothing_heavy(args, e
         text=True,
     )
     assert f"LOADED [] {2 if args == ['bild'] else 0}" in run.stderr, run.stderr
-
-
-def test_progress_on_a_terminal_survives_brackets_in_notes():
-    from rich.console import Console
-
-    from golfpack import render
-
-    render_err = render.err
-    try:
-        render.err = Console(force_terminal=True, file=io.StringIO())
-        with render.Reporter() as notify:
-            notify("encode", 0, 0, "[/nothing] {'id': 'zlib'}")
-            notify("round", 1, 2, "blocks[0]")
-        shown = render.err.file.getvalue()
-        assert "[/nothing]" in shown
-        assert "blocks[0]" in shown
-    finally:
-        render.err = render_err
 
 
 def test_eval_scores_an_artifact_and_its_checkpoint(shared, inside):

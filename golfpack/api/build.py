@@ -180,6 +180,7 @@ def _target_kl(options: BuildOptions, prepared: Prepared) -> float | None:
 def _verified(state: PackState) -> Artifact:
     """Decode the finished bytes with the loader and compare every tensor bit for bit."""
     assert state.blob is not None
+    state.notify("verify", 0, 0, f"{state.size:,} bytes, decoded again")
     artifact = loads(state.blob)
     assert set(artifact.tensors) == set(state.tensors)
     for name, (_, tensor) in artifact.tensors.items():

@@ -177,9 +177,10 @@ class Runs:
 
     def _measured(self, row: CompareRow, path: Path, baseline: Score, notify: Notify) -> CompareRow:
         found = self._evaluate(path, (), notify)
-        notify("KL", 0, 0, f"{row.recipe} {row.budget}")
         before, after = _module(self.model), _module(open_model(path))
-        kl = mean_kl(before, after, self.sequences(baseline.window), self.options.threads)
+        tell = lambda done, total, note: notify("KL", done, total, note)  # noqa: E731
+        sequences = self.sequences(baseline.window)
+        kl = mean_kl(before, after, sequences, self.options.threads, tell)
         return replace(
             row,
             val_loss=found.val_loss,

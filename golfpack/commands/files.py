@@ -11,6 +11,7 @@ from golfpack.commands.options import (
     Json,
     Model,
     ModelArgs,
+    Quiet,
     Set,
 )
 
@@ -33,6 +34,7 @@ def inspect(
     model_args: ModelArgs = None,
     settings: Set = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show what a file holds, tensor by tensor."""
     from golfpack import render
@@ -40,7 +42,8 @@ def inspect(
     from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
-    with chosen_model(model, model_args or ()):
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+        notify("inspect", 0, 0, path.name)
         report = run(path, against, tuple(settings or ()))
     if json:
         render.data(to_json(report))
@@ -57,13 +60,17 @@ def unpack(
         ),
     ] = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write an artifact's weights as float32 safetensors, with the model's config beside it."""
     from golfpack import render
     from golfpack.api.inspect import unpack as run
 
     output = output or Path(f"{path.stem}.unpacked.safetensors")
-    render.note(f"wrote {output}, {run(path, output, force=force):,} bytes")
+    with render.Reporter(quiet) as notify:
+        notify("unpack", 0, 0, path.name)
+        size = run(path, output, force=force)
+    render.note(f"wrote {output}, {size:,} bytes")
 
 
 def import_(
@@ -79,6 +86,7 @@ def import_(
     force: Force = False,
     settings: Set = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Convert any checkpoint to safetensors with its config beside it, every tied tensor once."""
     from golfpack import render
@@ -87,7 +95,8 @@ def import_(
     from golfpack.report.reports import to_json
 
     output = output or Path(f"{checkpoint.stem}.imported.safetensors")
-    with chosen_model(model, model_args or ()):
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+        notify("import", 0, 0, checkpoint.name)
         report = import_checkpoint(checkpoint, output, tuple(settings or ()), force=force)
     if json:
         render.data(to_json(report))

@@ -1,4 +1,5 @@
 """Write docs/commands.md from the command line itself: python docs/make_commands.py."""
+# ruff: noqa: E501 (what commands print is as wide as it is)
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -26,6 +27,61 @@ or an audit that failed, 5 `--strict` turned a warning into an error, 6 `diff --
 difference, 130 interrupted.
 """
 
+# What some commands print, on the checkpoint of the README's worked example.
+_PRINTS = {
+    "sweep": """
+    $ golfpack sweep ckpt.pt --budgets 2.5bpw,3bpw,4bpw --calib train.bin --tokens val.bin --tokenizer bpe.model --limit 16385
+    budget    bytes  headroom    bpw       KL     bpb  bpb loss  build s
+    2.5bpw  148,944        59  2.499  0.00158  2.7387  +0.00225      8.5
+      3bpw  178,788        16  3.000  0.00064  2.7371  +0.00067      5.5
+      4bpw  238,356        50  3.999  0.00012  2.7368  +0.00038      5.4
+    at 2.5bpw, 10% more (14,894 bytes) would take 37% off the KL (0.00158 to 0.001) and 0.00097 bits per byte off the loss
+    at 3bpw, 10% more (17,879 bytes) would take 39% off the KL (0.000635 to 0.000389) and 0.00014 bits per byte off the loss
+    at 4bpw, 10% more (23,836 bytes) would take 48% off the KL (0.000124 to 6.45e-05) and 3.4e-05 bits per byte off the loss, if the curve goes on as before
+    recipe rd; KL to the float model in nats per token, on the first 8,192 of the evaluation's tokens
+    bpb on 16,384 tokens, window 1024; the float model has 2.736437
+    artifacts, their reports and these rows are in ckpt.sweep
+
+From 5 MB up the question is another megabyte. The KL is taken to fall exponentially in bytes between two
+rows; the last row goes by the two before. A rerun takes finished rows from the folder; without
+`--tokens` the KL is that of each build, on held-out calibration tokens. `--png` needs
+`pip install 'golfpack[plots]'`.
+""",
+    "diff": """
+    $ golfpack diff ckpt.sweep/rd-3bpw.golf ckpt.sweep/rd-4bpw.golf
+    a  ckpt.sweep/rd-3bpw.golf: artifact, 178,788 bytes, sha256 4630656413a7b8a1
+    b  ckpt.sweep/rd-4bpw.golf: artifact, 238,356 bytes, sha256 c78fa87c4fd9e415
+    what                           a                 b                change
+    bytes                    178,788           238,356      +59,568 (+33.3%)
+    bpw                       2.9997            3.9992     +0.99944 (+33.3%)
+    ...
+    tensor                     scheme                          bytes a  bytes b   change  rel_err a  rel_err b  weights   codes  steps
+    tok_emb.weight             int13 log+col -> int14 log+col   76,488   94,996  +18,508     0.2171     0.1650   0.2387   78.8%  others
+    ...
+    32 of 32 tensors differ
+
+KL, recipe and versions of an artifact come from the report beside it, where that is of the same file.
+The exit code is 0 whatever differs; `--exit-code` makes a difference 6, which no error of golfpack has.
+""",
+    "verify": """
+    $ golfpack verify x.golf --report x.report.json --against ckpt.pt
+    frame         ok  format version 1, 178,788 bytes as the manifest says, 3 streams
+    stream rows   ok  1,476 bytes, sha256 d39d817b59ec4687
+    stream cols   ok  1,015 bytes, sha256 c2c7d62c6c37540a
+    stream codes  ok  175,382 bytes, sha256 7d5e86ff503aa5a3
+    file          ok  178,756 bytes, sha256 ebb7ddec32d88c88
+    tensors       ok  32 decode to 476,812 finite weights
+    model         ok  family golf, its config and tensors belong together
+    encoding      ok  the tensors encode to the same bytes again
+    report        ok  sha256, bytes, config and tensors agree; within the budget of 178,804 bytes
+    checkpoint    ok  the same tensors and shapes; rel_err 0.2566 over all weights, at worst 0.8388 in blocks.2.mlp.proj.weight
+    x.golf is whole: 178,788 bytes, sha256 4630656413a7b8a133912aef812f8f90f37751a031c4206981d550a0355c8149
+
+A check that failed is exit code 4. `encoding` says `differs`, which is no fault, where another version of
+golfpack or of a codec's library wrote the file: then other bytes decode to the same tensors.
+""",
+}  # fmt: skip
+
 
 def page() -> str:
     """The whole page."""
@@ -48,7 +104,7 @@ def _section(name: str, command: Callable[..., Any], examples: str) -> str:
         [
             "", f"## `golfpack {name}`", "", _plain(command.__doc__ or ""), "",
             *(f"    {line}" for line in lines), "",
-            "| option | what it is for |", "|---|---|", *rows, "",
+            "| option | what it is for |", "|---|---|", *rows, _PRINTS.get(name, ""),
         ]
     )  # fmt: skip
 

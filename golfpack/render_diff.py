@@ -16,6 +16,8 @@ _TENSORS = (
     "tensor", "scheme", "bytes a", "bytes b", "change", "rel_err a", "rel_err b", "weights",
     "codes", "steps",
 )  # fmt: skip
+# What a narrow terminal has room for; --json and --md have all of it.
+_WIDE, _NARROW = 120, ("tensor", "bytes a", "bytes b", "change", "weights", "codes")
 _LEFT = frozenset({"what", "tensor", "scheme", "steps"})
 _KEY = (
     "rel_err: to the float weights. weights: |b - a| / |a|. codes: how many are another number. "
@@ -134,11 +136,13 @@ def _error(side: TensorSide | None) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    shown = _NARROW if columns is _TENSORS and out.width < _WIDE else columns
     table = Table(box=None, pad_edge=False)
-    for column in columns:
+    for column in shown:
         table.add_column(column, justify="left" if column in _LEFT else "right")
     for row in rows:
-        table.add_row(*row)
+        cells = dict(zip(columns, row, strict=True))
+        table.add_row(*(cells[column] for column in shown))
     return table
 
 

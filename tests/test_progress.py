@@ -118,7 +118,7 @@ def test_a_build_tells_of_every_stage_and_writes_its_text_once(tiny_path, tmp_pa
     first = build(options, seen)
     ended = {stage for stage, (done, total, _) in seen.stages.items() if done == total > 0}
     assert ended >= {"write text", "calibrate", "sense", "round", "KL"}
-    assert set(seen.stages) >= {"fit", "encode", "verify"}
+    assert set(seen.stages) >= {"read", "fit", "encode", "verify"}
     assert f"{first.measured_kl:.5f} nats per token" in seen.notes
     sizes = [int(size) for _, size in first.trace]
     if len(sizes) > 1:

@@ -57,6 +57,7 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     if not options.dry_run:
         check_output(_output(options), options.checkpoint)
     asked = [] if options.budget is None else [options.budget]
+    notify("read", 0, 0, options.checkpoint.name)
     checkpoint, recipe = load_inputs(options, asked)
     budget = _budget(options, recipe, checkpoint)
     before, fit = split_at_fit(recipe.passes)

@@ -73,15 +73,23 @@ class Reporter:
         again = done < self.done.get(stage, 0)  # as in a second build: its time starts anew
         self.done[stage] = done
         if self.live:
-            if stage not in self.tasks:
-                self.tasks[stage] = self.live.add_task(stage, total=total or None, note=note)
-            if again:
-                self.live.reset(self.tasks[stage])
+            self._show(self.live, stage, again)
             self.live.update(self.tasks[stage], completed=done, total=total or None, note=note)
             return
         if again:
             self.began[stage] = time.monotonic()
         self._plain(stage, done, total, note)
+
+    def _show(self, live: Progress, stage: str, again: bool) -> None:
+        """Give the stage a line, and take it from those that only said that they had begun."""
+        if stage not in self.tasks:
+            self.tasks[stage] = live.add_task(stage, total=None, note="")
+        elif again:
+            live.reset(self.tasks[stage])
+        for task in live.tasks:
+            shown = task.id == self.tasks[stage] or task.total is not None
+            if task.visible != shown:
+                live.update(task.id, visible=shown)
 
     def _plain(self, stage: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()

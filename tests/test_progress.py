@@ -52,6 +52,19 @@ def test_no_line_is_wider_than_the_terminal(width):
     assert any("━" in line for line in lines) == (width >= 80)
 
 
+def test_a_stage_of_unknown_length_gives_its_line_to_the_next():
+    terminal = Terminal(100)
+    with Reporter(console=terminal.console) as notify:
+        assert notify.live is not None
+        notify("read", 0, 0, "ckpt.pt")
+        notify("sense", 2, 2, "a")
+        assert [t.description for t in notify.live.tasks if t.visible] == ["sense"]
+        notify("encode", 0, 0, "rans")
+        assert [t.description for t in notify.live.tasks if t.visible] == ["sense", "encode"]
+        notify("read", 0, 0, "again.pt")
+        assert [t.description for t in notify.live.tasks if t.visible] == ["read", "sense"]
+
+
 def test_names_with_brackets_are_shown_as_they_are():
     lines = Terminal(120).show(
         ("encode", 0, 0, "[/nothing] {'id': 'zlib'}"), ("round", 1, 2, "blocks[0]")

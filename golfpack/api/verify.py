@@ -194,6 +194,8 @@ def _checkpoint(
     relative = {n: (e / energy[n]) ** 0.5 for n, e in errors.items() if energy[n]}
     total = (sum(errors.values()) / max(sum(energy.values()), 1e-300)) ** 0.5
     worst = max(relative, key=lambda n: relative[n], default=None)
+    if not total:
+        return True, "the same tensors, shapes and weights, to the bit"
     detail = f"the same tensors and shapes; rel_err {total:.4f} over all weights"
     if worst is not None:
         detail += f", at worst {relative[worst]:.4f} in {worst}"

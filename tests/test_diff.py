@@ -86,10 +86,14 @@ def test_a_checkpoint_against_its_artifact_shows_every_rel_err(folder):
         assert t.weights == pytest.approx(known[t.name].rel_err, rel=1e-5)
         assert t.a is not None
         assert (t.a.scheme, t.a.bpw, t.codes) == ("float32", 32.0, None)
-    assert "checkpoint sha256" not in {c.what for c in report.changes}
+    changed = {c.what: (c.a, c.b) for c in report.changes}
+    assert "checkpoint sha256" not in changed
+    assert changed["recipe"] == (None, "rd")
+    assert not [what for what in changed if what.startswith("version")]
 
 
 def test_errors_come_from_a_float_checkpoint_where_no_report_tells(folder):
+    assert diff(folder / "bare.golf", folder / "small.golf").same
     alone = diff(folder / "bare.golf", folder / "large.golf")
     assert alone.a.report is None
     assert {t.a.rel_err for t in alone.tensors if t.a} == {None}

@@ -1,7 +1,7 @@
 """`golfpack diff`: what changed between two artifacts, reports or checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,7 @@ def diff(
         sides.append(_read(path, floats))
     first, second = sides
     notify("diff", 2, 3, "compare")
-    before, after = first.about.facts, second.about.facts
-    changes = [
-        Change(what, before.get(what), after.get(what))
-        for what in {**before, **after}
-        if before.get(what) != after.get(what)
-    ]
+    changes = _changes(first.about.facts, second.about.facts)
     names = {**first.rows, **second.rows}
     found = [t for t in (_tensor(name, first, second) for name in names) if t is not None]
     return DiffReport(
@@ -87,6 +82,22 @@ def diff(
         unchanged=len(names) - len(found),
         argv=argv or [],
     )
+
+
+def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
+    """What differs overall, in the order in which the sides tell it."""
+    found = [Change(what, a.get(what), b.get(what)) for what in {**a, **b}]
+    return [
+        c for c in found if c.a != c.b and ((c.what in a and c.what in b) or _one_sided(c, a, b))
+    ]
+
+
+def _one_sided(c: Change, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether it matters that only one side tells: of one file with and without a report it does not,
+    nor what it says of the machine, or that there is nothing.
+    """
+    told = c.b if c.a is None else c.a
+    return a["sha256"] != b["sha256"] and not c.what.startswith("version ") and told not in ([], 0)
 
 
 def _bytes(side: TensorSide | None) -> int:
@@ -217,9 +228,18 @@ def _tensor(name: str, a: _Side, b: _Side) -> TensorDiff | None:
     before, after = a.rows.get(name), b.rows.get(name)
     weights = _weights(a.weights.get(name), b.weights.get(name))
     codes, steps = _codes(a.packed.get(name), b.packed.get(name))
-    if before == after and not weights and not codes and not steps:
+    if _same_row(before, after) and not weights and not codes and not steps:
         return None
     return TensorDiff(name, before, after, weights, codes, steps)
+
+
+def _same_row(a: TensorSide | None, b: TensorSide | None) -> bool:
+    """Whether two sides say the same of a tensor; an error that one does not know is no difference."""
+    if a is None or b is None:
+        return a is b
+    if a.rel_err is None or b.rel_err is None:
+        a, b = replace(a, rel_err=None), replace(b, rel_err=None)
+    return a == b
 
 
 def _weights(a: np.ndarray | None, b: np.ndarray | None) -> float | None:

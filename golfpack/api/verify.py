@@ -83,8 +83,10 @@ class _Checks:
         found = None
         try:
             found, detail = look()
-        except (CorruptError, UsageError) as e:
+        except CorruptError as e:
             check = Check(name, "failed", e.message)
+        except UsageError as e:  # a checkpoint that cannot be read as the artifact's model
+            check = Check(name, "failed", "; ".join(filter(None, (e.message, e.hint))))
         except _NotReached:
             check = Check(name, "skipped", "an earlier check failed")
         except _Differs as e:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from golfpack.commands.options import Json, Quiet, Set
+from golfpack.commands.options import Json, Model, ModelArgs, Quiet, Set
 from golfpack.errors import CorruptError, ExitCode, UsageError
 
 VERIFY_EXAMPLES = (
@@ -27,6 +27,8 @@ def verify(
     against: Annotated[
         Path | None, typer.Option(help="The checkpoint it was built from: tensors must agree.")
     ] = None,
+    model: Model = None,
+    model_args: ModelArgs = None,
     settings: Set = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -34,9 +36,10 @@ def verify(
     """Check an artifact: every digest, the structure, all tensors decoded, and encoded again."""
     from golfpack import render, render_files
     from golfpack.api.verify import verify as run
+    from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
-    with render.Reporter(quiet) as notify:
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         found = run(path, report, against, tuple(settings or ()), notify)
     if json:
         render.data(to_json(found))

@@ -14,12 +14,15 @@ from golfpack.commands.options import (
     Checkpoint,
     Code,
     Json,
+    KlTokens,
+    Limit,
     NoCache,
     Quiet,
     Seed,
     Set,
     Strict,
     Threads,
+    Window,
 )
 
 COMPARE_EXAMPLES = (
@@ -44,14 +47,9 @@ def compare(
     tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
     calib: Calib = None,
     calib_tokens: CalibTokens = 32768,
-    limit: Annotated[int, typer.Option(min=2, help="Tokens to read for the bpb.")] = 65537,
-    window: Annotated[
-        int | None,
-        typer.Option("--window", min=1, help="Targets per window. Default: the trained length."),
-    ] = None,
-    kl_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens for the KL, the first of those for the bpb.")
-    ] = 8192,
+    limit: Limit = 65537,
+    window: Window = None,
+    kl_tokens: KlTokens = 8192,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for artifacts and finished rows. Default: NAME.compare."),

@@ -53,6 +53,13 @@ ModelArgs = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE|JSON", help="Keyword arguments of CLASS."),
 ]
+Limit = Annotated[int, typer.Option(min=2, help="Tokens to read for the bpb.")]
+Window = Annotated[
+    int | None, typer.Option(min=1, help="Targets per window. Default: the trained length.")
+]
+KlTokens = Annotated[
+    int, typer.Option(min=1, help="Tokens for the KL, the first of those for the bpb.")
+]
 DataFree = Annotated[
     bool, typer.Option("--data-free", help="No calibration: relative errors only, of any tensors.")
 ]

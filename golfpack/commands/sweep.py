@@ -13,6 +13,8 @@ from golfpack.commands.options import (
     Checkpoint,
     Code,
     Json,
+    KlTokens,
+    Limit,
     NoCache,
     Quiet,
     RecipeName,
@@ -21,6 +23,7 @@ from golfpack.commands.options import (
     Strict,
     Threads,
     Tokenizer,
+    Window,
 )
 
 SWEEP_EXAMPLES = (
@@ -52,14 +55,9 @@ def sweep(
         str | None, typer.Option(help="Token shard, or a glob of shards, to evaluate on.")
     ] = None,
     tokenizer: Tokenizer = None,
-    limit: Annotated[int, typer.Option(min=2, help="Tokens to read for the bpb.")] = 65537,
-    window: Annotated[
-        int | None,
-        typer.Option("--window", min=1, help="Targets per window. Default: the trained length."),
-    ] = None,
-    kl_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens for the KL, the first of those for the bpb.")
-    ] = 8192,
+    limit: Limit = 65537,
+    window: Window = None,
+    kl_tokens: KlTokens = 8192,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for artifacts and finished rows. Default: NAME.sweep."),

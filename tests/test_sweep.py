@@ -169,7 +169,7 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
 ):
     args = (
         "sweep", "tiny.pt", "--budgets", "15kB,25kB,1kB", "--calib", "train.bin", "--calib-tokens",
-        "512", "--no-cache", "--threads", "1", "-q",
+        "512", "--tokenizer", "bpe.model", "--no-cache", "--threads", "1", "-q",
     )  # fmt: skip
     run = inside(*args, "--png", "f.png")
     assert run.returncode == 0, run.stderr
@@ -181,6 +181,8 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
     assert picture.startswith(b"\x89PNG")
     report = inside(*args, "--png", "f.png", "--json").report
     assert [r["reused"] for r in report["rows"]] == [True, True, True]
+    built = json.loads((folder / "tiny.sweep" / "rd-15kB.report.json").read_text())
+    assert report["rows"][1]["bpb_loss"] == built["measured_bpb"] > 0
     assert (folder / "f.png").read_bytes() == picture
     monkeypatch.setattr("golfpack.report.frontier.find_spec", lambda name: None)
     run = inside(*args, "--png", "f.png")

@@ -1,33 +1,15 @@
-"""The only file that prints. Data goes to stdout, everything else to stderr.
-
-On a terminal: rich tables and a live progress line with ETA. Elsewhere: plain lines, one per stage and
-then every few seconds, so that logs stay readable.
-"""
+"""What golfpack prints, with the other render files. Data goes to stdout, everything else to stderr."""
 
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import TracebackType
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
+from golfpack.render_progress import Reporter as Reporter
 from golfpack.report.reports import DemoRow, ImportReport, TrainReport
-
-# Off a terminal a running stage says how far it is this often, in seconds.
-PLAIN_INTERVAL = 10.0
 
 # A pipe or a file has no width: tables there are as wide as they need to be.
 _WIDTH = None if sys.stdout.isatty() else 200
@@ -36,81 +18,6 @@ _OFF = (False, 0, -1, "", "none")
 # Names and paths may hold brackets, which are not meant as rich's markup.
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH, markup=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class Reporter:
-    """A `Notify` callback that shows progress on stderr; use as a context manager."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self.live = None if quiet or not err.is_terminal else _progress()
-        self.tasks: dict[str, TaskID] = {}
-        self.began: dict[str, float] = {}
-        self.said: dict[str, float] = {}
-        self.done: dict[str, int] = {}
-
-    def __enter__(self) -> "Reporter":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if self.live:
-            self.live.stop()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the terminal to other output for a while."""
-        if self.live:
-            self.live.stop()
-        yield
-        if self.live:
-            # A new one: the old would move up and draw over what was printed meanwhile.
-            self.live, self.tasks = _progress(), {}
-            self.live.start()
-
-    def __call__(self, stage: str, done: int, total: int, note: str) -> None:
-        if self.quiet:
-            return
-        again = done < self.done.get(stage, 0)  # as in a second build: its time starts anew
-        self.done[stage] = done
-        if self.live:
-            if stage not in self.tasks:
-                self.tasks[stage] = self.live.add_task(stage, total=total or None, note=note)
-            if again:
-                self.live.reset(self.tasks[stage])
-            self.live.update(self.tasks[stage], completed=done, total=total or None, note=note)
-            return
-        if again:
-            self.began[stage] = time.monotonic()
-        self._plain(stage, done, total, note)
-
-    def _plain(self, stage: str, done: int, total: int, note: str) -> None:
-        now = time.monotonic()
-        first = stage not in self.began
-        self.began.setdefault(stage, now)
-        if first or now - self.said[stage] >= PLAIN_INTERVAL:
-            self.said[stage] = now
-            elapsed = now - self.began[stage]
-            share = f" {done}/{total}" if total else ""
-            eta = f" eta {elapsed * (total - done) / done:.0f} s" if done and total > done else ""
-            print(f"{stage}{share} {note}{eta}".rstrip(), file=sys.stderr, flush=True)
-
-
-def _progress() -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description:<12}"),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
-        console=err,
-        transient=True,
-    )
 
 
 def note(text: str) -> None:

@@ -127,7 +127,8 @@ def test_a_rerun_takes_finished_rows_and_only_those(options, monkeypatch):
     "changes",
     [
         {"calib_tokens": 576}, {"limit": 601}, {"window": 63}, {"kl_tokens": 64}, {"seed": 1},
-        {"settings": ("fit.slack=65",)}, {"settings": ("model.softcap=20",)},
+        {"code": (Path(__file__),)}, {"settings": ("fit.slack=65",)},
+        {"settings": ("model.softcap=20",)},
     ],
     ids=str,
 )  # fmt: skip

@@ -116,3 +116,16 @@ def test_demo(printed, monkeypatch):
     rows = [DemoRow("float", 9, None, None, 1.5, None, None), DemoRow("m", 3, 4, 1, 1.6, 0.1, 0.2)]
     monkeypatch.setattr("golfpack.api.demo.demo", lambda *args, **options: rows)
     assert [r["model"] for r in printed("demo")] == ["float", "m"]
+
+
+def test_sweep_diff_verify_list_and_env(printed):
+    swept = printed("sweep", "c.pt", "--budgets", "3bpw,4bpw,1kB", "--out", "sw", *SCORE, *CALIB)
+    small, large = (row["artifact"] for row in swept["rows"][1:])
+    printed("sweep", "c.pt", "--budgets", "3bpw,4bpw", "--predict", *CALIB)
+    assert not printed("diff", small, large, "-q")["same"]
+    printed("diff", "c.pt", large, "-q")
+    report = small.replace(".golf", ".report.json")
+    assert printed("verify", small, "--report", report, "--against", "c.pt", "-q")["passed"]
+    printed("list")
+    printed("list", "families")
+    printed("env")

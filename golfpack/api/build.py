@@ -74,6 +74,7 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
 def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildReport:
     clock = attempt.clock
     asked = [] if options.budget is None else [options.budget]
+    notify("read", 0, 0, options.checkpoint.name)
     checkpoint, recipe = load_inputs(options, asked)
     budget = _budget(options, recipe, checkpoint)
     before, fit = split_at_fit(recipe.passes)
@@ -201,6 +202,7 @@ def _target_kl(options: BuildOptions, prepared: Prepared) -> float | None:
 def _verified(state: PackState) -> Artifact:
     """Decode the finished bytes with the loader and compare every tensor bit for bit."""
     assert state.blob is not None
+    state.notify("verify", 0, 0, f"{state.size:,} bytes, decoded again")
     artifact = loads(state.blob)
     assert set(artifact.tensors) == set(state.tensors)
     for name, (_, tensor) in artifact.tensors.items():

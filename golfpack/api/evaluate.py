@@ -33,7 +33,7 @@ def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
         StrictError: a warning or a failed legality check, under `strict`.
     """
     with joined(options.device) as group, _threads(options.threads):
-        inputs = read_inputs(options)
+        inputs = read_inputs(options, notify)
         run = _score(inputs.loaded, "score", inputs, options, group, notify)
         checks = _check(run, inputs, group, notify) if options.legality else []
         float_bpb = None
@@ -83,9 +83,9 @@ def _score(
 
 
 def _check(run: _Run, inputs: EvalInputs, group: Group, notify: Notify) -> list[Check]:
-    notify("legality", 0, 0, "causality, normalisation, score before update, single pass")
     vocab_size = inputs.loaded.config["vocab_size"]
-    return check_legality(inputs.mode, run.scorer, inputs.tokens, vocab_size, group, run.log)
+    tell = lambda done, total, note: notify("legality", done, total, note)  # noqa: E731
+    return check_legality(inputs.mode, run.scorer, inputs.tokens, vocab_size, group, run.log, tell)
 
 
 def _window(inputs: EvalInputs) -> int:

@@ -43,6 +43,7 @@ def plan(options: BuildOptions, budgets: Sequence[str], notify: Notify = silent)
         check_output(options.output, options.checkpoint)
         if len(budgets) > 1:
             raise UsageError("a plan file is for one budget", "give one --budget, or no --output")
+    notify("read", 0, 0, options.checkpoint.name)
     checkpoint, recipe = load_inputs(options, budgets)
     numel, code = checkpoint.spec.numel, code_bytes(options.code)
     sizes = sorted(parse_size(b, numel) - code for b in _asked(recipe, budgets))

@@ -12,6 +12,7 @@ from golfpack.commands.options import (
     Json,
     Model,
     ModelArgs,
+    Quiet,
     Set,
 )
 
@@ -46,6 +47,7 @@ def inspect(
     explain: Explain = False,
     settings: Set = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show what a file holds, tensor by tensor; errors where the build's report lies beside it."""
     from golfpack import render, render_build
@@ -56,7 +58,8 @@ def inspect(
     chosen = None if columns is None else [c.strip() for c in columns.split(",")]
     by = render_build.read_group(group, each="none")
     render_build.check_table(by, sort, chosen)
-    with chosen_model(model, model_args or ()):
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+        notify("inspect", 0, 0, path.name)
         report = run(path, against, tuple(settings or ()))
     if json:
         render.data(to_json(report))
@@ -73,13 +76,17 @@ def unpack(
         ),
     ] = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write an artifact's weights as float32 safetensors, with the model's config beside it."""
     from golfpack import render
     from golfpack.api.inspect import unpack as run
 
     output = output or Path(f"{path.stem}.unpacked.safetensors")
-    render.note(f"wrote {output}, {run(path, output, force=force):,} bytes")
+    with render.Reporter(quiet) as notify:
+        notify("unpack", 0, 0, path.name)
+        size = run(path, output, force=force)
+    render.note(f"wrote {output}, {size:,} bytes")
 
 
 def import_(
@@ -95,6 +102,7 @@ def import_(
     force: Force = False,
     settings: Set = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Convert any checkpoint to safetensors with its config beside it, every tied tensor once."""
     from golfpack import render
@@ -103,7 +111,8 @@ def import_(
     from golfpack.report.reports import to_json
 
     output = output or Path(f"{checkpoint.stem}.imported.safetensors")
-    with chosen_model(model, model_args or ()):
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+        notify("import", 0, 0, checkpoint.name)
         report = import_checkpoint(checkpoint, output, tuple(settings or ()), force=force)
     if json:
         render.data(to_json(report))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from golfpack.commands import complete
 from golfpack.commands.options import (
     CORES,
     Json,
@@ -31,11 +32,15 @@ def train(
         int | None, typer.Option(min=260, help="Train a tokenizer of that many pieces on --text.")
     ] = None,
     val_tokens: Annotated[str | None, typer.Option(help="Shard for validation losses.")] = None,
-    family: Annotated[str, typer.Option(help="Model family.")] = "golf",
+    family: Annotated[
+        str, typer.Option(help="Model family.", autocompletion=complete.family)
+    ] = "golf",
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in wall-clock minutes.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda.", autocompletion=complete.device)
+    ] = "cpu",
     settings: Set = None,
     seed: Seed = 0,
     threads: Threads = CORES,

@@ -6,7 +6,10 @@ from typing import Any, get_args
 
 from golfpack.report.columns import COLUMNS, Column
 from golfpack.report.compare import CompareReport
+from golfpack.report.diff import DiffReport
+from golfpack.report.environment import EnvReport
 from golfpack.report.evaluation import EvalReport, StatsReport
+from golfpack.report.listing import ListReport
 from golfpack.report.page.page import PageReport
 from golfpack.report.plan import PlanReport
 from golfpack.report.reports import (
@@ -19,6 +22,8 @@ from golfpack.report.reports import (
 )
 from golfpack.report.runs.report import RunReport
 from golfpack.report.schema import field_table, nested
+from golfpack.report.sweep import SweepReport
+from golfpack.report.verify import VerifyReport
 
 # Command -> a report dataclass, or a list of one. docs/reports.md has a section for each.
 REPORTS: dict[str, Any] = {
@@ -27,12 +32,17 @@ REPORTS: dict[str, Any] = {
     "eval": EvalReport,
     "stats": StatsReport,
     "compare": CompareReport,
+    "sweep": SweepReport,
     "train": TrainReport,
     "runreport": RunReport,
     "report": PageReport,
     "inspect": InspectReport,
+    "diff": DiffReport,
+    "verify": VerifyReport,
     "import": ImportReport,
     "demo": list[DemoRow],
+    "list": ListReport,
+    "env": EnvReport,
 }
 # Documents that are only written to files.
 FILES: dict[str, Any] = {

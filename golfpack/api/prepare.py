@@ -1,6 +1,7 @@
 """What `build` and `plan` share: checkpoint, recipe, calibration, and a way to measure a candidate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import nn
 
 from golfpack.api.models import split_settings
 from golfpack.api.planfile import PlanFile
-from golfpack.calib.cache import cache_folder, cached
+from golfpack.api.replay import Replay
+from golfpack.calib.cache import cache_folder, cached, cached_text
 from golfpack.calib.sources import CalibTokens, from_data, self_generated
 from golfpack.calib.stats import calibrate
 from golfpack.data.tokenizer import Tokenizer, load_tokenizer
@@ -26,7 +28,7 @@ from golfpack.packer.ir import CalibStats, PackedTensor
 from golfpack.packer.predict import split_at_fit
 from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.sizes import parse_size
-from golfpack.packer.state import Budget, Notify, PackState
+from golfpack.packer.state import Budget, Notify, PackState, silent
 
 # Calibration: enough for the plan to settle, little enough to take seconds; the last sequences are
 # held out to measure what the build lost.
@@ -56,6 +58,8 @@ class BuildOptions:
         recalibrate: measure the statistics again behind the quantised layers, and quantise again.
         lossless: instead of a budget: every float exactly as it is.
         refine: train the codes by self-distillation on this many calibration tokens; 0: not at all.
+        model, model_args: how `chosen_model` was opened around the build, for its report.
+        replay: repeat the build of a report: its passes, and its inputs must be the same.
     """
 
     checkpoint: Path
@@ -80,6 +84,9 @@ class BuildOptions:
     argv: list[str] = field(default_factory=list)
     lossless: bool = False
     refine: int = 0
+    model: str | None = None
+    model_args: tuple[str, ...] = ()
+    replay: Replay | None = None
 
     @property
     def unmeasured(self) -> bool:
@@ -115,18 +122,21 @@ class Prepared:
         """The state that the recipe's first pass gets."""
         measure = None
         if self.held_out is not None:
-            measure = lambda tensors: self.measure_kl(tensors, threads)  # noqa: E731
+            measure = lambda tensors: self.measure_kl(tensors, threads, notify)  # noqa: E731
         return PackState(
             self.checkpoint.spec, self.checkpoint.weights, self.stats, budget, threads, notify,
             measure=measure,
         )  # fmt: skip
 
-    def measure_kl(self, tensors: Mapping[str, PackedTensor], threads: int) -> float:
+    def measure_kl(
+        self, tensors: Mapping[str, PackedTensor], threads: int, notify: Notify = silent
+    ) -> float:
         """KL(float || tensors) on the held-out calibration tokens, nats per token."""
         assert self.held_out is not None
         c = self.checkpoint
         before = build_model(c.family, c.config, c.weights)
-        return mean_kl(before, self.model_of(tensors), self.held_out.sequences, threads)
+        tell = lambda done, total, note: notify("KL", done, total, note)  # noqa: E731
+        return mean_kl(before, self.model_of(tensors), self.held_out.sequences, threads, tell)
 
     def model_of(self, tensors: Mapping[str, PackedTensor]) -> nn.Module:
         """The model with these tensors as weights."""
@@ -166,6 +176,8 @@ def load_inputs(options: BuildOptions, budgets: Sequence[str] = ()) -> tuple[Che
 
 
 def _recipe(options: BuildOptions, settings: Sequence[str]) -> Recipe:
+    if options.replay is not None and options.replay.brings_passes:
+        return options.replay.make_recipe(settings)
     if options.plan is None:
         return load_recipe(options.recipe or DEFAULT_RECIPE, settings)
     if options.recipe is not None:
@@ -238,6 +250,23 @@ def calib_shape(family: str, config: dict[str, Any], tokens: int) -> tuple[int, 
     return tokens // length + HELD_OUT, length
 
 
+@contextmanager
+def _told(model: nn.Module, stage: str, calls: int, notify: Notify) -> Iterator[None]:
+    """Tell of each of a model's `calls` calls, where whoever calls it does not."""
+    done = 0
+
+    def count(*_: object) -> None:
+        nonlocal done
+        done += 1
+        notify(stage, done, calls, "for calibration, by the model itself")
+
+    hook = model.register_forward_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def _calibrate(
     checkpoint: Checkpoint,
     recipe: Recipe,
@@ -249,8 +278,18 @@ def _calibrate(
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     count, length = calib_shape(checkpoint.family, checkpoint.config, options.calib_tokens)
     if options.calib is None:
-        notify("calibrate", 0, 0, "the model writes its own text")
-        tokens = self_generated(model, count, length, options.seed)
+        inputs = {
+            "checkpoint": checkpoint.sha256,
+            "config": checkpoint.config,
+            "shape": [count, length],
+            "seed": options.seed,
+        }
+        with _told(model, "write text", length - 1, notify):
+            tokens = cached_text(
+                cache_folder() if options.cache else None,
+                inputs,
+                lambda: self_generated(model, count, length, options.seed),
+            )
     else:
         tokens = from_data(options.calib, sp, checkpoint.config["vocab_size"], count, length)
     used, held_out = tokens.split(HELD_OUT)

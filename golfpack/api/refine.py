@@ -13,6 +13,7 @@ from golfpack.packer.allocate import Fit
 from golfpack.packer.ir import PackedTensor, QTensor
 from golfpack.packer.state import UNLIMITED, Budget, PackState, Pass, run_passes
 from golfpack.packer.steps import step_matrix
+from golfpack.report.reports import Refinement
 
 # Trained codes can be rounded down a little to fit, at next to no cost, but up only in vain. So
 # training starts from a file that is this share over the budget.
@@ -25,26 +26,6 @@ ATTEMPTS = 3
 NEAR = 0.05
 # What training leaves of the KL, where it is not yet known.
 FIRST_GAIN = 0.6
-
-
-@dataclass(frozen=True)
-class Refined:
-    """What `--refine` did, KL in nats per token on held-out calibration tokens.
-
-    Attributes:
-        tokens: trained on.
-        rounded_bytes, rounded_kl: of the artifact without training, within the same budget or target.
-        kl: of the trained artifact.
-        changed: share of codes that training and the last rounding moved.
-        shift: how far the last rounding moved the boundaries between codes, in steps.
-    """
-
-    tokens: int
-    rounded_bytes: int
-    rounded_kl: float
-    kl: float
-    changed: float
-    shift: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +45,7 @@ class Refiner:
     tokens: int
     seed: int
 
-    def run(self) -> tuple[PackState, Refined | None]:
+    def run(self) -> tuple[PackState, Refinement | None]:
         """The artifact with trained codes; the rounded one, with a warning, where that is no worse.
 
         Raises:
@@ -84,7 +65,7 @@ class Refiner:
             better = kl < rounded_kl if rounded.target_kl is None else done.size < rounded.size
             if better:
                 changed = _changed(start.tensors, done.tensors)
-                report = Refined(self.tokens, rounded.size, rounded_kl, kl, changed, shift)
+                report = Refinement(self.tokens, rounded.size, rounded_kl, kl, changed, shift)
                 return replace(rounded, tensors=done.tensors, blob=done.blob, dial=start.dial,
                                steps=start.steps, coding=done.coding), report  # fmt: skip
         return rounded.warn("--refine found nothing better than rounding"), None

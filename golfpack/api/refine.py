@@ -15,12 +15,13 @@ from golfpack.packer.state import UNLIMITED, Budget, PackState, Pass, run_passes
 from golfpack.packer.steps import step_matrix
 from golfpack.report.reports import Refinement
 
-# Trained codes can be rounded down a little to fit, at next to no cost, but up only in vain. So
-# training starts from a file that is this share over the budget.
-OVER = 0.003
-# Boundaries between codes move by this much at most, in steps; beyond it, coarser steps are better.
-MAX_SHIFT = 0.04
+# Training leaves a file's size as it is, within 0.1%. Where it ends a little too large, boundaries
+# between codes move outwards, by this much at most, in steps. Many latents end right at a boundary, as
+# both codes are as good, but only as long as about as many end on either side: going all one way costs.
+MAX_SHIFT = 0.001
 SHIFT_ROUNDS = 12
+# Where that is not enough it starts again from coarser steps, by so much more than what was missing.
+BACK_OFF = 1.25
 ATTEMPTS = 3
 # A KL this share below its target is good enough.
 NEAR = 0.05
@@ -66,25 +67,30 @@ class Refiner:
             if better:
                 changed = _changed(start.tensors, done.tensors)
                 report = Refinement(self.tokens, rounded.size, rounded_kl, kl, changed, shift)
-                return replace(rounded, tensors=done.tensors, blob=done.blob, dial=start.dial,
-                               steps=start.steps, coding=done.coding), report  # fmt: skip
+                return self._finished(done), report
         return rounded.warn("--refine found nothing better than rounding"), None
 
+    def _finished(self, done: PackState) -> PackState:
+        """`done` as a build's result."""
+        done = replace(
+            done, budget=self.rounded.budget, target_kl=self.rounded.target_kl,
+            trace=self.rounded.trace, pruning=self.ready.pruning,
+        )  # fmt: skip
+        return done if done.target_kl is not None else self.fit.told_headroom(done, SHIFT_ROUNDS)
+
     def _within_budget(self) -> "_Found | None":
-        limit, size = self.rounded.budget.artifact, self.rounded.size
+        limit, octaves = self.rounded.budget.artifact, 0.0
         bits = 8.0 / sum(
             t.codes.size for t in self.rounded.tensors.values() if isinstance(t, QTensor)
         )
-        # About one bit per weight and octave of the dial.
-        octaves = -bits * OVER * size
         for _ in range(ATTEMPTS):
-            start = self._start(self.rounded.dial * 2.0**octaves)
+            start = self._start(self.rounded.dial * 2.0**octaves) if octaves else self.rounded
             latents = self._trained(start)
             shift, done, over = self._fitted(start, latents, limit)
             if done is not None:
                 assert self.rounded.measure is not None
                 return done, self.rounded.measure(done.tensors), start, shift
-            octaves += bits * over
+            octaves += BACK_OFF * bits * over  # about one bit per weight and octave of the dial
         return None
 
     def _within_target(self) -> "_Found | None":
@@ -124,7 +130,7 @@ class Refiner:
         self, start: PackState, latents: Mapping[str, Latent], limit: int
     ) -> tuple[float, PackState | None, int]:
         """(shift, the largest file within `limit`, bytes over it): None where no shift gets there."""
-        tolerance = max(self.fit.slack, int(self.fit.tolerance * limit))
+        tolerance = self.fit.enough(limit)
         over, size = 0.0, (whole := self._encoded(start, _rounded(start, latents, 0.0))).size
         if size <= limit:
             return 0.0, whole, 0

@@ -92,6 +92,21 @@ class Fit(Pass):
         if state.target_kl is None:
             assert len(blob) <= state.budget.artifact
 
+    def enough(self, limit: int) -> int:
+        """The headroom that is good enough below `limit`, in bytes."""
+        return max(self.slack, int(self.tolerance * limit))
+
+    def told_headroom(self, state: PackState, tries: int) -> PackState:
+        """The state, with a warning where much of the budget is left after so many tries."""
+        limit = state.budget.artifact
+        headroom = limit - state.size
+        if headroom <= max(self.enough(limit), WORTH_A_WARNING * limit):
+            return state
+        return state.warn(
+            f"{headroom:,} bytes of the budget stay unused: no try of {tries} came closer "
+            "(clips and bit widths end somewhere, and some coders' sizes jump)"
+        )
+
     def _lossless(self, state: PackState) -> PackState | None:
         """Every float of the checkpoint kept exactly, when the budget allows that much."""
         kept = {n: Keep("exact") for n in state.plan}
@@ -119,7 +134,7 @@ class _Search:
     def __init__(self, fit: Fit, state: PackState) -> None:
         self.fit, self.state = fit, state
         self.limit = state.budget.artifact
-        self.tolerance = max(fit.slack, int(fit.tolerance * self.limit))
+        self.tolerance = fit.enough(self.limit)
         # Aim for the middle of what is good enough: real sizes scatter a little around the model.
         self.aim = self.limit - self.tolerance // 2
         self.rate = RateModel(state)
@@ -187,15 +202,7 @@ class _Search:
         return size <= self.limit and abs(self.rate.bits(x - 1) - self.rate.bits(x)) < 1.0
 
     def _finished(self, best: PackState) -> PackState:
-        assert best.blob is not None
-        headroom = self.limit - len(best.blob)
-        best = replace(best, trace=tuple(self.trace))
-        if headroom > max(self.tolerance, WORTH_A_WARNING * self.limit):
-            best = best.warn(
-                f"{headroom:,} bytes of the budget stay unused: no try of {len(self.trace)} came "
-                "closer (clips and bit widths end somewhere, and some coders' sizes jump)"
-            )
-        return best
+        return self.fit.told_headroom(replace(best, trace=tuple(self.trace)), len(self.trace))
 
 
 def check_reach(fit: Fit, spec: ModelSpec, budget: Budget) -> None:

@@ -12,6 +12,12 @@ from golfpack.models.checkpoint import build_model
 STEP = 0.08
 
 
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """A high rate, for few updates."""
+    monkeypatch.setattr("golfpack.calib.distil.MAX_RATE", 0.03)
+
+
 @pytest.fixture
 def teacher(tiny):
     return build_model(tiny.family, tiny.config, tiny.weights)

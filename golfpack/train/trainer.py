@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from golfpack.errors import UsageError
-from golfpack.models.base import check_device, typed_overrides
+from golfpack.models.base import typed_overrides
+from golfpack.models.device import resolve_device
 from golfpack.models.golf import GOLF
 from golfpack.models.golf_config import GolfConfig
 from golfpack.train.batches import Batches
@@ -69,7 +70,7 @@ def train(
         CorruptError: a damaged `last.pt`.
     """
     spec = GOLF.spec(_complete(model_config, config.seq_len))
-    check_device(config.device)
+    config = dataclasses.replace(config, device=resolve_device(config.device))
     _check_tokens("training", tokens, spec.config)
     if val_tokens is not None:
         _check_tokens("validation", val_tokens, spec.config)

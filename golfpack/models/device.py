@@ -1,0 +1,64 @@
+"""Where torch computes: which device, how precisely, how much memory it took, how data gets there."""
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from golfpack.errors import UsageError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def resolve_device(device: str) -> str:
+    """The device that "auto", "cpu" or "cuda" means here: "cpu" or "cuda".
+
+    "auto" is CUDA where torch sees a CUDA device, else the CPU.
+
+    Raises:
+        UsageError: another name, or "cuda" where torch sees no such device.
+    """
+    if device not in DEVICES:
+        raise UsageError(f"unknown device {device!r}", f"choose one of {', '.join(DEVICES)}")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("torch sees no CUDA device", "use the cpu, or install a CUDA torch")
+    return device
+
+
+def send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """A tensor on `device`, without waiting for what the device is still at.
+
+    From ordinary memory such a copy would first wait for everything queued before it.
+    """
+    if torch.device(device).type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiply float32 matrices in float32, not in TF32, and give the caller's setting back."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def watch_memory(device: str) -> None:
+    """Start a new peak for `peak_memory_bytes`; on the CPU there is only the process's own."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most memory in use: torch's on CUDA since `watch_memory`, else the process's resident."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB, but not on macOS
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,7 +8,7 @@ import numpy as np
 
 from golfpack.errors import CorruptError, UsageError
 from golfpack.packer.coding.codecs import Codec, codec_config, make_codec
-from golfpack.packer.coding.codes import decode_codes, encode_codes
+from golfpack.packer.coding.codes import Decoder, decode_codes, encode_codes
 from golfpack.packer.coding.filters import Filter, filter_config, make_filter
 from golfpack.packer.coding.scale import CodeMatrix
 from golfpack.packer.ir import QTensor
@@ -166,7 +166,10 @@ class CodeSlot:
 
 
 def decode_group(
-    config: Mapping[str, Any], data: bytes, slots: Sequence[CodeSlot]
+    config: Mapping[str, Any],
+    data: bytes,
+    slots: Sequence[CodeSlot],
+    decoder: Decoder | None = None,
 ) -> list[np.ndarray]:
     """The inverse of `encode_group`, but for the rows' order: codes (rows, cols) int32 of every slot.
 
@@ -174,6 +177,7 @@ def decode_group(
         config: `CodeStream.config()`.
         data: the stream as it is stored.
         slots: of all matrices in it.
+        decoder: what decodes rANS runs; see `decode_codes`.
 
     Raises:
         CorruptError: the stream does not hold what the slots say. UsageError: an unknown codec.
@@ -183,7 +187,8 @@ def decode_group(
             raise CorruptError("a rans code stream has sorted rows", None)
         # The coder leaves out what is empty; a column log for each of its columns may fill the memory.
         full = [s for s in slots if 0 not in s.shape]
-        decoded = iter(decode_codes(data, [_code_matrix(s.shape, s.steps) for s in full]))
+        matrices = [_code_matrix(s.shape, s.steps) for s in full]
+        decoded = iter(decode_codes(data, matrices, decoder))
         return [np.zeros(s.shape, np.int32) if 0 in s.shape else next(decoded) for s in slots]
     stream = ByteStream.from_config(config)
     widths = [s.fields["width"] for s in slots]

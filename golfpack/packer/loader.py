@@ -8,6 +8,7 @@ import numpy as np
 
 from golfpack.errors import CorruptError, UsageError
 from golfpack.packer.artifact import MAGIC, Container, parse
+from golfpack.packer.coding.codes import Decoder
 from golfpack.packer.ir import PackedTensor
 from golfpack.packer.streams import Entry, decode_tensors
 
@@ -37,25 +38,28 @@ class Artifact:
         return {n: t.dequantize().reshape(e.shape) for n, (e, t) in self.tensors.items()}
 
 
-def loads(blob: bytes) -> Artifact:
-    """Decode an artifact held in memory. Raises CorruptError when it is not one, or damaged."""
+def loads(blob: bytes, decoder: Decoder | None = None) -> Artifact:
+    """Decode an artifact held in memory. Raises CorruptError when it is not one, or damaged.
+
+    `decoder` decodes rANS code streams, as in `coding.codes.decode_codes`; it changes no code.
+    """
     container = parse(blob)
     manifest = container.manifest
     if not isinstance(manifest.get("family"), str) or not isinstance(manifest.get("config"), dict):
         raise CorruptError("the manifest names no model family", None)
     try:
-        return Artifact(container, decode_tensors(manifest, container.streams))
+        return Artifact(container, decode_tensors(manifest, container.streams, decoder))
     except UsageError as e:  # an unknown codec here is the file's fault, not the user's
         raise CorruptError(f"the artifact cannot be decoded: {e.message}", e.hint) from e
 
 
-def load(path: Path) -> Artifact:
+def load(path: Path, decoder: Decoder | None = None) -> Artifact:
     """Decode an artifact file. Raises UsageError when it cannot be read, CorruptError as `loads`."""
     try:
         blob = Path(path).read_bytes()
     except OSError as e:
         raise UsageError(f"cannot read {path}: {e.strerror}", "check the path") from e
-    return loads(blob)
+    return loads(blob, decoder)
 
 
 def is_artifact(path: Path) -> bool:

@@ -25,6 +25,7 @@ from golfpack.packer.codestreams import (
     decode_group,
     encode_group,
 )
+from golfpack.packer.coding.codes import Decoder
 from golfpack.packer.ir import LowRank, PackedTensor, QTensor, Raw, as_matrix
 from golfpack.packer.rawfloat import RAW_STORAGE
 from golfpack.packer.stepcoding import pack_steps, row_bytes, step_counts, unpack_steps
@@ -151,16 +152,19 @@ class Entry:
 
 
 def decode_tensors(
-    manifest: Mapping[str, Any], streams: Mapping[str, bytes]
+    manifest: Mapping[str, Any], streams: Mapping[str, bytes], decoder: Decoder | None = None
 ) -> dict[str, tuple[Entry, PackedTensor]]:
-    """Every tensor, in manifest order. Raises CorruptError or UsageError on anything inconsistent."""
+    """Every tensor, in manifest order; `decoder` as in `coding.codes.decode_codes`.
+
+    Raises CorruptError or UsageError on anything inconsistent.
+    """
     try:
         entries = [_entry(e) for e in manifest["tensors"]]
         if len(entries) > MAX_TENSORS or sum(map(_claim, entries)) > MAX_WEIGHTS:
             raise CorruptError("the manifest claims more tensors than any model has", None)
         if len({e.name for e in entries}) != len(entries):
             raise CorruptError("the manifest names a tensor twice", None)
-        return _decode_entries(entries, manifest, streams)
+        return _decode_entries(entries, manifest, streams, decoder)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
         raise CorruptError(
             f"the manifest is inconsistent: {e!r}", "get the file again and compare its sha256"
@@ -186,11 +190,15 @@ def _claim(e: Entry) -> int:
 
 
 def _decode_entries(
-    entries: list[Entry], manifest: Mapping[str, Any], streams: Mapping[str, bytes]
+    entries: list[Entry],
+    manifest: Mapping[str, Any],
+    streams: Mapping[str, bytes],
+    decoder: Decoder | None,
 ) -> dict[str, tuple[Entry, PackedTensor]]:
     side, left = ByteStream.from_config(manifest["side"]), dict(streams)
     slots = _read_steps(entries, side, left)
-    codes = _restored(slots, _read_codes(slots, manifest["codes"], left), side, left)
+    stored = _read_codes(slots, manifest["codes"], left, decoder)
+    codes = _restored(slots, stored, side, left)
     raw = _Reader(side, left, "raw", sum(_raw_bytes(e) for e in entries if "raw" in e.fields))
     if left:
         raise CorruptError(f"no tensor in the manifest needs stream {min(left)!r}", None)
@@ -239,7 +247,9 @@ def _read_steps(entries: list[Entry], side: ByteStream, streams: dict[str, bytes
     return slots
 
 
-def _read_codes(slots: _Slots, config: Any, streams: dict[str, bytes]) -> list[np.ndarray]:
+def _read_codes(
+    slots: _Slots, config: Any, streams: dict[str, bytes], decoder: Decoder | None
+) -> list[np.ndarray]:
     """The codes of every slot, each group's rows as they are stored."""
     configs = _code_streams(config)
     found: dict[str, list[int]] = {}
@@ -247,7 +257,8 @@ def _read_codes(slots: _Slots, config: Any, streams: dict[str, bytes]) -> list[n
         found.setdefault(stream, []).append(i)
     codes = [np.zeros((0, 0), np.int32)] * len(slots)
     for stream, where in found.items():
-        group = decode_group(configs[stream], streams.pop(stream), [slots[i][1] for i in where])
+        members = [slots[i][1] for i in where]
+        group = decode_group(configs[stream], streams.pop(stream), members, decoder)
         for i, matrix in zip(where, group, strict=True):
             codes[i] = matrix
     return codes

@@ -85,7 +85,7 @@ def joined(device: str) -> Iterator[Group]:
         UsageError: torchrun's environment is incomplete, or there are more processes than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Group(device=resolve_device(device))
+        yield Group(device=resolve_device(device).name)
         return
     try:
         store, rank, size = next(rendezvous("env://"))
@@ -111,7 +111,7 @@ def joined(device: str) -> Iterator[Group]:
 
 
 def _own_device(device: str) -> str:
-    if (device := resolve_device(device)) == "cpu":
+    if (device := resolve_device(device).name) == "cpu":
         return device
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local >= torch.cuda.device_count():

@@ -4,29 +4,20 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 
-from golfpack.errors import UsageError
-
-DEVICES = ("auto", "cpu", "cuda")
+from golfpack.kernels.select import Device, DeviceName, choose_device
 
 
-def resolve_device(device: str) -> str:
-    """The device that "auto", "cpu" or "cuda" means here: "cpu" or "cuda".
-
-    "auto" is CUDA where torch sees a CUDA device, else the CPU.
+def resolve_device(device: str) -> Device:
+    """What `--device` auto, cpu or cuda means on this machine: its name, and whether kernels run there.
 
     Raises:
-        UsageError: another name, or "cuda" where torch sees no such device.
+        UsageError: another name, or cuda without a CUDA device or without triton.
     """
-    if device not in DEVICES:
-        raise UsageError(f"unknown device {device!r}", f"choose one of {', '.join(DEVICES)}")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("torch sees no CUDA device", "use the cpu, or install a CUDA torch")
-    return device
+    return choose_device(cast(DeviceName, device))
 
 
 def send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:

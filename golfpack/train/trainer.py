@@ -70,7 +70,7 @@ def train(
         CorruptError: a damaged `last.pt`.
     """
     spec = GOLF.spec(_complete(model_config, config.seq_len))
-    config = dataclasses.replace(config, device=resolve_device(config.device))
+    config = dataclasses.replace(config, device=resolve_device(config.device).name)
     _check_tokens("training", tokens, spec.config)
     if val_tokens is not None:
         _check_tokens("validation", val_tokens, spec.config)

@@ -31,6 +31,7 @@ class TrainOptions:
         tokens: glob of token shards, or None with `text`.
         tokenizer: SentencePiece model of the tokens; made from the text when `train_vocab` is set.
         train_vocab: train a tokenizer of that many pieces on the text first.
+        compile_mode: of torch.compile, or None.
         settings: "model.option=value" (GolfConfig) and "train.option=value" (TrainConfig).
     """
 
@@ -48,6 +49,7 @@ class TrainOptions:
     device: str = "cpu"
     resume: bool = False
     settings: tuple[str, ...] = ()
+    compile_mode: str | None = None
 
 
 def train(options: TrainOptions, notify: Notify = silent) -> TrainResult:
@@ -76,6 +78,7 @@ def _config(options: TrainOptions, settings: list[str]) -> TrainConfig:
         "seed": options.seed,
         "threads": options.threads,
         "device": options.device,
+        "compile_mode": options.compile_mode,
     }
     if options.steps is None and options.minutes is None:
         values["steps"] = DEFAULT_STEPS

@@ -8,7 +8,11 @@ from typing import cast
 
 import torch
 
+from golfpack.errors import UsageError
 from golfpack.kernels.select import Device, DeviceName, choose_device
+
+# What torch.compile's `mode` may be.
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 def resolve_device(device: str) -> Device:
@@ -18,6 +22,12 @@ def resolve_device(device: str) -> Device:
         UsageError: another name, or cuda without a CUDA device or without triton.
     """
     return choose_device(cast(DeviceName, device))
+
+
+def check_compile_mode(mode: str | None) -> None:
+    """Raise UsageError unless torch.compile has such a mode, or none is asked for."""
+    if mode is not None and mode not in COMPILE_MODES:
+        raise UsageError(f"unknown compile mode {mode!r}", f"modes: {', '.join(COMPILE_MODES)}")
 
 
 def send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:

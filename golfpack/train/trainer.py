@@ -13,7 +13,7 @@ import torch
 
 from golfpack.errors import UsageError
 from golfpack.models.base import typed_overrides
-from golfpack.models.device import resolve_device
+from golfpack.models.device import peak_memory_bytes, resolve_device, watch_memory
 from golfpack.models.golf import GOLF
 from golfpack.models.golf_config import GolfConfig
 from golfpack.train.batches import Batches
@@ -35,6 +35,8 @@ class TrainResult:
         final_loss: moving average of the training loss at the end, nats per token.
         val_loss: validation loss of the final weights, nats per token, or None without such tokens.
         checkpoint: the final model, a plain state dict; its configuration lies beside it.
+        device: where it was trained.
+        peak_memory_bytes: torch's on CUDA, else the process's largest resident set.
     """
 
     steps: int
@@ -42,6 +44,8 @@ class TrainResult:
     final_loss: float
     val_loss: float | None
     checkpoint: Path
+    device: str = "cpu"
+    peak_memory_bytes: int = 0
 
 
 def train(
@@ -71,6 +75,7 @@ def train(
     """
     spec = GOLF.spec(_complete(model_config, config.seq_len))
     config = dataclasses.replace(config, device=resolve_device(config.device).name)
+    watch_memory(config.device)
     _check_tokens("training", tokens, spec.config)
     if val_tokens is not None:
         _check_tokens("validation", val_tokens, spec.config)
@@ -85,7 +90,10 @@ def train(
             folder.start()
         _Loop(config, batches, val_tokens, folder, progress).run_out(run)
         checkpoint = folder.finish(run.result.state_dict(), spec.config)
-    return TrainResult(run.step, run.seconds, run.running_loss, run.val_loss, checkpoint)
+    return TrainResult(
+        run.step, run.seconds, run.running_loss, run.val_loss, checkpoint,
+        config.device, peak_memory_bytes(config.device),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +120,10 @@ class _Loop:
         """Whatever is due at this step: validation, log, checkpoint, progress."""
         config = self.config
         last = budget_used(config, run.step, run.seconds) >= 1.0
+        every = (config.val_every, config.log_every, config.save_every)
+        if any(_due(interval, run.step, last) for interval in every):
+            run.read()  # nothing is written of a run whose losses have not been seen to be finite
+            record = dataclasses.replace(record, loss=run.loss, grad_norm=run.grad_norm)
         line: dict[str, Any] = {**dataclasses.asdict(record), "seconds": run.seconds}
         if self.val_tokens is not None and _due(config.val_every, run.step, last):
             run.val_loss = validation_loss(

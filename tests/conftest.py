@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a tiny golf model with its statistics, and the folder of real data."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -21,6 +22,9 @@ from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint
 from golfpack.models.golf import spec
 from golfpack.packer.ir import CalibStats
 from golfpack.packer.state import Budget, PackState
+
+# Before anything imports triton: its kernels run in the interpreter here, on the CPU (tests/kernels).
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The same examples every time: a test that fails does so for everyone.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -62,9 +62,8 @@ def choose_device(name: DeviceName) -> Device:
 
 
 def use_kernels(device: torch.device) -> bool:
-    """Whether the kernels run on tensors of `device`: on CUDA with triton, or interpreted."""
-    works, _ = triton_available()
-    return works and (device.type == "cuda" or interpreted())
+    """Whether the kernels run on tensors of `device` unless told otherwise: on CUDA with triton."""
+    return device.type == "cuda" and triton_available()[0]
 
 
 def triton_available() -> tuple[bool, str]:

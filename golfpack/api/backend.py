@@ -90,4 +90,5 @@ def choose_backend(device: str, batched: bool | None = None) -> Backend:
         # Plain torch would launch a million tiny operations for one matrix of a few megabytes.
         warning = "without triton matrices are rounded on the CPU; install golfpack[gpu]"
         return Backend(chosen.name, True, HostEngine(), warning)
-    return Backend(chosen.name, True, TorchEngine(torch.device(chosen.name)))
+    engine = TorchEngine(torch.device(chosen.name), kernel=chosen.kernels)
+    return Backend(chosen.name, True, engine)

@@ -1,7 +1,7 @@
 """Dequantisation as one Triton kernel: each code is read once, each weight written once.
 
-Bound by memory: at bfloat16 3 bytes a weight from int8 codes, so 36 M weights are 0.11 GB, some 40 us of
-an H100's bandwidth. A program takes rows of one block of columns, whose steps it keeps in registers.
+Bound by memory: at bfloat16 3 bytes a weight from int8 codes, so 36 M weights are 0.11 GB, which an
+H100's 3.35 TB/s move in some 35 us. A program takes some rows of one block of columns.
 """
 
 import torch
@@ -57,7 +57,7 @@ def dequantize_tiles(
     groups = 1 if group is None else row_step.shape[1]
 
     def grid(chosen: dict[str, int]) -> tuple[int, int]:
-        return triton.cdiv(rows, chosen["ROWS"]), triton.cdiv(cols, chosen["COLS"])
+        return -(-rows // chosen["ROWS"]), -(-cols // chosen["COLS"])
 
     _dequantize[grid](
         codes, row_step, col, out, rows, cols, group or cols, groups,

@@ -7,7 +7,7 @@ few operations of torch a column; `feedback_triton` does the same in one launch 
 Both work in the type of `w`. In float64 they give numba's codes: only where a target lies within
 rounding error (1e-12 steps) of halfway between two codes may one fall the other way, and later codes
 of its row, in two-sided feedback of any row, may follow it. In float32 such ties are 1e-5 steps wide;
-the weighted error of the whole matrix is the same within 1%.
+the weighted error of the whole matrix stays the same within 1e-4 (docs/kernels.md).
 """
 
 import torch

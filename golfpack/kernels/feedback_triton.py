@@ -8,11 +8,11 @@ with U and with the rows' factor; then it steps through its own anti-diagonals (
 where each row rounds one weight at a time and its error moves the rest of the tile, in registers.
 
 Cost, two-sided, at (2048, 512) and 32 x 32 tiles: 64 + 16 - 1 = 79 launches, each 63 steps, and up to
-78 products of 32^3. A step is 2 x 1024 multiply-adds, a few reductions and first-level cache look-ups,
-some 500 cycles, so a launch takes about 20 us and a shape a few milliseconds however many matrices it
-has (16 tiles a diagonal and matrix, 132 processors). Column by column it would be rows x cols = 1 M
-dependent steps. Registers: two tiles of float64, 16 KiB of a processor's 256; no shared memory but
-what reductions and products use.
+78 products of 32^3. A step is 2 x 1024 multiply-adds, three reductions and first-level cache look-ups;
+at an estimated 1,000 cycles a step and 2,000 a product a launch takes 40 to 130 us on an H100, and a
+shape some 7 ms while its tiles of one diagonal (16 a matrix) fit the 132 processors. Column by column
+it would be rows x cols = 1 M dependent steps. Registers: two tiles of float64, 16 KiB of a processor's
+256, and what is looked up; shared memory: 32 KiB, for products and reductions.
 
 A launch only writes its own tiles and reads others', so tuning may run it any number of times.
 """

@@ -14,8 +14,7 @@ from golfpack.errors import UsageError
 DeviceName = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[DeviceName, ...] = ("auto", "cpu", "cuda")
 
-_INSTALL = "install it: pip install 'golfpack[gpu]'"
-_SLOW = "uses plain torch instead, several times slower"
+_INSTALL = "pip install 'golfpack[gpu]'"
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,13 @@ def choose_device(name: DeviceName) -> Device:
                 "install a CUDA build of torch on a machine with a GPU, or choose device auto or cpu",
             )
         return Device("cpu", False, "no CUDA device, so everything runs on the CPU")
-    works, reason = triton_available()
-    if works:
+    problem = _triton_problem()
+    if problem is None:
         return Device("cuda", kernels=True)
+    what, remedy = problem
     if name == "cuda":
-        raise UsageError(f"device cuda: {reason}", f"{_INSTALL}, or choose device auto or cpu")
-    return Device("cuda", False, f"{reason}; golfpack {_SLOW} ({_INSTALL})")
+        raise UsageError(f"device cuda: {what}", f"{remedy}, or choose device auto or cpu")
+    return Device("cuda", False, f"{what}, so its kernels do not run, which takes longer; {remedy}")
 
 
 def use_kernels(device: torch.device) -> bool:
@@ -67,11 +67,9 @@ def use_kernels(device: torch.device) -> bool:
 
 
 def triton_available() -> tuple[bool, str]:
-    """Whether triton can be imported, and if not why, in half a sentence."""
-    if find_spec("triton") is None:
-        return False, "triton is not installed"
-    problem = _import_problem()
-    return not problem, problem
+    """Whether triton can run kernels on a GPU, and if not why, in half a sentence."""
+    problem = _triton_problem()
+    return problem is None, "" if problem is None else problem[0]
 
 
 def interpreted() -> bool:
@@ -79,10 +77,22 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def _triton_problem() -> tuple[str, str] | None:
+    """What is wrong with triton, and what to do about it."""
+    if find_spec("triton") is None:
+        return "triton is not installed", f"install it: {_INSTALL}"
+    if interpreted():
+        return "triton is told to interpret kernels on the CPU", "unset TRITON_INTERPRET"
+    problem = _import_problem()
+    if problem:
+        return f"triton cannot be imported ({problem})", f"install it anew: {_INSTALL}"
+    return None
+
+
 @cache
 def _import_problem() -> str:
     try:
         import_module("triton.language")
     except Exception as e:  # a broken install raises whatever it likes
-        return f"triton is installed but cannot be imported ({type(e).__name__}: {e})"
+        return f"{type(e).__name__}: {e}"
     return ""

@@ -18,6 +18,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(select, "find_spec", lambda name: object() if triton else None)
         monkeypatch.setattr(select, "_import_problem", lambda: "")
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
     return pretend
 
@@ -63,11 +64,20 @@ def test_kernels_run_on_cuda_alone_unless_asked_for(machine):
     assert not use_kernels(torch.device("cuda"))
 
 
-def test_a_broken_triton_is_named_as_such(monkeypatch):
-    monkeypatch.setattr(select, "find_spec", lambda name: object())
+def test_a_triton_that_cannot_be_used_is_named_as_such(machine, monkeypatch):
+    machine(cuda=True, triton=True)
+    monkeypatch.setattr(select, "_import_problem", lambda: "OSError: libcuda.so")
+    assert triton_available() == (False, "triton cannot be imported (OSError: libcuda.so)")
+    assert "anew" in str(choose_device("auto").note)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(UsageError, match="interpret kernels on the CPU") as e:
+        choose_device("cuda")
+    assert "unset TRITON_INTERPRET" in str(e.value.hint)
+
+
+def test_a_failed_import_becomes_half_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton.language", None)  # importing it raises ImportError
     select._import_problem.cache_clear()
-    works, reason = triton_available()
+    said = select._import_problem()
     select._import_problem.cache_clear()
-    assert not works
-    assert "cannot be imported (ModuleNotFoundError" in reason
+    assert said.startswith("ModuleNotFoundError: ")

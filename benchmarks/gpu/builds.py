@@ -11,7 +11,6 @@ from benchmarks.gpu.measure import MEDIUM, TINY, Findings, Job
 from benchmarks.gpu.models import save_checkpoint, save_shard
 from golfpack.api.build import build
 from golfpack.api.prepare import CALIB_LENGTH, HELD_OUT, BuildOptions
-from golfpack.kernels.select import use_kernels
 from golfpack.packer.devicecoding import device_decoder
 from golfpack.packer.ir import QTensor
 from golfpack.packer.loader import loads
@@ -106,10 +105,9 @@ def agreement(job: Job, found: Findings) -> None:
 
 
 def _decodes_alike(job: Job, found: Findings, path: Path, name: str) -> None:
-    device = torch.device(job.device)
     blob = path.read_bytes()
     host = loads(blob).tensors
-    ours = loads(blob, device_decoder(device, kernel=use_kernels(device))).tensors
+    ours = loads(blob, device_decoder(torch.device(job.device))).tensors
     off = 0
     for key, (_, tensor) in host.items():
         other = ours[key][1]

@@ -21,7 +21,7 @@ MEDIUM = {
     "mlp_hidden": 768, "seq_len": 512,
 }  # fmt: skip
 TINY = {
-    "vocab_size": 64, "num_layers": 1, "dim": 16, "num_heads": 2, "num_kv_heads": 1,
+    "vocab_size": 64, "num_layers": 2, "dim": 16, "num_heads": 2, "num_kv_heads": 1,
     "mlp_hidden": 32, "seq_len": 32,
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gpu.checks import TWO_SIDED_ROWS, capped, engine_of, hessian
+from benchmarks.gpu.checks import TWO_SIDED_ROWS, capped, hessian
 from benchmarks.gpu.measure import Findings, Job, peak_of, timed
 from benchmarks.gpu.models import looks_trained
 from golfpack.kernels.cross_entropy import head_cross_entropy
@@ -22,6 +22,7 @@ from golfpack.packer.devicecoding import device_decoder
 from golfpack.packer.engine import HostEngine, ToFactor, ToRound
 from golfpack.packer.quantize.feedback import Factor
 from golfpack.packer.steps import log_steps
+from golfpack.packer.torch_engine import TorchEngine
 
 # The plain two-sided loop takes minutes: so many columns of each shape are timed, and scaled up.
 SAMPLED_COLUMNS = 8
@@ -34,10 +35,14 @@ def quantise(job: Job, found: Findings) -> None:
     found.figure("weights in them", sum(t.w.size for t in work), "")
     _factoring(job, found, work)
     _rounding(job, found, work)
-    codes = list(engine_of(job).codes(work, job.threads))
+    codes = list(_engine(job).codes(work, job.threads))
     _dequantising(job, found, work, codes)
     _decoding(job, found, codes)
     _cross_entropy(job, found)
+
+
+def _engine(job: Job) -> TorchEngine:
+    return TorchEngine(torch.device(job.device))
 
 
 def _roundings(job: Job) -> Iterator[ToRound]:
@@ -49,7 +54,7 @@ def _roundings(job: Job) -> Iterator[ToRound]:
     def factor(size: int) -> Factor:
         if size not in factors:
             todo = [ToFactor(hessian(rng, size), 0.01)]
-            factors[size] = next(engine_of(job).factors(todo, job.threads))
+            factors[size] = next(_engine(job).factors(todo, job.threads))
         return factors[size]
 
     for t in spec(config).tensors:
@@ -72,11 +77,11 @@ class Group:
     upper: torch.Tensor
     row_upper: torch.Tensor | None
 
-    def round(self, *, two_sided: bool) -> torch.Tensor:
+    def round(self, kernel: bool, *, two_sided: bool) -> torch.Tensor:
         """Codes by the kernel."""
         return round_feedback_batch(
             self.w, self.row_step, self.col_step, self.upper,
-            row_upper=self.row_upper if two_sided else None, kernel=use_kernels(self.w.device),
+            row_upper=self.row_upper if two_sided else None, kernel=kernel,
         )  # fmt: skip
 
     def plain(self, columns: int) -> Callable[[], torch.Tensor]:
@@ -112,9 +117,9 @@ def _groups(job: Job, work: list[ToRound]) -> list[Group]:
 
 
 def _rounding(job: Job, found: Findings, work: list[ToRound]) -> None:
-    groups = _groups(job, work)
-    two = timed(lambda: [g.round(two_sided=True) for g in groups], job, 3)
-    one = timed(lambda: [g.round(two_sided=False) for g in groups], job, 3)
+    groups, kernel = _groups(job, work), use_kernels(torch.device(job.device))
+    two = timed(lambda: [g.round(kernel, two_sided=True) for g in groups], job, 3)
+    one = timed(lambda: [g.round(kernel, two_sided=False) for g in groups], job, 3)
     loop = timed(lambda: [column_loop(g, i) for g in groups for i in range(len(g.w))], job, 1)
     found.versus(
         "GPTQ, one-sided, all matrices", one, loop, "column loop in float32, a matrix at a time"
@@ -133,7 +138,7 @@ def _rounding(job: Job, found: Findings, work: list[ToRound]) -> None:
         found.check(
             "GPTQ: kernel's share of the plain loop's time", max(one / loop, two / plain), 0.2
         )
-    engine = timed(lambda: list(engine_of(job).codes(work, job.threads)), job, 3)
+    engine = timed(lambda: list(_engine(job).codes(work, job.threads)), job, 3)
     host = timed(lambda: list(HostEngine().codes(work, job.threads)), job, 1)
     what = f"numba on {job.threads} threads"
     found.versus("GPTQ, two-sided, with copies to and fro", engine, host, what)
@@ -175,7 +180,7 @@ def _factoring(job: Job, found: Findings, work: list[ToRound]) -> None:
             lower = torch.linalg.cholesky(m + 0.01 * m.diagonal().mean() * eye)
             torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
 
-    batched = timed(lambda: list(engine_of(job).factors(todo, job.threads)), job, 3)
+    batched = timed(lambda: list(_engine(job).factors(todo, job.threads)), job, 3)
     what = "Cholesky, inverse, Cholesky, a matrix at a time, without copies"
     found.versus("factors of all matrices, with copies", batched, timed(loop, job, 3), what)
 
@@ -199,8 +204,7 @@ def _decoding(job: Job, found: Findings, codes: list[np.ndarray]) -> None:
         for c in codes
     ]
     payload = encode_codes(codes, matrices, job.threads)
-    device = torch.device(job.device)
-    decoder = device_decoder(device, kernel=use_kernels(device))
+    decoder = device_decoder(torch.device(job.device))
     ours = timed(lambda: decode_codes(payload, matrices, decoder), job, 3)
     host = timed(lambda: decode_codes(payload, matrices), job, 3)
     encode = timed(lambda: encode_codes(codes, matrices, job.threads), job, 2)

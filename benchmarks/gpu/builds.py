@@ -41,12 +41,12 @@ def full_build(job: Job, found: Findings) -> None:
         path, shard = Path(folder) / "random.pt", Path(folder) / "train.bin"
         save_checkpoint(config, path)
         save_shard(job, config["vocab_size"], calib + (HELD_OUT + 1) * CALIB_LENGTH, shard)
-        for which in ("first", "second"):
+        for which in ("first",) if job.smoke else ("first", "second"):
             watch = Stopwatch()
             began = time.perf_counter()
             report = build(
                 BuildOptions(
-                    path, "4bpw" if job.smoke else "16MB", Path(folder) / "x.golf",
+                    path, "10bpw" if job.smoke else "16MB", Path(folder) / "x.golf",
                     calib=str(shard), calib_tokens=calib, threads=job.threads, cache=False,
                     device=job.device, batched=True,
                 ),
@@ -88,7 +88,7 @@ def agreement(job: Job, found: Findings) -> None:
             began = time.perf_counter()
             report = build(
                 BuildOptions(
-                    path, "4bpw" if job.smoke else "3bpw", output, calib=shard, calib_tokens=calib,
+                    path, "10bpw" if job.smoke else "3bpw", output, calib=shard, calib_tokens=calib,
                     threads=job.threads, cache=False, device=device, batched=batched,
                 )
             )  # fmt: skip

@@ -25,9 +25,9 @@ from golfpack.packer.quantize.feedback import factorize
 from golfpack.packer.steps import log_steps
 from golfpack.packer.torch_engine import TorchEngine
 
-SMALL = ((1, 1), (1, 7), (5, 1), (17, 33), (40, 70))
+SMALL = ((1, 1), (1, 7), (5, 1), (17, 33))
 # Of the record-shaped model; the embedding has no covariance of its rows.
-LARGE = ((512, 512), (256, 512), (2048, 512), (512, 2048), (8192, 512))
+LARGE = ((40, 70), (512, 512), (256, 512), (2048, 512), (512, 2048), (8192, 512))
 TWO_SIDED_ROWS = 4096
 
 

@@ -21,8 +21,8 @@ MEDIUM = {
     "mlp_hidden": 768, "seq_len": 512,
 }  # fmt: skip
 TINY = {
-    "vocab_size": 64, "num_layers": 2, "dim": 16, "num_heads": 2, "num_kv_heads": 1,
-    "mlp_hidden": 32, "seq_len": 32,
+    "vocab_size": 32, "num_layers": 2, "dim": 8, "num_heads": 2, "num_kv_heads": 1,
+    "mlp_hidden": 16, "seq_len": 32,
 }  # fmt: skip
 
 

@@ -54,6 +54,7 @@ def exact_products() -> Iterator[None]:
 def watch_memory(device: str) -> None:
     """Start a new peak for `peak_memory_bytes`; on the CPU there is only the process's own."""
     if torch.device(device).type == "cuda":
+        torch.cuda.init()  # there is nothing to reset before
         torch.cuda.reset_peak_memory_stats(device)
 
 

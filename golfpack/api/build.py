@@ -24,10 +24,11 @@ from golfpack.api.prepare import (
 from golfpack.data.shards import write_atomically
 from golfpack.errors import StrictError, UsageError
 from golfpack.models.checkpoint import Checkpoint
+from golfpack.models.device import peak_memory_bytes
 from golfpack.packer.allocate import Fit
 from golfpack.packer.loader import Artifact, loads
 from golfpack.packer.passes.awq import Awq
-from golfpack.packer.predict import Predictor, quadratic_kl, split_at_fit
+from golfpack.packer.predict import kl_ratio, quadratic_kl, split_at_fit
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.recipe import Recipe
 from golfpack.packer.sizes import parse_size
@@ -203,7 +204,7 @@ def _loss(prepared: Prepared, ready: PackState, done: PackState, fit: Fit) -> _L
     measured = done.measure(done.tensors)
     if prepared.stats is None or not prepared.recipe.gradients or not done.steps:
         return _Loss(None, measured)
-    ratio = Predictor(ready, fit).kl_ratio
+    ratio = kl_ratio(ready, fit)
     return _Loss(None if ratio is None else ratio * quadratic_kl(done), measured)
 
 
@@ -264,6 +265,8 @@ def _report(
         # Folded weights are other numbers for the same function; pruned ones are a loss.
         tensors=tensor_reports(artifact, state.floats, state.sensitivity),
         argv=options.argv,
+        device=prepared.backend.device,
+        peak_memory_bytes=peak_memory_bytes(prepared.backend.device),
     )
 
 

@@ -33,6 +33,7 @@ class TrainOptions:
         tokens: glob of token shards, or None with `text`.
         tokenizer: SentencePiece model of the tokens; made from the text when `train_vocab` is set.
         train_vocab: train a tokenizer of that many pieces on the text first.
+        compile_mode: of torch.compile, or None.
         settings: "model.option=value" (GolfConfig) and "train.option=value" (TrainConfig).
         argv: of the command, for the log.
     """
@@ -51,6 +52,7 @@ class TrainOptions:
     device: str = "cpu"
     resume: bool = False
     settings: tuple[str, ...] = ()
+    compile_mode: str | None = None
     argv: list[str] = field(default_factory=list)
 
 
@@ -94,6 +96,7 @@ def _config(options: TrainOptions, settings: list[str]) -> TrainConfig:
         "seed": options.seed,
         "threads": options.threads,
         "device": options.device,
+        "compile_mode": options.compile_mode,
     }
     if options.steps is None and options.minutes is None:
         values["steps"] = DEFAULT_STEPS

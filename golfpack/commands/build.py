@@ -13,6 +13,7 @@ from golfpack.commands.options import (
     Checkpoint,
     Code,
     DataFree,
+    Device,
     Json,
     Model,
     ModelArgs,
@@ -69,6 +70,7 @@ def build(
         bool, typer.Option("--recalibrate", help="Measure again behind quantised layers; slower.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
+    device: Device = "auto",
     no_cache: NoCache = False,
     settings: Set = None,
     seed: Seed = 0,
@@ -88,6 +90,7 @@ def build(
         checkpoint, budget, output, recipe, tuple(settings or ()), calib, calib_tokens, data_free,
         tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run, target_kl,
         target_bpb, recalibrate, None if plan is None else read_plan(plan), sys.argv[1:], lossless,
+        device,
     )  # fmt: skip
     with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         report = run(options, notify)
@@ -119,6 +122,7 @@ def plan(
     data_free: DataFree = False,
     model: Model = None,
     model_args: ModelArgs = None,
+    device: Device = "auto",
     no_cache: NoCache = False,
     settings: Set = None,
     seed: Seed = 0,
@@ -136,7 +140,7 @@ def plan(
     options = BuildOptions(
         checkpoint, output=output, recipe=recipe, settings=tuple(settings or ()), calib=calib,
         calib_tokens=calib_tokens, data_free=data_free, tokenizer=tokenizer, code=tuple(code or ()),
-        seed=seed, threads=threads, cache=not no_cache,
+        seed=seed, threads=threads, cache=not no_cache, device=device,
     )  # fmt: skip
     with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         report = run(options, budget or [], notify)

@@ -8,11 +8,15 @@ import typer
 
 from golfpack.commands.options import (
     CORES,
+    Compile,
+    CompileMode,
+    Device,
     Json,
     Quiet,
     Seed,
     Set,
     Threads,
+    compile_mode,
 )
 
 TRAIN_EXAMPLES = (
@@ -35,7 +39,9 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in wall-clock minutes.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "auto",
+    compiled: Compile = False,
+    mode_of_compile: CompileMode = None,
     settings: Set = None,
     seed: Seed = 0,
     threads: Threads = CORES,
@@ -49,7 +55,8 @@ def train(
 
     options = TrainOptions(
         out, family, tokens, tuple(text or ()), val_tokens, tokenizer, train_vocab, steps, minutes,
-        seed, threads, device, resume, tuple(settings or ()), argv=sys.argv[1:],
+        seed, threads, device, resume, tuple(settings or ()),
+        compile_mode(compiled, mode_of_compile), sys.argv[1:],
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         result = run(options, notify)

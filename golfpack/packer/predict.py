@@ -76,6 +76,23 @@ def tensor_kl(state: PackState) -> dict[str, float]:
     return found
 
 
+def kl_ratio(state: PackState, fit: Fit) -> float | None:
+    """`Predictor.kl_ratio` alone: the probe is quantised, but nothing is coded."""
+    rate = RateModel(state)
+    dial = 2.0 ** rate.solve(PROBE_BPW * rate.weights)
+    quantise = [p for p in fit.body if not p.writes]
+    return _measured_over_quadratic(run_passes(quantise, replace(state, dial=dial)))
+
+
+def _measured_over_quadratic(probe: PackState) -> float | None:
+    if not _gradients(probe):
+        return None
+    expected = quadratic_kl(probe)
+    if probe.measure is None or expected <= 0:
+        return 1.0
+    return probe.measure(probe.tensors) / expected
+
+
 class Predictor:
     """Predictions for one checkpoint under one recipe.
 
@@ -98,15 +115,7 @@ class Predictor:
         assert probe.blob is not None
         coded = 8 * len(probe.blob) - self.rate.kept_bits
         self.size_ratio = coded / max(self.rate.bits(x), 1.0)
-        self.kl_ratio = self._kl_ratio(probe)
-
-    def _kl_ratio(self, probe: PackState) -> float | None:
-        if not _gradients(self.state):
-            return None
-        expected = quadratic_kl(probe)
-        if self.state.measure is None or expected <= 0:
-            return 1.0
-        return self.state.measure(probe.tensors) / expected
+        self.kl_ratio = _measured_over_quadratic(probe)
 
     def predict(self, budget_bytes: int) -> Prediction:
         """What a budget for the artifact alone would give, without coding anything.

@@ -45,6 +45,8 @@ class BuildReport:
         pruning: what pruning passes did (`packer.state.Pruning`).
         codes: how each stream of codes is coded.
         plan: the plan file that was replayed, if any.
+        device: where calibration, rounding and the KL were worked out.
+        peak_memory_bytes: torch's on CUDA, else the process's largest resident set; 0 where not known.
     """
 
     checkpoint: str
@@ -79,6 +81,8 @@ class BuildReport:
     tensors: list[TensorReport]
     plan: str | None = None
     argv: list[str] = field(default_factory=list)
+    device: str = "cpu"
+    peak_memory_bytes: int = 0
     versions: dict[str, str] = field(default_factory=versions)
     schema_version: int = SCHEMA_VERSION
 
@@ -104,6 +108,9 @@ class EvalReport:
         float_bpb, quant_gap: of the float checkpoint on the same tokens, when one was given;
             quant_gap = val_bpb - float_bpb.
         per_document, per_position: tables, when asked for.
+        compiled: the mode of torch.compile, or None.
+        peak_memory_bytes: torch's on CUDA (of this rank), else the process's largest resident set; 0
+            where not known.
     """
 
     model: str
@@ -135,7 +142,7 @@ class EvalReport:
     threads: int
     ranks: int
     batch_tokens: int
-    compiled: bool
+    compiled: str | None
     legality: list[dict[str, str | bool]] | None
     warnings: list[str]
     float_bpb: float | None = None
@@ -143,6 +150,7 @@ class EvalReport:
     per_document: list[dict[str, float]] | None = None
     per_position: list[dict[str, float]] | None = None
     argv: list[str] = field(default_factory=list)
+    peak_memory_bytes: int = 0
     versions: dict[str, str] = field(default_factory=versions)
     schema_version: int = SCHEMA_VERSION
 

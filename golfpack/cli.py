@@ -10,7 +10,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from golfpack import __version__
-from golfpack.commands import build, compare, evaluate, files, runreport, train
+from golfpack.commands import (
+    about,
+    build,
+    check,
+    compare,
+    evaluate,
+    files,
+    report,
+    runreport,
+    sweep,
+    train,
+)
 from golfpack.errors import ExitCode, GolfpackError, PeerError
 
 app = typer.Typer(
@@ -46,15 +57,23 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("eval", evaluate.evaluate, evaluate.EVAL_EXAMPLES),
     ("stats", evaluate.stats, evaluate.STATS_EXAMPLES),
     ("compare", compare.compare, compare.COMPARE_EXAMPLES),
+    ("sweep", sweep.sweep, sweep.SWEEP_EXAMPLES),
     ("train", train.train, train.TRAIN_EXAMPLES),
     ("runreport", runreport.runreport, runreport.RUNREPORT_EXAMPLES),
+    ("report", report.report, report.REPORT_EXAMPLES),
     ("inspect", files.inspect, files.INSPECT_EXAMPLES),
+    ("diff", check.diff, check.DIFF_EXAMPLES),
+    ("verify", check.verify, check.VERIFY_EXAMPLES),
     ("unpack", files.unpack, files.UNPACK_EXAMPLES),
     ("import", files.import_, files.IMPORT_EXAMPLES),
     ("demo", train.demo, train.DEMO_EXAMPLES),
+    ("list", about.list_, about.LIST_EXAMPLES),
+    ("env", about.env, about.ENV_EXAMPLES),
 )
 for _name, _command, _examples in COMMANDS:
-    app.command(_name, epilog=_examples)(_command)
+    # "Examples: a | b": --help shows each on a line of its own.
+    _lines = _examples.partition(": ")[2].split(" | ")
+    app.command(_name, epilog="\n\n".join(["Examples:", *_lines]))(_command)
 
 
 class _Interrupted(GolfpackError):
@@ -70,10 +89,12 @@ def main() -> NoReturn:
     debug = bool(os.environ.get("GOLFPACK_DEBUG"))
     signal.signal(signal.SIGINT, _on_interrupt)
     try:
-        app()
+        app(prog_name="golfpack")
     except PeerError as e:
         _leave(e.exit_code)
     except GolfpackError as e:
+        for text in getattr(e, "__notes__", []):
+            sys.stderr.write(f"note: {text}\n")
         _fail(e.message, e.hint, e.exit_code, debug)
     except (Exception, KeyboardInterrupt) as e:
         notes = "; ".join(getattr(e, "__notes__", []))

@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     OVER_BUDGET = 3
     CORRUPT = 4
     STRICT = 5
+    DIFFERENT = 6  # `diff --exit-code`: not an error, but for scripts to tell
     INTERRUPTED = 130
 
 

@@ -1,36 +1,15 @@
-"""The only file that prints. Data goes to stdout, everything else to stderr.
-
-On a terminal: rich tables and a live progress line with ETA. Elsewhere: plain lines, one per stage and
-then every few seconds, so that logs stay readable.
-"""
+"""What golfpack prints, with the other render files. Data goes to stdout, everything else to stderr."""
 
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from json import dumps
-from math import prod
-from types import TracebackType
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from golfpack.report.reports import BuildReport, DemoRow, ImportReport, InspectReport
-from golfpack.train.trainer import TrainResult
-
-# Off a terminal a running stage says how far it is this often, in seconds.
-PLAIN_INTERVAL = 10.0
+from golfpack.render_progress import Reporter as Reporter
+from golfpack.report.reports import DemoRow, ImportReport, TrainReport
 
 # A pipe or a file has no width: tables there are as wide as they need to be.
 _WIDTH = None if sys.stdout.isatty() else 200
@@ -39,81 +18,6 @@ _OFF = (False, 0, -1, "", "none")
 # Names and paths may hold brackets, which are not meant as rich's markup.
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH, markup=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class Reporter:
-    """A `Notify` callback that shows progress on stderr; use as a context manager."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self.live = None if quiet or not err.is_terminal else _progress()
-        self.tasks: dict[str, TaskID] = {}
-        self.began: dict[str, float] = {}
-        self.said: dict[str, float] = {}
-        self.done: dict[str, int] = {}
-
-    def __enter__(self) -> "Reporter":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if self.live:
-            self.live.stop()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the terminal to other output for a while."""
-        if self.live:
-            self.live.stop()
-        yield
-        if self.live:
-            # A new one: the old would move up and draw over what was printed meanwhile.
-            self.live, self.tasks = _progress(), {}
-            self.live.start()
-
-    def __call__(self, stage: str, done: int, total: int, note: str) -> None:
-        if self.quiet:
-            return
-        again = done < self.done.get(stage, 0)  # as in a second build: its time starts anew
-        self.done[stage] = done
-        if self.live:
-            if stage not in self.tasks:
-                self.tasks[stage] = self.live.add_task(stage, total=total or None, note=note)
-            if again:
-                self.live.reset(self.tasks[stage])
-            self.live.update(self.tasks[stage], completed=done, total=total or None, note=note)
-            return
-        if again:
-            self.began[stage] = time.monotonic()
-        self._plain(stage, done, total, note)
-
-    def _plain(self, stage: str, done: int, total: int, note: str) -> None:
-        now = time.monotonic()
-        first = stage not in self.began
-        self.began.setdefault(stage, now)
-        if first or now - self.said[stage] >= PLAIN_INTERVAL:
-            self.said[stage] = now
-            elapsed = now - self.began[stage]
-            share = f" {done}/{total}" if total else ""
-            eta = f" eta {elapsed * (total - done) / done:.0f} s" if done and total > done else ""
-            print(f"{stage}{share} {note}{eta}".rstrip(), file=sys.stderr, flush=True)
-
-
-def _progress() -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description:<12}"),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
-        console=err,
-        transient=True,
-    )
 
 
 def note(text: str) -> None:
@@ -126,77 +30,6 @@ def data(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
-def show_build(report: BuildReport) -> None:
-    """The summary of a build: a row per role, then the budget."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("role", "tensors", "params", "bytes", "bpw", "rel_err", "SQNR dB", "KL share"):
-        table.add_column(column, justify="left" if column == "role" else "right")
-    total_kl = sum(t.predicted_kl or 0.0 for t in report.tensors)
-    for role in dict.fromkeys(t.role for t in report.tensors):
-        rows = [t for t in report.tensors if t.role == role]
-        params = sum(prod(t.shape) for t in rows)
-        size = sum(t.bytes for t in rows)
-        kl = sum(t.predicted_kl or 0.0 for t in rows)
-        worst = max((t.rel_err or 0.0 for t in rows), default=0.0)
-        sqnr = min((t.sqnr_db for t in rows if t.sqnr_db is not None), default=None)
-        table.add_row(
-            role, str(len(rows)), f"{params:,}", f"{size:,}", f"{8 * size / max(params, 1):.2f}",
-            f"{worst:.4f}", number(sqnr, ".1f"),
-            f"{kl / total_kl:.0%}" if total_kl else "-",
-        )  # fmt: skip
-    out.print(table)
-    out.print("rel_err and SQNR: the worst tensor of the role.")
-    code = f" + code {report.code_bytes:,}" if report.code_bytes else ""
-    size = f"artifact {report.artifact_bytes:,}{code}"
-    if report.budget_bytes is not None and report.headroom_bytes is not None:
-        share = report.headroom_bytes / report.budget_bytes
-        size += (
-            f" of {report.budget_bytes:,} bytes, headroom {report.headroom_bytes:,} ({share:.3%})"
-        )
-    else:
-        size += " bytes"
-    out.print(f"{size}, {report.bits_per_weight:.3f} bits per weight")
-    if report.measured_kl is not None:
-        predicted = number(report.predicted_kl, ".5f")
-        out.print(
-            f"KL to the float model {report.measured_kl:.5f} nats per token on held-out calibration "
-            f"tokens (predicted {predicted})"
-        )
-    out.print(f"sha256 {report.artifact_sha256}")
-    if report.artifact:
-        out.print(f"wrote {report.artifact}")
-
-
-def show_inspect(report: InspectReport) -> None:
-    """A row per tensor, then the streams."""
-    table = Table(box=None, pad_edge=False)
-    for column in (
-        "tensor",
-        "role",
-        "shape",
-        "scheme",
-        "bytes",
-        "bpw",
-        "zeros",
-        "rel_err",
-        "SQNR dB",
-    ):
-        table.add_column(
-            column, justify="left" if column in ("tensor", "role", "scheme") else "right"
-        )
-    for t in report.tensors:
-        table.add_row(
-            t.name, t.role, "x".join(map(str, t.shape)), t.scheme, f"{t.bytes:,}", f"{t.bpw:.2f}",
-            number(t.zeros, ".1%"), number(t.rel_err, ".4f"), number(t.sqnr_db, ".1f"),
-        )  # fmt: skip
-    out.print(table)
-    out.print(f"{report.parameters:,} parameters, {report.bytes:,} bytes, sha256 {report.sha256}")
-    out.print(f"family {report.family}: " + ", ".join(f"{k}={v}" for k, v in report.config.items()))
-    show_assumed(report.assumed)
-    if report.streams:
-        out.print("streams: " + ", ".join(f"{k} {v:,}" for k, v in report.streams.items()))
-
-
 def show_import(report: ImportReport) -> None:
     """What was read and what was written."""
     show_notes(report.notes)
@@ -207,15 +40,12 @@ def show_import(report: ImportReport) -> None:
     )
 
 
-def show_train(result: TrainResult, json: bool) -> None:
+def show_train(report: TrainReport) -> None:
     """Where the checkpoint is and how good it got."""
-    if json:
-        data(dumps({**vars(result), "checkpoint": str(result.checkpoint)}, indent=1))
-        return
-    val = "" if result.val_loss is None else f", validation loss {result.val_loss:.4f}"
+    val = "" if report.val_loss is None else f", validation loss {report.val_loss:.4f}"
     out.print(
-        f"{result.steps:,} steps in {result.seconds:.0f} s, loss {result.final_loss:.4f}{val} nats "
-        f"per token\nwrote {result.checkpoint}"
+        f"{report.steps:,} steps in {report.seconds:.0f} s, loss {report.final_loss:.4f}{val} nats "
+        f"per token\nwrote {report.checkpoint}"
     )
 
 

@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from golfpack.render import out
-from golfpack.report.reports import EvalReport, StatsReport
+from golfpack.report.evaluation import EvalReport, StatsReport
 
 
 def show_eval(report: EvalReport) -> None:

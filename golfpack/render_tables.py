@@ -8,7 +8,7 @@ from rich.table import Table
 
 from golfpack.render import Reporter, number, out
 from golfpack.report.compare import CompareReport, CompareRow
-from golfpack.report.reports import PlanReport
+from golfpack.report.plan import PlanReport
 
 
 def show_plan(report: PlanReport) -> None:

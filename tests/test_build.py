@@ -52,13 +52,17 @@ def test_the_report_tells_the_truth_about_the_file(options, tiny, tmp_path):
     assert set(data) >= REPORT_KEYS
     assert all(set(t) >= {"name", "bytes", "bpw", "rel_err"} for t in data["tensors"])
     assert [t["name"] for t in data["tensors"]] == [t.name for t in tiny.spec.tensors]
-    assert abs(sum(t["bytes"] for t in data["tensors"]) + data["fixed_bytes"] - len(blob)) < 50
+    assert sum(t["bytes"] for t in data["tensors"]) + data["fixed_bytes"] == len(blob)
     artifact = load(tmp_path / "out.golf")
     for row in data["tensors"]:
         w, q = tiny.weights[row["name"]], artifact.weights()[row["name"]]
         assert row["rel_err"] == pytest.approx(np.linalg.norm(q - w) / np.linalg.norm(w), rel=1e-5)
     assert 0 < data["predicted_kl"] < 20
     assert 0 < data["measured_kl"] < 20
+    assert {"bytes": len(blob), "predicted_kl": data["predicted_kl"]} in data["frontier"]
+    quadratic = sum(t["predicted_kl"] for t in data["tensors"])
+    assert data["kl_ratio"] * quadratic == pytest.approx(data["predicted_kl"], rel=1e-6)
+    assert sum(t["kl_share"] for t in data["tensors"]) == pytest.approx(1)
     assert data["calibration"]["tokens"] == 512
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.golf", "out.report.json", "train.py"]
 
@@ -138,12 +142,12 @@ def test_more_bytes_lose_less_and_the_prediction_is_in_the_right_place(options):
         assert 1 / 4 < r.predicted_kl / r.measured_kl < 4
 
 
-def test_strict_refuses_a_warning_and_writes_nothing(options, tmp_path):
+def test_strict_refuses_a_warning_and_writes_no_artifact(options, tmp_path):
     wasteful = replace(options, recipe="sdclip-brotli", budget="100kB")
     assert build(replace(wasteful, dry_run=True)).warnings
     with pytest.raises(StrictError):
         build(replace(wasteful, strict=True))
-    assert not list(tmp_path.iterdir())
+    assert [p.name for p in tmp_path.iterdir()] == ["out.failed.report.json"]
 
 
 def test_what_cannot_be_built_is_refused_before_anything_is_measured(
@@ -171,7 +175,8 @@ def test_what_cannot_be_built_is_refused_before_anything_is_measured(
         with pytest.raises(UsageError) as e:
             build(replace(options, **changes))
         assert says in e.value.message, changes
-    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+    # Unusable calibration data is a build that failed; an option that makes no sense is none.
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "out.failed.report.json"]
 
 
 def test_recalibrating_measures_the_quantised_model(options):
@@ -259,6 +264,8 @@ def test_a_hopeless_budget_is_refused_before_a_large_checkpoint_is_read(
             assert f"0.500 bits per parameter for {numel:,} parameters" in e.value.message
             assert f"{least:,} bytes" in str(e.value.hint)
             assert e.value.shortfall is None
+    unread = json.loads((tmp_path / "out.failed.report.json").read_text())
+    assert (unread["exit_code"], unread["checkpoint_sha256"]) == (3, None)
     assert build(replace(large, budget="4bpw")).headroom_bytes >= 0
 
 
@@ -277,8 +284,20 @@ def test_inspect_agrees_with_the_build(options, tiny_path):
     seen = inspect(options.output, against=tiny_path)
     assert (seen.bytes, seen.sha256) == (report.artifact_bytes, report.artifact_sha256)
     assert sum(seen.streams.values()) == seen.bytes
+    # What needs calibration, or the recipe.
+    unknown = dict.fromkeys(
+        (
+            "predicted_kl",
+            "kl_share",
+            "bits_over_rd",
+            "hessian_err",
+            "trace_h",
+            "dead_columns",
+            "clipped",
+        )
+    )
     for a, b in zip(seen.tensors, report.tensors, strict=True):
-        assert a == replace(b, predicted_kl=None, bits_over_rd=None)  # these need calibration
+        assert a == replace(b, **unknown)
     with pytest.raises(UsageError, match="not an artifact"):
         inspect(tiny_path, against=tiny_path)
     plain = inspect(tiny_path)

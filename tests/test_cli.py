@@ -1,6 +1,5 @@
 """The command line from outside: exit codes, one line and a hint, no traceback, nothing half written."""
 
-import io
 import json
 import os
 import subprocess
@@ -96,11 +95,17 @@ def test_a_build_prints_json_on_stdout_and_progress_on_stderr(built):
         ),
     ],
 )
-def test_a_refused_build_leaves_nothing_behind(folder, built, inside, args, code, says):
+def test_a_refused_build_leaves_at_most_its_report(folder, built, inside, args, code, says):
     before = {p.name for p in folder.iterdir()}
     run = inside("build", *args, "-o", "refused.golf", "-q")
     assert_refused(run, code, says)
-    assert {p.name for p in folder.iterdir()} == before
+    report = folder / "refused.failed.report.json"
+    left = {p.name for p in folder.iterdir()} - before
+    assert left == (set() if code == ExitCode.USAGE else {report.name})
+    if report.exists():
+        assert json.loads(report.read_text())["exit_code"] == code
+        assert f"note: the report of this failure is {report.name}" in run.stderr
+        report.unlink()
 
 
 def test_damaged_artifacts_exit_4(folder, built, inside):
@@ -194,33 +199,28 @@ except SystemExit as e:
 """
 
 
-@pytest.mark.parametrize("args", [["--help"], ["build", "--help"], ["--version"], ["bild"]])
-def test_help_is_quick_because_it_imports_nothing_heavy(args, tmp_path):
+_COMPLETE = {
+    "_GOLFPACK_COMPLETE": "complete_bash", "COMP_WORDS": "golfpack build x --recipe r",
+    "COMP_CWORD": "4",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [
+        (["--help"], {}), (["build", "--help"], {}), (["--version"], {}), (["bild"], {}),
+        ([], _COMPLETE),
+    ],
+)  # fmt: skip
+def test_help_and_completion_are_quick_because_they_import_nothing_heavy(args, env, tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", _IMPORTS.format(args=args)],
         cwd=tmp_path,
+        env={**os.environ, **env},
         capture_output=True,
         text=True,
     )
     assert f"LOADED [] {2 if args == ['bild'] else 0}" in run.stderr, run.stderr
-
-
-def test_progress_on_a_terminal_survives_brackets_in_notes():
-    from rich.console import Console
-
-    from golfpack import render
-
-    render_err = render.err
-    try:
-        render.err = Console(force_terminal=True, file=io.StringIO())
-        with render.Reporter() as notify:
-            notify("encode", 0, 0, "[/nothing] {'id': 'zlib'}")
-            notify("round", 1, 2, "blocks[0]")
-        shown = render.err.file.getvalue()
-        assert "[/nothing]" in shown
-        assert "blocks[0]" in shown
-    finally:
-        render.err = render_err
 
 
 def test_eval_scores_an_artifact_and_its_checkpoint(shared, inside):

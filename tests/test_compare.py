@@ -127,7 +127,8 @@ def test_a_rerun_takes_finished_rows_and_only_those(options, monkeypatch):
     "changes",
     [
         {"calib_tokens": 576}, {"limit": 601}, {"window": 63}, {"kl_tokens": 64}, {"seed": 1},
-        {"settings": ("fit.slack=65",)}, {"settings": ("model.softcap=20",)},
+        {"code": (Path(__file__),)}, {"settings": ("fit.slack=65",)},
+        {"settings": ("model.softcap=20",)},
     ],
     ids=str,
 )  # fmt: skip
@@ -207,7 +208,8 @@ def test_the_command_prints_a_table_and_json(world, tmp_path, monkeypatch):
     assert lines[2].startswith("int8-zlib    3bpw")
     assert "refused: the smallest artifact" in lines[3]
     assert sorted(p.name for p in (tmp_path / "ckpt.compare").iterdir()) == [
-        "compare.json", "int8-zlib-3bpw.golf", "int8-zlib-3bpw.report.json",
+        "compare.json", "int5-mlp-3bpw.failed.report.json", "int8-zlib-3bpw.golf",
+        "int8-zlib-3bpw.report.json",
     ]  # fmt: skip
     result = CliRunner().invoke(app, [*args, "--json"], catch_exceptions=False)
     report = json.loads(result.stdout)

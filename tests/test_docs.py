@@ -1,5 +1,7 @@
 """Help and documentation keep up with the tables."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from golfpack.packer.quantize.schemes import SCHEMES
 from golfpack.packer.recipe import PASSES, load_recipe, recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "docs"))
+make_commands = importlib.import_module("make_commands")
 COMMANDS = {c.name or c.callback.__name__: c for c in app.registered_commands if c.callback}
 
 
@@ -22,6 +26,18 @@ def test_every_command_has_help_and_an_example(name):
     assert command.callback is not None
     assert len(command.callback.__doc__ or "") > 20
     assert f"golfpack {name} " in (command.epilog or "")
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_option_says_what_it_is_for(name):
+    for option, _, told, _ in make_commands.options_of(COMMANDS[name].callback):
+        assert len(told.help or "") > 10, option
+
+
+def test_the_page_of_commands_is_up_to_date():
+    assert make_commands.PAGE.read_text(encoding="utf-8") == make_commands.page(), (
+        "run python docs/make_commands.py"
+    )
 
 
 @pytest.mark.parametrize("name", recipe_names())

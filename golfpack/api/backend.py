@@ -63,12 +63,17 @@ class Backend:
             model.to("cpu")
 
     def mean_kl(
-        self, reference: nn.Module, other: nn.Module, sequences: np.ndarray, threads: int
+        self,
+        reference: nn.Module,
+        other: nn.Module,
+        sequences: np.ndarray,
+        threads: int,
+        progress: Callable[[int, int, str], None],
     ) -> float:
-        """As `eval.divergence.mean_kl`."""
+        """As `eval.divergence.mean_kl`; on a device nothing is known before the end."""
         if self.batched:
             return mean_kl_on(self.device, reference, other, sequences)
-        return mean_kl(reference, other, sequences, threads)
+        return mean_kl(reference, other, sequences, threads, progress)
 
 
 def choose_backend(device: str, batched: bool | None = None) -> Backend:

@@ -1,16 +1,21 @@
 """`golfpack build`: checkpoint -> calibration -> passes -> verified artifact -> report."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from math import isfinite, log
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from golfpack.api.models import checkpoint_stem
+from golfpack.api.build_report import (
+    FAILED_REPORT,
+    REPORT,
+    Attempt,
+    Built,
+    Loss,
+    build_report,
+    output_of,
+    report_failure,
+)
 from golfpack.api.planfile import PlanFile
 from golfpack.api.prepare import (
     BuildOptions,
@@ -21,15 +26,16 @@ from golfpack.api.prepare import (
     prepare,
     recalibrated,
 )
+from golfpack.api.rebuild import check_inputs, kept_apart, told_result
 from golfpack.data.shards import write_atomically
 from golfpack.errors import StrictError, UsageError
 from golfpack.models.checkpoint import Checkpoint
-from golfpack.models.device import peak_memory_bytes
 from golfpack.packer.allocate import Fit
 from golfpack.packer.loader import Artifact, loads
 from golfpack.packer.passes.awq import Awq
-from golfpack.packer.predict import kl_ratio, quadratic_kl, split_at_fit
+from golfpack.packer.predict import frontier, kl_ratio, quadratic_kl, split_at_fit
 from golfpack.packer.quantize.schemes import Keep
+from golfpack.packer.rate import RateModel
 from golfpack.packer.recipe import Recipe
 from golfpack.packer.sizes import parse_size
 from golfpack.packer.state import (
@@ -42,7 +48,6 @@ from golfpack.packer.state import (
     silent,
 )
 from golfpack.report.reports import BuildReport, save
-from golfpack.report.tensors import tensor_reports
 
 # Artifacts below this many bits per weight are worth a warning where their loss was not measured.
 THIN_BPW = 3.0
@@ -51,13 +56,25 @@ THIN_BPW = 3.0
 def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     """Compile a checkpoint into an artifact within the budget, and report on it.
 
+    A build that fails once its inputs are read leaves NAME.failed.report.json.
+
     Raises:
         UsageError: bad input. BudgetError: nothing fits. StrictError: a warning, under `strict`.
     """
-    clock = _Clock()
     if not options.dry_run:
-        check_output(_output(options), options.checkpoint)
+        check_output(output_of(options), options.checkpoint)
+    attempt = Attempt(options)
+    try:
+        return _build(options, attempt, notify)
+    except Exception as e:
+        report_failure(attempt, e)
+        raise
+
+
+def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildReport:
+    clock = attempt.clock
     asked = [] if options.budget is None else [options.budget]
+    notify("read", 0, 0, options.checkpoint.name)
     checkpoint, recipe = load_inputs(options, asked)
     budget = _budget(options, recipe, checkpoint)
     before, fit = split_at_fit(recipe.passes)
@@ -66,10 +83,12 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
             "--recalibrate does not go with folded column factors", "add --set awq.fold=false"
         )
     with clock.measure("calibrate"):
-        prepared = prepare(checkpoint, recipe, options, notify)
+        attempt.begin(checkpoint, recipe, budget)
+        told = check_inputs(options, checkpoint, attempt.inputs)
+        prepared = attempt.prepared = prepare(checkpoint, recipe, options, notify)
     with clock.measure("pack"):
         state = prepared.state(budget, options.threads, notify)
-        state = replace(state, target_kl=_target_kl(options, prepared))
+        state = replace(state, target_kl=_target_kl(options, prepared), warnings=told)
         state = (
             _kept(state) if options.lossless else run_passes(before, _as_planned(options, state))
         )
@@ -85,13 +104,15 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     with clock.measure("verify"):
         artifact = _verified(state)
         loss = _loss(prepared, ready, state, fit)
-    state = _told_unmeasured(state)
+    state = told_result(options, _told_unmeasured(state), prepared, told)
+    attempt.warnings = list(state.warnings)
     if options.strict and state.warnings:
         raise StrictError(f"--strict: {state.warnings[0]}", "drop --strict to accept it")
-    output = None if options.dry_run else _write(options, state.blob)
-    report = _report(options, prepared, state, artifact, output, loss, clock.seconds)
+    output = None if options.dry_run else _write(options, artifact, state.blob)
+    report = build_report(attempt, Built(prepared, ready, state, artifact, loss, output))
     if output is not None:
-        save(report, output.with_suffix(".report.json"))
+        save(report, output.with_suffix(REPORT))
+        output.with_suffix(FAILED_REPORT).unlink(missing_ok=True)
     return report
 
 
@@ -181,6 +202,7 @@ def _target_kl(options: BuildOptions, prepared: Prepared) -> float | None:
 def _verified(state: PackState) -> Artifact:
     """Decode the finished bytes with the loader and compare every tensor bit for bit."""
     assert state.blob is not None
+    state.notify("verify", 0, 0, f"{state.size:,} bytes, decoded again")
     artifact = loads(state.blob)
     assert set(artifact.tensors) == set(state.tensors)
     for name, (_, tensor) in artifact.tensors.items():
@@ -190,100 +212,24 @@ def _verified(state: PackState) -> Artifact:
     return artifact
 
 
-@dataclass(frozen=True)
-class _Loss:
-    predicted_kl: float | None = None
-    measured_kl: float | None = None
-
-
-def _loss(prepared: Prepared, ready: PackState, done: PackState, fit: Fit) -> _Loss:
+def _loss(prepared: Prepared, ready: PackState, done: PackState, fit: Fit) -> Loss:
     """KL by prediction (before it is measured) and by measurement on held-out calibration tokens."""
     if done.measure is None:
-        return _Loss()
+        return Loss()
     done.notify("verify", 0, 0, "KL to the float model on held-out calibration tokens")
     measured = done.measure(done.tensors)
     if prepared.stats is None or not prepared.recipe.gradients or not done.steps:
-        return _Loss(None, measured)
+        return Loss(measured)
     ratio = kl_ratio(ready, fit)
-    return _Loss(None if ratio is None else ratio * quadratic_kl(done), measured)
+    if ratio is None:
+        return Loss(measured)
+    predicted = ratio * quadratic_kl(done)
+    points = frontier(RateModel(ready), done.dial, done.size, predicted)
+    return Loss(measured, predicted, ratio, tuple(points))
 
 
-def _output(options: BuildOptions) -> Path:
-    return options.output or Path(checkpoint_stem(options.checkpoint) + ".golf")
-
-
-def _write(options: BuildOptions, blob: bytes | None) -> Path:
+def _write(options: BuildOptions, artifact: Artifact, blob: bytes | None) -> Path:
     assert blob is not None
-    output = _output(options)
+    output = kept_apart(options, output_of(options), artifact.container.sha256)
     write_atomically(output, blob)
     return output
-
-
-def _report(
-    options: BuildOptions,
-    prepared: Prepared,
-    state: PackState,
-    artifact: Artifact,
-    output: Path | None,
-    loss: _Loss,
-    seconds: dict[str, float],
-) -> BuildReport:
-    checkpoint, size = prepared.checkpoint, artifact.container.size
-    unlimited = options.lossless or state.target_kl is not None
-    budget = None if unlimited else state.budget.total
-    return BuildReport(
-        checkpoint=str(options.checkpoint),
-        checkpoint_sha256=checkpoint.sha256,
-        family=checkpoint.family,
-        config=checkpoint.config,
-        assumed=checkpoint.assumed,
-        recipe=prepared.recipe.name,
-        plan=None if options.plan is None else str(options.plan.path),
-        settings=list(options.settings),
-        seed=options.seed,
-        parameters=checkpoint.spec.numel,
-        budget_bytes=budget,
-        code_bytes=state.budget.code,
-        artifact=None if output is None else str(output),
-        artifact_bytes=size,
-        artifact_sha256=artifact.container.sha256,
-        headroom_bytes=None if budget is None else state.budget.artifact - size,
-        fixed_bytes=artifact.container.overhead,
-        bits_per_weight=8 * size / checkpoint.spec.numel,
-        dial=state.dial,
-        trace=[[r.dial, r.artifact_bytes] for r in state.trace],
-        calibration=prepared.calibration,
-        predicted_kl=loss.predicted_kl,
-        measured_kl=loss.measured_kl,
-        measured_bpb=prepared.bpb(loss.measured_kl),
-        notes=list(checkpoint.notes),
-        warnings=list(state.warnings),
-        seconds=seconds,
-        allocation=None if state.allocation is None else asdict(state.allocation),
-        pruning=[asdict(p) for p in state.pruning],
-        codes=_code_configs(artifact),
-        # Folded weights are other numbers for the same function; pruned ones are a loss.
-        tensors=tensor_reports(artifact, state.floats, state.sensitivity),
-        argv=options.argv,
-        device=prepared.backend.device,
-        peak_memory_bytes=peak_memory_bytes(prepared.backend.device),
-    )
-
-
-def _code_configs(artifact: Artifact) -> list[dict[str, Any]]:
-    """How each stream of codes is coded, as the file says it."""
-    codes = artifact.container.manifest.get("codes") or []
-    return [codes] if isinstance(codes, dict) else list(codes)
-
-
-class _Clock:
-    """Wall seconds per stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - began

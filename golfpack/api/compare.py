@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from golfpack.api.compare_rows import (
     CompareOptions,
     Runs,
@@ -16,7 +18,7 @@ from golfpack.api.compare_rows import (
 )
 from golfpack.api.compare_store import Store, software
 from golfpack.api.models import LoadedModel, checkpoint_stem, open_model, split_settings
-from golfpack.api.prepare import calib_shape
+from golfpack.api.prepare import calib_shape, code_bytes
 from golfpack.calib.sources import from_data
 from golfpack.data.shards import read_tokens
 from golfpack.data.tokenizer import Tokenizer, load_tokenizer
@@ -47,7 +49,7 @@ def compare(
         CorruptError: the byte audit failed.
     """
     began = time.perf_counter()
-    runs = _open(options)
+    runs = open_runs(options, "compare")
     baseline = runs.score_float(notify)
     report = _report(runs, baseline)
     _tell(on_row, report)
@@ -65,30 +67,42 @@ def _tell(on_row: Callable[[CompareReport], None] | None, report: CompareReport)
         on_row(report)
 
 
-def _open(options: CompareOptions) -> Runs:
-    """Read what is quick to read, and refuse what cannot be compared."""
+def open_runs(options: CompareOptions, command: str) -> Runs:
+    """Read what is quick to read, and refuse what cannot be compared.
+
+    Args:
+        command: whose rows these are: it names the folder and the file in it.
+
+    Raises:
+        UsageError: bad input.
+    """
     _check_limits(options)
     model = open_model(options.checkpoint, model_settings(options))
     for budget in options.budgets:
         parse_size(budget, parameters(model))
     recipes = _recipes(options)
-    tokenizer = load_tokenizer(options.tokenizer)
+    code_bytes(options.code)
+    tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
     calibration = _calib_sha256(options, model, tokenizer)
-    tokens = read_tokens(options.tokens, options.limit)
+    tokens = np.zeros(0, np.uint16)
+    if options.tokens is not None:
+        tokens = read_tokens(options.tokens, options.limit)
     inputs = {
         "checkpoint": model.sha256,
         "config": model.config,
         "tokens": hashlib.sha256(tokens.astype("<u2").tobytes()).hexdigest(),
-        "tokenizer": file_sha256(options.tokenizer),
+        "tokenizer": None if options.tokenizer is None else file_sha256(options.tokenizer),
         "window": options.window,
         "software": software(),
     }
-    return Runs(options, model, recipes, tokens, _open_store(options), inputs, calibration)
+    store = _open_store(options, command)
+    return Runs(options, model, recipes, tokens, store, inputs, calibration)
 
 
 def _report(runs: Runs, baseline: Score) -> CompareReport:
     """The report before its first row."""
     o = runs.options
+    assert o.tokens is not None
     return CompareReport(
         checkpoint=str(o.checkpoint),
         checkpoint_sha256=runs.model.sha256,
@@ -98,6 +112,7 @@ def _report(runs: Runs, baseline: Score) -> CompareReport:
         settings=list(o.settings),
         calibration=o.calib,
         seed=o.seed,
+        code_bytes=code_bytes(o.code),
         tokens=o.tokens,
         tokens_sha256=runs.inputs["tokens"],
         tokenizer=str(o.tokenizer),
@@ -137,7 +152,9 @@ def _recipes(options: CompareOptions) -> dict[str, str]:
     return named
 
 
-def _calib_sha256(options: CompareOptions, model: LoadedModel, tokenizer: Tokenizer) -> str | None:
+def _calib_sha256(
+    options: CompareOptions, model: LoadedModel, tokenizer: Tokenizer | None
+) -> str | None:
     """Of the tokens that every row calibrates on. Raises UsageError where no row could."""
     if options.calib is None:
         return None
@@ -145,10 +162,10 @@ def _calib_sha256(options: CompareOptions, model: LoadedModel, tokenizer: Tokeni
     return from_data(options.calib, tokenizer, model.config["vocab_size"], *shape).sha256
 
 
-def _open_store(options: CompareOptions) -> Store:
-    folder = options.out or Path(checkpoint_stem(options.checkpoint) + ".compare")
+def _open_store(options: CompareOptions, command: str) -> Store:
+    folder = options.out or Path(f"{checkpoint_stem(options.checkpoint)}.{command}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UsageError(f"cannot make {folder}: {e.strerror}", "choose another --out") from e
-    return Store(folder / "compare.json")
+    return Store(folder / f"{command}.json")

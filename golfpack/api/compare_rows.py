@@ -13,8 +13,8 @@ from golfpack.api.compare_store import Store, key_of
 from golfpack.api.eval_inputs import EvalOptions
 from golfpack.api.evaluate import evaluate
 from golfpack.api.models import LoadedModel, open_model, split_settings
-from golfpack.api.prepare import CALIB_TOKENS, BuildOptions
-from golfpack.errors import BudgetError, UsageError
+from golfpack.api.prepare import CALIB_TOKENS, BuildOptions, code_bytes
+from golfpack.errors import BudgetError, StrictError, UsageError
 from golfpack.eval.divergence import mean_kl
 from golfpack.models import find_family
 from golfpack.models.checkpoint import build_model
@@ -37,21 +37,22 @@ class CompareOptions:
     Attributes:
         recipes: names or .toml files.
         budgets: as `build` takes them.
-        tokens, tokenizer: to evaluate on; no build sees them.
+        tokens: to evaluate on; no build sees them. None: rows are built and not evaluated.
+        tokenizer: of the tokens, and of calibration text.
         limit: tokens read of them.
         window: targets per window; None for the model's trained length.
         kl_tokens: of the same tokens, to measure the KL to the float model on.
         out: folder for artifacts and finished rows; None for the checkpoint's name with .compare, in
             the current folder.
         settings: "model.option=value", and "pass.option=value" for every recipe.
-        calib, calib_tokens, seed, cache: as `build` has them.
+        calib, calib_tokens, code, seed, strict, cache: as `build` has them.
     """
 
     checkpoint: Path
     recipes: tuple[str, ...]
     budgets: tuple[str, ...]
-    tokens: str
-    tokenizer: Path
+    tokens: str | None
+    tokenizer: Path | None
     limit: int = EVAL_TOKENS
     window: int | None = None
     kl_tokens: int = KL_TOKENS
@@ -59,8 +60,10 @@ class CompareOptions:
     settings: tuple[str, ...] = ()
     calib: str | None = None
     calib_tokens: int = CALIB_TOKENS
+    code: tuple[Path, ...] = ()
     seed: int = 0
     threads: int = 1
+    strict: bool = False
     cache: bool = True
     argv: list[str] = field(default_factory=list)
 
@@ -81,7 +84,7 @@ class Runs:
 
     Attributes:
         recipes: what was given (name or file), by the name that rows and artifacts get.
-        tokens: (n,) uint16, to evaluate on.
+        tokens: (n,) uint16, to evaluate on; none where nothing is evaluated.
         store: where finished rows are kept, with their artifacts.
         inputs: what every row and the float model's score depend on, for their keys.
         calib_sha256: of the tokens to calibrate on; None lets the model write its own.
@@ -105,13 +108,17 @@ class Runs:
         self.store.put(key, asdict(found))
         return found
 
-    def row(self, name: str, budget: str, baseline: Score, notify: Notify) -> CompareRow:
-        """Build and evaluate, or take the row from an earlier run."""
+    def row(self, name: str, budget: str, baseline: Score | None, notify: Notify) -> CompareRow:
+        """Build and evaluate, or take the row from an earlier run; without a baseline, only build.
+
+        Raises:
+            StrictError: a warning, under `strict`; the rows before it are kept.
+        """
         row = CompareRow(name, budget, parse_size(budget, parameters(self.model)))
         key, path = key_of(self._row_inputs(row)), self._path(row)
         known = self._known(key, path)
         if known is not None:
-            return known
+            return self._accepted(known)
         try:
             built = build(self._build_options(row, path), notify)
         except UsageError as e:
@@ -120,8 +127,16 @@ class Runs:
         except BudgetError as e:
             row = replace(row, refused=e.message)
         else:
-            row = self._measured(_with_build(row, built), path, baseline, notify)
+            row = _with_build(row, built)
+            if baseline is not None:
+                row = self._measured(row, path, baseline, notify)
         self.store.put(key, asdict(row))
+        return row
+
+    def _accepted(self, row: CompareRow) -> CompareRow:
+        """A row of an earlier run, which may not have been strict."""
+        if self.options.strict and row.warnings:
+            raise StrictError(f"--strict: {row.warnings[0]}", "drop --strict to accept it")
         return row
 
     def _path(self, row: CompareRow) -> Path:
@@ -136,6 +151,7 @@ class Runs:
             "recipe": [row.recipe, recipe.calibration, pass_tables(recipe)],
             "budget": [row.budget, row.budget_bytes],
             "calib": [self.calib_sha256, o.calib_tokens, o.seed],
+            "code": code_bytes(o.code),
             "kl_tokens": o.kl_tokens,
         }
 
@@ -155,15 +171,16 @@ class Runs:
         o = self.options
         return BuildOptions(
             o.checkpoint, row.budget, path, self.recipes[row.recipe], o.settings, o.calib,
-            o.calib_tokens, tokenizer=o.tokenizer, seed=o.seed, threads=o.threads, cache=o.cache,
-            argv=o.argv,
+            o.calib_tokens, tokenizer=o.tokenizer, code=o.code, seed=o.seed, threads=o.threads,
+            strict=o.strict, cache=o.cache, argv=o.argv,
         )  # fmt: skip
 
     def _measured(self, row: CompareRow, path: Path, baseline: Score, notify: Notify) -> CompareRow:
         found = self._evaluate(path, (), notify)
-        notify("KL", 0, 0, f"{row.recipe} {row.budget}")
         before, after = _module(self.model), _module(open_model(path))
-        kl = mean_kl(before, after, self.sequences(baseline.window), self.options.threads)
+        tell = lambda done, total, note: notify("KL", done, total, note)  # noqa: E731
+        sequences = self.sequences(baseline.window)
+        kl = mean_kl(before, after, sequences, self.options.threads, tell)
         return replace(
             row,
             val_loss=found.val_loss,
@@ -174,6 +191,8 @@ class Runs:
 
     def _evaluate(self, path: Path, settings: tuple[str, ...], notify: Notify) -> Score:
         o = self.options
+        assert o.tokens is not None
+        assert o.tokenizer is not None
         # Every row runs the same code in the same mode: whether that is legal is not for each to ask.
         options = EvalOptions(
             path, o.tokens, o.tokenizer, window=o.window, limit=o.limit, settings=settings,
@@ -219,6 +238,8 @@ def _with_build(row: CompareRow, built: BuildReport) -> CompareRow:
         headroom_bytes=built.headroom_bytes,
         headroom_share=built.headroom_bytes / row.budget_bytes,
         bits_per_weight=built.bits_per_weight,
+        build_kl=built.measured_kl,
+        build_bpb=built.measured_bpb,
         build_seconds=sum(built.seconds.values()) - calibrate,
         calibrate_seconds=calibrate,
         warnings=tuple(built.warnings),

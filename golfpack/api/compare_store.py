@@ -1,4 +1,4 @@
-"""Finished rows of `golfpack compare` on disk, by what they depend on, so that a rerun goes on."""
+"""Finished rows of `golfpack compare` and `sweep`, by what they depend on, so that a rerun goes on."""
 
 import hashlib
 import json
@@ -58,5 +58,5 @@ def key_of(inputs: dict[str, Any]) -> str:
 
 def _damaged(path: Path) -> UsageError:
     return UsageError(
-        f"{path} holds no rows of an earlier compare", "delete it, or choose another --out"
+        f"{path} holds no rows of an earlier {path.stem}", "delete it, or choose another --out"
     )

@@ -32,6 +32,7 @@ def demo(out: Path, *, seed: int, threads: int, notify: Notify = silent) -> list
     notify("tokenizer", 0, 0, f"{DEMO_MODEL['vocab_size']} pieces")
     train_tokenizer(documents, DEMO_MODEL["vocab_size"], tokenizer)
     sp = load_tokenizer(tokenizer)
+    notify("tokens", 0, 0, f"{len(documents) + len(held_out):,} documents")
     write_shard(train_bin, encode_documents(sp, documents))
     write_shard(val_bin, encode_documents(sp, held_out))
     trained = _train(out, train_bin, tokenizer, seed, threads, notify)

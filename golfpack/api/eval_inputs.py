@@ -20,6 +20,7 @@ from golfpack.eval.sidecar import find_sidecars, read_byte_counts
 from golfpack.eval.ttt_phased import PhasedTtt
 from golfpack.models import find_family
 from golfpack.models.device import check_compile_mode
+from golfpack.packer.state import Notify, silent
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class EvalInputs:
         return hashlib.sha256(self.tokens.astype("<u2").tobytes()).hexdigest()
 
 
-def read_inputs(options: EvalOptions) -> EvalInputs:
+def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     """Read and check what an evaluation needs.
 
     Raises:
@@ -115,10 +116,12 @@ def read_inputs(options: EvalOptions) -> EvalInputs:
     if bad := next((s for s in for_ttt if "=" not in s), None):
         raise UsageError(f"--set 'ttt.{bad}' has no value", "use --set KEY=VALUE")
     ttt = load_ttt(options.ttt, for_ttt)
+    notify("read", 0, 4, options.model.name)
     loaded, float_model = open_pair(options.model, options.baseline, for_model)
     mode = _mode(options, ttt, loaded)
     sp = load_tokenizer(options.tokenizer)
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
+    notify("read", 1, 4, "tokens")
     tokens = read_tokens(options.tokens, options.limit)
     if len(tokens) < 2:
         raise UsageError(
@@ -129,7 +132,9 @@ def read_inputs(options: EvalOptions) -> EvalInputs:
     if options.byte_counts is not None:
         counts = read_byte_counts(options.byte_counts, tokens, sp.bos_id())
     documents = document_bounds(tokens, sp.bos_id())
+    notify("read", 2, 4, f"audit of {len(tokens):,} tokens' bytes")
     audited = audit(sp, table, tokens)
+    notify("read", 3, 4, f"round trip of {len(documents) - 1:,} documents")
     round_trip = token_round_trip(sp, tokens, documents)
     source = None
     if options.source_text is not None:

@@ -1,5 +1,6 @@
 """`golfpack eval`: a checkpoint or an artifact -> bits per byte, with proof that it is legal."""
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from golfpack.models import find_family
 from golfpack.models.checkpoint import build_model
 from golfpack.models.device import peak_memory_bytes, watch_memory
 from golfpack.packer.state import Notify, silent
-from golfpack.report.reports import EvalReport
+from golfpack.report.evaluation import EvalReport
 
 
 def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
@@ -34,7 +35,7 @@ def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
     """
     with joined(options.device) as group, _threads(options.threads):
         watch_memory(group.device)
-        inputs = read_inputs(options)
+        inputs = read_inputs(options, notify)
         run = _score(inputs.loaded, "score", inputs, options, group, notify)
         checks = _check(run, inputs, group, notify) if options.legality else []
         float_bpb = None
@@ -84,9 +85,9 @@ def _score(
 
 
 def _check(run: _Run, inputs: EvalInputs, group: Group, notify: Notify) -> list[Check]:
-    notify("legality", 0, 0, "causality, normalisation, score before update, single pass")
     vocab_size = inputs.loaded.config["vocab_size"]
-    return check_legality(inputs.mode, run.scorer, inputs.tokens, vocab_size, group, run.log)
+    tell = lambda done, total, note: notify("legality", done, total, note)  # noqa: E731
+    return check_legality(inputs.mode, run.scorer, inputs.tokens, vocab_size, group, run.log, tell)
 
 
 def _window(inputs: EvalInputs) -> int:
@@ -148,6 +149,7 @@ def _report(
         if options.per_document
         else None,
         per_position=run.log.by_position() if options.per_position else None,
+        tokenizer_sha256=hashlib.sha256(options.tokenizer.read_bytes()).hexdigest(),
         argv=options.argv,
         peak_memory_bytes=peak_memory_bytes(group.device),
     )

@@ -65,10 +65,21 @@ def open_pair(
     if not names_artifact(path):
         return open_model(path, settings), open_model(float_path, settings)
     packed = open_model(path)
+    return packed, open_original(packed, float_path, settings)
+
+
+def open_original(packed: LoadedModel, path: Path, settings: tuple[str, ...] = ()) -> LoadedModel:
+    """The float checkpoint of an artifact's model.
+
+    What its shapes leave open and no setting tells is as the artifact says.
+
+    Raises:
+        UsageError: as `open_model`, or its tensors are others.
+    """
     overrides = _left_open(packed) | _model_settings(settings)
-    original = _open_checkpoint(float_path, overrides, packed.family)
-    _check_same_tensors(packed, original, float_path)
-    return packed, original
+    original = _open_checkpoint(path, overrides, packed.family)
+    _check_same_tensors(packed, original, path)
+    return original
 
 
 def _check_choice(artifact: Artifact, path: Path) -> None:

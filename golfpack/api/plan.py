@@ -18,7 +18,8 @@ from golfpack.packer.predict import Prediction, Predictor, split_at_fit
 from golfpack.packer.recipe import Recipe, pass_tables
 from golfpack.packer.sizes import parse_size
 from golfpack.packer.state import UNLIMITED, Budget, Notify, PackState, Pass, run_passes, silent
-from golfpack.report.reports import PlanReport, PlanRow, PlanTensor, PlanTime, save
+from golfpack.report.plan import PlanReport, PlanRow, PlanTensor, PlanTime
+from golfpack.report.reports import save
 
 # Without a budget: the range in which people build, in bits per weight.
 DEFAULT_BUDGETS = ("2bpw", "2.5bpw", "3bpw", "3.5bpw", "4bpw", "5bpw", "6bpw")
@@ -42,6 +43,7 @@ def plan(options: BuildOptions, budgets: Sequence[str], notify: Notify = silent)
         check_output(options.output, options.checkpoint)
         if len(budgets) > 1:
             raise UsageError("a plan file is for one budget", "give one --budget, or no --output")
+    notify("read", 0, 0, options.checkpoint.name)
     checkpoint, recipe = load_inputs(options, budgets)
     numel, code = checkpoint.spec.numel, code_bytes(options.code)
     sizes = sorted(parse_size(b, numel) - code for b in _asked(recipe, budgets))

@@ -1,6 +1,7 @@
 """What `build` and `plan` share: checkpoint, recipe, calibration, and a way to measure a candidate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import nn
 from golfpack.api.backend import Backend, choose_backend
 from golfpack.api.models import split_settings
 from golfpack.api.planfile import PlanFile
-from golfpack.calib.cache import cache_folder, cached
+from golfpack.api.replay import Replay
+from golfpack.calib.cache import cache_folder, cached, cached_text
 from golfpack.calib.sources import CalibTokens, from_data
 from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
@@ -25,7 +27,7 @@ from golfpack.packer.ir import CalibStats, PackedTensor
 from golfpack.packer.predict import split_at_fit
 from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.sizes import parse_size
-from golfpack.packer.state import Budget, Notify, PackState
+from golfpack.packer.state import Budget, Notify, PackState, silent
 
 # Calibration: enough for the plan to settle, little enough to take seconds; the last sequences are
 # held out to measure what the build lost.
@@ -54,6 +56,8 @@ class BuildOptions:
         dry_run: everything but writing the file.
         recalibrate: measure the statistics again behind the quantised layers, and quantise again.
         lossless: instead of a budget: every float exactly as it is.
+        model, model_args: how `chosen_model` was opened around the build, for its report.
+        replay: repeat the build of a report: its passes, and its inputs must be the same.
         device: "auto", "cpu" or "cuda": where calibration, rounding and the KL are worked out.
         batched: work in batches as on CUDA, wherever it is; None for what suits the device.
     """
@@ -79,6 +83,9 @@ class BuildOptions:
     plan: PlanFile | None = None
     argv: list[str] = field(default_factory=list)
     lossless: bool = False
+    model: str | None = None
+    model_args: tuple[str, ...] = ()
+    replay: Replay | None = None
     device: str = "cpu"
     batched: bool | None = None
 
@@ -118,20 +125,23 @@ class Prepared:
         """The state that the recipe's first pass gets."""
         measure = None
         if self.held_out is not None:
-            measure = lambda tensors: self.measure_kl(tensors, threads)  # noqa: E731
+            measure = lambda tensors: self.measure_kl(tensors, threads, notify)  # noqa: E731
         state = PackState(
             self.checkpoint.spec, self.checkpoint.weights, self.stats, budget, threads, notify,
             measure=measure, engine=self.backend.engine,
         )  # fmt: skip
         return state if self.backend.warning is None else state.warn(self.backend.warning)
 
-    def measure_kl(self, tensors: Mapping[str, PackedTensor], threads: int) -> float:
+    def measure_kl(
+        self, tensors: Mapping[str, PackedTensor], threads: int, notify: Notify = silent
+    ) -> float:
         """KL(float || tensors) on the held-out calibration tokens, nats per token."""
         assert self.held_out is not None
         c = self.checkpoint
         before = build_model(c.family, c.config, c.weights)
+        tell = lambda done, total, note: notify("KL", done, total, note)  # noqa: E731
         after = self.model_of(tensors)
-        return self.backend.mean_kl(before, after, self.held_out.sequences, threads)
+        return self.backend.mean_kl(before, after, self.held_out.sequences, threads, tell)
 
     def model_of(self, tensors: Mapping[str, PackedTensor]) -> nn.Module:
         """The model with these tensors as weights."""
@@ -171,6 +181,8 @@ def load_inputs(options: BuildOptions, budgets: Sequence[str] = ()) -> tuple[Che
 
 
 def _recipe(options: BuildOptions, settings: Sequence[str]) -> Recipe:
+    if options.replay is not None and options.replay.brings_passes:
+        return options.replay.make_recipe(settings)
     if options.plan is None:
         return load_recipe(options.recipe or DEFAULT_RECIPE, settings)
     if options.recipe is not None:
@@ -245,6 +257,23 @@ def calib_shape(family: str, config: dict[str, Any], tokens: int) -> tuple[int, 
     return tokens // length + HELD_OUT, length
 
 
+@contextmanager
+def _told(model: nn.Module, stage: str, calls: int, notify: Notify) -> Iterator[None]:
+    """Tell of each of a model's `calls` calls, where whoever calls it does not."""
+    done = 0
+
+    def count(*_: object) -> None:
+        nonlocal done
+        done += 1
+        notify(stage, done, calls, "for calibration, by the model itself")
+
+    hook = model.register_forward_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def _calibrate(
     checkpoint: Checkpoint,
     recipe: Recipe,
@@ -257,8 +286,19 @@ def _calibrate(
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     count, length = calib_shape(checkpoint.family, checkpoint.config, options.calib_tokens)
     if options.calib is None:
-        notify("calibrate", 0, 0, "the model writes its own text")
-        tokens = backend.write_text(model, count, length, options.seed)
+        inputs = {
+            "checkpoint": checkpoint.sha256,
+            "config": checkpoint.config,
+            "shape": [count, length],
+            "seed": options.seed,
+            "backend": backend.key,
+        }
+        with _told(model, "write text", length - 1, notify):
+            tokens = cached_text(
+                cache_folder() if options.cache else None,
+                inputs,
+                lambda: backend.write_text(model, count, length, options.seed),
+            )
     else:
         tokens = from_data(options.calib, sp, checkpoint.config["vocab_size"], count, length)
     used, held_out = tokens.split(HELD_OUT)

@@ -8,7 +8,7 @@ from typing import Any
 
 from golfpack.errors import UsageError
 from golfpack.eval.significance import MARGIN_NATS, SIGNIFICANCE, nats_per_bpb, t_test
-from golfpack.report.reports import StatsReport
+from golfpack.report.evaluation import StatsReport
 
 _KEYS = ("val_loss", "val_bpb", "scored_tokens", "scored_bytes")
 

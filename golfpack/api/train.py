@@ -142,4 +142,5 @@ def _tokens(
             notify("tokenizer", 0, 0, f"{options.train_vocab} pieces")
             train_tokenizer(documents, options.train_vocab, path)
     sp = load_tokenizer(path)
+    notify("tokens", 0, 0, f"{len(documents):,} documents")
     return encode_documents(sp, documents), sp, path

@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 
-from golfpack.calib import collect, device, stats
+from golfpack.calib import collect, device, sources, stats
+from golfpack.calib.sources import CalibTokens
 from golfpack.errors import UsageError
 from golfpack.packer.ir import CalibStats, Use
 
@@ -24,7 +26,10 @@ from golfpack.packer.ir import CalibStats, Use
 STATS_VERSION = hashlib.sha256(
     b"".join(Path(str(module.__file__)).read_bytes() for module in (collect, device, stats))
 ).hexdigest()
+TEXT_VERSION = hashlib.sha256(Path(sources.__file__).read_bytes()).hexdigest()
 _ARRAYS = ("hessian", "row_weight", "input_abs", "output_cov")
+
+T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -43,20 +48,43 @@ def cached(
     Raises:
         UsageError: the folder cannot be written, which is found out before anything is made.
     """
+    return _kept(folder, "calib", {**inputs, "version": STATS_VERSION}, _load, make, _save)
+
+
+def cached_text(
+    folder: Path | None, inputs: dict[str, Any], make: Callable[[], CalibTokens]
+) -> CalibTokens:
+    """The same for text that the model wrote, which depends on torch's rounding as well.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    version = [TEXT_VERSION, torch.__version__]
+    return _kept(folder, "text", {**inputs, "version": version}, _load_text, make, _save_text)
+
+
+def _kept(
+    folder: Path | None,
+    kind: str,
+    inputs: dict[str, Any],
+    load: Callable[[Path], T],
+    make: Callable[[], T],
+    save: Callable[[T, IO[bytes]], None],
+) -> T:
     if folder is None:
         return make()
-    text = json.dumps({**inputs, "version": STATS_VERSION}, sort_keys=True)
-    path = folder / f"calib-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+    text = json.dumps(inputs, sort_keys=True)
+    path = folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
     try:
-        return _load(path)
+        return load(path)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        pass  # not there, or half a file from a full disk: measure, and replace it
+        pass  # not there, or half a file from a full disk: make it, and replace it
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     made = make()
     with _writing(folder):
-        _store(made, path)
+        _store(lambda file: save(made, file), path)
     return made
 
 
@@ -71,12 +99,12 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from e
 
 
-def _store(made: CalibStats, path: Path) -> None:
+def _store(save: Callable[[IO[bytes]], None], path: Path) -> None:
     """Write a result; the file appears complete or not at all."""
     # Straight to disk: a large network's statistics should not stand in memory twice.
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
         try:
-            _save(made, file)
+            save(file)
             file.flush()
             os.replace(file.name, path)
         except BaseException:
@@ -102,6 +130,16 @@ def _save(made: CalibStats, file: IO[bytes]) -> None:
     arrays |= {f"{name}:fisher": v for name, v in made.vector_fisher.items()}
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     np.savez(file, allow_pickle=False, **arrays)
+
+
+def _save_text(made: CalibTokens, file: IO[bytes]) -> None:
+    source = np.frombuffer(made.source.encode(), np.uint8)
+    np.savez(file, allow_pickle=False, sequences=made.sequences, source=source)
+
+
+def _load_text(path: Path) -> CalibTokens:
+    with np.load(path, allow_pickle=False) as data:
+        return CalibTokens(data["sequences"], data["source"].tobytes().decode())
 
 
 def _load(path: Path) -> CalibStats:

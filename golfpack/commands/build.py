@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from golfpack.commands.options import (
+    CHECKPOINT_HELP,
     CORES,
     Calib,
     CalibTokens,
@@ -14,6 +15,7 @@ from golfpack.commands.options import (
     Code,
     DataFree,
     Device,
+    Explain,
     Json,
     Model,
     ModelArgs,
@@ -24,11 +26,14 @@ from golfpack.commands.options import (
     Set,
     Threads,
     Tokenizer,
+    given_options,
 )
+from golfpack.commands.report import write_page
 
 BUILD_EXAMPLES = (
     "Examples: golfpack build ckpt.pt --budget 16MB | golfpack build ckpt.pt --budget 3.5bpw "
-    "--calib train.bin -o small.golf | golfpack build ckpt.pt --target-kl 0.01 --calib train.bin"
+    "--calib train.bin -o small.golf | golfpack build ckpt.pt --target-kl 0.01 --calib train.bin | "
+    "golfpack build --from ckpt.report.json | golfpack build ckpt.pt --budget 16MB --table tensor"
 )
 PLAN_EXAMPLES = (
     "Examples: golfpack plan ckpt.pt --calib train.bin | golfpack plan ckpt.pt --budget 8MB "
@@ -38,7 +43,10 @@ PLAN_EXAMPLES = (
 
 
 def build(
-    checkpoint: Checkpoint,
+    context: typer.Context,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help=f"{CHECKPOINT_HELP} Not needed with --from.")
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="16MB, 16MiB, 16000000 or 3.5bpw (bits per weight).")
     ] = None,
@@ -54,6 +62,10 @@ def build(
     recipe: RecipeName = None,
     plan: Annotated[
         Path | None, typer.Option(help="Replay a plan file: its passes, schemes and budget.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Repeat the build of a .report.json; what is given here wins."),
     ] = None,
     calib: Calib = None,
     calib_tokens: CalibTokens = 32768,
@@ -75,24 +87,38 @@ def build(
     settings: Set = None,
     seed: Seed = 0,
     threads: Threads = CORES,
+    table: Annotated[str, typer.Option(help="Rows by role, block or tensor.")] = "role",
+    explain: Explain = False,
     json: Json = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write the report as a page, too: NAME.html.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
-    from golfpack import render
+    from golfpack import render, render_build
     from golfpack.api.build import build as run
     from golfpack.api.planfile import read_plan
     from golfpack.api.prepare import BuildOptions
+    from golfpack.api.rebuild import rebuild_options
+    from golfpack.api.replay import read_replay
+    from golfpack.errors import UsageError
     from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
+    if checkpoint is None and source is None:
+        raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
+    group = render_build.read_group(table, each="tensor")
     options = BuildOptions(
-        checkpoint, budget, output, recipe, tuple(settings or ()), calib, calib_tokens, data_free,
-        tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run, target_kl,
-        target_bpb, recalibrate, None if plan is None else read_plan(plan), sys.argv[1:], lossless,
-        device,
+        checkpoint or Path(), budget, output, recipe, tuple(settings or ()), calib, calib_tokens,
+        data_free, tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run,
+        target_kl, target_bpb, recalibrate, None if plan is None else read_plan(plan),
+        sys.argv[1:], lossless, model, tuple(model_args or ()), device=device,
     )  # fmt: skip
-    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+    if source is not None:
+        options = rebuild_options(options, read_replay(source), given_options(context))
+    chosen = chosen_model(options.model, options.model_args)
+    with chosen, render.Reporter(quiet) as notify:
         report = run(options, notify)
     render.show_notes(report.notes)
     render.show_assumed(report.assumed)
@@ -100,7 +126,9 @@ def build(
     if json:
         render.data(to_json(report))
     else:
-        render.show_build(report)
+        render_build.show_build(report, group, explain)
+    if html:
+        write_page(report.artifact)
 
 
 def plan(

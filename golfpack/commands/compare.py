@@ -6,17 +6,23 @@ from typing import Annotated
 
 import typer
 
+from golfpack.commands import complete
 from golfpack.commands.options import (
     CORES,
     Calib,
     CalibTokens,
     Checkpoint,
+    Code,
     Json,
+    KlTokens,
+    Limit,
     NoCache,
     Quiet,
     Seed,
     Set,
+    Strict,
     Threads,
+    Window,
 )
 
 COMPARE_EXAMPLES = (
@@ -28,7 +34,12 @@ COMPARE_EXAMPLES = (
 
 def compare(
     checkpoint: Checkpoint,
-    recipes: Annotated[str, typer.Option(help="Recipe names or .toml files, with commas.")],
+    recipes: Annotated[
+        str,
+        typer.Option(
+            help="Recipe names or .toml files, with commas.", autocompletion=complete.recipes
+        ),
+    ],
     budget: Annotated[
         list[str], typer.Option(help="A budget, as of build; several are more rows.")
     ],
@@ -36,18 +47,15 @@ def compare(
     tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
     calib: Calib = None,
     calib_tokens: CalibTokens = 32768,
-    limit: Annotated[int, typer.Option(min=2, help="Tokens to read for the bpb.")] = 65537,
-    window: Annotated[
-        int | None,
-        typer.Option("--window", min=1, help="Targets per window. Default: the trained length."),
-    ] = None,
-    kl_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens for the KL, the first of those for the bpb.")
-    ] = 8192,
+    limit: Limit = 65537,
+    window: Window = None,
+    kl_tokens: KlTokens = 8192,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for artifacts and finished rows. Default: NAME.compare."),
     ] = None,
+    code: Code = None,
+    strict: Strict = False,
     no_cache: NoCache = False,
     settings: Set = None,
     seed: Seed = 0,
@@ -63,8 +71,8 @@ def compare(
 
     options = CompareOptions(
         checkpoint, tuple(r.strip() for r in recipes.split(",")), tuple(budget), tokens, tokenizer,
-        limit, window, kl_tokens, out, tuple(settings or ()), calib, calib_tokens, seed, threads,
-        not no_cache, sys.argv[1:],
+        limit, window, kl_tokens, out, tuple(settings or ()), calib, calib_tokens,
+        tuple(code or ()), seed, threads, strict, not no_cache, sys.argv[1:],
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         table = (

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from golfpack.commands import complete
 from golfpack.commands.options import (
     CORES,
     Compile,
@@ -37,7 +38,10 @@ def evaluate(
     path: Annotated[Path, typer.Argument(help="Checkpoint or .golf artifact.")],
     tokens: Annotated[str, typer.Option(help="Token shard, or a glob of shards.")],
     tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
-    mode: Annotated[str, typer.Option(help="How windows are laid: plain or sliding.")] = "plain",
+    mode: Annotated[
+        str,
+        typer.Option(help="How windows are laid: plain or sliding.", autocompletion=complete.mode),
+    ] = "plain",
     window: Annotated[
         int | None,
         typer.Option("--window", min=1, help="Tokens per window. Default: the trained length."),
@@ -49,7 +53,8 @@ def evaluate(
     ttt: Annotated[
         str,
         typer.Option(
-            help="Score-first test-time training: none, sgd, lora, phased or a .toml file."
+            help="Score-first test-time training: none, sgd, lora, phased or a .toml file.",
+            autocompletion=complete.ttt,
         ),
     ] = "none",
     limit: Annotated[

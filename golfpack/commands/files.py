@@ -7,15 +7,19 @@ import typer
 
 from golfpack.commands.options import (
     Checkpoint,
+    Explain,
     Force,
     Json,
     Model,
     ModelArgs,
+    Quiet,
     Set,
 )
 
 INSPECT_EXAMPLES = (
-    "Examples: golfpack inspect x.golf | golfpack inspect x.golf --float ckpt.pt --json"
+    "Examples: golfpack inspect x.golf | golfpack inspect x.golf --float ckpt.pt --json | "
+    "golfpack inspect x.golf --sort kl --explain | golfpack inspect x.golf --group block | "
+    "golfpack inspect x.golf --columns name,bytes,step_min,step_max,clipped,worst_row"
 )
 UNPACK_EXAMPLES = "Example: golfpack unpack x.golf -o weights.safetensors"
 IMPORT_EXAMPLES = (
@@ -31,21 +35,36 @@ def inspect(
     ] = None,
     model: Model = None,
     model_args: ModelArgs = None,
+    group: Annotated[
+        str, typer.Option(help="Rows by role or block, or none: each tensor.")
+    ] = "none",
+    sort: Annotated[
+        str | None, typer.Option(help="Most first: bytes, bpw, rel_err or kl; or name.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns to show, with commas; --explain tells of them.")
+    ] = None,
+    explain: Explain = False,
     settings: Set = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Show what a file holds, tensor by tensor."""
-    from golfpack import render
+    """Show what a file holds, tensor by tensor; errors where the build's report lies beside it."""
+    from golfpack import render, render_build
     from golfpack.api.inspect import inspect as run
     from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
-    with chosen_model(model, model_args or ()):
+    chosen = None if columns is None else [c.strip() for c in columns.split(",")]
+    by = render_build.read_group(group, each="none")
+    render_build.check_table(by, sort, chosen)
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+        notify("inspect", 0, 0, path.name)
         report = run(path, against, tuple(settings or ()))
     if json:
         render.data(to_json(report))
     else:
-        render.show_inspect(report)
+        render_build.show_inspect(report, by, sort, chosen, explain)
 
 
 def unpack(
@@ -57,13 +76,17 @@ def unpack(
         ),
     ] = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write an artifact's weights as float32 safetensors, with the model's config beside it."""
     from golfpack import render
     from golfpack.api.inspect import unpack as run
 
     output = output or Path(f"{path.stem}.unpacked.safetensors")
-    render.note(f"wrote {output}, {run(path, output, force=force):,} bytes")
+    with render.Reporter(quiet) as notify:
+        notify("unpack", 0, 0, path.name)
+        size = run(path, output, force=force)
+    render.note(f"wrote {output}, {size:,} bytes")
 
 
 def import_(
@@ -79,6 +102,7 @@ def import_(
     force: Force = False,
     settings: Set = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Convert any checkpoint to safetensors with its config beside it, every tied tensor once."""
     from golfpack import render
@@ -87,7 +111,8 @@ def import_(
     from golfpack.report.reports import to_json
 
     output = output or Path(f"{checkpoint.stem}.imported.safetensors")
-    with chosen_model(model, model_args or ()):
+    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+        notify("import", 0, 0, checkpoint.name)
         report = import_checkpoint(checkpoint, output, tuple(settings or ()), force=force)
     if json:
         render.data(to_json(report))

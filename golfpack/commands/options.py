@@ -6,9 +6,16 @@ from typing import Annotated
 
 import typer
 
+from golfpack.commands import complete
+
 CORES = os.cpu_count() or 1
 
-Device = Annotated[str, typer.Option(help="auto (cuda where there is one), cpu or cuda.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto (cuda where there is one), cpu or cuda.", autocompletion=complete.device
+    ),
+]
 Compile = Annotated[bool, typer.Option("--compile", help="torch.compile, warmed up first.")]
 CompileMode = Annotated[
     str | None,
@@ -29,11 +36,13 @@ Threads = Annotated[
     int,
     typer.Option(min=1, help="Threads; the result does not depend on it.", show_default="cores"),
 ]
-Checkpoint = Annotated[
-    Path, typer.Argument(help="Checkpoint: .pt, .safetensors, .int8.ptz, ALPH or llama2.c .bin.")
-]
+CHECKPOINT_HELP = "Checkpoint: .pt, .safetensors, .int8.ptz, ALPH or llama2.c .bin."
+Checkpoint = Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)]
 RecipeName = Annotated[
-    str | None, typer.Option(help="Recipe name or .toml file.", show_default="rd")
+    str | None,
+    typer.Option(
+        help="Recipe name or .toml file.", show_default="rd", autocompletion=complete.recipe
+    ),
 ]
 Calib = Annotated[
     str | None,
@@ -49,20 +58,37 @@ Code = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        metavar="FAMILY|FILE.py:CLASS", help="Read the checkpoint as this. FILE.py is run."
+        metavar="FAMILY|FILE.py:CLASS",
+        help="Read the checkpoint as this. FILE.py is run.",
+        autocompletion=complete.family,
     ),
 ]
 ModelArgs = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE|JSON", help="Keyword arguments of CLASS."),
 ]
+Limit = Annotated[int, typer.Option(min=2, help="Tokens to read for the bpb.")]
+Window = Annotated[
+    int | None, typer.Option(min=1, help="Targets per window. Default: the trained length.")
+]
+KlTokens = Annotated[
+    int, typer.Option(min=1, help="Tokens for the KL, the first of those for the bpb.")
+]
 DataFree = Annotated[
     bool, typer.Option("--data-free", help="No calibration: relative errors only, of any tensors.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Say what every column means.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")]
 
 
 def compile_mode(compiled: bool, mode: str | None) -> str | None:
     """The mode of torch.compile that `--compile` and `--compile-mode` ask for."""
     return mode or ("default" if compiled else None)
+
+
+def given_options(context: typer.Context) -> frozenset[str]:
+    """Names of the parameters that were given on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(n for n, s in sources.items() if s is not None and s.name == "COMMANDLINE")

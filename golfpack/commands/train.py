@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from golfpack.commands import complete
 from golfpack.commands.options import (
     CORES,
     Compile,
@@ -35,7 +36,9 @@ def train(
         int | None, typer.Option(min=260, help="Train a tokenizer of that many pieces on --text.")
     ] = None,
     val_tokens: Annotated[str | None, typer.Option(help="Shard for validation losses.")] = None,
-    family: Annotated[str, typer.Option(help="Model family.")] = "golf",
+    family: Annotated[
+        str, typer.Option(help="Model family.", autocompletion=complete.family)
+    ] = "golf",
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in wall-clock minutes.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
@@ -52,6 +55,7 @@ def train(
     from golfpack import render
     from golfpack.api.train import TrainOptions
     from golfpack.api.train import train as run
+    from golfpack.report.reports import TrainReport, to_json
 
     options = TrainOptions(
         out, family, tokens, tuple(text or ()), val_tokens, tokenizer, train_vocab, steps, minutes,
@@ -60,7 +64,14 @@ def train(
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         result = run(options, notify)
-    render.show_train(result, json)
+    report = TrainReport(
+        result.steps, result.seconds, result.final_loss, result.val_loss, str(result.checkpoint),
+        sys.argv[1:],
+    )  # fmt: skip
+    if json:
+        render.data(to_json(report))
+    else:
+        render.show_train(report)
 
 
 def demo(

@@ -1,5 +1,7 @@
 """How far one model's predictions are from another's: KL divergence per token."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -11,13 +13,20 @@ from golfpack.packer.parallel import map_ordered
 DEVICE_TOKENS = 4096
 
 
-def mean_kl(reference: nn.Module, other: nn.Module, sequences: np.ndarray, threads: int) -> float:
+def mean_kl(
+    reference: nn.Module,
+    other: nn.Module,
+    sequences: np.ndarray,
+    threads: int,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> float:
     """Mean over all positions of KL(reference || other), nats per token, summed in float64.
 
     Args:
         reference, other: tokens (B, T) -> logits (B, T, V), float32 on CPU.
         sequences: (n, T) integers.
         threads: sequences in flight; changes nothing but the time.
+        progress: called after each sequence with (done, total, the KL so far).
     """
 
     def one(row: np.ndarray) -> float:
@@ -28,9 +37,13 @@ def mean_kl(reference: nn.Module, other: nn.Module, sequences: np.ndarray, threa
             q = other(tokens)[0].double().log_softmax(-1)
             return float((p.exp() * (p - q)).sum())
 
-    before = torch.get_num_threads()
+    before, total = torch.get_num_threads(), 0.0
     try:
-        total = sum(map_ordered(one, list(sequences), threads))
+        for done, kl in enumerate(map_ordered(one, list(sequences), threads), 1):
+            total += kl
+            if progress is not None:
+                so_far = total / (done * sequences.shape[1])
+                progress(done, len(sequences), f"{so_far:.5f} nats per token")
     finally:
         torch.set_num_threads(before)
     return total / sequences.size

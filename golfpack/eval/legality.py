@@ -6,6 +6,7 @@ first three run the mode's own code and the run's own scorer on a short stretch 
 tokens, once as it is and then with something changed that a legal run cannot notice.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -37,7 +38,13 @@ class Check:
 
 
 def check_legality(
-    mode: Mode, scorer: Scorer, tokens: np.ndarray, vocab_size: int, group: Group, log: ScoreLog
+    mode: Mode,
+    scorer: Scorer,
+    tokens: np.ndarray,
+    vocab_size: int,
+    group: Group,
+    log: ScoreLog,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Check]:
     """The four checks of a run.
 
@@ -47,11 +54,17 @@ def check_legality(
         vocab_size: tokens of the alphabet.
         group: ranks that made the run; all of them call this.
         log: the run's complete log.
+        progress: called before each check with (done, total, its name).
     """
     probe = mode.probe()
     stream = _probe_stream(probe, tokens)
     lab = _Lab(probe.mode, scorer, stream, vocab_size, group)
-    return [lab.causality(), lab.normalisation(), lab.score_before_update(), single_pass(log)]
+    checks: list[Check] = []
+    for check in (lab.causality, lab.normalisation, lab.score_before_update):
+        if progress is not None:
+            progress(len(checks), 4, check.__name__)
+        checks.append(check())
+    return [*checks, single_pass(log)]
 
 
 def single_pass(log: ScoreLog) -> Check:

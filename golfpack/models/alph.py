@@ -120,6 +120,7 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
 
 ALPH = Family(
     name="alph",
+    about="alpha2's binary checkpoints, with their tokenizer inside.",
     needs="wte, wpe, lmHead, layer.N.attn.{wq,wk,wv,wo}, layer.N.mlp.{fc1,fc2}",
     config_type=AlphConfig,
     matches=matches,

@@ -29,6 +29,7 @@ class Family:
 
     Attributes:
         name: stored in artifacts; never changes once released.
+        about: one line on what it is, for `golfpack list families`.
         needs: what a state dict must hold to be of this family, for error messages.
         config_type: frozen dataclass of JSON-safe fields (int, float, bool, str), with the family's
             defaults for what names and shapes cannot tell.
@@ -55,6 +56,7 @@ class Family:
     """
 
     name: str
+    about: str
     needs: str
     config_type: type
     matches: Callable[[StateDict], bool]

@@ -145,6 +145,7 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
 
 BOTTLENECK = Family(
     name="bottleneck",
+    about="Decoupled bottleneck attention: semantic and geometric keys of their own widths.",
     needs="tok_emb.weight, blocks.N.attn.q_proj.weight or q_sem.weight, blocks.N.ff.w1.weight",
     config_type=BottleneckConfig,
     matches=matches,

@@ -92,6 +92,7 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
 
 GOLF = Family(
     name="golf",
+    about="The parameter-golf challenge's baseline and its records.",
     needs="tok_emb.weight, blocks.N.attn.{c_q,c_k,c_v,proj}.weight, blocks.N.mlp.{fc,proj}.weight, "
     "the latter also in banks",
     config_type=GolfConfig,

@@ -157,6 +157,7 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
 
 GPT2 = Family(
     name="gpt2",
+    about="GPT-2 as transformers and nanoGPT write it.",
     needs="wte.weight, wpe.weight, h.N.attn.{c_attn,c_proj}.weight, h.N.mlp.{c_fc,c_proj}.weight",
     config_type=Gpt2Config,
     matches=matches,

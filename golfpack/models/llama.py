@@ -240,6 +240,7 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
 
 LLAMA = Family(
     name="llama",
+    about="Llama as transformers, Meta's code and llama2.c write it: SmolLM, TinyLlama and their like.",
     needs="model.embed_tokens.weight, model.layers.N.self_attn.{q,k,v,o}_proj.weight, "
     "model.layers.N.mlp.{gate,up,down}_proj.weight (or Meta's names: tok_embeddings.weight, "
     "layers.N.attention.w{q,k,v,o}.weight, layers.N.feed_forward.w{1,2,3}.weight)",

@@ -51,6 +51,7 @@ def infer(_state: StateDict, _overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 TENSORS = Family(
     name=TENSORS_FAMILY,
+    about="Any float tensors, with --data-free or --lossless; they cannot be evaluated.",
     needs="any float tensors, with --data-free",
     config_type=TensorsConfig,
     matches=matches,

@@ -275,6 +275,7 @@ def check_form(config: Mapping[str, Any]) -> None:
 
 USER = Family(
     name=USER_FAMILY,
+    about="A torch module of your own, unchanged, by --model FILE.py:CLASS.",
     needs="the parameters of the class that --model FILE.py:CLASS names",
     config_type=UserConfig,
     matches=matches,

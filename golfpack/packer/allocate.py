@@ -149,7 +149,10 @@ class _Search:
         return self._finished(self.best)
 
     def _attempt(self, x: float) -> int:
-        self.state.notify("fit", len(self.trace), self.fit.max_rounds, f"dial {2**x:.4g}")
+        last = f", last {self.trace[-1].artifact_bytes:,} bytes" if self.trace else ""
+        self.state.notify(
+            "fit", len(self.trace), self.fit.max_rounds, f"for {self.limit:,} bytes{last}"
+        )
         done = run_passes(self.fit.body, replace(self.state, dial=2.0**x))
         assert done.blob is not None
         # What `encode` chose holds for the whole search: sizes then follow the dial.

@@ -67,11 +67,26 @@ def assemble(manifest: Mapping[str, Any], streams: Mapping[str, bytes]) -> bytes
     return blob + hashlib.sha256(blob).digest()
 
 
-def parse(blob: bytes) -> Container:
-    """Check a file's framing and every digest.
+@dataclass(frozen=True)
+class Frame:
+    """How a file is divided, before any digest is looked at.
+
+    Attributes:
+        manifest: the JSON object.
+        parts: of each stream its name, its bytes, and the sha256 that the file gives for them.
+        digest: the sha256 that the file gives for everything before it.
+    """
+
+    manifest: dict[str, Any]
+    parts: list[tuple[str, bytes, bytes]]
+    digest: bytes
+
+
+def divide(blob: bytes) -> Frame:
+    """Find manifest, streams and digests.
 
     Raises:
-        CorruptError: not an artifact, a version we do not know, truncated or altered.
+        CorruptError: not an artifact, a version we do not know, or another length than it says.
     """
     if len(blob) < HEADER.size + DIGEST or blob[:4] != MAGIC:
         raise CorruptError("this is not a .golf artifact (no GOLF magic)", _AGAIN)
@@ -95,17 +110,28 @@ def parse(blob: bytes) -> Container:
             + ("truncated copy?" if len(blob) < expected else "something was appended"),
             _AGAIN,
         )
-    streams, at = {}, start + DIGEST * len(layout)
+    parts, at = [], start + DIGEST * len(layout)
     for i, (name, size) in enumerate(layout):
-        data = blob[at : at + size]
-        at += size
         digest_at = start + DIGEST * i
-        if hashlib.sha256(data).digest() != blob[digest_at : digest_at + DIGEST]:
+        parts.append((name, blob[at : at + size], blob[digest_at : digest_at + DIGEST]))
+        at += size
+    return Frame(manifest, parts, blob[-DIGEST:])
+
+
+def parse(blob: bytes) -> Container:
+    """Check a file's framing and every digest.
+
+    Raises:
+        CorruptError: as `divide`, or a digest does not match.
+    """
+    frame = divide(blob)
+    for name, data, digest in frame.parts:
+        if hashlib.sha256(data).digest() != digest:
             raise CorruptError(f"stream {name!r} does not match its sha256", _AGAIN)
-        streams[name] = data
-    if hashlib.sha256(blob[:-DIGEST]).digest() != blob[-DIGEST:]:
+    if hashlib.sha256(blob[:-DIGEST]).digest() != frame.digest:
         raise CorruptError("the file does not match its sha256", _AGAIN)
-    return Container(manifest, streams, hashlib.sha256(blob).hexdigest(), len(blob))
+    streams = {name: data for name, data, _ in frame.parts}
+    return Container(frame.manifest, streams, hashlib.sha256(blob).hexdigest(), len(blob))
 
 
 def _manifest(packed: bytes, size: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class ByteStream:
 
 @dataclass(frozen=True)
 class RansCodes:
-    """The code stream under golfpack's own rANS (`packer.coding.codes`)."""
+    """golfpack's own entropy coder for codes: interleaved rANS, whose contexts are the steps."""
 
     def config(self) -> dict[str, Any]:
         return {"codec": {"id": "rans"}}

@@ -22,6 +22,9 @@ from golfpack.packer.state import UNLIMITED, Budget, PackState, Pass, run_passes
 PROBE_BPW = 3.0
 # A dial that misses the budget by more than this share does so because the recipe ends there.
 OUT_OF_REACH = 0.01
+# A frontier's points: octaves of the dial between neighbours, and how many on either side.
+FRONTIER_STEP = 0.25
+FRONTIER_SIDE = 5
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,26 @@ def _measured_over_quadratic(probe: PackState) -> float | None:
     if probe.measure is None or expected <= 0:
         return 1.0
     return probe.measure(probe.tensors) / expected
+
+
+def frontier(
+    rate: RateModel, dial: float, artifact_bytes: int, kl: float
+) -> list[tuple[int, float]]:
+    """What other dials would give, (bytes, KL in nats per token), around a build that is known.
+
+    Sizes are the rate model's, scaled so that the build's own comes out; the KL grows with the square
+    of the dial, as rounding errors do (`fit_quality` steers by the same law). Nothing is quantised. The
+    build itself is one of the points, which go from the smallest file to the largest.
+    """
+    x = log2(dial)
+    ratio = (8 * artifact_bytes - rate.kept_bits) / max(rate.bits(x), 1.0)
+    points = {artifact_bytes: kl}
+    for i in range(1, FRONTIER_SIDE + 1):
+        for shift in (i * FRONTIER_STEP, -i * FRONTIER_STEP):
+            size = round((rate.kept_bits + ratio * rate.bits(x + shift)) / 8)
+            # Where bit widths or clips end, no dial changes the size: the nearest one stands for all.
+            points.setdefault(size, kl * 4.0**shift)
+    return sorted(points.items())
 
 
 class Predictor:

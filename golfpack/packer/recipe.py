@@ -109,8 +109,13 @@ def pass_tables(recipe: Recipe) -> list[dict[str, Any]]:
     """The passes as a recipe file lists them, with every option: `make_recipe` reads them again."""
     return [
         {"id": p.name, **{f.name: getattr(p, f.name) for f in fields(p) if f.name not in _HIDDEN}}  # type: ignore[arg-type]
-        for p in _flat(recipe.passes)
+        for p in flat_passes(recipe)
     ]
+
+
+def flat_passes(recipe: Recipe) -> Iterator[Pass]:
+    """Every pass of a recipe, in order, those that others own included."""
+    yield from _flat(recipe.passes)
 
 
 def _flat(passes: Sequence[Pass]) -> Iterator[Pass]:

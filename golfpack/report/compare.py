@@ -14,7 +14,14 @@ class CompareReport:
         window: targets per window; the KL is measured on windows of the same length.
         kl_tokens: how many tokens that is, from the start of the stream.
         calibration: shard or text; None for text the model wrote itself.
+        scored_tokens: targets of the bpb.
+        float_bytes: size of the checkpoint's file.
+        float_loss: of the float model, nats per token.
+        float_bpb: of the float model, bits per byte.
+        code_bytes: how much of every budget is for code that ships too.
         folder: holds the artifacts and the finished rows.
+        rows: one per recipe and budget.
+        seconds: wall time of everything.
     """
 
     checkpoint: str
@@ -25,6 +32,7 @@ class CompareReport:
     settings: list[str]
     calibration: str | None
     seed: int
+    code_bytes: int
     tokens: str
     tokens_sha256: str
     tokenizer: str
@@ -48,9 +56,20 @@ class CompareRow:
 
     Attributes:
         budget: as it was asked for.
+        budget_bytes: the same in bytes.
+        refused: why nothing was built, if so.
+        artifact: path of the file.
+        artifact_sha256: of its bytes.
+        artifact_bytes: its size.
+        headroom_bytes: budget minus file.
         headroom_share: of the budget.
+        bits_per_weight: 8 bytes / weights.
+        val_loss: nats per token.
+        val_bpb: bits per byte.
         quant_gap: val_bpb minus that of the float model.
         kl: KL(float || artifact) on the evaluation tokens, nats per token.
+        build_kl, build_bpb: the build's own measurement, on held-out calibration tokens; the KL in nats
+            per token, and what it stands for in bits per byte.
         build_seconds: packing and verifying.
         calibrate_seconds: next to nothing where an earlier build left its statistics in the cache.
         reused: taken from an earlier run.
@@ -70,6 +89,8 @@ class CompareRow:
     val_bpb: float | None = None
     quant_gap: float | None = None
     kl: float | None = None
+    build_kl: float | None = None
+    build_bpb: float | None = None
     build_seconds: float | None = None
     calibrate_seconds: float | None = None
     warnings: tuple[str, ...] = ()

@@ -2,12 +2,11 @@
 
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy
 import torch
 
 from golfpack import __version__
@@ -15,6 +14,8 @@ from golfpack.data.shards import write_atomically
 from golfpack.report.tensors import TensorReport
 
 SCHEMA_VERSION = 1
+# What the bytes of an artifact go through, besides torch.
+_LIBRARIES = ("numpy", "scipy", "numba", "brotli", "zstandard", "sentencepiece")
 
 
 def versions() -> dict[str, str]:
@@ -22,29 +23,80 @@ def versions() -> dict[str, str]:
     return {
         "golfpack": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
         "machine": platform.machine(),
+        "torch": torch.__version__,
+        **{name: metadata.version(name) for name in _LIBRARIES},
     }
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that a build read besides its checkpoint.
+
+    Attributes:
+        use: "calibration", "tokenizer", "code" or "model" (the Python file of `--model`).
+        path: as it was given; a glob's files each.
+        bytes: its size.
+        sha256: of its bytes.
+    """
+
+    use: str
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """A size that the same recipe could have.
+
+    Attributes:
+        bytes: of the artifact.
+        predicted_kl: the KL to expect of it, nats per token.
+    """
+
+    bytes: int
+    predicted_kl: float
 
 
 @dataclass(frozen=True)
 class BuildReport:
     """What `golfpack build` did. Bytes are exact; KL is in nats per token.
 
+    The bytes of all tensors and `fixed_bytes` add up to `artifact_bytes`; with `code_bytes`, that is
+    what counts against the budget.
+
     Attributes:
+        family: the model family it was read as.
         budget_bytes, headroom_bytes: None when a target KL ruled instead.
+        code_bytes: how much of the budget is for code that ships too.
+        artifact: path of the file; None for a dry run.
+        artifact_bytes: its size.
+        artifact_sha256: of its bytes.
+        fixed_bytes: header, manifest, digests: what is not weights.
+        bits_per_weight: 8 artifact_bytes / parameters.
+        dial: the one number behind all steps; 0 where every weight is kept exactly.
+        trace: [dial, artifact bytes] of every round of the budget search.
+        calibration: source, number of tokens and sha256 of the tokens; None without.
         predicted_kl: the quadratic model's, corrected by a probe at another rate; None without
             gradients.
         measured_kl: KL(float || artifact) on held-out calibration tokens; None without them.
         measured_bpb: the same in bits per byte; None without a tokenizer.
-        notes: what was renamed, split or dropped when the checkpoint was read.
-        trace: [dial, artifact bytes] of every round of the budget search.
-        fixed_bytes: header, manifest, digests: what is not weights.
+        seconds: wall time per stage.
         allocation: what mixed precision chose among (`packer.state.Allocation`), or None.
         pruning: what pruning passes did (`packer.state.Pruning`).
         codes: how each stream of codes is coded.
+        tensors: a row each, in stored order.
         plan: the plan file that was replayed, if any.
+        kl_ratio: measured over quadratic KL at the probe: the tensors' predicted_kl times this add up
+            to `predicted_kl`. None without gradients.
+        frontier: what the same recipe would give at other sizes, smallest first; the build itself is
+            one of the points. Modelled, not built; none without gradients.
+        options: what was asked for, as `golfpack build --from` reads it again.
+        passes: of the recipe, with every option.
+        calibrates: what the recipe asks of calibration: "none", "inputs" or "gradients".
+        inputs: every file that was read besides the checkpoint.
+        status: "built".
         device: where calibration, rounding and the KL were worked out.
         peak_memory_bytes: torch's on CUDA, else the process's largest resident set; 0 where not known.
     """
@@ -80,6 +132,13 @@ class BuildReport:
     codes: list[dict[str, Any]]
     tensors: list[TensorReport]
     plan: str | None = None
+    kl_ratio: float | None = None
+    frontier: list[FrontierPoint] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    passes: list[dict[str, Any]] = field(default_factory=list)
+    calibrates: str = "none"
+    inputs: list[InputFile] = field(default_factory=list)
+    status: Literal["built"] = "built"
     argv: list[str] = field(default_factory=list)
     device: str = "cpu"
     peak_memory_bytes: int = 0
@@ -88,103 +147,66 @@ class BuildReport:
 
 
 @dataclass(frozen=True)
-class EvalReport:
-    """What `golfpack eval` found.
+class FailedBuild:
+    """What is known of a build that ended in an error, for NAME.failed.report.json.
 
     Attributes:
-        model_sha256: of the checkpoint or artifact.
-        ttt, options: test-time training by name ("none" without), and every option of the run.
-        window: tokens the model reads at most.
-        val_loss: nats per target token.
-        val_bpb: bits per byte, (sum of nll / ln 2) / scored_bytes.
-        targets, scored_tokens: tokens to score, and those scored exactly once.
-        bytes_source: "table" (the tokenizer's), or the side-car shards that were counted instead.
-        byte_audit: the byte table against decoded text.
-        documents: of the stream; one where no BOS occurs.
-        round_trip: documents whose tokens were decoded and encoded, and those that came back changed.
-        source_round_trip: the same for raw text, when it was given.
-        seconds: wall time of scoring and test-time training, all ranks.
-        legality: name, passed and measured of each check; None where they were not asked for.
-        float_bpb, quant_gap: of the float checkpoint on the same tokens, when one was given;
-            quant_gap = val_bpb - float_bpb.
-        per_document, per_position: tables, when asked for.
-        compiled: the mode of torch.compile, or None.
-        peak_memory_bytes: torch's on CUDA (of this rank), else the process's largest resident set; 0
-            where not known.
+        error: what went wrong.
+        hint: what to do next, if anything is known to help.
+        exit_code: what the process returned.
+        checkpoint_sha256: None where a budget was refused before the checkpoint was read.
+        family: the model family it was read as; None as above.
+        budget_bytes: None where a target or `--lossless` ruled, or the budget could not be read.
+        code_bytes: how much of the budget is for code that ships too.
+        shortfall: bytes by which the smallest artifact exceeds the budget, where that is the error.
+        calibration: as in a BuildReport; None where it had not come to that.
+        warnings: up to the error.
+        seconds: wall time per finished stage.
+        options, passes, calibrates, inputs: as in a BuildReport; `golfpack build --from` takes them.
+        status: "failed".
     """
 
-    model: str
-    model_sha256: str
-    model_bytes: int
-    family: str
+    error: str
+    hint: str | None
+    exit_code: int
+    checkpoint: str
+    checkpoint_sha256: str | None
+    family: str | None
     config: dict[str, Any]
     assumed: dict[str, Any]
-    tokens: str
-    tokens_sha256: str
-    tokenizer: str
-    mode: str
-    ttt: str
-    window: int
-    options: dict[str, Any]
-    val_loss: float
-    val_bpb: float
-    targets: int
-    scored_tokens: int
-    scored_bytes: int
-    bytes_source: str
-    byte_audit: dict[str, int]
-    documents: int
-    round_trip: dict[str, int]
-    source_round_trip: dict[str, int] | None
-    seconds: float
-    tokens_per_second: float
-    device: str
-    threads: int
-    ranks: int
-    batch_tokens: int
-    compiled: str | None
-    legality: list[dict[str, str | bool]] | None
+    recipe: str | None
+    parameters: int | None
+    budget_bytes: int | None
+    code_bytes: int | None
+    shortfall: int | None
+    calibration: dict[str, Any] | None
+    notes: list[str]
     warnings: list[str]
-    float_bpb: float | None = None
-    quant_gap: float | None = None
-    per_document: list[dict[str, float]] | None = None
-    per_position: list[dict[str, float]] | None = None
+    seconds: dict[str, float]
+    options: dict[str, Any]
+    passes: list[dict[str, Any]]
+    calibrates: str
+    inputs: list[InputFile]
+    status: Literal["failed"] = "failed"
     argv: list[str] = field(default_factory=list)
-    peak_memory_bytes: int = 0
     versions: dict[str, str] = field(default_factory=versions)
     schema_version: int = SCHEMA_VERSION
 
 
 @dataclass(frozen=True)
-class StatsReport:
-    """Runs of several seeds against a baseline, in both units.
+class InspectReport:
+    """What `golfpack inspect` sees in an artifact or a checkpoint.
 
     Attributes:
-        nats, bpb: mean, std, baseline, margin, improvement and the two p-values in nats per token and
-            in bits per byte.
-        margin_nats, margin_bits_per_token, margin_bpb: the improvement the rule asks for; a nat is
-            1 / ln 2 bits, and those of a token are spread over its bytes.
-        meets_rule: whether the margin is reached, at the level of `significance`.
+        path: of the file.
+        sha256: of its bytes.
+        bytes: its size.
+        streams: coded bytes of every stream of an artifact, and "header", all that is no stream.
+        tensors: a row each, in stored order.
+        errors: where the tensors' errors come from: a float checkpoint, or the build's report beside
+            the artifact; None where neither is known.
+        notes: why a report beside the artifact was not used.
     """
-
-    runs: list[str]
-    val_loss: list[float]
-    val_bpb: list[float]
-    baseline: str
-    bytes_per_token: float
-    nats: dict[str, float]
-    bpb: dict[str, float]
-    margin_nats: float
-    margin_bits_per_token: float
-    margin_bpb: float
-    significance: float
-    meets_rule: bool
-    schema_version: int = SCHEMA_VERSION
-
-
-@dataclass(frozen=True)
-class InspectReport:
-    """What `golfpack inspect` sees in an artifact or a checkpoint."""
 
     path: str
     sha256: str
@@ -194,95 +216,10 @@ class InspectReport:
     assumed: dict[str, Any]
     parameters: int
     streams: dict[str, int]
-    tensors: Sequence[TensorReport]
+    tensors: list[TensorReport]
+    errors: str | None = None
+    notes: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
-
-
-@dataclass(frozen=True)
-class PlanReport:
-    """What `golfpack plan` expects, a row per budget; `build --plan` replays it.
-
-    Attributes:
-        calibrates: what the recipe asks of calibration: "none", "inputs" or "gradients".
-        passes: of the recipe, with every option.
-        budget_bytes: the one budget that was asked about; None for none, or several.
-        code_bytes: how much of every budget is for code that ships too.
-        kl_ratio: measured over predicted KL at the probe; None without gradients.
-        tensors: every tensor's scheme; none where several budgets were asked about.
-    """
-
-    checkpoint: str
-    checkpoint_sha256: str
-    recipe: str
-    settings: list[str]
-    calibrates: str
-    passes: list[dict[str, Any]]
-    parameters: int
-    budget_bytes: int | None
-    code_bytes: int
-    calibration: dict[str, Any] | None
-    kl_ratio: float | None
-    rows: list["PlanRow"]
-    tensors: list["PlanTensor"]
-    time: "PlanTime"
-    seconds: float
-    assumed: dict[str, Any]
-    versions: dict[str, str] = field(default_factory=versions)
-    schema_version: int = SCHEMA_VERSION
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """One budget: expected bytes, KL (nats per token) and loss in bits per byte (with a tokenizer).
-
-    `budget_bytes` is None for the recipe as it is written, at dial 1; the KL is None where the recipe
-    measures no gradients.
-    """
-
-    budget_bytes: int | None
-    artifact_bytes: int
-    bits_per_weight: float
-    dial: float
-    predicted_kl: float | None
-    predicted_bpb: float | None
-
-
-@dataclass(frozen=True)
-class PlanTensor:
-    """One tensor of a plan.
-
-    Attributes:
-        scheme, options: as a policy rule has them.
-        label: short name for tables, such as "int6".
-        bytes: expected share of the file, and `predicted_kl` of the KL in nats per token; None where
-            no one dial was asked about, or no gradients were measured.
-    """
-
-    name: str
-    role: str
-    shape: tuple[int, ...]
-    scheme: str
-    options: dict[str, Any]
-    label: str
-    bytes: int | None
-    predicted_kl: float | None
-
-
-@dataclass(frozen=True)
-class PlanTime:
-    """How long a build should take, from what the plan itself took.
-
-    Attributes:
-        ready_seconds: calibration (next to nothing when cached), the passes before `fit`, and one KL.
-        round_seconds: one round of `fit`: every tensor quantised and coded once.
-        rounds: how many a build typically takes.
-        build_seconds: ready_seconds + rounds * round_seconds.
-    """
-
-    ready_seconds: float
-    round_seconds: float
-    rounds: int
-    build_seconds: float
 
 
 @dataclass(frozen=True)
@@ -290,6 +227,11 @@ class ImportReport:
     """What `golfpack import` wrote.
 
     Attributes:
+        source: path of the file that was read.
+        source_sha256: of its bytes.
+        checkpoint: path of the safetensors file that was written.
+        checkpoint_bytes: its size.
+        tensors: how many there are.
         notes: what was renamed, split, dropped or kept once.
         aliases: name left out -> name that holds the same tensor, for tensors without a family.
     """
@@ -309,8 +251,40 @@ class ImportReport:
 
 
 @dataclass(frozen=True)
+class TrainReport:
+    """What `golfpack train` came to.
+
+    Attributes:
+        steps: optimiser steps taken.
+        seconds: wall-clock time, over all resumptions.
+        final_loss: moving average of the training loss at the end, nats per token.
+        val_loss: validation loss of the final weights, nats per token; None without such tokens.
+        checkpoint: the final model, a plain state dict; its configuration lies beside it.
+    """
+
+    steps: int
+    seconds: float
+    final_loss: float
+    val_loss: float | None
+    checkpoint: str
+    argv: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=versions)
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
 class DemoRow:
-    """One line of the demo's last table; `budget_bytes` and `kl` are None for the float model."""
+    """One model of the demo's last table.
+
+    Attributes:
+        model: "float", or the artifact's name.
+        bytes: of its file.
+        budget_bytes: None for the float model, as are `headroom_bytes`, `quant_gap` and `kl`.
+        headroom_bytes: budget minus file.
+        val_bpb: bits per byte on held-out documents.
+        quant_gap: val_bpb minus that of the float model.
+        kl: KL(float || artifact) on held-out calibration tokens, nats per token.
+    """
 
     model: str
     bytes: int

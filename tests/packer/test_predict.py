@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from golfpack.errors import UsageError
@@ -10,7 +11,7 @@ from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import build_model
 from golfpack.packer.ir import Raw
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.predict import PROBE_BPW, Predictor, quadratic_kl, split_at_fit
+from golfpack.packer.predict import PROBE_BPW, Predictor, frontier, quadratic_kl, split_at_fit
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import Budget, run_passes
 
@@ -99,3 +100,18 @@ def test_predictions_follow_the_budget_and_what_is_then_built(ready, measure):
 def test_a_recipe_without_fit_has_nothing_to_predict():
     with pytest.raises(UsageError, match="no fit pass"):
         split_at_fit([Policy(({"scheme": "rd"},))])
+
+
+def test_a_frontier_goes_through_the_build_and_near_other_builds(make_state):
+    before, fit = split_at_fit(load_recipe("rd").passes)
+    ready = run_passes(before, make_state())
+    built = run_passes([fit], replace(ready, budget=Budget(26_000)))
+    points = frontier(Predictor(ready, fit).rate, built.dial, built.size, quadratic_kl(built))
+    assert 9 <= len(points) <= 13
+    assert (built.size, quadratic_kl(built)) in points
+    assert all(a < c and b > d for (a, b), (c, d) in pairwise(points))
+    sizes, kls = zip(*points, strict=True)
+    for budget in (22_000, 30_000):
+        other = run_passes([fit], replace(ready, budget=Budget(budget)))
+        expected = np.exp(np.interp(other.size, sizes, np.log(kls)))
+        assert quadratic_kl(other) == pytest.approx(expected, rel=0.25)

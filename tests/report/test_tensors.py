@@ -1,16 +1,29 @@
 """Every byte of an artifact belongs to a tensor or to the frame, and labels tell what a tensor is."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from golfpack.packer.artifact import assemble
 from golfpack.packer.codestreams import ByteStream, CodeGroup, RansCodes
 from golfpack.packer.coding.codecs import Brotli
 from golfpack.packer.ir import LowRank, PackedTensor, QTensor, Raw
-from golfpack.packer.loader import Artifact, loads
+from golfpack.packer.loader import Artifact, load, loads
+from golfpack.packer.predict import split_at_fit
+from golfpack.packer.quantize.sensitivity import Sensitivity
+from golfpack.packer.recipe import load_recipe, recipe_names
+from golfpack.packer.state import UNLIMITED, Budget, run_passes
 from golfpack.packer.steps import F16Steps, f16_steps, log_steps
 from golfpack.packer.streams import encode_tensors
-from golfpack.report.tensors import tensor_reports
+from golfpack.report.tensor_bytes import apportioned
+from golfpack.report.tensor_errors import errors, excess_kurtosis
+from golfpack.report.tensors import Known, histogram, tensor_reports
+
+GOLDEN = sorted((Path(__file__).resolve().parents[1] / "golden").glob("*.golf"))
 
 
 def codes(rows: int, cols: int, size: float) -> np.ndarray:
@@ -54,6 +67,12 @@ def artifact(*groups: CodeGroup) -> Artifact:
 SORTED = CodeGroup(("row", "lqer"), ByteStream(Brotli(), (), "col"), frozenset({"lqer"}))
 
 
+def assert_adds_up(found: Artifact) -> None:
+    rows = tensor_reports(found)
+    assert sum(r.bytes for r in rows) + found.container.overhead == found.container.size
+    assert all(type(r.bytes) is int and 0 <= r.side_bytes <= r.bytes for r in rows)
+
+
 @pytest.mark.parametrize(
     "groups",
     [
@@ -63,11 +82,33 @@ SORTED = CodeGroup(("row", "lqer"), ByteStream(Brotli(), (), "col"), frozenset({
     ],
 )  # fmt: skip
 def test_the_bytes_of_tensors_and_frame_are_the_file(groups):
-    found = artifact(*groups)
-    rows = tensor_reports(found)
-    size = sum(r.bytes for r in rows) + found.container.overhead
-    assert abs(size - found.container.size) <= len(rows) / 2
-    assert all(0 <= r.side_bytes <= r.bytes for r in rows)
+    assert_adds_up(artifact(*groups))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_they_are_under_every_recipe(name, make_state):
+    before, fit = split_at_fit(load_recipe(name).passes)
+    state = run_passes(before, make_state(30_000))
+    done = run_passes(fit.body, replace(state, budget=Budget(UNLIMITED)))
+    assert done.blob is not None
+    assert_adds_up(loads(done.blob))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
+def test_they_are_in_every_format(path):
+    assert_adds_up(load(path))
+
+
+PARTS = st.lists(st.floats(0, 1e9), min_size=1, max_size=40).filter(lambda p: sum(p) > 0)
+
+
+@given(total=st.integers(0, 1 << 40), parts=PARTS)
+def test_apportioning_loses_nothing_and_is_fair(total, parts):
+    named = {str(i): part for i, part in enumerate(parts)}
+    out = apportioned(total, named)
+    assert sum(out.values()) == total
+    for name, part in named.items():
+        assert abs(out[name] - total * part / sum(parts)) <= 1.001
 
 
 def test_bytes_come_from_the_streams_that_hold_them():
@@ -95,3 +136,71 @@ def test_labels_tell_what_a_tensor_is():
     assert {r.name: r.scheme for r in tensor_reports(found)} == {
         name: label for name, (_, label) in TENSORS.items()
     }
+
+
+def test_figures_of_codes():
+    codes = np.array([[-90, -1, 0, 1], [1, 0, 2, 70]], np.int32)
+    tensor = QTensor(codes, F16Steps(np.array([0.5, 2.0], "f2"), None, np.array([0, 16, 0, -16])))
+    manifest, streams = encode_tensors(
+        {"t": tensor}, {"t": (2, 4)}, {"t": "mlp_in"}, [CodeGroup(("t",), RansCodes())],
+        ByteStream(Brotli()),
+    )  # fmt: skip
+    found = loads(assemble({"family": "golf", "config": {}} | manifest, streams))
+    (row,) = tensor_reports(found, Known({"t": 3}, limits={"t": 90}, fallbacks={"t": "because"}))
+    assert (row.block, row.fallback, row.zeros, row.ones) == (3, "because", 0.25, 0.375)
+    assert (row.clipped, row.step_min, row.step_max) == (0.125, 0.25, 4.0)
+    assert row.histogram is not None
+    assert (row.histogram.first, len(row.histogram.counts), sum(row.histogram.counts)) == (
+        -64,
+        129,
+        8,
+    )
+    assert [row.histogram.counts[i] for i in (0, 63, 64, 65, 66, 128)] == [1, 1, 2, 2, 1, 1]
+    assert histogram(np.zeros((0, 4), np.int32)).counts == []
+    # The codes are known from the file alone, the limit is not.
+    (alone,) = tensor_reports(found)
+    assert (alone.ones, alone.clipped, alone.rel_err, alone.kurtosis) == (0.375, None, None, None)
+
+
+@pytest.mark.parametrize("covariance", [False, True])
+def test_errors_against_the_definitions(covariance):
+    rng = np.random.default_rng(4)
+    rows, cols = 5, 4
+    w = rng.standard_normal((rows, cols)).astype(np.float32)
+    w[3] = 0
+    q = w + 0.1 * rng.standard_normal((rows, cols)).astype(np.float32)
+    x = rng.standard_normal((50, cols))
+    x[:, 2] = 0
+    h, g = x.T @ x / 50, rng.standard_normal((60, rows))
+    cov = g.T @ g / 60
+    weight = cov.diagonal().copy()
+    known = Sensitivity(h, weight, None, True, cov if covariance else None)
+    found, e = errors(q, w, known), (q - w).astype(np.float64)
+    assert found.hessian_err == pytest.approx(np.trace(e @ h @ e.T) / np.trace(w @ h @ w.T))
+    assert found.trace_h == pytest.approx(np.trace(h))
+    assert found.dead_columns == 1
+    expected = np.trace((cov if covariance else np.diag(weight)) @ e @ h @ e.T) / 2
+    assert found.kl == pytest.approx(expected) == pytest.approx(known.kl(q - w))
+    ratio = [np.linalg.norm(e[r]) / np.linalg.norm(w[r]) if r != 3 else 0 for r in range(rows)]
+    assert (found.worst_row, found.worst_row_err) == (np.argmax(ratio), pytest.approx(max(ratio)))
+    blind = errors(q, w, replace(known, measured=False))
+    assert (blind.kl, blind.hessian_err, blind.rel_err) == (None, None, found.rel_err)
+
+
+def test_kurtosis_of_known_distributions():
+    rng = np.random.default_rng(5)
+    assert excess_kurtosis(rng.standard_normal((400, 500))) == pytest.approx(0, abs=0.05)
+    assert excess_kurtosis(3 + rng.laplace(size=(400, 500))) == pytest.approx(3, abs=0.2)
+    assert excess_kurtosis(np.ones((3, 4))) is None
+
+
+def test_kl_is_claimed_only_where_gradients_were_measured(make_state):
+    before, fit = split_at_fit(load_recipe("rd").passes)
+    done = run_passes(fit.body, replace(run_passes(before, make_state()), dial=0.05))
+    assert done.blob is not None
+    known = Known({}, done.floats, done.sensitivity, in_nats=True)
+    rows = tensor_reports(loads(done.blob), known)
+    assert sum(r.kl_share or 0 for r in rows) == pytest.approx(1)
+    for row in tensor_reports(loads(done.blob), replace(known, in_nats=False)):
+        assert row.predicted_kl is row.kl_share is None
+        assert (row.hessian_err is None) == (row.role == "vector")

@@ -63,7 +63,14 @@ class Sensitivity:
     def kl(self, error: np.ndarray) -> float:
         """Expected KL increase, nats per token, of an error (rows, cols)."""
         e = error.astype(np.float64)
-        he = e if self.hessian is None else e @ self.hessian
+        return self.kl_through(self.through_hessian(e), e)
+
+    def through_hessian(self, e: np.ndarray) -> np.ndarray:
+        """`e` H, (rows, cols) float64."""
+        return e if self.hessian is None else e @ self.hessian
+
+    def kl_through(self, he: np.ndarray, e: np.ndarray) -> float:
+        """`kl` of an error `e` whose product with the Hessian, `he`, is known."""
         if self.row_cov is not None:
             return 0.5 * float(np.vdot(self.row_cov, he @ e.T))
         return 0.5 * float(self.row_weight @ np.einsum("ri,ri->r", he, e))

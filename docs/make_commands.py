@@ -1,0 +1,146 @@
+"""Write docs/commands.md from the command line itself: python docs/make_commands.py."""
+# ruff: noqa: E501 (what commands print is as wide as it is)
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from typer.models import ArgumentInfo
+
+from golfpack.cli import COMMANDS
+
+PAGE = Path(__file__).with_name("commands.md")
+_HEAD = """# Commands
+
+Every command with its options and examples, as `golfpack COMMAND --help` has them. This page is made by
+`docs/make_commands.py`.
+
+Everywhere: data goes to stdout, progress, notes and warnings to stderr; `--json` prints the report as
+JSON; `--set` sets an option of a pass or of the model; nothing is written half. Progress is a live line
+on a terminal (none under `-q`), plain lines elsewhere; `NO_COLOR` turns colours off.
+`golfpack --install-completion` makes the shell complete commands, options and the names of recipes,
+families, presets and kinds.
+
+Exit codes: 0 done, 1 a fault of golfpack, 2 unusable input, 3 nothing fits the budget, 4 a damaged file
+or an audit that failed, 5 `--strict` turned a warning into an error, 6 `diff --exit-code` found a
+difference, 130 interrupted.
+"""
+
+# What some commands print, on the checkpoint of the README's worked example.
+_PRINTS = {
+    "sweep": """
+    $ golfpack sweep ckpt.pt --budgets 2.5bpw,3bpw,4bpw --calib train.bin --tokens val.bin --tokenizer bpe.model --limit 16385
+    budget    bytes  headroom    bpw       KL     bpb  bpb loss  build s
+    2.5bpw  148,944        59  2.499  0.00158  2.7387  +0.00225      8.5
+      3bpw  178,788        16  3.000  0.00064  2.7371  +0.00067      5.5
+      4bpw  238,356        50  3.999  0.00012  2.7368  +0.00038      5.4
+    at 2.5bpw, 10% more (14,894 bytes) would take 37% off the KL (0.00158 to 0.001) and 0.00097 bits per byte off the loss
+    at 3bpw, 10% more (17,879 bytes) would take 39% off the KL (0.000635 to 0.000389) and 0.00014 bits per byte off the loss
+    at 4bpw, 10% more (23,836 bytes) would take 48% off the KL (0.000124 to 6.45e-05) and 3.4e-05 bits per byte off the loss, if the curve goes on as before
+    recipe rd; KL to the float model in nats per token, on the first 8,192 of the evaluation's tokens
+    bpb on 16,384 tokens, window 1024; the float model has 2.736437
+    artifacts, their reports and these rows are in ckpt.sweep
+
+From 5 MB up the question is another megabyte. The KL is taken to fall exponentially in bytes between two
+rows; the last row goes by the two before. A rerun takes finished rows from the folder; without
+`--tokens` the KL is that of each build, on held-out calibration tokens. `--png` needs
+`pip install 'golfpack[plots]'`.
+""",
+    "diff": """
+    $ golfpack diff ckpt.sweep/rd-3bpw.golf ckpt.sweep/rd-4bpw.golf
+    a  ckpt.sweep/rd-3bpw.golf: artifact, 178,788 bytes, sha256 4630656413a7b8a1
+    b  ckpt.sweep/rd-4bpw.golf: artifact, 238,356 bytes, sha256 c78fa87c4fd9e415
+    what                           a                 b                change
+    bytes                    178,788           238,356      +59,568 (+33.3%)
+    bpw                       2.9997            3.9992     +0.99944 (+33.3%)
+    ...
+    tensor                     scheme                          bytes a  bytes b   change  rel_err a  rel_err b  weights   codes  steps
+    tok_emb.weight             int13 log+col -> int14 log+col   76,488   94,996  +18,508     0.2171     0.1650   0.2387   78.8%  others
+    ...
+    32 of 32 tensors differ
+
+KL, recipe and versions of an artifact come from the report beside it, where that is of the same file.
+The exit code is 0 whatever differs; `--exit-code` makes a difference 6, which no error of golfpack has.
+""",
+    "verify": """
+    $ golfpack verify x.golf --report x.report.json --against ckpt.pt
+    frame         ok  format version 1, 178,788 bytes as the manifest says, 3 streams
+    stream rows   ok  1,476 bytes, sha256 d39d817b59ec4687
+    stream cols   ok  1,015 bytes, sha256 c2c7d62c6c37540a
+    stream codes  ok  175,382 bytes, sha256 7d5e86ff503aa5a3
+    file          ok  178,756 bytes, sha256 ebb7ddec32d88c88
+    tensors       ok  32 decode to 476,812 finite weights
+    model         ok  family golf, its config and tensors belong together
+    encoding      ok  the tensors encode to the same bytes again
+    report        ok  sha256, bytes, config and tensors agree; within the budget of 178,804 bytes
+    checkpoint    ok  the same tensors and shapes; rel_err 0.2566 over all weights, at worst 0.8388 in blocks.2.mlp.proj.weight
+    x.golf is whole: 178,788 bytes, sha256 4630656413a7b8a133912aef812f8f90f37751a031c4206981d550a0355c8149
+
+A check that failed is exit code 4. `encoding` says `differs`, which is no fault, where another version of
+golfpack or of a codec's library wrote the file: then other bytes decode to the same tensors.
+""",
+}  # fmt: skip
+
+
+def page() -> str:
+    """The whole page."""
+    return _HEAD + "".join(_section(*entry) for entry in COMMANDS)
+
+
+def options_of(command: Callable[..., Any]) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Name, type, typer's description, and default of everything a command takes."""
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        annotated = get_args(hints[name])
+        if annotated:  # typer's own context is no option
+            yield name, annotated[0], annotated[1], parameter.default
+
+
+def _section(name: str, command: Callable[..., Any], examples: str) -> str:
+    lines = examples.partition(": ")[2].split(" | ")
+    rows = [_row(*option) for option in options_of(command)]
+    return "\n".join(
+        [
+            "", f"## `golfpack {name}`", "", _plain(command.__doc__ or ""), "",
+            *(f"    {line}" for line in lines), "",
+            "| option | what it is for |", "|---|---|", *rows, _PRINTS.get(name, ""),
+        ]
+    )  # fmt: skip
+
+
+def _row(name: str, kind: Any, told: Any, default: Any) -> str:
+    if isinstance(told, ArgumentInfo):
+        return f"| `{name.upper()}` | {_plain(told.help or '')} |"
+    # In an Annotated, typer keeps the first name where a default would be.
+    declared = (told.default, *(told.param_decls or ()))
+    names = [d for d in declared if isinstance(d, str) and d.startswith("-")]
+    label = ", ".join(names or [f"--{name.replace('_', '-')}"])
+    if kind is bool and not names:
+        label += f" / --no-{name.replace('_', '-')}"
+    label += "" if kind is bool else f" {told.metavar or _value(kind)}"
+    required = " Required." if default is inspect.Parameter.empty else ""
+    again = " Can be given several times." if "list" in str(kind) else ""
+    return f"| `{_plain(label)}` | {_plain(told.help or '')}{required}{again}{_default(told, default)} |"
+
+
+def _value(kind: Any) -> str:
+    text = str(kind)
+    return "PATH" if "Path" in text else "NUMBER" if "int" in text or "float" in text else "TEXT"
+
+
+def _default(told: Any, default: Any) -> str:
+    if isinstance(told.show_default, str):
+        return f" Default: {told.show_default}."
+    unsaid = any(default is none for none in (None, False, inspect.Parameter.empty))
+    if unsaid or "Default:" in told.help:
+        return ""
+    return " Default: on." if default is True else f" Default: {default}."
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,67 @@
+"""`golfpack report`: parse, call the api, render. No torch until it runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from golfpack.commands.options import Json, Model, ModelArgs, Set
+
+REPORT_EXAMPLES = (
+    "Examples: golfpack report x.golf | golfpack report x.golf --eval x.eval.json -o page.html | "
+    "golfpack report x.golf --float ckpt.pt"
+)
+
+
+def report(
+    path: Annotated[
+        Path, typer.Argument(help=".golf artifact, or the .report.json of a build that failed.")
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option("--report", help="Its build report. Default: NAME.report.json beside it."),
+    ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option("--eval", help="What golfpack eval --json printed of it.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--float", help="Float checkpoint, for errors that no report tells."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page. Default: NAME.html beside it.")
+    ] = None,
+    model: Model = None,
+    model_args: ModelArgs = None,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
+    """Write where the bytes went and what each tensor lost as one self-contained HTML page."""
+    from golfpack import render
+    from golfpack.api.report import PageOptions
+    from golfpack.api.report import report as run
+    from golfpack.models.choice import chosen_model
+    from golfpack.report.reports import to_json
+
+    options = PageOptions(path, source, evaluation, against, output, tuple(settings or ()))
+    with chosen_model(model, model_args or ()):
+        found = run(options)
+    for text in found.missing:
+        render.note(f"not shown: {text}")
+    if json:
+        render.data(to_json(found))
+    else:
+        render.note(f"wrote {found.page}, {found.page_bytes:,} bytes")
+
+
+def write_page(artifact: str | None) -> None:
+    """What `build --html` adds: the page of the artifact that was just built."""
+    from golfpack import render
+    from golfpack.api.report import PageOptions
+    from golfpack.api.report import report as run
+
+    if artifact is None:
+        render.note("no page: --dry-run writes no file")
+        return
+    found = run(PageOptions(Path(artifact)))
+    render.note(f"wrote {found.page}, {found.page_bytes:,} bytes")

@@ -1,0 +1,80 @@
+"""Every JSON document that golfpack writes, by the command that prints it under --json."""
+
+from dataclasses import replace
+from inspect import getdoc
+from typing import Any, get_args
+
+from golfpack.report.columns import COLUMNS, Column
+from golfpack.report.compare import CompareReport
+from golfpack.report.diff import DiffReport
+from golfpack.report.environment import EnvReport
+from golfpack.report.evaluation import EvalReport, StatsReport
+from golfpack.report.listing import ListReport
+from golfpack.report.page.page import PageReport
+from golfpack.report.plan import PlanReport
+from golfpack.report.reports import (
+    BuildReport,
+    DemoRow,
+    FailedBuild,
+    ImportReport,
+    InspectReport,
+    TrainReport,
+)
+from golfpack.report.runs.report import RunReport
+from golfpack.report.schema import field_table, nested
+from golfpack.report.sweep import SweepReport
+from golfpack.report.verify import VerifyReport
+
+# Command -> a report dataclass, or a list of one. docs/reports.md has a section for each.
+REPORTS: dict[str, Any] = {
+    "build": BuildReport,
+    "plan": PlanReport,
+    "eval": EvalReport,
+    "stats": StatsReport,
+    "compare": CompareReport,
+    "sweep": SweepReport,
+    "train": TrainReport,
+    "runreport": RunReport,
+    "report": PageReport,
+    "inspect": InspectReport,
+    "diff": DiffReport,
+    "verify": VerifyReport,
+    "import": ImportReport,
+    "demo": list[DemoRow],
+    "list": ListReport,
+    "env": EnvReport,
+}
+# Documents that are only written to files.
+FILES: dict[str, Any] = {
+    "NAME.failed.report.json": FailedBuild,
+}
+
+
+def reference() -> str:
+    """The generated part of docs/reports.md: every document, key by key, and the table's columns."""
+    documents = [(f"`golfpack {name} --json`", kind) for name, kind in REPORTS.items()]
+    documents += [(f"`{name}`", kind) for name, kind in FILES.items()]
+    parts: list[str] = []
+    told: set[type] = set()
+    for title, kind in documents:
+        parts.append(f"## {title}")
+        if get_args(kind):
+            parts.append("A list of the following.")
+        for part in nested(kind):
+            if part not in told:
+                told.add(part)
+                parts.append(f"### {part.__name__}\n\n{_about(part)}\n\n{field_table(part)}")
+            elif part is nested(kind)[0]:
+                parts.append(f"As {part.__name__} above.")
+    rows = [f"| {c.header} | `{c.name}` | {c.explain} |" for c in _escaped()]
+    head = ["## Columns of the tables", "", "| header | name | meaning |", "|---|---|---|"]
+    return "\n\n".join(parts) + "\n\n" + "\n".join([*head, *rows]) + "\n"
+
+
+def _about(kind: type) -> str:
+    """What a class's docstring says before its attributes."""
+    return (getdoc(kind) or "").partition("\n\nAttributes:")[0]
+
+
+def _escaped() -> list[Column]:
+    return [replace(c, explain=c.explain.replace("|", r"\|")) for c in COLUMNS.values()]

@@ -1,0 +1,178 @@
+// The bars of errors, the frontier, the histogram of a tensor's codes.
+
+const ERRORS = [
+  ["kl_share", "KL share", ".1%", "the part of the predicted KL that the tensor causes"],
+  ["rel_err", "relative error", ".4f", "|W - Wq| / |W|"],
+  ["hessian_err", "Hessian error", ".3g", "the error weighted by the inputs it meets"],
+].filter(([key]) => TENSORS.some((t) => t[key] > 0));
+const BARS_FIRST = 12;
+
+function drawErrors(root) {
+  if (!ERRORS.length) {
+    root.append(note(TENSORS.some((t) => known(t.rel_err))
+      ? "Every tensor decodes to exactly the floats it was made from."
+      : "The errors are not known here: they need the float checkpoint; name it with --float."));
+    return;
+  }
+  const list = el("ol", { class: "bars" });
+  const lead = el("p", { class: "lead" });
+  const more = el("button", { type: "button", class: "more" });
+  let [by, all] = [ERRORS[0][0], false];
+  const draw = () => {
+    const [, , spec, why] = ERRORS.find(([name]) => name === by);
+    const rows = TENSORS.filter((t) => known(t[by])).sort((a, b) => b[by] - a[by]);
+    const percent = (t) => `${clamp((100 * t[by]) / (rows[0][by] || 1), 0, 100)}%`;
+    const marked = new Set(rows.length > 5 ? rows.slice(0, 5) : []);
+    lead.textContent = `The longer, the worse: ${why}.${marked.size ? " The worst five are marked." : ""}`;
+    list.replaceChildren(...rows.slice(0, all ? rows.length : BARS_FIRST).map((t) => el("li", {},
+      el("button", {
+        type: "button", class: `error ${marked.has(t) ? "worst" : ""}`, "data-tensor": t.name,
+        onclick: (event) => showDetails(t, event),
+      },
+      el("span", { class: "error-name", title: t.name }, roleSwatch(t), el("bdi", {}, tail(t.name, 34))),
+      el("span", { class: "error-track" }, el("span", { class: "error-bar", vars: { width: percent(t) } })),
+      el("span", { class: "error-value" }, format(t[by], spec),
+        marked.has(t) ? heard(" among the worst five") : null)))));
+    more.hidden = rows.length <= BARS_FIRST;
+    more.textContent = all ? "Show fewer" : `Show all ${rows.length}`;
+  };
+  more.addEventListener("click", () => { all = !all; draw(); });
+  const choose = (name) => { by = name; draw(); };
+  root.append(lead, ERRORS.length > 1 ? segmented("Sort by", ERRORS, by, choose) : "", list, more);
+  draw();
+}
+
+// Round numbers that cover a range: 1, 2 or 5 times a power of ten apart.
+function ticks(least, most, count) {
+  const raw = (most - least) / count;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw);
+  const found = [];
+  for (let v = Math.ceil(least / step) * step; v <= most + step / 1e6; v += step) found.push(v);
+  return found;
+}
+
+// The same for logarithms: of powers of ten, and of 2 and 5 times them where there are few.
+function decades(least, most) {
+  const found = [];
+  for (let power = Math.floor(least); power <= most; power += 1) {
+    for (const m of most - least > 3 ? [1] : [1, 2, 5]) found.push(power + Math.log10(m));
+  }
+  return found.filter((v) => v >= least && v <= most);
+}
+
+function frontierPoints() {
+  const points = (BUILD.frontier || []).map((p) => ({ bytes: p.bytes, kl: p.predicted_kl }));
+  return points.filter((p) => p.kl > 0 && p.bytes > 0).sort((a, b) => a.bytes - b.bytes);
+}
+
+function drawFrontier(root) {
+  const points = frontierPoints();
+  if (points.length < 2) {
+    root.append(note("No frontier is known here: it needs the report of a build that was calibrated with "
+      + "gradients. golfpack plan shows one without building."));
+    return;
+  }
+  const here = [
+    ["predicted", BUILD.predicted_kl, "this build, predicted"],
+    ["measured", BUILD.measured_kl, "this build, measured"],
+  ].map(([kind, kl, name]) => ({ kind, kl, name, bytes: BUILD.artifact_bytes }))
+    .filter((p) => p.kl > 0 && p.bytes > 0);
+  const holder = el("div", { class: "chart" });
+  root.append(el("p", { class: "lead" }, frontierSentence(points)), holder,
+    el("div", { class: "map-legend" }, key("dot-line", "predicted at other sizes"),
+      here.map((p) => key(`dot-${p.kind}`, p.name))),
+    el("details", {}, el("summary", {}, "The same as figures"),
+      figures(["bytes", "bits per weight", "predicted KL"],
+        points.map((p) => [group(p.bytes), bitsPerWeight(p.bytes), format(p.kl, ".3g")]))));
+  let width = -1;
+  new ResizeObserver(() => {
+    if (holder.clientWidth === width) return;
+    width = holder.clientWidth;
+    holder.replaceChildren(frontierChart(points, here, width));
+  }).observe(holder);
+}
+
+const bitsPerWeight = (size) => (BUILD.parameters ? format((8 * size) / BUILD.parameters, ".2f") : "–");
+
+// What a tenth more would buy: log KL is close to linear in bytes between two points.
+function frontierSentence(points) {
+  const size = BUILD.artifact_bytes || 0;
+  const [now, then] = [klAt(points, size), klAt(points, 1.1 * size)];
+  const scale = "The KL to the float model is in nats per token, on a logarithmic scale.";
+  if (!now || !then) return scale;
+  return `A tenth more bytes, ${group(0.1 * size)}, should divide the KL by ${format(now / then, ".2f")}. ${scale}`;
+}
+
+function klAt(points, size) {
+  const i = points.findIndex((p) => p.bytes >= size);
+  if (i < 0 || size < points[0].bytes) return null;
+  const [a, b] = [points[Math.max(i - 1, 0)], points[i]];
+  const part = b.bytes > a.bytes ? (size - a.bytes) / (b.bytes - a.bytes) : 0;
+  return Math.exp(Math.log(a.kl) + part * (Math.log(b.kl) - Math.log(a.kl)));
+}
+
+function frontierChart(points, here, width) {
+  const height = clamp(width * 0.45, 240, 360);
+  const [left, right, top, bottom] = [58, 16, 12, 40];
+  const all = points.concat(here);
+  const xs = all.map((p) => p.bytes);
+  const ys = all.map((p) => Math.log10(p.kl));
+  const [x0, x1] = padded(Math.min(...xs), Math.max(...xs));
+  const [y0, y1] = padded(Math.min(...ys), Math.max(...ys));
+  const x = (v) => left + ((v - x0) / (x1 - x0)) * (width - left - right);
+  const y = (v) => top + ((y1 - v) / (y1 - y0)) * (height - top - bottom);
+  const marks = decades(y0, y1);
+  return svg("svg", {
+    viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
+    "aria-label": "Predicted KL against bytes; the figures are in the table below",
+  },
+    marks.map((v) => [
+      svg("line", { class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v) }),
+      svg("text", { class: "tick", x: left - 8, y: y(v) + 4, "text-anchor": "end" }, general(10 ** v, 2))]),
+    ticks(x0, x1, width < 500 ? 3 : 8).map((v) => [
+      svg("line", { class: "grid", x1: x(v), x2: x(v), y1: top, y2: height - bottom }),
+      svg("text", { class: "tick", x: x(v), y: height - bottom + 18, "text-anchor": "middle" }, short(v))]),
+    svg("text", { class: "tick", x: width - right, y: height - 4, "text-anchor": "end" }, "bytes of the artifact"),
+    svg("polyline", { class: "line", points: points.map((p) => `${x(p.bytes)},${y(Math.log10(p.kl))}`).join(" ") }),
+    points.map((p) => svg("circle", { class: "dot", cx: x(p.bytes), cy: y(Math.log10(p.kl)), r: 3.5 },
+      svg("title", {}, `${bytes(p.bytes)}, ${bitsPerWeight(p.bytes)} bits per weight: KL ${format(p.kl, ".3g")}`))),
+    here.map((p) => svg("circle", {
+      class: p.kind, cx: x(p.bytes), cy: y(Math.log10(p.kl)), r: p.kind === "measured" ? 5.5 : 7,
+    },
+      svg("title", {}, `${p.name}: ${bytes(p.bytes)}, KL ${format(p.kl, ".5f")}`))));
+}
+
+function padded(least, most) {
+  const pad = 0.05 * (most - least || Math.abs(most) || 1);
+  return [least - pad, most + pad];
+}
+
+// How often each code occurs. Bars are of `width` codes each.
+function histogram(h) {
+  const [width, height, bottom] = [320, 120, 18];
+  const step = width / h.counts.length;
+  const most = Math.max(...h.counts, 1);
+  const end = h.first + h.width * h.counts.length - 1;
+  const last = known(h.most) ? Math.min(end, h.most) : end;
+  const label = (code, x, anchor) => svg("text", {
+    class: "tick", x, y: height - 4, "text-anchor": anchor,
+  }, String(code));
+  const zero = ((0.5 - h.first) / h.width) * step;
+  const roomForZero = zero > 30 && zero < width - 30;
+  const bin = (n, i) => {
+    const [from, to] = [h.first + i * h.width, h.first + (i + 1) * h.width - 1];
+    const tall = n ? Math.max(((height - bottom - 4) * n) / most, 0.75) : 0;
+    return svg("rect", {
+      class: from <= 0 && to >= 0 ? "bin zero" : "bin", x: i * step, y: height - bottom - tall,
+      width: Math.max(step - (step > 3 ? 1 : 0), 0.5), height: tall,
+    }, svg("title", {}, `${from === to ? `code ${from}` : `codes ${from} to ${to}`}: ${group(n)}`));
+  };
+  return svg("svg", {
+    viewBox: `0 0 ${width} ${height}`, class: "histogram", role: "img",
+    "aria-label": `How often the codes ${h.first} to ${last} occur`,
+  },
+  h.counts.map(bin),
+  svg("line", { class: "grid", x1: 0, x2: width, y1: height - bottom, y2: height - bottom }),
+  label(h.first, 0, "start"), roomForZero ? label(0, zero, "middle") : null, label(last, width, "end"));
+}

@@ -263,7 +263,7 @@ def _report(
         pruning=[asdict(p) for p in state.pruning],
         codes=_code_configs(artifact),
         # Folded weights are other numbers for the same function; pruned ones are a loss.
-        tensors=tensor_reports(artifact, state.floats, state.sensitivity),
+        tensors=tensor_reports(artifact, state.floats, state.sensitivity, options.threads),
         argv=options.argv,
         device=prepared.backend.device,
         peak_memory_bytes=peak_memory_bytes(prepared.backend.device),

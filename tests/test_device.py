@@ -12,6 +12,7 @@ from golfpack.api import backend
 from golfpack.api.backend import choose_backend
 from golfpack.api.build import build
 from golfpack.api.prepare import BuildOptions
+from golfpack.api.train import TrainOptions, train
 from golfpack.errors import UsageError
 from golfpack.eval.dist import ALONE
 from golfpack.eval.divergence import mean_kl, mean_kl_on
@@ -41,7 +42,10 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(tiny_path, tiny_shard
         with pytest.raises(UsageError, match=message) as caught:
             build(options)
         assert caught.value.hint
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="no CUDA device"):
+        train(TrainOptions(tmp_path / "run", tokens=str(tiny_shard), device="cuda"))
+    assert not list(tmp_path.glob("*.golf"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_triton_a_gpu_does_not_round(monkeypatch):

@@ -174,7 +174,7 @@ def _tensors(built: Built) -> list[TensorReport]:
         limits={n: scheme.limit for n, scheme in state.plan.items()},
         fallbacks=_fallbacks(built),
     )
-    return tensor_reports(built.artifact, known)
+    return tensor_reports(built.artifact, known, state.threads)
 
 
 def _fallbacks(built: Built) -> dict[str, str]:

@@ -12,6 +12,7 @@ from golfpack.data.shards import read_tokens
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import Tokenizer, encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import UsageError
+from golfpack.models.device import resolve_device
 from golfpack.packer.options import make
 from golfpack.packer.recipe import parse_value
 from golfpack.packer.state import Notify, silent
@@ -95,7 +96,7 @@ def _config(options: TrainOptions, settings: list[str]) -> TrainConfig:
         "minutes": options.minutes,
         "seed": options.seed,
         "threads": options.threads,
-        "device": options.device,
+        "device": resolve_device(options.device).name,
         "compile_mode": options.compile_mode,
     }
     if options.steps is None and options.minutes is None:

@@ -14,6 +14,7 @@ from math import log2
 from golfpack.errors import BudgetError, UsageError
 from golfpack.packer.allocate import Fit, exact_bytes
 from golfpack.packer.ir import as_matrix
+from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.rate import RateModel, kept_bytes
 from golfpack.packer.state import UNLIMITED, Budget, PackState, Pass, run_passes
@@ -71,12 +72,14 @@ def quadratic_kl(state: PackState) -> float:
 
 def tensor_kl(state: PackState) -> dict[str, float]:
     """The same by tensor, of those that are quantised."""
-    found = {}
-    for name, sensitivity in state.sensitivity.items():
+
+    def one(name: str) -> float:
         w = state.floats[name].reshape(as_matrix(state.floats[name].shape))
         error = state.tensors[name].dequantize().reshape(w.shape) - w
-        found[name] = sensitivity.kl(error)
-    return found
+        return state.sensitivity[name].kl(error)
+
+    found = map_ordered(one, state.sensitivity, state.threads)
+    return dict(zip(state.sensitivity, found, strict=True))
 
 
 def kl_ratio(state: PackState, fit: Fit) -> float | None:

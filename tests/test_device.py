@@ -44,7 +44,8 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(tiny_path, tiny_shard
         assert caught.value.hint
     with pytest.raises(UsageError, match="no CUDA device"):
         train(TrainOptions(tmp_path / "run", tokens=str(tiny_shard), device="cuda"))
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("*.golf"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_triton_a_gpu_does_not_round(monkeypatch):

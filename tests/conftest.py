@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a tiny golf model with its statistics, and the folder of real data."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from golfpack import cli
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.data.shards import write_shard
+from golfpack.kernels.select import interpreted
 from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint
 from golfpack.models.golf import spec
 from golfpack.packer.ir import CalibStats
@@ -145,3 +147,14 @@ def inside(folder, monkeypatch, capsys):
         return Run(e.value.code, seen.out, seen.err)
 
     return run
+
+
+@pytest.fixture(params=["plain", "kernel"])
+def kernel(request: pytest.FixtureRequest) -> bool:
+    """The plain twin, and Triton's kernel in the interpreter (skipped where triton is missing)."""
+    if request.param == "kernel":
+        if importlib.util.find_spec("triton") is None:
+            pytest.skip("needs triton: pip install -c constraints.txt triton")
+        if not interpreted():
+            pytest.skip("needs TRITON_INTERPRET=1")
+    return request.param == "kernel"

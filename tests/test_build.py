@@ -153,7 +153,7 @@ def test_strict_refuses_a_warning_and_writes_no_artifact(options, tmp_path):
 def test_what_cannot_be_built_is_refused_before_anything_is_measured(
     options, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("golfpack.api.prepare.calibrate", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.setattr("golfpack.api.backend.calibrate", lambda *a, **k: pytest.fail("too late"))
     (tmp_path / "folder").mkdir()
     bad = [
         ({"budget": "16potato"}, "not a size"),
@@ -230,7 +230,7 @@ def test_recalibrating_with_column_factors(options, tmp_path):
 
 @pytest.mark.parametrize("setting", ["encode.codec=gzip", "encode.order=spiral", "sense.damp=99"])
 def test_a_bad_option_is_refused_before_anything_is_measured(options, monkeypatch, setting):
-    monkeypatch.setattr("golfpack.api.prepare.calibrate", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.setattr("golfpack.api.backend.calibrate", lambda *a, **k: pytest.fail("too late"))
     with pytest.raises(UsageError):
         build(replace(options, settings=(setting,)))
 

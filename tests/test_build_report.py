@@ -28,7 +28,7 @@ def test_a_fault_is_reported_and_an_interruption_is_not(options, tmp_path, monke
         exit_code = ExitCode.INTERRUPTED
 
     for error in (Interrupted("stop"), RuntimeError("it broke")):
-        monkeypatch.setattr("golfpack.api.prepare.calibrate", Mock(side_effect=error))
+        monkeypatch.setattr("golfpack.api.backend.calibrate", Mock(side_effect=error))
         with pytest.raises(type(error)):
             build(replace(options, dry_run=True))
         assert not list(tmp_path.iterdir())
@@ -46,7 +46,7 @@ def test_fallbacks_are_told_tensor_by_tensor(options, monkeypatch):
     assert all(t.fallback and t.fallback.startswith("kept as floats") for t in exact.tensors)
     assert exact.frontier == []
     raised = partial(factorize, damp=0.5)
-    monkeypatch.setattr("golfpack.packer.quantize.sensitivity.factorize", lambda m, **_: raised(m))
+    monkeypatch.setattr("golfpack.packer.engine.factorize", lambda m, **_: raised(m))
     damped = build(replace(options, dry_run=True))
     told = {t.name for t in damped.tensors if t.fallback and "damp raised to 0.5" in t.fallback}
     assert told == {t.name for t in damped.tensors if t.trace_h is not None} != set()

@@ -87,7 +87,7 @@ def test_code_counts_towards_every_budget(options, tmp_path):
 def test_what_cannot_be_planned_is_refused_before_calibration(
     options, monkeypatch, changes, budgets, says
 ):
-    monkeypatch.setattr("golfpack.api.prepare.calibrate", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.setattr("golfpack.api.backend.calibrate", lambda *a, **k: pytest.fail("too late"))
     with pytest.raises(UsageError, match=says):
         plan(replace(options, **changes), budgets)
 
@@ -219,7 +219,7 @@ BAD_EDITS = [
 def test_a_plan_that_does_not_fit_is_refused_before_calibration(planned, monkeypatch, edit, says):
     with pytest.raises(UsageError, match=says):  # noqa: PT012
         replay = planned("int8-zlib", "30kB", edit=edit)
-        monkeypatch.setattr("golfpack.api.prepare.calibrate", lambda *a, **k: pytest.fail("late"))
+        monkeypatch.setattr("golfpack.api.backend.calibrate", lambda *a, **k: pytest.fail("late"))
         build(replay)
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from golfpack.api import prepare
+from golfpack.api import backend
 from golfpack.api.build import build
 from golfpack.api.eval_inputs import EvalOptions
 from golfpack.api.evaluate import evaluate
@@ -136,7 +136,7 @@ def test_a_build_tells_of_every_stage_and_writes_its_text_once(tiny_path, tmp_pa
     sizes = [int(size) for _, size in first.trace]
     if len(sizes) > 1:
         assert seen.stages["fit"][2] == f"for 20,000 bytes, last {sizes[-2]:,} bytes"
-    monkeypatch.setattr(prepare, "self_generated", lambda *a: pytest.fail("written twice"))
+    monkeypatch.setattr(backend, "self_generated", lambda *a: pytest.fail("written twice"))
     again = build(options, seen)
     assert again.artifact_sha256 == first.artifact_sha256
     assert again.calibration == first.calibration

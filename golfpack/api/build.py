@@ -35,7 +35,7 @@ from golfpack.models.checkpoint import Checkpoint
 from golfpack.packer.allocate import Fit
 from golfpack.packer.loader import Artifact, loads
 from golfpack.packer.passes.awq import Awq
-from golfpack.packer.predict import Predictor, frontier, quadratic_kl, split_at_fit
+from golfpack.packer.predict import frontier, kl_ratio, quadratic_kl, split_at_fit
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.rate import RateModel
 from golfpack.packer.recipe import Recipe
@@ -241,7 +241,7 @@ def _loss(
     measured = done.measure(done.tensors)
     if prepared.stats is None or not prepared.recipe.gradients or not done.steps:
         return Loss(measured)
-    ratio = Predictor(ready, fit).kl_ratio
+    ratio = kl_ratio(ready, fit)
     if ratio is None:
         return Loss(measured)
     predicted = ratio * quadratic_kl(done)

@@ -14,6 +14,7 @@ from golfpack.api.prepare import BuildOptions, Prepared
 from golfpack.api.rebuild import recorded_options
 from golfpack.errors import BudgetError, ExitCode, GolfpackError, UsageError
 from golfpack.models.checkpoint import Checkpoint
+from golfpack.models.device import peak_memory_bytes
 from golfpack.packer.ir import QTensor
 from golfpack.packer.loader import Artifact
 from golfpack.packer.passes.quantise import Sense
@@ -166,6 +167,8 @@ def build_report(attempt: Attempt, built: Built) -> BuildReport:
         calibrates=prepared.recipe.calibration,
         inputs=attempt.inputs,
         argv=options.argv,
+        device=prepared.backend.device,
+        peak_memory_bytes=peak_memory_bytes(prepared.backend.device),
     )
 
 
@@ -180,7 +183,7 @@ def _tensors(built: Built) -> list[TensorReport]:
         limits={n: scheme.limit for n, scheme in state.plan.items()},
         fallbacks=_fallbacks(built),
     )
-    return tensor_reports(built.artifact, known)
+    return tensor_reports(built.artifact, known, state.threads)
 
 
 def _fallbacks(built: Built) -> dict[str, str]:

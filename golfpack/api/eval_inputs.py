@@ -19,6 +19,7 @@ from golfpack.eval.roundtrip import RoundTrip, text_round_trip, token_round_trip
 from golfpack.eval.sidecar import find_sidecars, read_byte_counts
 from golfpack.eval.ttt_phased import PhasedTtt
 from golfpack.models import find_family
+from golfpack.models.device import check_compile_mode
 from golfpack.packer.state import Notify, silent
 
 
@@ -39,9 +40,9 @@ class EvalOptions:
         byte_counts: glob of side-car shards that replace the byte table.
         source_text: raw documents the tokens were made from, to count those the tokenizer changes.
         threads: CPU threads, over all ranks of this machine.
-        device: "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda".
         batch_tokens: tokens per forward pass; None for what suits the device.
-        compiled: use torch.compile; not with test-time training.
+        compiled: the mode of torch.compile, or None; not with test-time training.
         legality: check the run's legality.
         per_document, per_position: put these tables in the report.
         strict: turn warnings, such as a failed legality check, into errors.
@@ -62,7 +63,7 @@ class EvalOptions:
     threads: int = 1
     device: str = "cpu"
     batch_tokens: int | None = None
-    compiled: bool = False
+    compiled: str | None = None
     legality: bool = True
     per_document: bool = False
     per_position: bool = False
@@ -149,6 +150,7 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
 
 
 def _mode(options: EvalOptions, ttt: TttRecipe | None, loaded: LoadedModel) -> Mode:
+    check_compile_mode(options.compiled)
     if options.compiled and ttt is not None:
         raise UsageError(
             f"--compile cannot be used with --ttt {ttt.name}: it is for scoring alone",

@@ -19,6 +19,7 @@ from golfpack.eval.log import ScoreLog
 from golfpack.eval.scorer import Scorer
 from golfpack.models import find_family
 from golfpack.models.checkpoint import build_model
+from golfpack.models.device import peak_memory_bytes, watch_memory
 from golfpack.packer.state import Notify, silent
 from golfpack.report.evaluation import EvalReport
 
@@ -33,6 +34,7 @@ def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
         StrictError: a warning or a failed legality check, under `strict`.
     """
     with joined(options.device) as group, _threads(options.threads):
+        watch_memory(group.device)
         inputs = read_inputs(options, notify)
         run = _score(inputs.loaded, "score", inputs, options, group, notify)
         checks = _check(run, inputs, group, notify) if options.legality else []
@@ -134,7 +136,7 @@ def _report(
         source_round_trip=None if source is None else dict(vars(source)),
         seconds=run.seconds,
         tokens_per_second=targets / run.seconds,
-        device=options.device,
+        device=group.device.partition(":")[0],
         threads=options.threads,
         ranks=group.size,
         batch_tokens=run.scorer.batch_tokens,
@@ -149,6 +151,7 @@ def _report(
         per_position=run.log.by_position() if options.per_position else None,
         tokenizer_sha256=hashlib.sha256(options.tokenizer.read_bytes()).hexdigest(),
         argv=options.argv,
+        peak_memory_bytes=peak_memory_bytes(group.device),
     )
 
 

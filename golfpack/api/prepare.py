@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from golfpack.api.backend import Backend, choose_backend
 from golfpack.api.models import split_settings
 from golfpack.api.planfile import PlanFile
 from golfpack.api.replay import Replay
 from golfpack.calib.cache import cache_folder, cached, cached_text
-from golfpack.calib.sources import CalibTokens, from_data, self_generated
-from golfpack.calib.stats import calibrate
+from golfpack.calib.sources import CalibTokens, from_data
 from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable
-from golfpack.eval.divergence import mean_kl
 from golfpack.models import find_family
 from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint, peek_spec
 from golfpack.models.tensors import TENSORS
@@ -60,6 +59,8 @@ class BuildOptions:
         refine: train the codes by self-distillation on this many calibration tokens; 0: not at all.
         model, model_args: how `chosen_model` was opened around the build, for its report.
         replay: repeat the build of a report: its passes, and its inputs must be the same.
+        device: "auto", "cpu" or "cuda": where calibration, rounding and the KL are worked out.
+        batched: work in batches as on CUDA, wherever it is; None for what suits the device.
     """
 
     checkpoint: Path
@@ -87,6 +88,8 @@ class BuildOptions:
     model: str | None = None
     model_args: tuple[str, ...] = ()
     replay: Replay | None = None
+    device: str = "cpu"
+    batched: bool | None = None
 
     @property
     def unmeasured(self) -> bool:
@@ -101,6 +104,7 @@ class Prepared:
     Attributes:
         used, held_out: calibration tokens, and those kept back to measure the loss on.
         bytes_per_token: of the calibration tokens; None without a tokenizer.
+        backend: what computes.
     """
 
     checkpoint: Checkpoint
@@ -109,6 +113,7 @@ class Prepared:
     used: CalibTokens | None
     held_out: CalibTokens | None
     bytes_per_token: float | None
+    backend: Backend
 
     @property
     def calibration(self) -> dict[str, Any] | None:
@@ -123,10 +128,11 @@ class Prepared:
         measure = None
         if self.held_out is not None:
             measure = lambda tensors: self.measure_kl(tensors, threads, notify)  # noqa: E731
-        return PackState(
+        state = PackState(
             self.checkpoint.spec, self.checkpoint.weights, self.stats, budget, threads, notify,
-            measure=measure,
+            measure=measure, engine=self.backend.engine,
         )  # fmt: skip
+        return state if self.backend.warning is None else state.warn(self.backend.warning)
 
     def measure_kl(
         self, tensors: Mapping[str, PackedTensor], threads: int, notify: Notify = silent
@@ -136,7 +142,8 @@ class Prepared:
         c = self.checkpoint
         before = build_model(c.family, c.config, c.weights)
         tell = lambda done, total, note: notify("KL", done, total, note)  # noqa: E731
-        return mean_kl(before, self.model_of(tensors), self.held_out.sequences, threads, tell)
+        after = self.model_of(tensors)
+        return self.backend.mean_kl(before, after, self.held_out.sequences, threads, tell)
 
     def model_of(self, tensors: Mapping[str, PackedTensor]) -> nn.Module:
         """The model with these tensors as weights."""
@@ -191,19 +198,21 @@ def prepare(
     """Calibrate, which is the first thing that takes time.
 
     Raises:
-        UsageError: unusable calibration data or tokenizer.
+        UsageError: unusable calibration data or tokenizer, or no such device.
     """
+    backend = choose_backend(options.device, options.batched)
     if options.unmeasured:
-        return Prepared(checkpoint, recipe, None, None, None, None)
+        return Prepared(checkpoint, recipe, None, None, None, None, backend)
     sp = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
     if recipe.calibration == "none" and options.calib is None:
-        return Prepared(checkpoint, recipe, None, None, None, None)  # nothing to measure with
-    stats, used, held_out = _calibrate(checkpoint, recipe, options, sp, notify)
+        # Nothing to measure with.
+        return Prepared(checkpoint, recipe, None, None, None, None, backend)
+    stats, used, held_out = _calibrate(checkpoint, recipe, options, sp, backend, notify)
     bytes_per_token = None
     if sp is not None:
         table = ByteTable.from_tokenizer(sp, checkpoint.config["vocab_size"])
         bytes_per_token = float(np.mean([table.count(row) for row in used.sequences]))
-    return Prepared(checkpoint, recipe, stats, used, held_out, bytes_per_token)
+    return Prepared(checkpoint, recipe, stats, used, held_out, bytes_per_token, backend)
 
 
 def recalibrated(
@@ -216,7 +225,7 @@ def recalibrated(
     """
     if prepared.used is None or prepared.stats is None:
         raise UsageError("--recalibrate needs calibration", "drop --data-free, or use recipe rd")
-    return calibrate(
+    return prepared.backend.calibrate(
         prepared.model_of(state.tensors), state.spec, prepared.used,
         gradients=prepared.recipe.gradients, seed=options.seed, threads=options.threads,
         progress=lambda d, t, note: notify("recalibrate", d, t, note),
@@ -272,6 +281,7 @@ def _calibrate(
     recipe: Recipe,
     options: BuildOptions,
     sp: Tokenizer | None,
+    backend: Backend,
     notify: Notify,
 ) -> tuple[CalibStats | None, CalibTokens, CalibTokens]:
     """Statistics for the recipe, the tokens used, and those held out to measure the loss on."""
@@ -283,12 +293,13 @@ def _calibrate(
             "config": checkpoint.config,
             "shape": [count, length],
             "seed": options.seed,
+            "backend": backend.key,
         }
         with _told(model, "write text", length - 1, notify):
             tokens = cached_text(
                 cache_folder() if options.cache else None,
                 inputs,
-                lambda: self_generated(model, count, length, options.seed),
+                lambda: backend.write_text(model, count, length, options.seed),
             )
     else:
         tokens = from_data(options.calib, sp, checkpoint.config["vocab_size"], count, length)
@@ -302,11 +313,12 @@ def _calibrate(
         "shape": used.sequences.shape,
         "gradients": recipe.gradients,
         "seed": options.seed,
+        "backend": backend.key,
     }
     stats = cached(
         cache_folder() if options.cache else None,
         inputs,
-        lambda: calibrate(
+        lambda: backend.calibrate(
             model, checkpoint.spec, used, gradients=recipe.gradients, seed=options.seed,
             threads=options.threads, progress=lambda d, t, note: notify("calibrate", d, t, note),
         ),

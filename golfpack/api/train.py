@@ -12,6 +12,7 @@ from golfpack.data.shards import read_tokens
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import Tokenizer, encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import UsageError
+from golfpack.models.device import resolve_device
 from golfpack.packer.options import make
 from golfpack.packer.recipe import parse_value
 from golfpack.packer.state import Notify, silent
@@ -33,6 +34,7 @@ class TrainOptions:
         tokens: glob of token shards, or None with `text`.
         tokenizer: SentencePiece model of the tokens; made from the text when `train_vocab` is set.
         train_vocab: train a tokenizer of that many pieces on the text first.
+        compile_mode: of torch.compile, or None.
         settings: "model.option=value" (GolfConfig) and "train.option=value" (TrainConfig).
         argv: of the command, for the log.
     """
@@ -51,6 +53,7 @@ class TrainOptions:
     device: str = "cpu"
     resume: bool = False
     settings: tuple[str, ...] = ()
+    compile_mode: str | None = None
     argv: list[str] = field(default_factory=list)
 
 
@@ -93,7 +96,8 @@ def _config(options: TrainOptions, settings: list[str]) -> TrainConfig:
         "minutes": options.minutes,
         "seed": options.seed,
         "threads": options.threads,
-        "device": options.device,
+        "device": resolve_device(options.device).name,
+        "compile_mode": options.compile_mode,
     }
     if options.steps is None and options.minutes is None:
         values["steps"] = DEFAULT_STEPS

@@ -17,13 +17,15 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from golfpack.calib import sources, stats
+from golfpack.calib import collect, device, sources, stats
 from golfpack.calib.sources import CalibTokens
 from golfpack.errors import UsageError
 from golfpack.packer.ir import CalibStats, Use
 
 # What a stored quantity means is what this code makes of it: any change of it is another key.
-STATS_VERSION = hashlib.sha256(Path(stats.__file__).read_bytes()).hexdigest()
+STATS_VERSION = hashlib.sha256(
+    b"".join(Path(str(module.__file__)).read_bytes() for module in (collect, device, stats))
+).hexdigest()
 TEXT_VERSION = hashlib.sha256(Path(sources.__file__).read_bytes()).hexdigest()
 _ARRAYS = ("hessian", "row_weight", "input_abs", "output_cov")
 

@@ -97,4 +97,4 @@ def self_generated(model: nn.Module, count: int, length: int, seed: int) -> Cali
         tokens = generate(
             model, count, length, bos=BOS, temperature=SELF_TEMPERATURE, generator=generator
         )
-    return CalibTokens(tokens.numpy(), "self-generated")
+    return CalibTokens(tokens.cpu().numpy(), "self-generated")

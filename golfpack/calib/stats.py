@@ -13,29 +13,21 @@ import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from golfpack.calib.collect import OVERFLOWS, Collector, Key
 from golfpack.calib.sources import CalibTokens
 from golfpack.errors import UsageError
 from golfpack.packer.ir import CalibStats, Hook, ModelSpec, Use
 from golfpack.packer.parallel import map_ordered
 
 Progress = Callable[[int, int, str], None]
-Key = tuple[str, str]  # (module of the hook, quantity)
-
-# Output covariances are only kept up to this many rows: a head's would dwarf the model.
-MAX_COV_ROWS = 4096
 # Tokens per batch. Adding a batch up costs as much as the statistics are large, so batches are long;
 # the network runs on one sequence at a time, so they need no memory for it.
 BATCH_TOKENS = 4096
-
-_CHECK = "the model overflows on these tokens; check its config and its weights"
 
 
 def calibrate(
@@ -60,18 +52,21 @@ def calibrate(
     Raises:
         UsageError: the statistics are not finite.
     """
-    per_batch = max(1, BATCH_TOKENS // tokens.sequences.shape[1])
-    batches = [
-        tokens.sequences[i : i + per_batch] for i in range(0, len(tokens.sequences), per_batch)
-    ]
+    batches = split_batches(tokens)
+    vocabulary = logits_width(model) if gradients else 0
     local = threading.local()
 
     def measure(item: tuple[int, np.ndarray]) -> dict[Key, np.ndarray]:
-        if not hasattr(local, "collector"):
+        if not hasattr(local, "sums"):
             torch.set_num_threads(1)
-            local.collector = _Collector(copy.deepcopy(model), spec, gradients)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + item[0])
-        return local.collector.measure(torch.from_numpy(item[1]), generator)
+            local.sums = _HostSums()
+            local.collector = Collector(copy.deepcopy(model), spec, gradients, local.sums)
+        generator = batch_generator(seed, item[0])
+        for sequence in torch.from_numpy(item[1]).split(1):
+            noise = label_noise(sequence.numel(), vocabulary, generator) if gradients else None
+            local.collector.see(sequence, noise)
+        local.collector.check()
+        return local.sums.taken()
 
     sums: dict[Key, np.ndarray] = {}
     with torch_threads_restored():
@@ -82,10 +77,21 @@ def calibrate(
                 sums[key] += value
             found.clear()
             if progress is not None:
-                progress(
-                    done, len(batches), f"{done * per_batch * tokens.sequences.shape[1]:,} tokens"
-                )
-    return _finish(spec, sums, tokens, gradients)
+                progress(done, len(batches), f"{done * batches[0].size:,} tokens")
+    return finish(spec, sums, tokens, gradients)
+
+
+def split_batches(tokens: CalibTokens) -> list[np.ndarray]:
+    """Sequences in batches of about BATCH_TOKENS tokens, each with its own source of labels."""
+    per_batch = max(1, BATCH_TOKENS // tokens.sequences.shape[1])
+    return [tokens.sequences[i : i + per_batch] for i in range(0, len(tokens.sequences), per_batch)]
+
+
+@torch.no_grad()
+def logits_width(model: nn.Module) -> int:
+    """How many logits a model makes per token."""
+    device = next(model.parameters()).device
+    return model(torch.zeros(1, 1, dtype=torch.int64, device=device)).shape[-1]
 
 
 @contextmanager
@@ -99,121 +105,36 @@ def torch_threads_restored() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@dataclass
-class _Collector:
-    """A private copy of the model with hooks; sums of one batch at a time."""
+class _HostSums:
+    """float32 sums of one batch at a time, as numpy adds."""
 
-    model: nn.Module
-    spec: ModelSpec
-    gradients: bool
-    sums: dict[Key, np.ndarray] = field(default_factory=dict)
-    probs: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    labels: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    # Query, key and value projections read one and the same tensor: square it once.
-    last: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
+    def __init__(self) -> None:
+        self.arrays: dict[Key, np.ndarray] = {}
 
-    def __post_init__(self) -> None:
-        self.model.requires_grad_(False)
-        self.parameters = dict(self.model.named_parameters())
-        self.heads = {
-            h.module
-            for t in self.spec.tensors
-            for h in t.hooks
-            if t.role in ("embed", "head") and h.kind == "linear"
-        }
-        if self.gradients:
-            for t in self.spec.tensors:
-                if not t.hooks:
-                    self.parameters[t.name].requires_grad_(True)
-        for t in self.spec.tensors:
-            for hook in t.hooks:
-                self._attach(hook, self.model.get_submodule(hook.module))
-
-    def _attach(self, hook: Hook, module: nn.Module) -> None:
-        if hook.kind == "linear":
-            module.register_forward_hook(_hook(lambda x, out: self._linear(hook, x, out)))
-        elif self.gradients:
-            module.register_forward_hook(_hook(lambda x, out: self._embedding(hook, x, out)))
-
-    def measure(self, batch: torch.Tensor, generator: torch.Generator) -> dict[Key, np.ndarray]:
-        """Sums over the sequences of a batch (n, length), by module or tensor and by quantity."""
-        self.sums = {}
-        for sequence in batch.split(1):
-            self.last = None
-            if self.gradients:
-                self._run_backward(sequence, generator)
-            else:
-                with torch.no_grad():
-                    self.model(sequence)
-        return self.sums
-
-    def _run_backward(self, sequence: torch.Tensor, generator: torch.Generator) -> None:
-        logits = self.model(sequence).flatten(0, 1)
-        if not torch.isfinite(logits).all():
-            raise UsageError("the model's predictions on calibration tokens are not finite", _CHECK)
-        with torch.no_grad():
-            self.probs = logits.softmax(-1)
-            self.labels = torch.multinomial(self.probs, 1, generator=generator)
-        F.cross_entropy(logits, self.labels[:, 0], reduction="sum").backward()
-        for name, p in self.parameters.items():
-            if p.grad is not None:
-                self._add((name, "fisher"), p.grad.square().numpy())
-                p.grad = None
-
-    def _add(self, key: Key, value: np.ndarray) -> None:
-        if key in self.sums:
-            self.sums[key] += value
+    def add(self, key: Key, value: torch.Tensor) -> None:
+        array = value.numpy()
+        if key in self.arrays:
+            self.arrays[key] += array
         else:
-            self.sums[key] = value.copy()  # three projections share one product
+            self.arrays[key] = array.copy()  # three projections share one product
 
-    def _linear(self, hook: Hook, x: torch.Tensor, out: torch.Tensor) -> None:
-        if self.last is None or self.last[0] is not x:
-            flat = x.detach().flatten(0, -2)
-            self.last = (x, (flat.T @ flat).numpy(), flat.abs().sum(0).numpy())
-        self._add((hook.module, "hessian"), self.last[1])
-        self._add((hook.module, "input_abs"), self.last[2])
-        if self.gradients:
-            out.register_hook(lambda g: self._output_gradient(hook, g))
-
-    def _output_gradient(self, hook: Hook, grad: torch.Tensor) -> None:
-        g = grad.flatten(0, -2)
-        squares = self._expected_squares(g) if hook.module in self.heads else g.square()
-        self._add((hook.module, "row_weight"), squares.sum(0).numpy())
-        self._add((hook.module, "gradients"), np.array([len(g)]))
-        if g.shape[1] <= MAX_COV_ROWS:
-            self._add((hook.module, "output_cov"), (g.T @ g).numpy())
-
-    def _expected_squares(self, g: torch.Tensor) -> torch.Tensor:
-        """E[g^2] over labels, for the output z of a head with logits f(z), f elementwise.
-
-        There g = (p - y) f'(z) with y the sampled label as one-hot, whose square has the mean
-        p (1 - p) f'(z)^2. Sampling alone would say nothing of the many tokens it never drew.
-        """
-        error = self.probs.scatter_add(1, self.labels, torch.full_like(g[:, :1], -1.0))
-        slope = torch.where(error == 0, torch.ones_like(g), g / error)
-        return self.probs * (1 - self.probs) * slope.square()
-
-    def _embedding(self, hook: Hook, tokens: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        counts = torch.bincount(tokens.flatten(), minlength=self._rows(hook))
-        self._add((hook.module, "row_weight"), counts.numpy().astype(np.float32))
-        out = out.detach().requires_grad_(True)
-        out.register_hook(lambda g: self._embedding_gradient(hook, g))
-        return out
-
-    def _embedding_gradient(self, hook: Hook, grad: torch.Tensor) -> None:
-        g = grad.flatten(0, -2)
-        self._add((hook.module, "hessian"), (g.T @ g).numpy())
-
-    def _rows(self, hook: Hook) -> int:
-        return next(t.shape[0] for t in self.spec.tensors if hook in t.hooks)
+    def taken(self) -> dict[Key, np.ndarray]:
+        """What has been added up; the next sums start at nothing."""
+        found, self.arrays = self.arrays, {}
+        return found
 
 
-def _hook(see: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]) -> Callable[..., Any]:
-    """A forward hook that hands (first input, output) to `see`."""
-    return lambda _module, args, out: see(args[0], out)
+def batch_generator(seed: int, index: int) -> torch.Generator:
+    """The source of the labels of a batch."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + index)
 
 
-def _finish(
+def label_noise(tokens: int, vocabulary: int, generator: torch.Generator) -> torch.Tensor:
+    """(tokens, vocabulary) float32 exponential: what `models.base.pick` draws labels with."""
+    return torch.empty(tokens, vocabulary).exponential_(generator=generator)
+
+
+def finish(
     spec: ModelSpec, sums: dict[Key, np.ndarray], tokens: CalibTokens, gradients: bool
 ) -> CalibStats:
     n = tokens.sequences.size
@@ -229,7 +150,7 @@ def _finish(
         if not all(np.isfinite(u.hessian).all() for u in measured):
             raise UsageError(
                 f"calibration statistics of {name} are not finite",
-                _CHECK,
+                OVERFLOWS,
             )
     return CalibStats(uses, vector_fisher, n, tokens.source, tokens.sha256)
 

@@ -14,6 +14,7 @@ from golfpack.commands.options import (
     Checkpoint,
     Code,
     DataFree,
+    Device,
     Explain,
     Json,
     Model,
@@ -85,6 +86,7 @@ def build(
         typer.Option(min=0, metavar="TOKENS", help="Train the codes on so many tokens; slower."),
     ] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
+    device: Device = "auto",
     no_cache: NoCache = False,
     settings: Set = None,
     seed: Seed = 0,
@@ -115,7 +117,7 @@ def build(
         checkpoint or Path(), budget, output, recipe, tuple(settings or ()), calib, calib_tokens,
         data_free, tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run,
         target_kl, target_bpb, recalibrate, None if plan is None else read_plan(plan),
-        sys.argv[1:], lossless, refine, model, tuple(model_args or ()),
+        sys.argv[1:], lossless, refine, model, tuple(model_args or ()), device=device,
     )  # fmt: skip
     if source is not None:
         options = rebuild_options(options, read_replay(source), given_options(context))
@@ -152,6 +154,7 @@ def plan(
     data_free: DataFree = False,
     model: Model = None,
     model_args: ModelArgs = None,
+    device: Device = "auto",
     no_cache: NoCache = False,
     settings: Set = None,
     seed: Seed = 0,
@@ -169,7 +172,7 @@ def plan(
     options = BuildOptions(
         checkpoint, output=output, recipe=recipe, settings=tuple(settings or ()), calib=calib,
         calib_tokens=calib_tokens, data_free=data_free, tokenizer=tokenizer, code=tuple(code or ()),
-        seed=seed, threads=threads, cache=not no_cache,
+        seed=seed, threads=threads, cache=not no_cache, device=device,
     )  # fmt: skip
     with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         report = run(options, budget or [], notify)

@@ -9,7 +9,7 @@ from importlib import resources
 FAMILIES = ("golf", "bottleneck", "alph", "llama", "gpt2", "user", "tensors")
 KINDS = ("recipes", "families", "ttt", "passes", "schemes", "clips", "codecs", "filters")
 MODES = ("plain", "sliding")
-DEVICES = ("cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda")
 
 # A completion: what is typed, and what the shell shows beside it.
 Found = list[tuple[str, str]]

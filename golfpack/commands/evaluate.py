@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from golfpack.commands import complete
-from golfpack.commands.options import CORES, Json, Model, ModelArgs, Quiet, Set, Threads
+from golfpack.commands.options import (
+    CORES,
+    Compile,
+    CompileMode,
+    Device,
+    Json,
+    Model,
+    ModelArgs,
+    Quiet,
+    Set,
+    Threads,
+    compile_mode,
+)
 
 EVAL_EXAMPLES = (
     "Examples: golfpack eval ckpt.golf --tokens val.bin --tokenizer bpe.model | "
@@ -58,17 +70,13 @@ def evaluate(
         Path | None,
         typer.Option(help="The tokens' raw text: count documents the tokenizer changes."),
     ] = None,
-    device: Annotated[
-        str,
-        typer.Option(help="cpu, or cuda (bf16 autocast).", autocompletion=complete.device),
-    ] = "cpu",
+    device: Device = "auto",
     batch_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens per forward pass. Default: what suits the device."),
     ] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="torch.compile, warmed up on random tokens.")
-    ] = False,
+    compiled: Compile = False,
+    mode_of_compile: CompileMode = None,
     legality: Annotated[bool, typer.Option(help="Check that the run is legal.")] = True,
     per_document: Annotated[
         bool, typer.Option("--per-document", help="Loss of each document, in the JSON.")
@@ -94,7 +102,8 @@ def evaluate(
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
     options = EvalOptions(
         path, tokens, tokenizer, mode, window, stride, ttt, limit, tuple(settings or ()), baseline,
-        byte_counts, source_text, threads, device, batch_tokens, compiled, legality, per_document,
+        byte_counts, source_text, threads, device, batch_tokens,
+        compile_mode(compiled, mode_of_compile), legality, per_document,
         per_position, strict, sys.argv[1:],
     )  # fmt: skip
     with chosen_model(model, model_args or ()), render.Reporter(quiet or not first) as notify:

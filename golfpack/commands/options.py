@@ -10,6 +10,21 @@ from golfpack.commands import complete
 
 CORES = os.cpu_count() or 1
 
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto (cuda where there is one), cpu or cuda.", autocompletion=complete.device
+    ),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="torch.compile, warmed up first.")]
+CompileMode = Annotated[
+    str | None,
+    typer.Option(
+        "--compile-mode",
+        metavar="MODE",
+        help="--compile in this mode of torch's, such as max-autotune.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Set = Annotated[
@@ -66,6 +81,11 @@ Force = Annotated[bool, typer.Option("--force", help="Replace files that exist."
 Explain = Annotated[bool, typer.Option("--explain", help="Say what every column means.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Calibrate afresh.")]
+
+
+def compile_mode(compiled: bool, mode: str | None) -> str | None:
+    """The mode of torch.compile that `--compile` and `--compile-mode` ask for."""
+    return mode or ("default" if compiled else None)
 
 
 def given_options(context: typer.Context) -> frozenset[str]:

@@ -9,11 +9,15 @@ import typer
 from golfpack.commands import complete
 from golfpack.commands.options import (
     CORES,
+    Compile,
+    CompileMode,
+    Device,
     Json,
     Quiet,
     Seed,
     Set,
     Threads,
+    compile_mode,
 )
 
 TRAIN_EXAMPLES = (
@@ -38,9 +42,9 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in wall-clock minutes.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
-    device: Annotated[
-        str, typer.Option(help="cpu or cuda.", autocompletion=complete.device)
-    ] = "cpu",
+    device: Device = "auto",
+    compiled: Compile = False,
+    mode_of_compile: CompileMode = None,
     settings: Set = None,
     seed: Seed = 0,
     threads: Threads = CORES,
@@ -55,7 +59,8 @@ def train(
 
     options = TrainOptions(
         out, family, tokens, tuple(text or ()), val_tokens, tokenizer, train_vocab, steps, minutes,
-        seed, threads, device, resume, tuple(settings or ()), argv=sys.argv[1:],
+        seed, threads, device, resume, tuple(settings or ()),
+        compile_mode(compiled, mode_of_compile), sys.argv[1:],
     )  # fmt: skip
     with render.Reporter(quiet) as notify:
         result = run(options, notify)

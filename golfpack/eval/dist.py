@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from golfpack.errors import GolfpackError, PeerError, UsageError
-from golfpack.models.base import check_device
+from golfpack.models.device import resolve_device
 
 _FAILURES = "golfpack/failures"  # key of the group's store that counts ranks that failed
 
@@ -79,14 +79,13 @@ def joined(device: str) -> Iterator[Group]:
     own error, the others `PeerError`, so that a run ends with one message.
 
     Args:
-        device: "cpu" or "cuda"; under torchrun each process takes the GPU of its local rank.
+        device: "auto", "cpu" or "cuda"; under torchrun each process takes the GPU of its local rank.
 
     Raises:
         UsageError: torchrun's environment is incomplete, or there are more processes than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        check_device(device)
-        yield Group(device=device)
+        yield Group(device=resolve_device(device).name)
         return
     try:
         store, rank, size = next(rendezvous("env://"))
@@ -97,7 +96,7 @@ def joined(device: str) -> Iterator[Group]:
         ) from error
     try:
         group = Group(rank, size, _own_device(device))
-        backend = "nccl" if device == "cuda" else "gloo"
+        backend = "gloo" if group.device == "cpu" else "nccl"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
         yield group
     except Exception as error:
@@ -112,8 +111,7 @@ def joined(device: str) -> Iterator[Group]:
 
 
 def _own_device(device: str) -> str:
-    check_device(device)
-    if device != "cuda":
+    if (device := resolve_device(device).name) == "cpu":
         return device
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local >= torch.cuda.device_count():

@@ -6,7 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from golfpack.models.device import exact_products, send
 from golfpack.packer.parallel import map_ordered
+
+# Tokens per forward pass on a device: their logits are there twice, in float64.
+DEVICE_TOKENS = 4096
 
 
 def mean_kl(
@@ -43,3 +47,18 @@ def mean_kl(
     finally:
         torch.set_num_threads(before)
     return total / sequences.size
+
+
+def mean_kl_on(device: str, reference: nn.Module, other: nn.Module, sequences: np.ndarray) -> float:
+    """The same with both models on `device`, many sequences at a time, waiting for it once."""
+    reference, other = reference.to(device), other.to(device)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    with exact_products(), torch.inference_mode():
+        for rows in torch.from_numpy(sequences.astype(np.int64)).split(
+            max(1, DEVICE_TOKENS // sequences.shape[1])
+        ):
+            tokens = send(rows, device)
+            p = reference(tokens).double().log_softmax(-1)
+            q = other(tokens).double().log_softmax(-1)
+            total = total + (p.exp() * (p - q)).sum()
+    return float(total) / sequences.size

@@ -13,12 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from golfpack.errors import UsageError
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.windows import Windows
+from golfpack.models.device import exact_products, send
 from golfpack.packer.ir import ModelSpec
 
 # Tokens per forward pass and CPU thread: more than fits the caches is slower.
 CPU_BATCH_TOKENS = 1024
+# Batches whose losses are fetched from a GPU together: fetching waits for all of them.
+FETCH_EVERY = 16
 # Share of a GPU's free memory that one batch may take.
 CUDA_MEMORY_SHARE = 0.25
 
@@ -31,6 +35,7 @@ class Scorer:
         spec: of the model; says which modules are its head and its linear layers.
         device: "cpu", "cuda" or "cuda:N".
         batch_tokens: tokens per forward pass, about; changes nothing but time and memory.
+        fetch_every: batches whose losses are fetched from the device together.
         seen: called with the logits (B, keep, V) behind every loss: how legality checks look on.
     """
 
@@ -40,15 +45,16 @@ class Scorer:
         spec: ModelSpec,
         device: str = "cpu",
         batch_tokens: int | None = None,
-        compiled: bool = False,
+        compiled: str | None = None,
     ) -> None:
-        """Move the model to `device` and get it ready; `compiled` uses torch.compile to score."""
+        """Move the model to `device` and get it ready; `compiled`: a mode of torch.compile, or None."""
         self.model = model.to(device).eval()
         self.spec = spec
         self.device = device
         self.batch_tokens = batch_tokens or _batch_tokens(spec, device)
+        self.fetch_every = FETCH_EVERY if device.startswith("cuda") else 1
         self.seen: Callable[[torch.Tensor], None] | None = None
-        self._forward = torch.compile(self.model) if compiled else self.model
+        self._forward = torch.compile(self.model, mode=compiled) if compiled else self.model
         self._heads = [] if compiled else head_modules(spec)
         if self._heads and not self._only_last_is_exact():
             self._heads = []
@@ -85,10 +91,25 @@ class Scorer:
         return self.losses(logits, targets)
 
     def warm_up(self, window: int) -> None:
-        """Let torch.compile do its work on random tokens, none of them the stream's."""
+        """Let torch.compile do its work on random tokens, none of them the stream's.
+
+        Raises:
+            UsageError: the compiled model gives other losses than the model itself.
+        """
         rows = max(1, self.batch_tokens // window)
+        tokens = self._random_tokens(rows, window + 1)
         with torch.inference_mode():
-            self.logits(self._random_tokens(rows, window), window)
+            found = self.score(tokens[:, :-1], tokens[:, 1:])[0]
+            with self._precision():
+                logits = self.model(tokens[:1, :-1]).float()
+            wanted = self.losses(logits, tokens[:1, 1:])[0]
+        off = float((found - wanted).abs().mean())
+        # bfloat16 has 8 bits: fused or not, logits differ in the last of them.
+        if not off <= (2e-2 if self.device.startswith("cuda") else 1e-4):
+            raise UsageError(
+                f"the compiled model's losses are off by {off:.2g} nats per token on average",
+                "leave --compile out",
+            )
 
     def _random_tokens(self, rows: int, length: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -115,7 +136,8 @@ class Scorer:
     def _only_last_is_exact(self) -> bool:
         """Whether nothing behind the head mixes positions, tried on random tokens."""
         tokens = self._random_tokens(1, 6)
-        with torch.inference_mode(), self._precision():
+        # In float32 everywhere: bfloat16 products of other shapes differ by more than any tolerance.
+        with torch.inference_mode(), exact_products():
             wanted = self._forward(tokens)[:, -2:]
             with self._only_last(2):
                 found = self._forward(tokens)
@@ -151,20 +173,42 @@ def score_windows(
         read: (n,) int64 tokens as the model reads them.
         labels: (n,) int64 tokens as they are scored; the same stream, but in legality checks.
     """
+    scores = _Scores(log, scorer.fetch_every)
     for batch in windows.batches(scorer.batch_tokens):
         length = int(batch.stop[0] - batch.start[0])
         keep = int(batch.stop[0] - batch.first[0])
         at = torch.from_numpy(batch.start)[:, None] + torch.arange(length)
         with torch.inference_mode():
             nll = scorer.score(
-                read[at].to(scorer.device), labels[at[:, length - keep :] + 1].to(scorer.device)
+                send(read[at], scorer.device),
+                send(labels[at[:, length - keep :] + 1], scorer.device),
             )
         context = np.arange(length - keep, length) + 1
-        log.write(
-            int(batch.first[0]),
-            nll.double().cpu().numpy().ravel(),
-            np.tile(context, len(batch)),
-        )
+        scores.add(int(batch.first[0]), nll, np.tile(context, len(batch)))
+    scores.write()
+
+
+class _Scores:
+    """Losses on their way to the log: fetched from the device a few batches at a time."""
+
+    def __init__(self, log: ScoreLog, at_once: int) -> None:
+        self.log, self.at_once = log, at_once
+        self.waiting: list[tuple[int, torch.Tensor, np.ndarray]] = []
+
+    def add(self, first: int, nll: torch.Tensor, context: np.ndarray) -> None:
+        self.waiting.append((first, nll.flatten(), context))
+        if len(self.waiting) >= self.at_once:
+            self.write()
+
+    def write(self) -> None:
+        """Write what waits, in order; this waits for the device."""
+        waiting, self.waiting = self.waiting, []
+        if not waiting:
+            return
+        found = torch.cat([nll for _, nll, _ in waiting]).double().cpu().numpy()
+        parts = np.split(found, np.cumsum([len(context) for *_, context in waiting])[:-1])
+        for (first, _, context), nll in zip(waiting, parts, strict=True):
+            self.log.write(first, nll, context)
 
 
 def module_shapes(spec: ModelSpec, roles: Sequence[str]) -> dict[str, tuple[int, int]]:

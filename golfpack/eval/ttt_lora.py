@@ -19,6 +19,7 @@ from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Probe, Stream
 from golfpack.eval.scorer import Scorer, module_shapes
+from golfpack.models.device import send
 from golfpack.packer.ir import Role
 from golfpack.packer.options import require
 
@@ -187,23 +188,33 @@ class _Batch:
 
     def run(self, log: ScoreLog) -> None:
         chunk = self.options.chunk
+        # Fetching losses waits for the device, so on CUDA those of some chunks are fetched together.
+        waiting: list[tuple[int, int, torch.Tensor]] = []
         for begin in range(0, int(self.length[0]), chunk):
             end = min(begin + chunk, int(self.length[0]))
-            self._score(begin, end, int((self.length > begin).sum()), log)
+            waiting.append((begin, end, self._score(begin, end, int((self.length > begin).sum()))))
+            if len(waiting) >= self.scorer.fetch_every:
+                self._write(waiting, log)
             # A document's last chunk is never trained on: only those that go on are.
             if going_on := int((self.length > end).sum()):
                 self._train(begin, end, going_on)
+        self._write(waiting, log)
 
-    def _score(self, begin: int, end: int, docs: int, log: ScoreLog) -> None:
-        """Score the targets [begin, end) of the first `docs` documents, where they have them."""
+    def _score(self, begin: int, end: int, docs: int) -> torch.Tensor:
+        """Losses of the targets [begin, end) of the first `docs` documents."""
         with torch.inference_mode():
-            nll = self._losses(self.stream.read, self.stream.labels, begin, end, docs)
-        context = np.arange(begin, end) - self._reads_from(begin) + 1
-        for row, start, length in zip(
-            nll.double().cpu().numpy(), self.start, self.length, strict=False
-        ):
-            scored = min(end, int(length)) - begin
-            log.write(int(start) + begin, row[:scored], context[:scored])
+            return self._losses(self.stream.read, self.stream.labels, begin, end, docs)
+
+    def _write(self, waiting: list[tuple[int, int, torch.Tensor]], log: ScoreLog) -> None:
+        """Write chunks (begin, end, losses) where their documents have such targets, and drop them."""
+        for begin, end, nll in waiting:
+            context = np.arange(begin, end) - self._reads_from(begin) + 1
+            for row, start, length in zip(
+                nll.double().cpu().numpy(), self.start, self.length, strict=False
+            ):
+                scored = min(end, int(length)) - begin
+                log.write(int(start) + begin, row[:scored], context[:scored])
+        waiting.clear()
 
     def _reads_from(self, begin: int) -> int:
         """First position read for a chunk: as if it were whole, whatever batch a document is in."""
@@ -226,6 +237,6 @@ class _Batch:
         at = torch.from_numpy(self.start[:docs])[:, None] + torch.minimum(inside, last)
         with self.adapters.on(self.scorer.model, docs):
             return self.scorer.score(
-                read[at].to(self.scorer.device),
-                labels[at[:, begin - first :] + 1].to(self.scorer.device),
+                send(read[at], self.scorer.device),
+                send(labels[at[:, begin - first :] + 1], self.scorer.device),
             )

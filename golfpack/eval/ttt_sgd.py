@@ -17,6 +17,7 @@ from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Probe, Stream, shrunk
 from golfpack.eval.scorer import Scorer, score_windows
 from golfpack.eval.windows import lay_windows
+from golfpack.models.device import send
 from golfpack.packer.options import require
 
 
@@ -137,7 +138,7 @@ class SgdTrainer:
         for i in range(share.start, share.stop, rows):  # nothing, if ranks outnumber rows
             part = slice(i, min(i + rows, share.stop))
             losses = self.scorer.score(
-                inputs[part].to(self.scorer.device), targets[part].to(self.scorer.device)
+                send(inputs[part], self.scorer.device), send(targets[part], self.scorer.device)
             )
             (losses.sum() / targets.numel()).backward()
         self.group.sum_gradients(self.parameters)

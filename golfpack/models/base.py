@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
+from golfpack.models.device import send
 from golfpack.packer.ir import ModelSpec
 
 StateDict = Mapping[str, torch.Tensor]
@@ -132,8 +133,11 @@ def generate(
 ) -> torch.Tensor:
     """Sample sequences from a model, each starting with `bos`.
 
+    The generator may be on the CPU and the model elsewhere: all devices then write the same text, as
+    long as rounding does not decide between two tokens.
+
     Args:
-        model: module of a family, on the device of `generator`.
+        model: module of a family.
         batch: number of sequences.
         length: tokens per sequence, `bos` included.
         bos: first token of every sequence.
@@ -142,12 +146,14 @@ def generate(
         top_k: sample among that many of the likeliest tokens; None for among all.
 
     Returns:
-        tokens (batch, length) int64.
+        tokens (batch, length) int64, on the model's device.
 
     Raises:
         UsageError: the model's logits are not finite.
     """
-    tokens = torch.full((batch, length), bos, dtype=torch.int64, device=generator.device)
+    device = next(model.parameters()).device
+    tokens = torch.full((batch, length), bos, dtype=torch.int64, device=device)
+    finite = torch.ones((), dtype=torch.bool, device=device)  # asked at the end: asking waits
     cache = KVCache(length)
     for t in range(1, length):
         logits = model(tokens[:, t - 1 : t], cache=cache)[:, -1]
@@ -155,21 +161,25 @@ def generate(
             least = logits.topk(top_k).values[:, -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         p = torch.softmax(logits.double() / temperature, dim=-1)
-        if not bool(p.isfinite().all()):
-            raise UsageError(
-                "the model's logits are not finite, so it cannot write text",
-                "check its config and its weights",
-            )
-        tokens[:, t] = torch.multinomial(p, 1, generator=generator)[:, 0]
+        finite &= p.isfinite().all()
+        noise = torch.empty(p.shape, dtype=p.dtype, device=generator.device)
+        noise.exponential_(generator=generator)
+        tokens[:, t] = pick(p, send(noise, device))
+    if not bool(finite):
+        raise UsageError(
+            "the model's logits are not finite, so it cannot write text",
+            "check its config and its weights",
+        )
     return tokens
 
 
-def check_device(device: str) -> None:
-    """Raise UsageError unless torch can compute on `device`, "cpu" or "cuda", here."""
-    if device not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {device!r}", "choose cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("torch sees no CUDA device", "use the cpu, or install a CUDA torch")
+def pick(p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """One index per row of `p` (..., V), drawn from those probabilities: (...) int64.
+
+    With `noise` (..., V) exponential, the largest p / noise is such a draw. torch.multinomial draws
+    the same, but on CUDA it waits for the device to check p.
+    """
+    return (p / noise).argmax(-1)
 
 
 def typed_overrides(config_type: type, overrides: Mapping[str, Any]) -> dict[str, Any]:

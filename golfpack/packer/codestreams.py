@@ -96,7 +96,7 @@ class CodedGroup:
     orders: dict[str, np.ndarray]
 
 
-def encode_group(group: CodeGroup, tensors: Mapping[str, QTensor]) -> CodedGroup:
+def encode_group(group: CodeGroup, tensors: Mapping[str, QTensor], threads: int = 1) -> CodedGroup:
     """Code a group's tensors, each followed by the factors of its correction."""
     orders = {n: _similarity_order(tensors[n].codes) for n in group.names if n in group.sort}
     matrices: list[QTensor] = []
@@ -105,7 +105,7 @@ def encode_group(group: CodeGroup, tensors: Mapping[str, QTensor]) -> CodedGroup
         if n in orders:
             own = replace(own, codes=own.codes[orders[n]])
         matrices += [own, *factors]
-    return CodedGroup(_encode(group.stream, matrices), orders)
+    return CodedGroup(_encode(group.stream, matrices, threads), orders)
 
 
 def sortable(tensors: Mapping[str, QTensor]) -> frozenset[str]:
@@ -124,11 +124,10 @@ def _similarity_order(codes: np.ndarray) -> np.ndarray:
     return similarity_order(codes)
 
 
-def _encode(stream: CodeStream, matrices: Sequence[QTensor]) -> bytes:
+def _encode(stream: CodeStream, matrices: Sequence[QTensor], threads: int) -> bytes:
     if isinstance(stream, RansCodes):
-        return encode_codes(
-            [m.codes for m in matrices], [_code_matrix(m.codes.shape, m.steps) for m in matrices]
-        )
+        shapes = [_code_matrix(m.codes.shape, m.steps) for m in matrices]
+        return encode_codes([m.codes for m in matrices], shapes, threads)
     parts = []
     for m in matrices:
         codes = m.codes.T if stream.order == "col" else m.codes

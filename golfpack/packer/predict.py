@@ -14,6 +14,7 @@ from math import log2
 from golfpack.errors import BudgetError, UsageError
 from golfpack.packer.allocate import Fit, exact_bytes
 from golfpack.packer.ir import as_matrix
+from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.rate import RateModel, kept_bytes
 from golfpack.packer.state import UNLIMITED, Budget, PackState, Pass, run_passes
@@ -71,12 +72,31 @@ def quadratic_kl(state: PackState) -> float:
 
 def tensor_kl(state: PackState) -> dict[str, float]:
     """The same by tensor, of those that are quantised."""
-    found = {}
-    for name, sensitivity in state.sensitivity.items():
+
+    def one(name: str) -> float:
         w = state.floats[name].reshape(as_matrix(state.floats[name].shape))
         error = state.tensors[name].dequantize().reshape(w.shape) - w
-        found[name] = sensitivity.kl(error)
-    return found
+        return state.sensitivity[name].kl(error)
+
+    found = map_ordered(one, state.sensitivity, state.threads)
+    return dict(zip(state.sensitivity, found, strict=True))
+
+
+def kl_ratio(state: PackState, fit: Fit) -> float | None:
+    """`Predictor.kl_ratio` alone: the probe is quantised, but nothing is coded."""
+    rate = RateModel(state)
+    dial = 2.0 ** rate.solve(PROBE_BPW * rate.weights)
+    quantise = [p for p in fit.body if not p.writes]
+    return _measured_over_quadratic(run_passes(quantise, replace(state, dial=dial)))
+
+
+def _measured_over_quadratic(probe: PackState) -> float | None:
+    if not _gradients(probe):
+        return None
+    expected = quadratic_kl(probe)
+    if probe.measure is None or expected <= 0:
+        return 1.0
+    return probe.measure(probe.tensors) / expected
 
 
 def frontier(
@@ -121,15 +141,7 @@ class Predictor:
         assert probe.blob is not None
         coded = 8 * len(probe.blob) - self.rate.kept_bits
         self.size_ratio = coded / max(self.rate.bits(x), 1.0)
-        self.kl_ratio = self._kl_ratio(probe)
-
-    def _kl_ratio(self, probe: PackState) -> float | None:
-        if not _gradients(self.state):
-            return None
-        expected = quadratic_kl(probe)
-        if self.state.measure is None or expected <= 0:
-            return 1.0
-        return self.state.measure(probe.tensors) / expected
+        self.kl_ratio = _measured_over_quadratic(probe)
 
     def predict(self, budget_bytes: int) -> Prediction:
         """What a budget for the artifact alone would give, without coding anything.

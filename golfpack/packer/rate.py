@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.feedback import round_nearest
 from golfpack.packer.quantize.schemes import Keep, kept_type
 from golfpack.packer.rawfloat import RAW_STORAGE
@@ -36,7 +37,8 @@ class RateModel:
     def bits(self, x: float) -> float:
         """Entropy of the sampled codes at log2(dial) = x, scaled up to all weights."""
         if x not in self._seen:
-            self._seen[x] = sum(self.tensor_bits(n, x) for n in self.names)
+            bits = map_ordered(lambda n: self.tensor_bits(n, x), self.names, self.state.threads)
+            self._seen[x] = sum(bits)
         return self._seen[x]
 
     def tensor_bits(self, name: str, x: float) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 
 from golfpack.errors import GolfpackError, UsageError
 from golfpack.packer.autocode import Coding
+from golfpack.packer.engine import Engine, HostEngine
 from golfpack.packer.ir import CalibStats, ModelSpec, PackedTensor, as_matrix
 from golfpack.packer.quantize.schemes import IntN, Keep, Scheme, Ternary
 from golfpack.packer.quantize.sensitivity import Sensitivity
@@ -115,6 +116,7 @@ class PackState:
         measure: KL(float || candidate) of quantised tensors on held-out calibration tokens, nats per
             token; None without calibration.
         target_kl: find the smallest file within this KL instead of the best one within the budget.
+        engine: factors and rounds.
     """
 
     spec: ModelSpec
@@ -140,6 +142,7 @@ class PackState:
     trace: tuple[FitRound, ...] = ()
     measure: Callable[[Mapping[str, PackedTensor]], float] | None = None
     target_kl: float | None = None
+    engine: Engine = field(default_factory=HostEngine)
 
     @property
     def size(self) -> int:

@@ -44,6 +44,7 @@ def encode_tensors(
     roles: Mapping[str, str],
     groups: Sequence[CodeGroup],
     side: ByteStream,
+    threads: int = 1,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The manifest's part on tensors, and the coded streams.
 
@@ -53,9 +54,10 @@ def encode_tensors(
         roles: each tensor's role, kept for reports.
         groups: which quantised tensors share a code stream, in stored order; none is left out.
         side: how all other streams are coded.
+        threads: changes nothing but the time.
     """
     quantised = {n: t for n, t in tensors.items() if isinstance(t, QTensor)}
-    coded = [encode_group(group, quantised) for group in groups]
+    coded = [encode_group(group, quantised, threads) for group in groups]
     group_of = {name: i for i, group in enumerate(groups) for name in group.names}
     writer = _Writer()
     entries = []

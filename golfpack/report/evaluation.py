@@ -31,7 +31,9 @@ class EvalReport:
         device: "cpu" or "cuda".
         ranks: processes that shared the work.
         batch_tokens: tokens per forward pass.
-        compiled: whether torch.compile was used.
+        compiled: the mode of torch.compile, or None.
+        peak_memory_bytes: torch's on CUDA (of this rank), else the process's largest resident set; 0
+            where not known.
         legality: name, passed and measured of each check; None where they were not asked for.
         float_bpb, quant_gap: of the float checkpoint on the same tokens, when one was given;
             quant_gap = val_bpb - float_bpb.
@@ -68,7 +70,7 @@ class EvalReport:
     threads: int
     ranks: int
     batch_tokens: int
-    compiled: bool
+    compiled: str | None
     legality: list[dict[str, str | bool]] | None
     warnings: list[str]
     float_bpb: float | None = None
@@ -77,6 +79,7 @@ class EvalReport:
     per_position: list[dict[str, float]] | None = None
     tokenizer_sha256: str | None = None
     argv: list[str] = field(default_factory=list)
+    peak_memory_bytes: int = 0
     versions: dict[str, str] = field(default_factory=versions)
     schema_version: int = SCHEMA_VERSION
 

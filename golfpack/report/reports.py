@@ -120,6 +120,8 @@ class BuildReport:
         calibrates: what the recipe asks of calibration: "none", "inputs" or "gradients".
         inputs: every file that was read besides the checkpoint.
         status: "built".
+        device: where calibration, rounding and the KL were worked out.
+        peak_memory_bytes: torch's on CUDA, else the process's largest resident set; 0 where not known.
     """
 
     checkpoint: str
@@ -162,6 +164,8 @@ class BuildReport:
     inputs: list[InputFile] = field(default_factory=list)
     status: Literal["built"] = "built"
     argv: list[str] = field(default_factory=list)
+    device: str = "cpu"
+    peak_memory_bytes: int = 0
     versions: dict[str, str] = field(default_factory=versions)
     schema_version: int = SCHEMA_VERSION
 

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from golfpack.errors import UsageError
+from golfpack.models.device import check_compile_mode
 
 # May differ between a run and its resumption: they do not change what is meant to be learnt.
 FREE_ON_RESUME = frozenset(
-    {"val_every", "log_every", "save_every", "sample_every", "threads", "device"}
+    {"val_every", "log_every", "save_every", "sample_every", "threads", "device", "compile_mode"}
 )
 
 
@@ -39,7 +40,8 @@ class TrainConfig:
         sample_every: steps between sampled texts in the log (the last step always has some), or None;
             needs a tokenizer.
         threads: CPU threads of torch, or None for torch's own choice.
-        device: "cpu", or "cuda" (forward passes then run in bfloat16).
+        device: "auto", "cpu", or "cuda" (forward passes then run in bfloat16).
+        compile_mode: mode of torch.compile for training passes, or None to leave it out.
 
     Raises:
         UsageError: a value out of its range, or a budget that is not exactly one of the two.
@@ -66,6 +68,7 @@ class TrainConfig:
     sample_every: int | None = None
     threads: int | None = None
     device: str = "cpu"
+    compile_mode: str | None = None
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -77,6 +80,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not holds(value):
                 raise UsageError(f"{name} is {value}", f"It must be {wanted}.")
+        check_compile_mode(self.compile_mode)
         if self.batch_tokens % self.seq_len:
             raise UsageError(
                 f"batch_tokens is {self.batch_tokens}, not a multiple of seq_len {self.seq_len}",

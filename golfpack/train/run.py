@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from golfpack.errors import UsageError
+from golfpack.models.device import send
 from golfpack.packer.ir import ModelSpec
 from golfpack.train.config import TrainConfig
 from golfpack.train.init import initialise
@@ -32,6 +33,11 @@ class Run:
         seconds: wall-clock time spent, over all resumptions.
         running_loss: moving average of the training loss, nats per token; NaN at step 0.
         val_loss: latest validation loss, nats per token, or None.
+        forward: what computes the training loss: the model itself, or its compiled form.
+        lazy: losses stay on the device until somebody needs them (on CUDA, where looking waits).
+        loss, grad_norm: of the last step that was looked at.
+        looked: the step of the last look and the clock then, in seconds, once that step was dealt with.
+        unread: steps whose figures are still on the device: (steps before it, loss and norm).
     """
 
     model: nn.Module
@@ -41,6 +47,33 @@ class Run:
     seconds: float = 0.0
     running_loss: float = math.nan
     val_loss: float | None = None
+    forward: nn.Module | None = None
+    lazy: bool = False
+    loss: float = math.nan
+    grad_norm: float = math.nan
+    looked: tuple[int, float] = (0, 0.0)
+    unread: list[tuple[int, torch.Tensor]] = field(default_factory=list)
+
+    def read(self) -> None:
+        """Look at the figures of all steps not looked at yet, which waits for the device.
+
+        Raises:
+            UsageError: a loss or its gradient is not finite.
+        """
+        unread, self.unread = self.unread, []
+        if not unread:
+            return
+        for (before, _), (loss, norm) in zip(
+            unread, torch.stack([figures for _, figures in unread]).tolist(), strict=True
+        ):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise UsageError(
+                    f"after {before} steps the training loss is {loss} and its gradient's norm {norm}",
+                    "Lower the learning rates (matrix_lr, embed_lr, scalar_lr) or grad_clip.",
+                )
+            self.loss, self.grad_norm = loss, norm
+            known = loss if math.isnan(self.running_loss) else self.running_loss
+            self.running_loss = RUNNING_DECAY * known + (1.0 - RUNNING_DECAY) * loss
 
     @property
     def result(self) -> nn.Module:
@@ -96,7 +129,16 @@ def new_run(model: nn.Module, spec: ModelSpec, config: TrainConfig) -> Run:
     average = None
     if config.ema_decay is not None:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-    return Run(model, make_optimisers(model, spec, config), average)
+    forward = None
+    if config.compile_mode is not None:
+        forward = cast(nn.Module, torch.compile(model, mode=config.compile_mode))
+    return Run(
+        model,
+        make_optimisers(model, spec, config),
+        average,
+        forward=forward,
+        lazy=config.device == "cuda",
+    )
 
 
 def train_step(
@@ -104,22 +146,22 @@ def train_step(
 ) -> StepRecord:
     """One optimiser step on `batch` (B, T + 1), at `scale` times the peak rates, timed by `watch`.
 
+    In a lazy run the record's loss and norm are those of the last step that was looked at.
+
     Raises:
-        UsageError: the loss or its gradient is not finite; the weights are as they were.
+        UsageError: the loss or its gradient is not finite; the weights are as they were. In a lazy run
+            it is `Run.read` that finds out, some steps later.
     """
-    mean_loss = sequence_loss(run.model, batch, "mean")
+    mean_loss = sequence_loss(run.forward or run.model, batch, "mean")
     watch.lap("forward")
     mean_loss.backward()
     watch.lap("backward")
     bound = config.grad_clip or math.inf
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), bound).item()
-    loss = mean_loss.item()
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), bound)
+    run.unread.append((run.step, torch.stack((mean_loss.detach(), norm))))
+    if not run.lazy:
+        run.read()
     watch.lap("grad_norm")
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise UsageError(
-            f"after {run.step} steps the training loss is {loss} and its gradient's norm {norm}",
-            "Lower the learning rates (matrix_lr, embed_lr, scalar_lr) or grad_clip.",
-        )
     scale_rates(run.optimisers, scale)
     for optimiser in run.optimisers:
         optimiser.step()
@@ -128,13 +170,11 @@ def train_step(
     if run.average is not None:
         run.average.update_parameters(run.model)
     run.step += 1
-    known = loss if math.isnan(run.running_loss) else run.running_loss
-    run.running_loss = RUNNING_DECAY * known + (1.0 - RUNNING_DECAY) * loss
     return StepRecord(
         step=run.step,
-        loss=loss,
+        loss=run.loss,
         lr=scale * config.matrix_lr,
-        grad_norm=norm,
+        grad_norm=run.grad_norm,
         tokens=run.step * config.batch_tokens,
     )
 
@@ -142,7 +182,7 @@ def train_step(
 def sequence_loss(model: nn.Module, batch: np.ndarray, reduction: str) -> torch.Tensor:
     """Cross-entropy of a batch (B, T + 1), in float32; "mean" or "sum" over its B * T targets."""
     device = next(model.parameters()).device
-    rows = torch.from_numpy(batch).to(device)
+    rows = send(torch.from_numpy(batch), device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         logits = model(rows[:, :-1])
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction=reduction)
@@ -156,8 +196,8 @@ def validation_loss(model: nn.Module, tokens: np.ndarray, seq_len: int, batch_si
     """
     count = (tokens.size - 1) // seq_len
     windows = np.arange(count)[:, None] * seq_len + np.arange(seq_len + 1)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
     for first in range(0, count, batch_size):
         rows = tokens[windows[first : first + batch_size]].astype(np.int64)
-        total += sequence_loss(model, rows, "sum").item()
-    return total / (count * seq_len)
+        total += sequence_loss(model, rows, "sum")
+    return total.item() / (count * seq_len)

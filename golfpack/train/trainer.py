@@ -13,7 +13,8 @@ import torch
 
 from golfpack.data.tokenizer import Tokenizer
 from golfpack.errors import UsageError
-from golfpack.models.base import check_device, typed_overrides
+from golfpack.models.base import typed_overrides
+from golfpack.models.device import peak_memory_bytes, resolve_device, watch_memory
 from golfpack.models.golf import GOLF
 from golfpack.models.golf_config import GolfConfig
 from golfpack.train.batches import Batches
@@ -36,6 +37,8 @@ class TrainResult:
         final_loss: moving average of the training loss at the end, nats per token.
         val_loss: validation loss of the final weights, nats per token, or None without such tokens.
         checkpoint: the final model, a plain state dict; its configuration lies beside it.
+        device: where it was trained.
+        peak_memory_bytes: torch's on CUDA, else the process's largest resident set.
     """
 
     steps: int
@@ -43,6 +46,8 @@ class TrainResult:
     final_loss: float
     val_loss: float | None
     checkpoint: Path
+    device: str = "cpu"
+    peak_memory_bytes: int = 0
 
 
 def train(
@@ -75,7 +80,8 @@ def train(
         CorruptError: a damaged `last.pt`.
     """
     spec = GOLF.spec(_complete(model_config, config.seq_len))
-    check_device(config.device)
+    config = dataclasses.replace(config, device=resolve_device(config.device).name)
+    watch_memory(config.device)
     _check_tokens("training", tokens, spec.config)
     if val_tokens is not None:
         _check_tokens("validation", val_tokens, spec.config)
@@ -93,7 +99,10 @@ def train(
             folder.start(meta_record(config, spec, tokens, val_tokens, out_dir, about))
         _Loop(config, batches, val_tokens, folder, progress, sampler).run_out(run)
         checkpoint = folder.finish(run.result.state_dict(), spec.config)
-    return TrainResult(run.step, run.seconds, run.running_loss, run.val_loss, checkpoint)
+    return TrainResult(
+        run.step, run.seconds, run.running_loss, run.val_loss, checkpoint,
+        config.device, peak_memory_bytes(config.device),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +119,7 @@ class _Loop:
     def run_out(self, run: Run) -> None:
         """Take steps until the budget is used; the log tells of one that fails."""
         started = time.perf_counter() - run.seconds
+        run.looked = (run.step, time.perf_counter())
         while (used := budget_used(self.config, run.step, run.seconds)) < 1.0:
             before = run.step
             try:
@@ -136,6 +146,10 @@ class _Loop:
         """Whatever is due at this step: validation, log, samples, checkpoint, progress."""
         config = self.config
         last = budget_used(config, run.step, run.seconds) >= 1.0
+        every = (config.val_every, config.log_every, config.save_every, config.sample_every)
+        due = any(_due(interval, run.step, last) for interval in every)
+        if due:  # nothing is written of a run whose losses have not been seen to be finite
+            record, timing = self._look(run, record, timing)
         found: dict[str, float] = {}
         if self.val_tokens is not None and _due(config.val_every, run.step, last):
             run.val_loss = validation_loss(
@@ -153,9 +167,21 @@ class _Loop:
         if _due(config.save_every, run.step, last):
             self._note(run, "checkpoint")  # before it is saved: what is logged by then is kept
             self.folder.save(run)
+        if due:
+            run.looked = (run.step, time.perf_counter())
         if self.progress is not None:
             done, total = _position(config, run)
             self.progress(done, total, f"loss {run.running_loss:.3f}")
+
+    def _look(
+        self, run: Run, record: StepRecord, timing: dict[str, float]
+    ) -> tuple[StepRecord, dict[str, float]]:
+        """The record with the step's own loss; a lazy run's step takes the mean since the last look."""
+        run.read()
+        if run.lazy:
+            step, since = run.looked
+            timing = {"step": 1000.0 * (time.perf_counter() - since) / (run.step - step)}
+        return dataclasses.replace(record, loss=run.loss, grad_norm=run.grad_norm), timing
 
     def _note(self, run: Run, kind: str, **what: float | None) -> None:
         line = {"type": kind, "step": run.step, "time": now(), "seconds": run.seconds}

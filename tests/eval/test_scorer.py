@@ -112,7 +112,7 @@ def test_losses_that_are_not_finite():
 @pytest.mark.slow
 def test_compiled_scoring_gives_the_same(tiny):
     tokens = toy_tokens(300)
-    scorer = scorer_of(tiny, compiled=True)
+    scorer = scorer_of(tiny, compiled="default")
     scorer.warm_up(64)
     plain = run_mode(Windowed(64, 24), scorer_of(tiny), tokens)
     np.testing.assert_allclose(run_mode(Windowed(64, 24), scorer, tokens).nll, plain.nll, atol=1e-4)

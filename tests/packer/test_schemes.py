@@ -8,9 +8,9 @@ import pytest
 from golfpack.packer.ir import QTensor
 from golfpack.packer.quantize.clip import CLIPS, MIN_CLIP_K
 from golfpack.packer.quantize.feedback import factorize, round_nearest
-from golfpack.packer.quantize.schemes import SCHEMES, IntN, Keep, RateDistortion, Ternary
+from golfpack.packer.quantize.schemes import FINEST, SCHEMES, IntN, Keep, RateDistortion, Ternary
 from golfpack.packer.quantize.sensitivity import Sensitivity
-from golfpack.packer.steps import spread_rows
+from golfpack.packer.steps import spread_rows, step_matrix
 
 RNG = np.random.default_rng(0)
 VARIANTS = {
@@ -153,6 +153,23 @@ def test_rd_steps_are_the_optimum_of_their_shape():
     ideal = np.multiply.outer(0.25 / np.sqrt(weight), s.factor.diagonal())
     off = np.log2(np.multiply.outer(steps.row, steps.col) / ideal)
     assert np.abs(off).max() <= (0.5 + 0.5) / 32 + 0.5 / 16 + 1e-6
+
+
+@pytest.mark.parametrize("dial", [1e-9, 1e-7, 1e-4, 1.0])
+def test_rd_codes_never_leave_what_floats_can_tell(dial):
+    rng = np.random.default_rng(3)
+    w = (rng.standard_normal((40, 30)) * np.exp(2 * rng.standard_normal((40, 1)))).astype("f4")
+    hessian = np.diag(np.exp(3 * rng.standard_normal(30))).astype("f4")
+    sensitivity = Sensitivity(
+        hessian, np.exp(rng.standard_normal(40)), factorize(hessian, damp=0.01), True
+    )
+    steps = RateDistortion().steps(w, sensitivity, dial, None)
+    largest = np.abs(w / step_matrix(steps, w.shape)).max()
+    assert largest <= 1.1 * FINEST
+    if dial < 1e-7:  # as fine as it gets: the steps no longer follow the dial
+        assert largest > 0.9 * FINEST
+        again = RateDistortion().steps(w, sensitivity, dial / 4, None)
+        np.testing.assert_array_equal(steps.row_log, again.row_log)
 
 
 def test_tempering_keeps_the_cost_of_a_tensor():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from golfpack.packer.engine import HostEngine
 from golfpack.packer.ir import CalibStats, Use
 from golfpack.packer.quantize.sensitivity import (
     Sensitivity,
@@ -84,7 +85,7 @@ def measure(weights, stats, row_damp=None):
     calls = []
     found = measure_sensitivity(
         weights, stats, damp=0.01, row_damp=row_damp, activation_order=False, threads=2,
-        notify=lambda *a: calls.append(a),
+        engine=HostEngine(), notify=lambda *a: calls.append(a),
     )  # fmt: skip
     assert [c[1] for c in calls] == list(range(1, len(weights) + 1))
     return found

@@ -28,21 +28,25 @@ _VARINT_BYTES = 5
 _CODES_PER_BYTE = 8 * 2840
 
 
-def encode_codes(codes: Sequence[NDArray[np.int32]], matrices: Sequence[CodeMatrix]) -> bytes:
+def encode_codes(
+    codes: Sequence[NDArray[np.int32]], matrices: Sequence[CodeMatrix], threads: int = 1
+) -> bytes:
     """Code matrices of integers, each with the shape its CodeMatrix tells.
 
-    The same input gives the same bytes.
+    The same input gives the same bytes, on any number of threads.
 
     Raises:
         UsageError: a shape differs from its CodeMatrix's, or a code leaves int32.
     """
     from golfpack.packer.coding import fast, fit  # numba: slow to import, needless to decode
+    from golfpack.packer.parallel import map_ordered
 
     full = _with_codes(matrices)
     if not full:
         return b""
     arrays = [_checked(codes[n], matrices[n]) for n in full]
-    models = [fit.fit(array, matrices[n]) for n, array in zip(full, arrays, strict=True)]
+    work = list(zip(arrays, (matrices[n] for n in full), strict=True))
+    models = list(map_ordered(lambda item: fit.fit(*item), work, threads))
     sides = np.concatenate([side for model in models for side in model.sides])
     flat = np.concatenate(
         [_moved(a, m, -1).reshape(-1) for a, m in zip(arrays, models, strict=True)]

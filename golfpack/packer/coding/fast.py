@@ -169,7 +169,7 @@ def _cost(level, magnitude, cost, last, tabs, shifts):
     return bits
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _class_costs(codes, row_term, col_term, of_rows, reach, step, cost, last, tabs, shifts):
     rows, cols = codes.shape
     total = np.zeros((rows if of_rows else cols, 2 * reach + 1), np.int64)

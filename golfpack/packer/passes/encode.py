@@ -79,6 +79,7 @@ class Encode(Pass):
             {t.name: t.role for t in spec.tensors},
             coding.groups,
             side,
+            state.threads,
         )
         head = {"family": spec.family, "config": spec.config}
         return replace(state, blob=assemble(head | manifest, streams), coding=coding)

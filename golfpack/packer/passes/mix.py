@@ -17,7 +17,7 @@ from golfpack.errors import UsageError
 from golfpack.packer.ir import ROLES, QTensor
 from golfpack.packer.options import check_roles, require
 from golfpack.packer.parallel import map_ordered
-from golfpack.packer.passes.quantise import clipped, round_tensor
+from golfpack.packer.passes.quantise import clipped, to_round
 from golfpack.packer.quantize.choice import Choice, Menu, frontier, greedy, lagrangian, milp
 from golfpack.packer.quantize.schemes import IntN, Scheme
 from golfpack.packer.rate import RateModel, entropy
@@ -99,8 +99,8 @@ class Mix(Pass):
 
         def measure(job: tuple[str, PackState]) -> tuple[float, float]:
             name, state = job
-            done = round_tensor(state, name, step_field(state, name, dial), self.feedback)
-            assert isinstance(done, QTensor)
+            steps = step_field(state, name, dial)
+            done = QTensor(to_round(state, name, steps, self.feedback).run(), steps)
             error = done.dequantize() - state.matrix(name)
             return (
                 entropy(done.codes) * done.codes.size / 8,

@@ -5,10 +5,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from golfpack.packer.engine import ToRound
 from golfpack.packer.ir import PackedTensor, QTensor, Raw, as_matrix
 from golfpack.packer.options import require
 from golfpack.packer.parallel import map_ordered
-from golfpack.packer.quantize.feedback import MAX_DAMP, round_feedback, round_nearest
+from golfpack.packer.quantize.feedback import MAX_DAMP
 from golfpack.packer.quantize.schemes import IntN, Keep, Ternary, kept_type
 from golfpack.packer.quantize.sensitivity import measure_sensitivity
 from golfpack.packer.rawfloat import raw_from_float32
@@ -51,6 +52,7 @@ class Sense(Pass):
             damp=self.damp,
             row_damp=self.row_damp if self.two_sided else None,
             activation_order=self.activation_order,
+            engine=state.engine,
             threads=state.threads,
             notify=state.notify,
         )
@@ -136,15 +138,20 @@ class Round(Pass):
         queue = sorted(
             names, key=lambda n: -state.spec[n].numel * as_matrix(state.spec[n].shape)[1]
         )
+        # Kept tensors cost nothing and are not handed over.
+        work = {
+            n: to_round(state, n, state.steps[n], self.feedback, self.rate_weight)
+            for n in queue
+            if not isinstance(state.plan[n], Keep)
+        }
+        codes = state.engine.codes(list(work.values()), state.threads)
         results: dict[str, PackedTensor] = {}
-        work = map_ordered(lambda n: self._one(state, n), queue, state.threads)
-        for done, (name, tensor) in enumerate(zip(queue, work, strict=True), 1):
-            results[name] = tensor
+        for done, name in enumerate(queue, 1):
+            results[name] = (
+                QTensor(next(codes), work[name].steps) if name in work else kept(state, name)
+            )
             state.notify("round", done, len(names), name)
         return replace(state, tensors={n: results[n] for n in names})
-
-    def _one(self, state: PackState, name: str) -> PackedTensor:
-        return round_tensor(state, name, state.steps.get(name), self.feedback, self.rate_weight)
 
     def ensures(self, state: PackState) -> None:
         for name, t in state.tensors.items():
@@ -153,22 +160,18 @@ class Round(Pass):
                 assert np.abs(t.codes).max(initial=0) <= limit, name
 
 
-def round_tensor(
-    state: PackState,
-    name: str,
-    steps: StepField | None,
-    feedback: bool,
-    rate_weight: float = 0.0,
-) -> PackedTensor:
-    """One tensor under its scheme; `steps` is its step field (None for a kept one)."""
-    scheme = state.plan[name]
-    if isinstance(scheme, Keep):
-        w = state.weights[name]
-        dtype = kept_type(scheme, w)
-        return Raw(raw_from_float32(w, dtype), dtype)
-    assert steps is not None
-    w, known = state.matrix(name), state.sensitivity[name]
-    if feedback and known.factor is not None:
-        codes = round_feedback(w, steps, known.factor, scheme.limit, known.row_factor, rate_weight)
-        return QTensor(codes, steps)
-    return QTensor(round_nearest(w, steps, scheme.limit), steps)
+def kept(state: PackState, name: str) -> Raw:
+    """One tensor that stays floats."""
+    w = state.weights[name]
+    dtype = kept_type(state.plan[name], w)
+    return Raw(raw_from_float32(w, dtype), dtype)
+
+
+def to_round(
+    state: PackState, name: str, steps: StepField, feedback: bool, rate_weight: float = 0.0
+) -> ToRound:
+    """The rounding of one quantised tensor under its scheme; `steps` is its step field."""
+    w, limit, known = state.matrix(name), state.plan[name].limit, state.sensitivity[name]
+    if not feedback or known.factor is None:
+        return ToRound(w, steps, limit)
+    return ToRound(w, steps, limit, known.factor, known.row_factor, rate_weight)

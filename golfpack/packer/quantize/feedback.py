@@ -70,9 +70,15 @@ def factorize(matrix: np.ndarray, *, damp: float, activation_order: bool = False
             inverse = cho_solve((cholesky(damped, lower=True), True), np.eye(len(m)))
             return Factor(cholesky(inverse, lower=False).astype(np.float32), order, damp)
         except LinAlgError:
-            if damp >= MAX_DAMP:
+            more = raised_damp(damp)
+            if more is None:
                 raise
-            damp = min(max(damp * 10, 1e-4), MAX_DAMP)
+            damp = more
+
+
+def raised_damp(damp: float) -> float | None:
+    """What to try after a damp at which Cholesky failed; None where there is nothing left to try."""
+    return None if damp >= MAX_DAMP else min(max(damp * 10, 1e-4), MAX_DAMP)
 
 
 def round_nearest(w: np.ndarray, steps: StepField, limit: int | None) -> np.ndarray:
@@ -112,7 +118,7 @@ def round_feedback(
     group_of = np.zeros(cols, np.int64) if steps.group is None else np.arange(cols) // steps.group
     row_upper = np.empty((0, 0)) if row_factor is None else row_factor.upper.astype(np.float64)
     bound = np.iinfo(np.int32).max if limit is None else limit
-    row_precision, col_precision = _precisions(w, steps)
+    row_precision, col_precision = precisions(w, steps)
     codes = np.empty((cols, rows), np.int32)
     for start in range(0, cols, BLOCK):
         end = min(start + BLOCK, cols)
@@ -157,7 +163,7 @@ def _round_block(
                 work[j, r] -= errors[i, r] * upper[i, j]
 
 
-def _precisions(w: np.ndarray, steps: StepField) -> tuple[np.ndarray, np.ndarray]:
+def precisions(w: np.ndarray, steps: StepField) -> tuple[np.ndarray, np.ndarray]:
     """(rows,) and (cols,) whose products are about 1 / variance of each code, scales separable."""
     power = np.square(w / step_matrix(steps, w.shape))
     if not power.size:

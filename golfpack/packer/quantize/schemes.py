@@ -258,9 +258,20 @@ class RateDistortion:
             col = (u / u.max()) ** self.col_power
             cost *= np.mean(np.square(col / u))
         row *= dial / np.sqrt(cost)
-        largest = np.abs(w / (row[:, None] if col is None else row[:, None] * col)).max(initial=0.0)
-        row *= max(1.0, float(largest) / FINEST)
+        row *= max(1.0, _largest_code(w, row, col) / FINEST)
         return log_steps(row, col, row_grain=self.row_grain, col_grain=self.col_grain)
+
+
+def _largest_code(w: np.ndarray, row: np.ndarray, col: np.ndarray | None) -> float:
+    """The largest |w| in steps, or a bound of it where that is no more than FINEST."""
+    if not w.size:
+        return 0.0
+    # A bound first: a search of dials asks a hundred times, and dividing a whole network takes long.
+    smallest = float(row.min()) * (1.0 if col is None else float(col.min()))
+    top = max(float(w.max()), -float(w.min()))
+    if top < 0.999 * FINEST * smallest:
+        return top / smallest
+    return float(np.abs(w / (row[:, None] if col is None else row[:, None] * col)).max())
 
 
 SCHEMES: dict[str, type[Keep] | type[IntN] | type[Ternary] | type[RateDistortion]] = {

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from golfpack.packer.engine import Engine, ToFactor
 from golfpack.packer.ir import CalibStats, Use, as_matrix
-from golfpack.packer.parallel import map_ordered
-from golfpack.packer.quantize.feedback import Factor, factorize
+from golfpack.packer.quantize.feedback import Factor
 
 # A tensor no gradient reached still may matter on other text. Its weight per element is floored at
 # this share of the network's mean, so that it gets bits last, not never.
@@ -108,6 +108,7 @@ def measure_sensitivity(
     damp: float,
     row_damp: float | None,
     activation_order: bool,
+    engine: Engine,
     threads: int,
     notify: Callable[[str, int, int, str], None],
 ) -> dict[str, Sensitivity]:
@@ -116,29 +117,37 @@ def measure_sensitivity(
     `row_damp` asks for two-sided feedback where calibration kept output covariances; None does not.
     Without `stats` (data-free) every tensor counts by its relative error.
     """
-
-    def one(name: str) -> Sensitivity:
-        rows, _ = as_matrix(weights[name].shape)
-        if stats is not None and name in stats.uses:
-            uses = stats.uses[name]
-            hessian, row_weight = combine_uses(uses, rows)
-            factor = factorize(hessian, damp=damp, activation_order=activation_order)
-            cov = uses[0].output_cov if len(uses) == 1 and row_weight.any() else None
-            if row_damp is None or cov is None:
-                return Sensitivity(hessian, row_weight, factor, measured=True)
-            row_factor = factorize(cov, damp=row_damp)
-            return Sensitivity(hessian, row_weight, factor, True, cov, row_factor)
-        if stats is not None and name in stats.vector_fisher:
-            fisher = stats.vector_fisher[name].reshape(as_matrix(weights[name].shape))
-            return Sensitivity(None, fisher.mean(1), None, measured=True)
-        power = float(np.mean(np.square(weights[name], dtype=np.float64))) or 1.0
-        return Sensitivity(None, np.full(rows, 1.0 / power), None, measured=False)
-
+    plain = {n: _unfactored(n, w, stats, row_damp is not None) for n, w in weights.items()}
+    work = []
+    for s in plain.values():
+        if s.hessian is not None:
+            work.append(ToFactor(s.hessian, damp, activation_order))
+        if s.row_cov is not None:
+            assert row_damp is not None
+            work.append(ToFactor(s.row_cov, row_damp))
+    factors = engine.factors(work, threads)
     found = {}
-    for name, s in zip(weights, map_ordered(one, weights, threads), strict=True):
-        found[name] = s
+    for name, s in plain.items():
+        factor = None if s.hessian is None else next(factors)
+        row_factor = None if s.row_cov is None else next(factors)
+        found[name] = replace(s, factor=factor, row_factor=row_factor)
         notify("sense", len(found), len(weights), name)
     return _floored(found)
+
+
+def _unfactored(name: str, w: np.ndarray, stats: CalibStats | None, two_sided: bool) -> Sensitivity:
+    """What calibration says of a tensor, without factors."""
+    rows, _ = as_matrix(w.shape)
+    if stats is not None and name in stats.uses:
+        uses = stats.uses[name]
+        hessian, row_weight = combine_uses(uses, rows)
+        cov = uses[0].output_cov if two_sided and len(uses) == 1 and row_weight.any() else None
+        return Sensitivity(hessian, row_weight, None, True, cov)
+    if stats is not None and name in stats.vector_fisher:
+        fisher = stats.vector_fisher[name].reshape(as_matrix(w.shape))
+        return Sensitivity(None, fisher.mean(1), None, measured=True)
+    power = float(np.mean(np.square(w, dtype=np.float64))) or 1.0
+    return Sensitivity(None, np.full(rows, 1.0 / power), None, measured=False)
 
 
 def _floored(found: dict[str, Sensitivity]) -> dict[str, Sensitivity]:

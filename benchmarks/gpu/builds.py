@@ -1,0 +1,117 @@
+"""Whole builds: one of the record-shaped model by stages, and CPU against GPU."""
+
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu.measure import MEDIUM, TINY, Findings, Job
+from benchmarks.gpu.models import save_checkpoint, save_shard
+from golfpack.api.build import build
+from golfpack.api.prepare import CALIB_LENGTH, HELD_OUT, BuildOptions
+from golfpack.packer.devicecoding import device_decoder
+from golfpack.packer.ir import QTensor
+from golfpack.packer.loader import loads
+
+# What a build within a contest's ten minutes may take, in seconds.
+MOST_SECONDS = 60.0
+
+
+class Stopwatch:
+    """A notify callback that charges the time between calls to the stage that called first."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.stage, self.since = "start", time.perf_counter()
+
+    def __call__(self, stage: str, done: int, total: int, note: str) -> None:
+        """Charge what has passed to the stage before."""
+        now = time.perf_counter()
+        self.seconds[self.stage] += now - self.since
+        self.stage, self.since = stage, now
+
+
+def full_build(job: Job, found: Findings) -> None:
+    """A full rd build at 16 MB, twice: the first also compiles kernels."""
+    config = job.model
+    calib = job.pick(32768, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        path, shard = Path(folder) / "random.pt", Path(folder) / "train.bin"
+        save_checkpoint(config, path)
+        save_shard(job, config["vocab_size"], calib + (HELD_OUT + 1) * CALIB_LENGTH, shard)
+        for which in ("first",) if job.smoke else ("first", "second"):
+            watch = Stopwatch()
+            began = time.perf_counter()
+            report = build(
+                BuildOptions(
+                    path, "10bpw" if job.smoke else "16MB", Path(folder) / "x.golf",
+                    calib=str(shard), calib_tokens=calib, threads=job.threads, cache=False,
+                    device=job.device, batched=True,
+                ),
+                watch,
+            )  # fmt: skip
+            watch("end", 0, 0, "")
+            total = time.perf_counter() - began
+            found.figure(
+                f"{which} build, whole", total, "s",
+                stages=report.seconds, passes=dict(watch.seconds), trace=report.trace,
+                measured_kl=report.measured_kl, warnings=report.warnings,
+            )  # fmt: skip
+            for stage, seconds in report.seconds.items():
+                found.figure(f"{which} build: {stage}", seconds, "s")
+            for name, seconds in watch.seconds.items():
+                if seconds > 0.1:
+                    found.figure(f"{which} build, pass {name}", seconds, "s")
+        found.figure("rounds", len(report.trace), "")
+        found.figure("artifact", report.artifact_bytes, "bytes", budget=report.budget_bytes)
+        found.figure("peak memory", report.peak_memory_bytes, "bytes")
+        if not job.smoke:
+            found.check("second build: seconds", total, MOST_SECONDS)
+
+
+def agreement(job: Job, found: Findings) -> None:
+    """CPU and device builds of one checkpoint: nearly the same KL, and both decode the same on both."""
+    config = TINY if job.smoke else MEDIUM
+    calib = job.pick(16384, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        path, shard = job.checkpoint, job.calib
+        if path is None or shard is None:
+            path = Path(folder) / "random.pt"
+            save_checkpoint(config, path)
+            count = calib + (HELD_OUT + 1) * CALIB_LENGTH
+            shard = str(save_shard(job, config["vocab_size"], count, Path(folder) / "train.bin"))
+        kls = []
+        for name, device, batched in (("cpu", "cpu", False), ("device", job.device, True)):
+            output = Path(folder) / f"{name}.golf"
+            began = time.perf_counter()
+            report = build(
+                BuildOptions(
+                    path, "10bpw" if job.smoke else "3bpw", output, calib=shard, calib_tokens=calib,
+                    threads=job.threads, cache=False, device=device, batched=batched,
+                )
+            )  # fmt: skip
+            kls.append(report.measured_kl or 0.0)
+            found.figure(
+                f"KL, built on the {name}", kls[-1], "nats/token",
+                seconds=time.perf_counter() - began, sha256=report.artifact_sha256,
+                predicted_kl=report.predicted_kl, bytes=report.artifact_bytes,
+            )  # fmt: skip
+            _decodes_alike(job, found, output, name)
+        found.check(
+            "KL of the device's build over the CPU's, less 1", abs(kls[1] / kls[0] - 1), 0.02
+        )
+
+
+def _decodes_alike(job: Job, found: Findings, path: Path, name: str) -> None:
+    blob = path.read_bytes()
+    host = loads(blob).tensors
+    ours = loads(blob, device_decoder(torch.device(job.device))).tensors
+    off = 0
+    for key, (_, tensor) in host.items():
+        other = ours[key][1]
+        if isinstance(tensor, QTensor) and isinstance(other, QTensor):
+            off += int((tensor.codes != other.codes).sum())
+        off += int((tensor.dequantize() != other.dequantize()).sum())
+    found.check(f"built on the {name}: other codes or weights when decoded on the device", off, 0)

@@ -1,0 +1,157 @@
+"""Hooks on a model that add up what calibration wants to know, one sequence after another.
+
+The sums themselves are somebody else's: numpy's on the CPU (`stats.py`), a device's own (`device.py`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from golfpack.errors import UsageError
+from golfpack.models.base import pick
+from golfpack.packer.ir import Hook, ModelSpec
+
+Key = tuple[str, str]  # (module of the hook, quantity)
+
+# Output covariances are only kept up to this many rows: a head's would dwarf the model.
+MAX_COV_ROWS = 4096
+
+OVERFLOWS = "the model overflows on these tokens; check its config and its weights"
+
+
+class Sums(Protocol):
+    """Where quantities are added up."""
+
+    def add(self, key: Key, value: torch.Tensor) -> None:
+        """Add a value to the sum of its key; the tensor may be used for another key as well."""
+        ...
+
+
+@dataclass
+class Collector:
+    """A private copy of the model with hooks.
+
+    Attributes:
+        model: on the device it is to run on.
+        gradients: also see output gradients.
+        sums: where everything goes.
+    """
+
+    model: nn.Module
+    spec: ModelSpec
+    gradients: bool
+    sums: Sums
+    probs: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    labels: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    # Query, key and value projections read one and the same tensor: square it once.
+    last: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.model.requires_grad_(False)
+        self.parameters = dict(self.model.named_parameters())
+        self.finite = torch.ones(
+            (), dtype=torch.bool, device=next(iter(self.parameters.values())).device
+        )
+        self.heads = {
+            h.module
+            for t in self.spec.tensors
+            for h in t.hooks
+            if t.role in ("embed", "head") and h.kind == "linear"
+        }
+        if self.gradients:
+            for t in self.spec.tensors:
+                if not t.hooks:
+                    self.parameters[t.name].requires_grad_(True)
+        for t in self.spec.tensors:
+            for hook in t.hooks:
+                self._attach(hook, self.model.get_submodule(hook.module))
+
+    def _attach(self, hook: Hook, module: nn.Module) -> None:
+        if hook.kind == "linear":
+            module.register_forward_hook(_hook(lambda x, out: self._linear(hook, x, out)))
+        elif self.gradients:
+            module.register_forward_hook(_hook(lambda x, out: self._embedding(hook, x, out)))
+
+    def see(self, sequence: torch.Tensor, noise: torch.Tensor | None) -> None:
+        """Add a sequence (1, length), on the model's device.
+
+        Args:
+            noise: (length, vocabulary) exponential, which draws the labels; None without gradients.
+        """
+        self.last = None
+        if noise is None:
+            with torch.no_grad():
+                self.model(sequence)
+        else:
+            self._run_backward(sequence, noise)
+
+    def check(self) -> None:
+        """Raise UsageError where a prediction was not finite. It waits for the device."""
+        if not bool(self.finite):
+            raise UsageError(
+                "the model's predictions on calibration tokens are not finite", OVERFLOWS
+            )
+
+    def _run_backward(self, sequence: torch.Tensor, noise: torch.Tensor) -> None:
+        logits = self.model(sequence).flatten(0, 1)
+        with torch.no_grad():
+            self.finite &= torch.isfinite(logits).all()
+            self.probs = logits.softmax(-1)
+            self.labels = pick(self.probs, noise)[:, None]
+        F.cross_entropy(logits, self.labels[:, 0], reduction="sum").backward()
+        for name, p in self.parameters.items():
+            if p.grad is not None:
+                self.sums.add((name, "fisher"), p.grad.square())
+                p.grad = None
+
+    def _linear(self, hook: Hook, x: torch.Tensor, out: torch.Tensor) -> None:
+        if self.last is None or self.last[0] is not x:
+            flat = x.detach().flatten(0, -2)
+            self.last = (x, flat.T @ flat, flat.abs().sum(0))
+        self.sums.add((hook.module, "hessian"), self.last[1])
+        self.sums.add((hook.module, "input_abs"), self.last[2])
+        if self.gradients:
+            out.register_hook(lambda g: self._output_gradient(hook, g))
+
+    def _output_gradient(self, hook: Hook, grad: torch.Tensor) -> None:
+        g = grad.flatten(0, -2)
+        squares = self._expected_squares(g) if hook.module in self.heads else g.square()
+        self.sums.add((hook.module, "row_weight"), squares.sum(0))
+        self.sums.add((hook.module, "gradients"), torch.full((1,), len(g), device=g.device))
+        if g.shape[1] <= MAX_COV_ROWS:
+            self.sums.add((hook.module, "output_cov"), g.T @ g)
+
+    def _expected_squares(self, g: torch.Tensor) -> torch.Tensor:
+        """E[g^2] over labels, for the output z of a head with logits f(z), f elementwise.
+
+        There g = (p - y) f'(z) with y the sampled label as one-hot, whose square has the mean
+        p (1 - p) f'(z)^2. Sampling alone would say nothing of the many tokens it never drew.
+        """
+        error = self.probs.scatter_add(1, self.labels, torch.full_like(g[:, :1], -1.0))
+        slope = torch.where(error == 0, torch.ones_like(g), g / error)
+        return self.probs * (1 - self.probs) * slope.square()
+
+    def _embedding(self, hook: Hook, tokens: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        ids = tokens.flatten()
+        counts = torch.zeros(self._rows(hook), device=ids.device)
+        counts.index_add_(0, ids, torch.ones_like(ids, dtype=torch.float32))  # exact: whole numbers
+        self.sums.add((hook.module, "row_weight"), counts)
+        out = out.detach().requires_grad_(True)
+        out.register_hook(lambda g: self._embedding_gradient(hook, g))
+        return out
+
+    def _embedding_gradient(self, hook: Hook, grad: torch.Tensor) -> None:
+        g = grad.flatten(0, -2)
+        self.sums.add((hook.module, "hessian"), g.T @ g)
+
+    def _rows(self, hook: Hook) -> int:
+        return next(t.shape[0] for t in self.spec.tensors if hook in t.hooks)
+
+
+def _hook(see: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]) -> Callable[..., Any]:
+    """A forward hook that hands (first input, output) to `see`."""
+    return lambda _module, args, out: see(args[0], out)

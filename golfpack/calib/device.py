@@ -1,0 +1,82 @@
+"""Calibration on a torch device: the same quantities as `stats.calibrate`, and the same labels.
+
+The network runs sequence after sequence as on the CPU, because a vector's Fisher is a square of whole
+sequences' gradients; products are float32 (never TF32) and add up in float64 on the device. Labels are
+drawn with noise from the CPU's own generator. So the two differ by rounding alone, save where rounding
+decides between two labels. Nothing waits for the device before the end.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from golfpack.calib.collect import Collector, Key
+from golfpack.calib.sources import CalibTokens
+from golfpack.calib.stats import (
+    Progress,
+    batch_generator,
+    finish,
+    label_noise,
+    logits_width,
+    split_batches,
+)
+from golfpack.models.device import exact_products, send
+from golfpack.packer.ir import CalibStats, ModelSpec
+from golfpack.packer.parallel import map_ordered
+
+
+def calibrate_on(
+    device: str,
+    model: nn.Module,
+    spec: ModelSpec,
+    tokens: CalibTokens,
+    *,
+    gradients: bool,
+    seed: int,
+    threads: int,
+    progress: Progress | None = None,
+) -> CalibStats:
+    """Measure `CalibStats` of a model on `device`; otherwise as `stats.calibrate`.
+
+    Args:
+        threads: of the CPU, which draws the noise of labels.
+
+    Raises:
+        UsageError: the statistics are not finite.
+    """
+    sums = _DeviceSums(device)
+    collector = Collector(copy.deepcopy(model).to(device), spec, gradients, sums)
+    batches = split_batches(tokens)
+    vocabulary = logits_width(model) if gradients else 0
+
+    def noise_of(index: int) -> list[torch.Tensor | None]:
+        if not gradients:
+            return [None] * len(batches[index])
+        generator, length = batch_generator(seed, index), batches[index].shape[1]
+        return [label_noise(length, vocabulary, generator) for _ in batches[index]]
+
+    noises = map_ordered(noise_of, range(len(batches)), threads)
+    with exact_products():
+        for done, (batch, noise) in enumerate(zip(batches, noises, strict=True), 1):
+            for row, drawn in zip(torch.from_numpy(batch).split(1), noise, strict=True):
+                collector.see(send(row, device), None if drawn is None else send(drawn, device))
+            if progress is not None:
+                progress(done, len(batches), f"{done * batches[0].size:,} tokens")
+    collector.check()
+    arrays = {key: total.cpu().numpy() for key, total in sums.totals.items()}
+    return finish(spec, arrays, tokens, gradients)
+
+
+class _DeviceSums:
+    """Float64 sums on a device."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.totals: dict[Key, torch.Tensor] = {}
+
+    def add(self, key: Key, value: torch.Tensor) -> None:
+        if key in self.totals:
+            self.totals[key] += value
+        else:
+            self.totals[key] = value.to(self.device, torch.float64, copy=True)

@@ -1,0 +1,73 @@
+"""Who does the heavy arithmetic of a build: factoring Hessians, and rounding.
+
+Passes hand over all their matrices at once and get the results back in order, so that an engine may
+batch them as it likes. `HostEngine`, the default, is numpy, scipy and numba, a matrix a thread.
+`torch_engine.TorchEngine` takes matrices of one shape together, on any torch device.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from golfpack.packer.parallel import map_ordered
+from golfpack.packer.quantize.feedback import Factor, factorize, round_feedback, round_nearest
+from golfpack.packer.steps import StepField
+
+
+@dataclass(frozen=True, eq=False)
+class ToFactor:
+    """A positive semi-definite matrix to factor; arguments as of `feedback.factorize`."""
+
+    matrix: np.ndarray
+    damp: float
+    activation_order: bool = False
+
+    def run(self) -> Factor:
+        """The factor, worked out here."""
+        return factorize(self.matrix, damp=self.damp, activation_order=self.activation_order)
+
+
+@dataclass(frozen=True, eq=False)
+class ToRound:
+    """A matrix to round; arguments as of `feedback.round_feedback`, to nearest without a factor."""
+
+    w: np.ndarray
+    steps: StepField
+    limit: int | None
+    factor: Factor | None = None
+    row_factor: Factor | None = None
+    rate_weight: float = 0.0
+
+    def run(self) -> np.ndarray:
+        """Codes (rows, cols) int32, worked out here."""
+        if self.factor is None:
+            return round_nearest(self.w, self.steps, self.limit)
+        return round_feedback(
+            self.w, self.steps, self.factor, self.limit, self.row_factor, self.rate_weight
+        )
+
+
+class Engine(Protocol):
+    """What passes need of one."""
+
+    def factors(self, work: Sequence[ToFactor], threads: int) -> Iterator[Factor]:
+        """The factor of every matrix, in order. Raises LinAlgError as `feedback.factorize`."""
+        ...
+
+    def codes(self, work: Sequence[ToRound], threads: int) -> Iterator[np.ndarray]:
+        """Codes (rows, cols) int32 of every matrix, in order."""
+        ...
+
+
+class HostEngine:
+    """numpy, scipy and numba: the same bits whatever the number of threads."""
+
+    def factors(self, work: Sequence[ToFactor], threads: int) -> Iterator[Factor]:
+        """See `Engine`."""
+        return map_ordered(ToFactor.run, work, threads)
+
+    def codes(self, work: Sequence[ToRound], threads: int) -> Iterator[np.ndarray]:
+        """See `Engine`."""
+        return map_ordered(ToRound.run, work, threads)

@@ -1,0 +1,82 @@
+"""The batched engine against the host's, on the CPU: the same factors, codes and damps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from golfpack.packer import torch_engine
+from golfpack.packer.engine import HostEngine, ToFactor, ToRound
+from golfpack.packer.quantize.feedback import factorize
+from golfpack.packer.recipe import load_recipe
+from golfpack.packer.state import run_passes
+from golfpack.packer.steps import F16Steps, f16_steps, log_steps
+from golfpack.packer.torch_engine import TorchEngine
+
+HOST, TORCH = HostEngine(), TorchEngine(torch.device("cpu"), kernel=False)
+
+
+def hessian(rng: np.random.Generator, size: int) -> np.ndarray:
+    mixing = rng.standard_normal((size, size)) / np.sqrt(size) + 0.3 * np.eye(size)
+    x = rng.standard_normal((4 * size, size)) @ mixing * np.exp(rng.standard_normal(size))
+    return (x.T @ x / len(x)).astype(np.float32)
+
+
+def rounding(rng: np.random.Generator, rows: int, cols: int, kind: str) -> ToRound:
+    w = rng.standard_normal((rows, cols)).astype(np.float32)
+    row, col = 0.3 * np.exp(0.5 * rng.standard_normal(rows)), np.exp(rng.standard_normal(cols) / 2)
+    factor = factorize(hessian(rng, cols), damp=0.01, activation_order=kind == "ordered")
+    job = ToRound(w, log_steps(row, col), None, factor)
+    if kind == "two-sided":
+        return replace(job, row_factor=factorize(hessian(rng, rows), damp=0.1))
+    if kind == "clipped":
+        return replace(job, steps=F16Steps(f16_steps(row).row_f16), limit=3)
+    if kind == "groups":
+        return replace(job, steps=f16_steps(np.exp(rng.standard_normal((rows, -(-cols // 8)))), 8))
+    if kind == "cheap":
+        return replace(job, rate_weight=0.06)
+    return job if kind in ("plain", "ordered") else replace(job, factor=None)
+
+
+KINDS = ("plain", "two-sided", "ordered", "clipped", "groups", "cheap", "nearest")
+SHAPES = ((1, 1), (1, 9), (7, 1), (12, 20), (20, 12), (3, 140))
+
+
+def test_codes_are_the_hosts_in_the_same_order(monkeypatch):
+    monkeypatch.setattr(torch_engine, "BATCH_VALUES", 2000)  # batches of one and of several
+    rng = np.random.default_rng(0)
+    work = [rounding(rng, *shape, kind) for _ in range(3) for shape in SHAPES for kind in KINDS]
+    work.append(ToRound(np.zeros((0, 4), np.float32), log_steps(np.ones(0), np.ones(4)), None))
+    found, wanted = list(TORCH.codes(work, 1)), list(HOST.codes(work, 1))
+    assert len(found) == len(work)
+    for job, one, two in zip(work, found, wanted, strict=True):
+        assert one.dtype == np.int32
+        np.testing.assert_array_equal(one, two, err_msg=str(job.w.shape))
+
+
+def test_factors_are_the_hosts_damps_included():
+    rng = np.random.default_rng(1)
+    flat = np.zeros((5, 5), np.float32)
+    low = rng.standard_normal((2, 6))
+    work = [
+        ToFactor(hessian(rng, 5), 0.01),
+        ToFactor(hessian(rng, 8), 0.01, activation_order=True),
+        ToFactor(flat, 0.01),  # counts as the identity
+        ToFactor((low.T @ low).astype(np.float32), 0.0),  # singular: the damp must rise
+        ToFactor(hessian(rng, 6), 0.1),
+    ]
+    for one, two in zip(TORCH.factors(work, 1), HOST.factors(work, 1), strict=True):
+        np.testing.assert_allclose(one.upper, two.upper, rtol=1e-4, atol=1e-5 * two.upper.max())
+        np.testing.assert_array_equal(one.order, two.order)
+        assert one.damp == two.damp
+        assert one.upper.dtype == np.float32
+    with pytest.raises(np.linalg.LinAlgError):
+        list(TORCH.factors([ToFactor(np.array([[0.0, 1e3], [1e3, 0.1]]), 0.01)], 1))
+
+
+def test_a_recipe_runs_to_the_same_bytes(make_state):
+    passes = load_recipe("rd").passes
+    assert (
+        run_passes(passes, make_state(engine=TORCH)).blob == run_passes(passes, make_state()).blob
+    )

@@ -9,7 +9,7 @@ import torch
 
 from golfpack.kernels import feedback
 from golfpack.kernels.feedback import round_feedback_batch
-from golfpack.packer.quantize.feedback import Factor, _precisions, factorize, round_feedback
+from golfpack.packer.quantize.feedback import Factor, factorize, precisions, round_feedback
 from golfpack.packer.steps import StepField, f16_steps, log_steps
 
 
@@ -71,7 +71,7 @@ class Case:
             return torch.from_numpy(np.stack(parts)).to(to)
 
         group, cols = self.steps[0].group, self.w[0].shape[1]
-        precisions = [_precisions(w, s) for w, s in zip(self.w, self.steps, strict=True)]
+        weights = [precisions(w, s) for w, s in zip(self.w, self.steps, strict=True)]
         found = round_feedback_batch(
             stack(self.w),
             stack([s.row for s in self.steps]),
@@ -80,8 +80,8 @@ class Case:
             limit,
             self.row_factors and stack([f.upper for f in self.row_factors], torch.float32),
             rate_weight,
-            stack([p[0] for p in precisions]),
-            stack([p[1] for p in precisions]),
+            stack([p[0] for p in weights]),
+            stack([p[1] for p in weights]),
             group_of=None if group is None else torch.arange(cols) // group,
             kernel=kernel,
         )

@@ -122,6 +122,7 @@ class Refiner:
         distil(
             build_model(c.family, c.config, c.weights), self.prepared.model_of(start.tensors),
             latents, used.sequences, tokens=self.tokens, seed=self.seed, threads=start.threads,
+            device=self.prepared.backend.device if self.prepared.backend.batched else None,
             progress=lambda done, total, note: start.notify("refine", done, total, note),
         )  # fmt: skip
         return latents

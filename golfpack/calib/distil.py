@@ -6,14 +6,15 @@ it, its latent; the network runs with the nearest integers, and the gradient of 
 goes to the latents as if they had not been rounded (the straight-through estimator, Bengio et al., arXiv
 1308.3432, section 4). No label is needed, and steps, and so nearly the file's size, stay as they are.
 
-Sequences of a batch are independent: each is one thread's work, gradients are added in order, and
-everything else is elementwise. So the result does not depend on the number of threads.
+On the CPU every sequence of a batch is one thread's work, gradients are added in order, and everything
+else is elementwise. So the result does not depend on the number of threads. On a device a batch is run as
+one, and nothing waits for the device but a look at the KL now and then.
 """
 
 import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import cos, pi
 
@@ -23,6 +24,7 @@ from torch import nn
 
 from golfpack.calib.stats import torch_threads_restored
 from golfpack.errors import UsageError
+from golfpack.models.device import exact_products, send
 from golfpack.packer.parallel import map_ordered
 
 Progress = Callable[[int, int, str], None]
@@ -41,6 +43,8 @@ TRAVEL = 1.0
 MAX_RATE = 0.005
 # The KL shown is a moving average over about so many updates.
 SHOWN = 0.1
+# On a device the KL is looked at after so many updates.
+DEVICE_LOOKS = 20
 TINY = 1e-30  # where no gradient has been seen at all
 
 
@@ -66,6 +70,11 @@ class Latent:
         """The weights that the network runs with, in the tensor's own shape."""
         w = torch.round(self.z) * self.step
         return (w if self.offset is None else w + self.offset).reshape(self.shape)
+
+    def on(self, device: str) -> "Latent":
+        """The same on a device; `z` is a copy."""
+        offset = None if self.offset is None else self.offset.to(device)
+        return replace(self, z=self.z.to(device, copy=True), step=self.step.to(device), offset=offset)
 
     def move(self, change: torch.Tensor) -> None:
         """Add to `z` in place, within the limit."""
@@ -95,9 +104,10 @@ def distil(
     tokens: int,
     seed: int,
     threads: int,
+    device: str | None = None,
     progress: Progress | None = None,
-) -> float:
-    """Train `latents` in place to lower KL(teacher || student); returns its last running mean.
+) -> None:
+    """Train `latents` in place to lower KL(teacher || student).
 
     Args:
         teacher, student: tokens (B, T) -> logits (B, T, V); left as they were.
@@ -105,6 +115,8 @@ def distil(
         sequences: (n, length), drawn from in a new order whenever all have been seen.
         tokens: to train on, in updates of about BATCH_TOKENS each.
         seed: of the order.
+        threads: of the CPU, where `device` is None.
+        device: what runs whole batches.
 
     Raises:
         UsageError: the KL is not finite.
@@ -113,69 +125,105 @@ def distil(
     per_batch = max(1, BATCH_TOKENS // length)
     updates = max(1, tokens // (per_batch * length))
     peak = min(TRAVEL / updates, MAX_RATE)
-    adam = {name: _Adam(x.z) for name, x in latents.items()}
-    local, shown = threading.local(), 0.0
+    here = {name: x.on(device or "cpu") for name, x in latents.items()}
+    count = sum(x.z.numel() for x in here.values())
+    adam = {name: _Adam(x.z) for name, x in here.items()}
+    shown = _Shown(updates, 1 if device is None else DEVICE_LOOKS, progress)
     draw = _shuffled(len(sequences), seed)
-    with torch_threads_restored():
+    with torch_threads_restored(), exact_products():
+        run = _on_threads(teacher, student, threads) if device is None else (
+            _Pair(copy.deepcopy(teacher).to(device), copy.deepcopy(student).to(device)).run
+        )  # fmt: skip
         for done in range(updates):
-            weights = {name: x.weight() for name, x in latents.items()}
-            batch = sequences[list(islice(draw, per_batch))]
-
-            def one(row: np.ndarray, weights: Mapping[str, torch.Tensor] = weights) -> "_Found":
-                if not hasattr(local, "pair"):
-                    torch.set_num_threads(1)
-                    local.pair = _Pair(copy.deepcopy(teacher), copy.deepcopy(student), latents)
-                return local.pair.run(row, weights)
-
-            total, gradients = _added(map_ordered(one, list(batch), threads))
-            kl = total / batch.size
-            if not np.isfinite(kl):
-                raise UsageError(
-                    f"the KL is {kl} after {done} updates of --refine",
-                    "the model overflows on these tokens; build without --refine",
-                )
+            weights = {name: x.weight() for name, x in here.items()}
+            batch = torch.from_numpy(sequences[list(islice(draw, per_batch))].astype(np.int64))
+            kl, gradients = run(send(batch, device or "cpu"), weights)
+            shown.see(kl / batch.numel())
             rate = peak * 0.5 * (1 + cos(pi * done / updates))
-            for name, x in latents.items():
-                adam[name].see(gradients[name] * x.step)
-            usual = sum(a.power for a in adam.values()) / sum(x.z.numel() for x in latents.values())
-            for name, x in latents.items():
-                x.move(adam[name].change(rate, EPSILON * usual**0.5))
-            shown = kl if done == 0 else (1 - SHOWN) * shown + SHOWN * kl
-            if progress is not None:
-                progress(done + 1, updates, f"KL {shown:.5f}")
-    return shown
+            for name, x in here.items():
+                adam[name].see(gradients[name].reshape(x.z.shape) * x.step)
+            usual = torch.stack([a.power() for a in adam.values()]).sum().div(count).sqrt()
+            for name, x in here.items():
+                x.move(adam[name].change(rate, EPSILON * usual))
+    for name, x in latents.items():
+        x.z.copy_(here[name].z)
 
 
-_Found = tuple[float, dict[str, torch.Tensor]]
+# Summed KL of a batch, and its gradient by every weight that is trained.
+_Found = tuple[torch.Tensor, dict[str, torch.Tensor]]
+_Run = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], _Found]
 
 
 class _Pair:
-    """One thread's own copies of both networks."""
+    """Copies of both networks that nobody else uses."""
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, latents: Mapping[str, Latent]):
+    def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
         self.teacher = teacher.requires_grad_(False)
         self.student = student.requires_grad_(False)
-        self.trained = {n: self.student.get_parameter(n).requires_grad_(True) for n in latents}
-        self.shapes = {name: x.z.shape for name, x in latents.items()}
 
-    def run(self, row: np.ndarray, weights: Mapping[str, torch.Tensor]) -> _Found:
-        """Summed KL over a sequence (length,), and its gradient by the weights, as matrices."""
-        tokens = torch.from_numpy(row.astype(np.int64))[None]
+    def run(self, tokens: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> _Found:
+        """Of tokens (B, T), with these weights in the student."""
+        trained = {n: self.student.get_parameter(n).requires_grad_(True) for n in weights}
         with torch.no_grad():
-            for name, p in self.trained.items():
+            for name, p in trained.items():
                 p.copy_(weights[name])
                 p.grad = None
             p = self.teacher(tokens).float().log_softmax(-1)
         q = self.student(tokens).float().log_softmax(-1)
-        kl = (p.exp() * (p - q)).sum()
+        kl = (p.exp() * (p - q)).sum(dtype=torch.float64)
         kl.backward()
         gradients = {
-            name: torch.zeros(self.shapes[name])
-            if p.grad is None
-            else p.grad.reshape(self.shapes[name])
-            for name, p in self.trained.items()
+            name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trained.items()
         }
-        return float(kl.detach()), gradients
+        return kl.detach(), gradients
+
+
+def _on_threads(teacher: nn.Module, student: nn.Module, threads: int) -> _Run:
+    """A batch sequence by sequence, each on one thread."""
+    local = threading.local()
+
+    def run(batch: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> _Found:
+        def one(tokens: torch.Tensor) -> _Found:
+            if not hasattr(local, "pair"):
+                torch.set_num_threads(1)
+                local.pair = _Pair(copy.deepcopy(teacher), copy.deepcopy(student))
+            return local.pair.run(tokens, weights)
+
+        found = map_ordered(one, list(batch.split(1)), threads)
+        total, sums = next(found)
+        for kl, gradients in found:
+            total += kl
+            for name, g in gradients.items():
+                sums[name] += g
+        return total, sums
+
+    return run
+
+
+class _Shown:
+    """The KL's moving average for the user, and a check that it is finite."""
+
+    def __init__(self, updates: int, every: int, progress: Progress | None) -> None:
+        self.updates, self.every, self.progress = updates, every, progress
+        self.waiting: list[torch.Tensor] = []
+        self.done, self.mean = 0, 0.0
+
+    def see(self, kl: torch.Tensor) -> None:
+        """Take in the KL per token of one more update, and look at all every so many."""
+        self.waiting.append(kl)
+        if len(self.waiting) < self.every and self.done + len(self.waiting) < self.updates:
+            return
+        for value in torch.stack(self.waiting).tolist():
+            if not np.isfinite(value):
+                raise UsageError(
+                    f"the KL is {value} after {self.done} updates of --refine",
+                    "the model overflows on these tokens; build without --refine",
+                )
+            self.mean = value if self.done == 0 else (1 - SHOWN) * self.mean + SHOWN * value
+            self.done += 1
+        self.waiting = []
+        if self.progress is not None:
+            self.progress(self.done, self.updates, f"KL {self.mean:.5f}")
 
 
 class _Adam:
@@ -191,25 +239,15 @@ class _Adam:
         self.mean.lerp_(gradient, 1 - BETAS[0])
         self.square.lerp_(gradient.square(), 1 - BETAS[1])
 
-    @property
-    def power(self) -> float:
-        """Sum of the squared gradients, by their moving average."""
-        return float(self.square.double().sum()) / (1 - BETAS[1] ** self.count)
+    def power(self) -> torch.Tensor:
+        """Sum of the squared gradients, by their moving average; float64."""
+        return self.square.double().sum() / (1 - BETAS[1] ** self.count)
 
-    def change(self, rate: float, epsilon: float) -> torch.Tensor:
+    def change(self, rate: float, epsilon: torch.Tensor) -> torch.Tensor:
         """What to add to the tensor."""
         mean = self.mean / (1 - BETAS[0] ** self.count)
-        spread = (self.square / (1 - BETAS[1] ** self.count)).sqrt_().add_(max(epsilon, TINY))
+        spread = (self.square / (1 - BETAS[1] ** self.count)).sqrt_().add_(epsilon.clamp(min=TINY))
         return mean.div_(spread).mul_(-rate)
-
-
-def _added(found: Iterator[_Found]) -> _Found:
-    total, sums = next(found)
-    for kl, gradients in found:
-        total += kl
-        for name, g in gradients.items():
-            sums[name] += g
-    return total, sums
 
 
 def _shuffled(count: int, seed: int) -> Iterator[int]:

@@ -39,11 +39,11 @@ def student(tiny, latents):
     return build_model(tiny.family, tiny.config, weights)
 
 
-def trained(tiny, teacher, tokens, updates, threads=1, seed=0):
+def trained(tiny, teacher, tokens, updates, threads=1, seed=0, device=None):
     latents = start(tiny)
     distil(
         teacher, student(tiny, latents), latents, tokens.sequences,
-        tokens=updates * BATCH_TOKENS, seed=seed, threads=threads,
+        tokens=updates * BATCH_TOKENS, seed=seed, threads=threads, device=device,
     )  # fmt: skip
     return latents
 
@@ -63,6 +63,13 @@ def test_threads_change_nothing_and_the_seed_does(tiny, teacher, tiny_tokens):
     )
     assert all(torch.equal(one[n].z, two[n].z) for n in one)
     assert any(not torch.equal(one[n].z, other[n].z) for n in one)
+
+
+def test_whole_batches_on_a_device_are_the_same_but_for_rounding(tiny, teacher, tiny_tokens):
+    alone, together = (trained(tiny, teacher, tiny_tokens, 1, device=d) for d in (None, "cpu"))
+    for name, x in alone.items():
+        torch.testing.assert_close(x.z, together[name].z, atol=1e-4, rtol=0)
+        assert not torch.equal(x.z, start(tiny)[name].z)
 
 
 def test_both_networks_are_left_as_they_were(tiny, teacher, tiny_tokens):

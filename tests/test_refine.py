@@ -17,7 +17,7 @@ SHORT = 20 * BATCH_TOKENS
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """A high rate, for few updates."""
-    monkeypatch.setattr("golfpack.calib.distil.MAX_RATE", 0.02)
+    monkeypatch.setattr("golfpack.calib.distil.RATE", 0.02)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_training_lowers_the_kl_within_the_budget(options, recipe):
 
 def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatch):
     rounded = build(replace(options, refine=0))
-    monkeypatch.setattr("golfpack.calib.distil.MAX_RATE", 1.0)  # no training, but noise
+    monkeypatch.setattr("golfpack.calib.distil.RATE", 1.0)  # no training, but noise
     report = build(options)
     assert report.artifact_sha256 == rounded.artifact_sha256
     assert report.refined is None

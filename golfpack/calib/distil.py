@@ -38,9 +38,8 @@ BETAS = (0.9, 0.99)
 # Added to each gradient's size, as a share of the network's: what hardly matters hardly moves. Steps
 # are such that all that matters has gradients of one size.
 EPSILON = 0.1
-# Peak rate times updates, in steps: how far a latent that is always pulled one way may travel, about.
-TRAVEL = 1.0
-MAX_RATE = 0.005
+# Peak rate, in steps per update.
+RATE = 0.005
 # The KL shown is a moving average over about so many updates.
 SHOWN = 0.1
 # On a device the KL is looked at after so many updates.
@@ -124,7 +123,6 @@ def distil(
     length = sequences.shape[1]
     per_batch = max(1, BATCH_TOKENS // length)
     updates = max(1, tokens // (per_batch * length))
-    peak = min(TRAVEL / updates, MAX_RATE)
     here = {name: x.on(device or "cpu") for name, x in latents.items()}
     count = sum(x.z.numel() for x in here.values())
     adam = {name: _Adam(x.z) for name, x in here.items()}
@@ -139,7 +137,7 @@ def distil(
             batch = torch.from_numpy(sequences[list(islice(draw, per_batch))].astype(np.int64))
             kl, gradients = run(send(batch, device or "cpu"), weights)
             shown.see(kl / batch.numel())
-            rate = peak * 0.5 * (1 + cos(pi * done / updates))
+            rate = RATE * 0.5 * (1 + cos(pi * done / updates))
             for name, x in here.items():
                 adam[name].see(gradients[name].reshape(x.z.shape) * x.step)
             usual = torch.stack([a.power() for a in adam.values()]).sum().div(count).sqrt()

@@ -15,7 +15,7 @@ STEP = 0.08
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """A high rate, for few updates."""
-    monkeypatch.setattr("golfpack.calib.distil.MAX_RATE", 0.03)
+    monkeypatch.setattr("golfpack.calib.distil.RATE", 0.03)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ goes to the latents as if they had not been rounded (the straight-through estima
 1308.3432, section 4). No label is needed, and steps, and so nearly the file's size, stay as they are.
 
 On the CPU every sequence of a batch is one thread's work, gradients are added in order, and everything
-else is elementwise. So the result does not depend on the number of threads. On a device a batch is run as
-one, and nothing waits for the device but a look at the KL now and then.
+else is elementwise. So the result does not depend on the number of threads. On a device a batch is run
+as one, and nothing waits for the device but a look at the KL now and then.
 """
 
 import copy
@@ -73,7 +73,9 @@ class Latent:
     def on(self, device: str) -> "Latent":
         """The same on a device; `z` is a copy."""
         offset = None if self.offset is None else self.offset.to(device)
-        return replace(self, z=self.z.to(device, copy=True), step=self.step.to(device), offset=offset)
+        return replace(
+            self, z=self.z.to(device, copy=True), step=self.step.to(device), offset=offset
+        )
 
     def move(self, change: torch.Tensor) -> None:
         """Add to `z` in place, within the limit."""

@@ -55,10 +55,12 @@ class Backend:
             return calibrate_on(self.device, model, spec, tokens, **options)
         return calibrate(model, spec, tokens, **options)
 
-    def write_text(self, model: nn.Module, count: int, length: int, seed: int) -> CalibTokens:
+    def write_text(
+        self, model: nn.Module, count: int, length: int, seed: int, temperature: float
+    ) -> CalibTokens:
         """As `calib.sources.self_generated`; the model comes back to the CPU."""
         try:
-            return self_generated(model.to(self.device), count, length, seed)
+            return self_generated(model.to(self.device), count, length, seed, temperature)
         finally:
             model.to("cpu")
 

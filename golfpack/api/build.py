@@ -104,8 +104,7 @@ def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildRepo
     refined = None
     if options.refine:
         with clock.measure("refine"):
-            refiner = Refiner(prepared, ready, state, fit, options.refine, options.seed)
-            state, refined = refiner.run()
+            state, refined = Refiner(options, prepared, ready, state, fit).run()
     with clock.measure("verify"):
         artifact = _verified(state)
         loss = _loss(prepared, ready, state, fit, refined)

@@ -20,7 +20,7 @@ from golfpack.api.compare_store import Store, software
 from golfpack.api.models import LoadedModel, checkpoint_stem, open_model, split_settings
 from golfpack.api.prepare import calib_shape, code_bytes
 from golfpack.calib.sources import from_data
-from golfpack.data.shards import read_tokens
+from golfpack.data.stream import read_stream
 from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.packer.recipe import load_recipe
@@ -86,7 +86,7 @@ def open_runs(options: CompareOptions, command: str) -> Runs:
     calibration = _calib_sha256(options, model, tokenizer)
     tokens = np.zeros(0, np.uint16)
     if options.tokens is not None:
-        tokens = read_tokens(options.tokens, options.limit)
+        tokens = read_stream(options.tokens, tokenizer, options.limit)
     inputs = {
         "checkpoint": model.sha256,
         "config": model.config,

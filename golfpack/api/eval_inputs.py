@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from golfpack.api.models import LoadedModel, open_pair
-from golfpack.data.shards import read_tokens
+from golfpack.data.stream import is_text, read_stream
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
@@ -70,6 +70,13 @@ class EvalOptions:
     strict: bool = False
     argv: list[str] = field(default_factory=list)
 
+    @property
+    def raw_text(self) -> Path | None:
+        """The documents before any tokenizer, where they are known."""
+        if self.source_text is None and is_text(self.tokens):
+            return Path(self.tokens)
+        return self.source_text
+
 
 @dataclass(frozen=True, eq=False)
 class EvalInputs:
@@ -122,7 +129,7 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     sp = load_tokenizer(options.tokenizer)
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
     notify("read", 1, 4, "tokens")
-    tokens = read_tokens(options.tokens, options.limit)
+    tokens = read_stream(options.tokens, sp, options.limit)
     if len(tokens) < 2:
         raise UsageError(
             f"{options.tokens} holds {len(tokens)} tokens: there is none to score",
@@ -137,8 +144,8 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     notify("read", 3, 4, f"round trip of {len(documents) - 1:,} documents")
     round_trip = token_round_trip(sp, tokens, documents)
     source = None
-    if options.source_text is not None:
-        source = text_round_trip(sp, read_documents([options.source_text]))
+    if options.raw_text is not None:
+        source = text_round_trip(sp, read_documents([options.raw_text]))
     warnings = [
         *_byte_warnings(options, audited, round_trip, source),
         *_document_warnings(mode, ttt, len(documents) - 1, audited.documents),
@@ -178,7 +185,7 @@ def _byte_warnings(
     if source is not None and source.lossy:
         warnings.append(
             f"the tokenizer changes {source.lossy:,} of the {source.documents:,} documents of "
-            f"{options.source_text}: bits per byte are of the changed text"
+            f"{options.raw_text}: bits per byte are of the changed text"
         )
     if options.byte_counts is None and (unused := find_sidecars(options.tokens)):
         warnings.append(f"byte-count shards such as {unused[0]} are not used; --byte-counts does")

@@ -1,7 +1,6 @@
 """What `build` and `plan` share: checkpoint, recipe, calibration, and a way to measure a candidate."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
@@ -15,7 +14,7 @@ from golfpack.api.models import split_settings
 from golfpack.api.planfile import PlanFile
 from golfpack.api.replay import Replay
 from golfpack.calib.cache import cache_folder, cached, cached_text
-from golfpack.calib.sources import CalibTokens, from_data
+from golfpack.calib.sources import SELF_TEMPERATURE, CalibTokens, from_data, text_calls
 from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable
@@ -259,21 +258,44 @@ def calib_shape(family: str, config: dict[str, Any], tokens: int) -> tuple[int, 
     return tokens // length + HELD_OUT, length
 
 
-@contextmanager
-def _told(model: nn.Module, stage: str, calls: int, notify: Notify) -> Iterator[None]:
-    """Tell of each of a model's `calls` calls, where whoever calls it does not."""
-    done = 0
+def written_text(
+    checkpoint: Checkpoint,
+    backend: Backend,
+    options: BuildOptions,
+    shape: tuple[int, int],
+    *,
+    temperature: float,
+    seed: int,
+    purpose: str,
+    notify: Notify,
+) -> CalibTokens:
+    """Sequences of `shape` (count, length) that the model writes, or wrote before.
 
-    def count(*_: object) -> None:
+    Raises:
+        UsageError: the model's logits are not finite.
+    """
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    inputs = {
+        "checkpoint": checkpoint.sha256,
+        "config": checkpoint.config,
+        "shape": shape,
+        "temperature": temperature,
+        "seed": seed,
+        "backend": backend.key,
+    }
+    done, calls = 0, text_calls(*shape)
+
+    def told(*_: object) -> None:
         nonlocal done
         done += 1
-        notify(stage, done, calls, "for calibration, by the model itself")
+        notify("write text", done, calls, f"for {purpose}, by the model itself")
 
-    hook = model.register_forward_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
+    model.register_forward_hook(told)
+    return cached_text(
+        cache_folder() if options.cache else None,
+        inputs,
+        lambda: backend.write_text(model, *shape, seed, temperature),
+    )
 
 
 def _calibrate(
@@ -288,19 +310,10 @@ def _calibrate(
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     count, length = calib_shape(checkpoint.family, checkpoint.config, options.calib_tokens)
     if options.calib is None:
-        inputs = {
-            "checkpoint": checkpoint.sha256,
-            "config": checkpoint.config,
-            "shape": [count, length],
-            "seed": options.seed,
-            "backend": backend.key,
-        }
-        with _told(model, "write text", length - 1, notify):
-            tokens = cached_text(
-                cache_folder() if options.cache else None,
-                inputs,
-                lambda: backend.write_text(model, count, length, options.seed),
-            )
+        tokens = written_text(
+            checkpoint, backend, options, (count, length), temperature=SELF_TEMPERATURE,
+            seed=options.seed, purpose="calibration", notify=notify,
+        )  # fmt: skip
     else:
         tokens = from_data(options.calib, sp, checkpoint.config["vocab_size"], count, length)
     used, held_out = tokens.split(HELD_OUT)

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from golfpack.api.prepare import Prepared
+from golfpack.api.prepare import BuildOptions, Prepared, written_text
 from golfpack.calib.distil import Latent, distil, latent
+from golfpack.calib.sources import CalibTokens, training_text
 from golfpack.errors import UsageError
 from golfpack.models.checkpoint import build_model
 from golfpack.packer.allocate import Fit
@@ -15,6 +17,8 @@ from golfpack.packer.state import UNLIMITED, Budget, PackState, Pass, run_passes
 from golfpack.packer.steps import step_matrix
 from golfpack.report.reports import Refinement
 
+# Text to train on is the model's own distribution, as KL is measured by it.
+TEMPERATURE = 1.0
 # Training leaves a file's size as it is, within 0.1%. Where it ends a little too large, boundaries
 # between codes move outwards, by this much at most, in steps. Many latents end right at a boundary, as
 # both codes are as good, but only as long as about as many end on either side: going all one way costs.
@@ -36,15 +40,13 @@ class Refiner:
     Attributes:
         ready: as the passes before `fit` left it.
         rounded: as `fit` left it.
-        tokens: to train on.
     """
 
+    options: BuildOptions
     prepared: Prepared
     ready: PackState
     rounded: PackState
     fit: Fit
-    tokens: int
-    seed: int
 
     def run(self) -> tuple[PackState, Refinement | None]:
         """The artifact with trained codes; the rounded one, with a warning, where that is no worse.
@@ -66,7 +68,10 @@ class Refiner:
             better = kl < rounded_kl if rounded.target_kl is None else done.size < rounded.size
             if better:
                 changed = _changed(start.tensors, done.tensors)
-                report = Refinement(self.tokens, rounded.size, rounded_kl, kl, changed, shift)
+                text, written = self._text
+                report = Refinement(
+                    text.size, written, rounded.size, rounded_kl, kl, changed, shift
+                )
                 return self._finished(done), report
         return rounded.warn("--refine found nothing better than rounding"), None
 
@@ -114,18 +119,33 @@ class Refiner:
         return run_passes(self.fit.body, free)
 
     def _trained(self, start: PackState) -> dict[str, Latent]:
-        c, used = self.prepared.checkpoint, self.prepared.used
-        assert used is not None
+        c = self.prepared.checkpoint
         latents = {
             n: _latent(start, n, t) for n, t in start.tensors.items() if isinstance(t, QTensor)
         }
         distil(
             build_model(c.family, c.config, c.weights), self.prepared.model_of(start.tensors),
-            latents, used.sequences, tokens=self.tokens, seed=self.seed, threads=start.threads,
+            latents, self._text[0], threads=start.threads,
             device=self.prepared.backend.device if self.prepared.backend.batched else None,
             progress=lambda done, total, note: start.notify("refine", done, total, note),
         )  # fmt: skip
         return latents
+
+    @cached_property
+    def _text(self) -> tuple[np.ndarray, int]:
+        """What to train on, and how many tokens of it the model wrote for that."""
+        used, p = self.prepared.used, self.prepared
+        assert used is not None
+
+        def write(count: int) -> CalibTokens:
+            # Another seed than calibration's own text has, which tokens to measure with are part of.
+            return written_text(
+                p.checkpoint, p.backend, self.options, (count, used.sequences.shape[1]),
+                temperature=TEMPERATURE, seed=self.options.seed + 1, purpose="training",
+                notify=self.rounded.notify,
+            )  # fmt: skip
+
+        return training_text(used, self.options.refine, self.options.seed, write)
 
     def _fitted(
         self, start: PackState, latents: Mapping[str, Latent], limit: int

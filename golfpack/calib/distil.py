@@ -13,9 +13,8 @@ as one, and nothing waits for the device but a look at the KL now and then.
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import cos, pi
 
 import numpy as np
@@ -100,10 +99,8 @@ def distil(
     teacher: nn.Module,
     student: nn.Module,
     latents: Mapping[str, Latent],
-    sequences: np.ndarray,
+    text: np.ndarray,
     *,
-    tokens: int,
-    seed: int,
     threads: int,
     device: str | None = None,
     progress: Progress | None = None,
@@ -113,30 +110,25 @@ def distil(
     Args:
         teacher, student: tokens (B, T) -> logits (B, T, V); left as they were.
         latents: by parameter name of the student; what has none stays as it is.
-        sequences: (n, length), drawn from in a new order whenever all have been seen.
-        tokens: to train on, in updates of about BATCH_TOKENS each.
-        seed: of the order.
+        text: (n, length) tokens in the order of training, in updates of about BATCH_TOKENS each.
         threads: of the CPU, where `device` is None.
         device: what runs whole batches.
 
     Raises:
         UsageError: the KL is not finite.
     """
-    length = sequences.shape[1]
-    per_batch = max(1, BATCH_TOKENS // length)
-    updates = max(1, tokens // (per_batch * length))
+    batches = torch.from_numpy(text.astype(np.int64)).split(max(1, BATCH_TOKENS // text.shape[1]))
+    updates = len(batches)
     here = {name: x.on(device or "cpu") for name, x in latents.items()}
     count = sum(x.z.numel() for x in here.values())
     adam = {name: _Adam(x.z) for name, x in here.items()}
     shown = _Shown(updates, 1 if device is None else DEVICE_LOOKS, progress)
-    draw = _shuffled(len(sequences), seed)
     with torch_threads_restored(), exact_products():
         run = _on_threads(teacher, student, threads) if device is None else (
             _Pair(copy.deepcopy(teacher).to(device), copy.deepcopy(student).to(device)).run
         )  # fmt: skip
-        for done in range(updates):
+        for done, batch in enumerate(batches):
             weights = {name: x.weight() for name, x in here.items()}
-            batch = torch.from_numpy(sequences[list(islice(draw, per_batch))].astype(np.int64))
             kl, gradients = run(send(batch, device or "cpu"), weights)
             shown.see(kl / batch.numel())
             rate = RATE * 0.5 * (1 + cos(pi * done / updates))
@@ -248,10 +240,3 @@ class _Adam:
         mean = self.mean / (1 - BETAS[0] ** self.count)
         spread = (self.square / (1 - BETAS[1] ** self.count)).sqrt_().add_(epsilon.clamp(min=TINY))
         return mean.div_(spread).mul_(-rate)
-
-
-def _shuffled(count: int, seed: int) -> Iterator[int]:
-    """Indices below `count`, all of them in a new order time and again."""
-    generator = np.random.default_rng(seed)
-    while True:
-        yield from generator.permutation(count).tolist()

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from golfpack.data.shards import read_tokens
-from golfpack.data.text import read_documents
-from golfpack.data.tokenizer import Tokenizer, encode_documents
+from golfpack.data.stream import read_stream
+from golfpack.data.tokenizer import Tokenizer
 from golfpack.errors import UsageError
 from golfpack.models.base import generate
 
 BOS = 1
+SELF_GENERATED = "self-generated"
 # Sampling a little sharper than the model calibrates as well as real text (record of 2026-03-25).
 SELF_TEMPERATURE = 0.8
+# How many tokens a model writes side by side: what they need in KV caches.
+WRITTEN_AT_ONCE = 65_536
+# How often training sees a calibration token before the model writes more text.
+REPEATS = 8
 
 _VALIDATION = re.compile(r"(?:^|[^a-z])val(?:id|idation)?(?:[^a-z]|$)", re.IGNORECASE)
 
@@ -67,14 +72,7 @@ def from_data(
                 f"{file} looks like validation data, which a build must never see",
                 "calibrate on training data, or leave --calib out: the model then writes its own",
             )
-    if path.endswith((".txt", ".jsonl")):
-        if tokenizer is None:
-            raise UsageError(
-                f"text needs a tokenizer to calibrate on {path}", "add --tokenizer FILE.model"
-            )
-        tokens = encode_documents(tokenizer, read_documents([path]))
-    else:
-        tokens = read_tokens(path)
+    tokens = read_stream(path, tokenizer)
     if len(tokens) < count * length:
         raise UsageError(
             f"{path} has {len(tokens):,} tokens; calibration asks for {count * length:,}",
@@ -90,11 +88,54 @@ def from_data(
     return CalibTokens(sequences, path)
 
 
-def self_generated(model: nn.Module, count: int, length: int, seed: int) -> CalibTokens:
+def self_generated(
+    model: nn.Module, count: int, length: int, seed: int, temperature: float = SELF_TEMPERATURE
+) -> CalibTokens:
     """`count` sequences of `length` tokens sampled from the model, each from BOS on."""
     generator = torch.Generator().manual_seed(seed)
+    at_once = max(1, WRITTEN_AT_ONCE // length)
     with torch.inference_mode():
-        tokens = generate(
-            model, count, length, bos=BOS, temperature=SELF_TEMPERATURE, generator=generator
-        )
-    return CalibTokens(tokens.cpu().numpy(), "self-generated")
+        parts = [
+            generate(
+                model, min(at_once, count - start), length,
+                bos=BOS, temperature=temperature, generator=generator,
+            )
+            for start in range(0, count, at_once)
+        ]  # fmt: skip
+    return CalibTokens(torch.cat(parts).cpu().numpy(), SELF_GENERATED)
+
+
+def text_calls(count: int, length: int) -> int:
+    """How often `self_generated` calls the model."""
+    at_once = max(1, WRITTEN_AT_ONCE // length)
+    return -(-count // at_once) * (length - 1)
+
+
+def training_text(
+    used: CalibTokens, tokens: int, seed: int, write: Callable[[int], CalibTokens]
+) -> tuple[np.ndarray, int]:
+    """Text to train on: calibration tokens, again and again, and what the model writes beside them.
+
+    A model as small as the calibration text learns that text by heart. So calibration tokens are seen
+    REPEATS times, and for more the model writes text, each token to be seen once; but text from a file
+    stays half of the whole, however often that repeats it: it is what the model is for.
+
+    Args:
+        tokens: how many, about.
+        seed: of the order.
+        write: count -> so many sequences, as long as those of `used`.
+
+    Returns:
+        (n, length) in the order of training; how many tokens of it the model wrote for this.
+    """
+    count, length = used.sequences.shape
+    rows = max(1, tokens // length)
+    fresh = max(0, rows - REPEATS * count)
+    if used.source != SELF_GENERATED:
+        fresh = min(fresh, rows // 2)
+    order = np.random.default_rng(seed)
+    rounds = [order.permutation(count) for _ in range(-(-(rows - fresh) // count))]
+    text = used.sequences[np.concatenate(rounds)[: rows - fresh]]
+    if fresh:
+        text = np.concatenate([text, write(fresh).sequences])[order.permutation(rows)]
+    return text, fresh * length

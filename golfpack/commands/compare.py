@@ -43,7 +43,9 @@ def compare(
     budget: Annotated[
         list[str], typer.Option(help="A budget, as of build; several are more rows.")
     ],
-    tokens: Annotated[str, typer.Option(help="Token shard, or a glob of shards, to evaluate on.")],
+    tokens: Annotated[
+        str, typer.Option(help="Token shard, glob of shards, or text to evaluate on.")
+    ],
     tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
     calib: Calib = None,
     calib_tokens: CalibTokens = 32768,

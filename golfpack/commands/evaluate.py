@@ -36,7 +36,7 @@ STATS_EXAMPLES = (
 
 def evaluate(
     path: Annotated[Path, typer.Argument(help="Checkpoint or .golf artifact.")],
-    tokens: Annotated[str, typer.Option(help="Token shard, or a glob of shards.")],
+    tokens: Annotated[str, typer.Option(help="Token shard, glob of shards, or text.")],
     tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
     mode: Annotated[
         str,

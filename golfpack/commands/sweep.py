@@ -52,7 +52,7 @@ def sweep(
     calib: Calib = None,
     calib_tokens: CalibTokens = 32768,
     tokens: Annotated[
-        str | None, typer.Option(help="Token shard, or a glob of shards, to evaluate on.")
+        str | None, typer.Option(help="Token shard, glob of shards, or text to evaluate on.")
     ] = None,
     tokenizer: Tokenizer = None,
     limit: Limit = 65537,

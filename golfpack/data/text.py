@@ -1,4 +1,4 @@
-"""Documents from text files: `.txt` with two blank lines between documents, and `.jsonl`."""
+"""Documents from text files: `.jsonl`, and `.txt` with two blank lines or a marker between them."""
 
 import json
 import re
@@ -7,14 +7,16 @@ from pathlib import Path
 
 from golfpack.errors import UsageError
 
-_BETWEEN_DOCUMENTS = re.compile(r"\n(?:[ \t]*\n){2,}")
+# GPT-2's marker, too, as in dumps of TinyStories: no tokenizer here has it as a piece.
+_BETWEEN_DOCUMENTS = re.compile(r"\n(?:[ \t]*\n){2,}|<\|endoftext\|>")
+TEXT_SUFFIXES = (".txt", ".jsonl")
 
 
 def read_documents(paths: Iterable[str | Path]) -> Iterator[str]:
     """Yield the documents of some text files, file by file, without empty ones.
 
-    `.jsonl` files hold one {"text": ...} per line. In any other file, two or more blank lines
-    separate documents.
+    `.jsonl` files hold one {"text": ...} per line. In any other file, two or more blank lines, or
+    `<|endoftext|>`, separate documents.
 
     Raises:
         UsageError: a file is missing, not UTF-8, or a JSON line has no text.

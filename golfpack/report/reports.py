@@ -52,6 +52,7 @@ class Refinement:
 
     Attributes:
         tokens: trained on.
+        written: how many of them the model wrote itself, beyond calibration tokens.
         rounded_bytes: of the artifact without training, within the same budget or target.
         rounded_kl: of that artifact.
         kl: of the trained artifact.
@@ -60,6 +61,7 @@ class Refinement:
     """
 
     tokens: int
+    written: int
     rounded_bytes: int
     rounded_kl: float
     kl: float

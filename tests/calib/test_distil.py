@@ -41,10 +41,9 @@ def student(tiny, latents):
 
 def trained(tiny, teacher, tokens, updates, threads=1, seed=0, device=None):
     latents = start(tiny)
-    distil(
-        teacher, student(tiny, latents), latents, tokens.sequences,
-        tokens=updates * BATCH_TOKENS, seed=seed, threads=threads, device=device,
-    )  # fmt: skip
+    order, rows = np.random.default_rng(seed), updates * BATCH_TOKENS // tokens.sequences.shape[1]
+    text = tokens.sequences[order.integers(len(tokens.sequences), size=rows)]
+    distil(teacher, student(tiny, latents), latents, text, threads=threads, device=device)
     return latents
 
 
@@ -76,7 +75,7 @@ def test_both_networks_are_left_as_they_were(tiny, teacher, tiny_tokens):
     latents = start(tiny)
     net = student(tiny, latents)
     before = [{n: p.clone() for n, p in m.named_parameters()} for m in (teacher, net)]
-    distil(teacher, net, latents, tiny_tokens.sequences, tokens=1, seed=0, threads=1)
+    distil(teacher, net, latents, tiny_tokens.sequences[:1], threads=1)
     for model, kept in zip((teacher, net), before, strict=True):
         assert not any(p.requires_grad for p in model.parameters())
         assert all(torch.equal(p, kept[n]) for n, p in model.named_parameters())
@@ -104,7 +103,7 @@ def test_what_no_gradient_reaches_stays(tiny, teacher, tiny_tokens):
     net = build_model(tiny.family, tiny.config, dead)
     before = latents[name].z.clone()
     only = {name: latents[name]}
-    distil(net, net, only, tiny_tokens.sequences, tokens=BATCH_TOKENS, seed=0, threads=1)
+    distil(net, net, only, tiny_tokens.sequences[:1], threads=1)
     assert torch.equal(latents[name].z, before)
 
 
@@ -114,5 +113,4 @@ def test_a_network_that_overflows_is_an_error(tiny, teacher, tiny_tokens):
     nan = {**tiny.weights, name: np.full_like(tiny.weights[name], np.nan)}
     broken = build_model(tiny.family, tiny.config, nan)
     with pytest.raises(UsageError, match="the KL is nan after 0 updates"):
-        distil(broken, student(tiny, latents), latents, tiny_tokens.sequences,
-               tokens=1, seed=0, threads=1)  # fmt: skip
+        distil(broken, student(tiny, latents), latents, tiny_tokens.sequences[:1], threads=1)

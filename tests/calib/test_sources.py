@@ -5,7 +5,14 @@ import pytest
 import sentencepiece
 import torch
 
-from golfpack.calib.sources import BOS, CalibTokens, from_data, self_generated
+from golfpack.calib.sources import (
+    BOS,
+    CalibTokens,
+    from_data,
+    self_generated,
+    text_calls,
+    training_text,
+)
 from golfpack.data.shards import write_shard
 from golfpack.errors import UsageError
 from golfpack.models.checkpoint import build_model
@@ -102,3 +109,42 @@ def test_self_generated_text_depends_on_the_seed_alone(tiny):
     assert (one.sequences[:, 0] == BOS).all()
     assert 0 <= one.sequences.min() <= one.sequences.max() < tiny.config["vocab_size"]
     assert one.source == "self-generated"
+
+
+@pytest.mark.parametrize(
+    ("source", "rows", "written"),
+    [
+        ("shard.bin", 30, 0),
+        ("shard.bin", 50, 18),
+        ("shard.bin", 80, 40),
+        ("self-generated", 80, 48),
+    ],
+)
+def test_a_model_writes_what_calibration_tokens_would_repeat_too_often(source, rows, written):
+    used = CalibTokens(np.arange(4 * 8).reshape(4, 8), source)
+    fresh = CalibTokens(1000 + np.arange(written * 8).reshape(written, 8), "self-generated")
+
+    def write(count):
+        assert count == written
+        return fresh
+
+    text, tokens = training_text(used, rows * 8 + 7, 0, write)
+    assert (text.shape, tokens) == ((rows, 8), written * 8)
+    seen = [int(np.count_nonzero((text == row).all(1))) for row in used.sequences]
+    assert sum(seen) == rows - written
+    assert max(seen) - min(seen) <= 1
+    # Every written sequence once, and in the midst of the others.
+    assert sorted(text[text[:, 0] >= 1000][:, 0]) == list(fresh.sequences[:, 0])
+    assert written == 0 or np.any(np.diff(text[:, 0] >= 1000, prepend=False)[written:])
+    again, _ = training_text(used, rows * 8, 1, write)
+    assert not np.array_equal(text, again)
+
+
+def test_long_texts_are_written_in_parts_and_all_is_told(tiny, monkeypatch):
+    monkeypatch.setattr("golfpack.calib.sources.WRITTEN_AT_ONCE", 64)
+    model, calls = build_model(tiny.family, tiny.config, tiny.weights), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    text = self_generated(model, 5, 32, 0).sequences
+    assert text.shape == (5, 32)
+    assert len(calls) == text_calls(5, 32)
+    assert len({tuple(row) for row in text}) == 5

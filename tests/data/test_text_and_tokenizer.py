@@ -21,11 +21,14 @@ SENTENCES = [
 
 def test_documents_of_text_and_jsonl_files(tmp_path):
     text = tmp_path / "a.txt"
-    text.write_bytes(b"\n\n\none\r\ntwo\n\nstill one\n \n\t\n  three\n\n\n\n\n\n")
+    text.write_bytes(
+        b"\n\n\none\r\ntwo\n\nstill one\n \n\t\n  three\n\n\n\n\n\n"
+        b"four\n<|endoftext|>\nfive <|endoftext|>"
+    )
     lines = tmp_path / "b.jsonl"
     lines.write_text('{"text": "x\\n\\n\\ny", "id": 1}\n\n{"text": " "}\n{"text": "z\u2028"}\n')
     documents = list(read_documents([text, lines]))
-    assert documents == ["one\ntwo\n\nstill one", "  three", "x\n\n\ny", "z\u2028"]
+    assert documents == ["one\ntwo\n\nstill one", "  three", "four", "five ", "x\n\n\ny", "z\u2028"]
 
 
 @pytest.mark.parametrize(

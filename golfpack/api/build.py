@@ -129,7 +129,7 @@ def _budget(options: BuildOptions, recipe: Recipe, checkpoint: Checkpoint) -> Bu
     if given != 1:
         raise UsageError(
             "say how large or how good the artifact is to be",
-            "give one of --budget, --target-kl, --target-bpb and --lossless",
+            "give exactly one of --budget, --target-kl, --target-bpb and --lossless",
         )
     for name, target in (("kl", options.target_kl), ("bpb", options.target_bpb)):
         if target is not None and not (isfinite(target) and target > 0):

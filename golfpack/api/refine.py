@@ -19,8 +19,8 @@ from golfpack.report.reports import Refinement
 
 # Text to train on is the model's own distribution, as KL is measured by it.
 TEMPERATURE = 1.0
-# Training leaves a file's size as it is, within 0.1%. Where it ends a little too large, boundaries
-# between codes move outwards, by this much at most, in steps. Many latents end right at a boundary, as
+# Training leaves a file's size as it is, within 0.4% (docs/LOG.md). Where it ends a little too large,
+# boundaries between codes move outwards, by this much at most, in steps. Many end right at one, as
 # both codes are as good, but only as long as about as many end on either side: going all one way costs.
 MAX_SHIFT = 0.001
 SHIFT_ROUNDS = 12

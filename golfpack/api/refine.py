@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import log2
 
 import numpy as np
 
@@ -19,13 +20,13 @@ from golfpack.report.reports import Refinement
 
 # Text to train on is the model's own distribution, as KL is measured by it.
 TEMPERATURE = 1.0
-# Training leaves a file's size as it is, within 0.4% (docs/LOG.md). Where it ends a little too large,
-# boundaries between codes move outwards, by this much at most, in steps. Many end right at one, as
-# both codes are as good, but only as long as about as many end on either side: going all one way costs.
-MAX_SHIFT = 0.001
-SHIFT_ROUNDS = 12
-# Where that is not enough it starts again from coarser steps, by so much more than what was missing.
+# Training makes a file larger, by 0.4% at most (docs/LOG.md). So steps follow its size while it runs, to
+# this much below the limit, as a share of it: what is trained after the last look adds a little.
+MARGIN = 0.0002
+# Where it ends over the limit all the same, steps get coarser once more, by so much more than is over,
+# and nothing mends what that costs.
 BACK_OFF = 1.25
+LAST_TRIES = 6
 ATTEMPTS = 3
 # A KL this share below its target is good enough.
 NEAR = 0.05
@@ -64,13 +65,14 @@ class Refiner:
         rounded_kl = rounded.measure(rounded.tensors)
         found = self._within_budget() if rounded.target_kl is None else self._within_target()
         if found is not None:
-            done, kl, start, shift = found
+            done, kl, start = found
             better = kl < rounded_kl if rounded.target_kl is None else done.size < rounded.size
             if better:
                 changed = _changed(start.tensors, done.tensors)
                 text, written = self._text
+                octaves = log2(start.dial / rounded.dial)
                 report = Refinement(
-                    text.size, written, rounded.size, rounded_kl, kl, changed, shift
+                    text.size, written, rounded.size, rounded_kl, kl, changed, octaves
                 )
                 return self._finished(done), report
         return rounded.warn("--refine found nothing better than rounding"), None
@@ -81,21 +83,17 @@ class Refiner:
             done, budget=self.rounded.budget, target_kl=self.rounded.target_kl,
             trace=self.rounded.trace, pruning=self.ready.pruning,
         )  # fmt: skip
-        return done if done.target_kl is not None else self.fit.told_headroom(done, SHIFT_ROUNDS)
+        return done if done.target_kl is not None else self.fit.told_headroom(done, 1)
 
     def _within_budget(self) -> "_Found | None":
-        limit, octaves = self.rounded.budget.artifact, 0.0
-        bits = 8.0 / sum(
-            t.codes.size for t in self.rounded.tensors.values() if isinstance(t, QTensor)
-        )
-        for _ in range(ATTEMPTS):
-            start = self._start(self.rounded.dial * 2.0**octaves) if octaves else self.rounded
-            latents = self._trained(start)
-            shift, done, over = self._fitted(start, latents, limit)
-            if done is not None:
+        limit = self.rounded.budget.artifact
+        start, latents = self._trained(self.rounded, round((1 - MARGIN) * limit))
+        for _ in range(LAST_TRIES):
+            done = self._encoded(start, latents)
+            if done.size <= limit:
                 assert self.rounded.measure is not None
-                return done, self.rounded.measure(done.tensors), start, shift
-            octaves += BACK_OFF * bits * over  # about one bit per weight and octave of the dial
+                return done, self.rounded.measure(done.tensors), start
+            start, latents = self._resized(start, latents, BACK_OFF * (done.size - limit))
         return None
 
     def _within_target(self) -> "_Found | None":
@@ -104,10 +102,11 @@ class Refiner:
         assert self.rounded.measure is not None
         for _ in range(ATTEMPTS):
             start = run_passes([self.fit], replace(self.ready, target_kl=target / gain))
-            done = self._encoded(start, _rounded(start, self._trained(start), 0.0))
+            start, latents = self._trained(start, None)
+            done = self._encoded(start, latents)
             kl = self.rounded.measure(done.tensors)
             if kl <= target and (best is None or done.size < best[0].size):
-                best = done, kl, start, 0.0
+                best = done, kl, start
             if (1 - NEAR) * target <= kl <= target:
                 break
             gain *= kl / target / (1 - NEAR / 2)
@@ -118,18 +117,37 @@ class Refiner:
         free = replace(self.ready, dial=dial, coding=self.rounded.coding, budget=Budget(UNLIMITED))
         return run_passes(self.fit.body, free)
 
-    def _trained(self, start: PackState) -> dict[str, Latent]:
+    def _trained(self, start: PackState, aim: int | None) -> tuple[PackState, Mapping[str, Latent]]:
+        """What was trained, and the state whose steps it has: those that give `aim` bytes, if any."""
+
+        def resize(latents: Mapping[str, Latent]) -> Mapping[str, Latent]:
+            nonlocal start
+            assert aim is not None
+            start, found = self._resized(start, latents, self._encoded(start, latents).size - aim)
+            return found
+
         c = self.prepared.checkpoint
-        latents = {
-            n: _latent(start, n, t) for n, t in start.tensors.items() if isinstance(t, QTensor)
-        }
-        distil(
+        latents = distil(
             build_model(c.family, c.config, c.weights), self.prepared.model_of(start.tensors),
-            latents, self._text[0], threads=start.threads,
+            _latents(start), self._text[0], threads=start.threads,
             device=self.prepared.backend.device if self.prepared.backend.batched else None,
+            resize=None if aim is None else resize,
             progress=lambda done, total, note: start.notify("refine", done, total, note),
         )  # fmt: skip
-        return latents
+        return start, latents
+
+    def _resized(
+        self, start: PackState, latents: Mapping[str, Latent], over: float
+    ) -> tuple[PackState, Mapping[str, Latent]]:
+        """The same weights on steps that give a file about `over` bytes smaller."""
+        octaves = (
+            8 * over / sum(x.z.numel() for x in latents.values())
+        )  # one bit per weight and octave
+        found = self._start(start.dial * 2.0**octaves)
+        other = _latents(found)
+        if other.keys() != latents.keys():  # a tensor that is kept now: leave all as it is
+            return start, latents
+        return found, {name: x.onto(other[name]) for name, x in latents.items()}
 
     @cached_property
     def _text(self) -> tuple[np.ndarray, int]:
@@ -147,35 +165,18 @@ class Refiner:
 
         return training_text(used, self.options.refine, self.options.seed, write)
 
-    def _fitted(
-        self, start: PackState, latents: Mapping[str, Latent], limit: int
-    ) -> tuple[float, PackState | None, int]:
-        """(shift, the largest file within `limit`, bytes over it): None where no shift gets there."""
-        tolerance = self.fit.enough(limit)
-        over, size = 0.0, (whole := self._encoded(start, _rounded(start, latents, 0.0))).size
-        if size <= limit:
-            return 0.0, whole, 0
-        fits, best = MAX_SHIFT, self._encoded(start, _rounded(start, latents, MAX_SHIFT))
-        if best.size > limit:
-            return fits, None, best.size - limit
-        for _ in range(SHIFT_ROUNDS):
-            if limit - best.size <= tolerance:
-                break
-            share = (size - limit + tolerance / 2) / (size - best.size)
-            shift = over + (fits - over) * min(max(share, 0.02), 0.98)
-            tried = self._encoded(start, _rounded(start, latents, shift))
-            if tried.size <= limit:
-                fits, best = shift, tried
-            else:
-                over, size = shift, tried.size
-        return fits, best, 0
-
-    def _encoded(self, start: PackState, tensors: Mapping[str, PackedTensor]) -> PackState:
+    def _encoded(self, start: PackState, latents: Mapping[str, Latent]) -> PackState:
+        """The file of `start` with the latents' codes."""
+        tensors = dict(start.tensors)
+        for name, x in latents.items():
+            t = tensors[name]
+            assert isinstance(t, QTensor)
+            tensors[name] = replace(t, codes=np.rint(x.z.numpy()).astype(np.int32))
         return run_passes([_writer(self.fit.body)], replace(start, tensors=tensors))
 
 
-# The artifact, its measured KL, what it was trained from, and the last rounding's shift.
-_Found = tuple[PackState, float, PackState, float]
+# The artifact, its measured KL, and the rounding whose steps it has.
+_Found = tuple[PackState, float, PackState]
 
 
 def _writer(body: tuple[Pass, ...]) -> Pass:
@@ -183,6 +184,10 @@ def _writer(body: tuple[Pass, ...]) -> Pass:
     last = body[-1]
     behind = getattr(last, "body", ())
     return _writer(behind) if behind else last
+
+
+def _latents(state: PackState) -> dict[str, Latent]:
+    return {n: _latent(state, n, t) for n, t in state.tensors.items() if isinstance(t, QTensor)}
 
 
 def _latent(state: PackState, name: str, tensor: QTensor) -> Latent:
@@ -193,19 +198,6 @@ def _latent(state: PackState, name: str, tensor: QTensor) -> Latent:
         tensor.correction.add_to(offset)
     limit, shape = state.plan[name].limit, state.spec[name].shape
     return latent(state.matrix(name), tensor.codes, step, limit, shape, offset)
-
-
-def _rounded(
-    start: PackState, latents: Mapping[str, Latent], shift: float
-) -> dict[str, PackedTensor]:
-    """The tensors of `start` with codes of the latents, every boundary `shift` steps further out."""
-    tensors = dict(start.tensors)
-    for name, x in latents.items():
-        t, z = tensors[name], x.z.numpy()
-        assert isinstance(t, QTensor)
-        codes = np.rint(z) if shift == 0 else np.sign(z) * np.floor(np.abs(z) + (0.5 - shift))
-        tensors[name] = replace(t, codes=codes.astype(np.int32))
-    return tensors
 
 
 def _changed(before: Mapping[str, PackedTensor], after: Mapping[str, PackedTensor]) -> float:

@@ -4,7 +4,8 @@ Rounding looks at one matrix at a time and at second moments of what it meets. W
 after it is mostly between matrices, and a gradient sees that. So every code gets a real number beside
 it, its latent; the network runs with the nearest integers, and the gradient of KL(float || quantised)
 goes to the latents as if they had not been rounded (the straight-through estimator, Bengio et al., arXiv
-1308.3432, section 4). No label is needed, and steps, and so nearly the file's size, stay as they are.
+1308.3432, section 4). No label is needed. The gradient leaves the steps as they are, and so nearly the
+file's size; on the way the caller may put the same weights on other steps, to correct it.
 
 On the CPU every sequence of a batch is one thread's work, gradients are added in order, and everything
 else is elementwise. So the result does not depend on the number of threads. On a device a batch is run
@@ -27,6 +28,8 @@ from golfpack.models.device import exact_products, send
 from golfpack.packer.parallel import map_ordered
 
 Progress = Callable[[int, int, str], None]
+# Latents by parameter name -> the same weights on other steps.
+Resize = Callable[[Mapping[str, "Latent"]], Mapping[str, "Latent"]]
 
 # Tokens per update. Small: at equal tokens, more updates at a lower rate win (docs/LOG.md).
 BATCH_TOKENS = 1024
@@ -39,6 +42,9 @@ BETAS = (0.9, 0.99)
 EPSILON = 0.1
 # Peak rate, in steps per update.
 RATE = 0.005
+# After these shares of the updates steps may change. Codes that flip then cost KL until training has
+# mended it, so the last change comes while there is some rate left, and little growth to come.
+LOOKS = (0.5, 0.75, 0.9)
 # The KL shown is a moving average over about so many updates.
 SHOWN = 0.1
 # On a device the KL is looked at after so many updates.
@@ -82,6 +88,13 @@ class Latent:
         if self.limit is not None:
             self.z.clamp_(-self.limit, self.limit)
 
+    def onto(self, other: "Latent") -> "Latent":
+        """The same weights, before rounding, on the steps and with the offset of `other`."""
+        z = self.z * self.step
+        z = z if self.offset is None else z + self.offset
+        z = (z if other.offset is None else z - other.offset).div_(other.step)
+        return replace(other, z=z if other.limit is None else z.clamp_(-other.limit, other.limit))
+
 
 def latent(
     w: np.ndarray, codes: np.ndarray, step: np.ndarray, limit: int | None, shape: tuple[int, ...],
@@ -103,9 +116,10 @@ def distil(
     *,
     threads: int,
     device: str | None = None,
+    resize: Resize | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Train `latents` in place to lower KL(teacher || student).
+) -> dict[str, Latent]:
+    """Latents trained to lower KL(teacher || student).
 
     Args:
         teacher, student: tokens (B, T) -> logits (B, T, V); left as they were.
@@ -113,6 +127,7 @@ def distil(
         text: (n, length) tokens in the order of training, in updates of about BATCH_TOKENS each.
         threads: of the CPU, where `device` is None.
         device: what runs whole batches.
+        resize: called with the latents, on the CPU, after the shares LOOKS of the updates.
 
     Raises:
         UsageError: the KL is not finite.
@@ -123,11 +138,15 @@ def distil(
     count = sum(x.z.numel() for x in here.values())
     adam = {name: _Adam(x.z) for name, x in here.items()}
     shown = _Shown(updates, 1 if device is None else DEVICE_LOOKS, progress)
+    looks = {round(share * updates) for share in LOOKS}
     with torch_threads_restored(), exact_products():
         run = _on_threads(teacher, student, threads) if device is None else (
             _Pair(copy.deepcopy(teacher).to(device), copy.deepcopy(student).to(device)).run
         )  # fmt: skip
         for done, batch in enumerate(batches):
+            if resize is not None and done > 0 and done in looks:
+                found = resize({name: x.on("cpu") for name, x in here.items()})
+                here = {name: x.on(device or "cpu") for name, x in found.items()}
             weights = {name: x.weight() for name, x in here.items()}
             kl, gradients = run(send(batch, device or "cpu"), weights)
             shown.see(kl / batch.numel())
@@ -137,8 +156,7 @@ def distil(
             usual = torch.stack([a.power() for a in adam.values()]).sum().div(count).sqrt()
             for name, x in here.items():
                 x.move(adam[name].change(rate, EPSILON * usual))
-    for name, x in latents.items():
-        x.z.copy_(here[name].z)
+    return {name: x.on("cpu") for name, x in here.items()}
 
 
 # Summed KL of a batch, and its gradient by every weight that is trained.

@@ -57,7 +57,7 @@ class Refinement:
         rounded_kl: of that artifact.
         kl: of the trained artifact.
         changed: share of codes that training and the last rounding moved.
-        shift: how far the last rounding moved the boundaries between codes, in steps.
+        octaves: how much coarser steps got, for what training adds to the size: log2 of the dial.
     """
 
     tokens: int
@@ -66,7 +66,7 @@ class Refinement:
     rounded_kl: float
     kl: float
     changed: float
-    shift: float
+    octaves: float
 
 
 @dataclass(frozen=True)

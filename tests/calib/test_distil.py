@@ -43,8 +43,7 @@ def trained(tiny, teacher, tokens, updates, threads=1, seed=0, device=None):
     latents = start(tiny)
     order, rows = np.random.default_rng(seed), updates * BATCH_TOKENS // tokens.sequences.shape[1]
     text = tokens.sequences[order.integers(len(tokens.sequences), size=rows)]
-    distil(teacher, student(tiny, latents), latents, text, threads=threads, device=device)
-    return latents
+    return distil(teacher, student(tiny, latents), latents, text, threads=threads, device=device)
 
 
 def test_training_lowers_the_kl_on_tokens_it_has_not_seen(tiny, teacher, tiny_tokens):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from golfpack.api.build import BuildOptions, build
-from golfpack.calib.distil import BATCH_TOKENS
+from golfpack.calib.distil import BATCH_TOKENS, LOOKS
 from golfpack.errors import UsageError
 from golfpack.packer.ir import QTensor
 from golfpack.packer.loader import load
@@ -41,6 +41,15 @@ def test_training_lowers_the_kl_within_the_budget(options, recipe):
         if isinstance(tensor, QTensor):
             limit = 127 if "tok_emb" in name else 63
             assert np.abs(tensor.codes).max() <= limit
+
+
+@pytest.mark.parametrize("looks", [LOOKS, ()])
+def test_steps_follow_the_size_and_the_end_is_within_the_budget(options, monkeypatch, looks):
+    """By looks on the way; without any, only where it ends, and never over."""
+    monkeypatch.setattr("golfpack.calib.distil.LOOKS", looks)
+    report = build(replace(options, recipe="gptq-lite", budget="2bpw"))
+    assert report.refined.octaves > 0
+    assert 0.99 * report.budget_bytes < report.artifact_bytes <= report.budget_bytes
 
 
 def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatch):

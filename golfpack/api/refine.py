@@ -79,11 +79,10 @@ class Refiner:
 
     def _finished(self, done: PackState) -> PackState:
         """`done` as a build's result."""
-        done = replace(
+        return replace(
             done, budget=self.rounded.budget, target_kl=self.rounded.target_kl,
             trace=self.rounded.trace, pruning=self.ready.pruning,
         )  # fmt: skip
-        return done if done.target_kl is not None else self.fit.told_headroom(done, 1)
 
     def _within_budget(self) -> "_Found | None":
         limit = self.rounded.budget.artifact

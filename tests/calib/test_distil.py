@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from golfpack.calib.distil import BATCH_TOKENS, HEADROOM, distil, latent
+from golfpack.calib.distil import BATCH_TOKENS, HEADROOM, LOOKS, distil, latent
 from golfpack.errors import UsageError
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import build_model
@@ -95,15 +95,48 @@ def test_a_correction_is_part_of_the_weight_and_not_of_the_code():
     assert (float(x.z), float(x.weight())) == (2.0, 1.5)
 
 
+def test_weights_stay_on_other_steps_up_to_rounding():
+    """As training goes on from there, nothing but the grid may have changed."""
+    w, codes, offset = np.array([[0.7, -1.3]]), np.array([[1, -2]]), np.array([[0.1, -0.1]])
+    x = latent(w, codes, np.array([[0.6, 0.7]]), None, (1, 2))
+    y = latent(w, codes, np.array([[0.25, 0.25]]), 8, (1, 2), offset)
+    moved = x.onto(y)
+    np.testing.assert_allclose(moved.z * y.step + y.offset, w, rtol=1e-6)
+    assert (moved.step is y.step, moved.limit) == (True, 8)
+    clipped = x.onto(latent(w, codes, np.array([[0.1, 0.1]]), 4, (1, 2)))
+    np.testing.assert_array_equal(clipped.z, [[4.0, -4.0]])
+
+
+def test_training_goes_on_from_the_steps_it_is_given_on_the_way(tiny, teacher, tiny_tokens):
+    """Three times, and never before the first update."""
+    latents, seen = start(tiny), []
+
+    def resize(now):
+        seen.append(now)
+        finer = {n: latent(x.weight().numpy().reshape(x.z.shape), np.zeros(x.z.shape),
+                           x.step.numpy() / 2, x.limit, x.shape) for n, x in now.items()}  # fmt: skip
+        return {n: x.onto(finer[n]) for n, x in now.items()}
+
+    rows = 8 * BATCH_TOKENS // tiny_tokens.sequences.shape[1]
+    text = np.resize(tiny_tokens.sequences, (rows, tiny_tokens.sequences.shape[1]))
+    done = distil(teacher, student(tiny, latents), latents, text, threads=1, resize=resize)
+    assert len(seen) == len(LOOKS)
+    for name, x in done.items():
+        torch.testing.assert_close(x.step, latents[name].step / 2 ** len(LOOKS))
+        assert not torch.equal(seen[0][name].z, latents[name].z)
+    only = distil(teacher, student(tiny, latents), latents, text[:1], threads=1, resize=resize)
+    assert len(seen) == len(LOOKS)
+    assert only.keys() == latents.keys()
+
+
 def test_what_no_gradient_reaches_stays(tiny, teacher, tiny_tokens):
     latents = start(tiny)
     name = next(n for n in latents if n.endswith("mlp.proj.weight"))
     dead = {**tiny.weights, name.replace("mlp.proj", "mlp.fc"): 0 * tiny.weights[name].T}
     net = build_model(tiny.family, tiny.config, dead)
-    before = latents[name].z.clone()
     only = {name: latents[name]}
-    distil(net, net, only, tiny_tokens.sequences[:1], threads=1)
-    assert torch.equal(latents[name].z, before)
+    after = distil(net, net, only, tiny_tokens.sequences[:1], threads=1)
+    assert torch.equal(after[name].z, latents[name].z)
 
 
 def test_a_network_that_overflows_is_an_error(tiny, teacher, tiny_tokens):

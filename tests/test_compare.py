@@ -206,7 +206,7 @@ def test_the_command_prints_a_table_and_json(world, tmp_path, monkeypatch):
     assert lines[0].startswith("float model: ")
     assert lines[1].split()[:3] == ["recipe", "budget", "bytes"]
     assert lines[2].startswith("int8-zlib    3bpw")
-    assert "refused: the smallest artifact" in lines[3]
+    assert "refused: the coarsest steps" in lines[3]
     assert sorted(p.name for p in (tmp_path / "ckpt.compare").iterdir()) == [
         "compare.json", "int5-mlp-3bpw.failed.report.json", "int8-zlib-3bpw.golf",
         "int8-zlib-3bpw.report.json",

@@ -175,7 +175,7 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert lines[0].split()[:5] == ["budget", "bytes", "headroom", "bpw", "KL"]
-    assert any(line.startswith("1kB refused: the smallest artifact") for line in lines)
+    assert any(line.startswith("1kB refused: the coarsest steps") for line in lines)
     assert any(line.startswith("at 15kB, 10% more (") for line in lines)
     picture = (folder / "f.png").read_bytes()
     assert picture.startswith(b"\x89PNG")

@@ -22,7 +22,8 @@ on a terminal (none under `-q`), plain lines elsewhere; `NO_COLOR` turns colours
 `golfpack --install-completion` makes the shell complete commands, options and the names of recipes,
 families, presets and kinds.
 
-Exit codes: 0 done, 1 a fault of golfpack, 2 unusable input, 3 nothing fits the budget, 4 a damaged file
+Exit codes: 0 done, 1 a fault of golfpack, 2 unusable input, 3 nothing fits the budget (of `sweep` and
+`compare`: every row was refused), 4 a damaged file
 or an audit that failed, 5 `--strict` turned a warning into an error, 6 `diff --exit-code` found a
 difference, 130 interrupted.
 """

@@ -33,6 +33,8 @@ from golfpack.packer.state import (
 # tenth in so many octaves and scatter by a few percent at most, so that a finer try cannot fit by chance
 # where the coarsest does not: which budgets are refused then depends on one size alone.
 NEAR_FLOOR = 0.25
+# A budget below this many bytes is a slip: no file is that small.
+SLIP = 1000
 # Unused budget beyond this share is said in a warning.
 WORTH_A_WARNING = 0.005
 
@@ -233,16 +235,19 @@ def check_reach(fit: Fit, spec: ModelSpec, budget: Budget) -> None:
     if budget.artifact >= least:
         return
     raise BudgetError(
-        f"{_total(budget)} leave {_bits_left(spec, budget):.3f} bits per parameter for "
+        f"{told_bytes(budget)} leave {_bits_left(spec, budget):.3f} bits per parameter for "
         f"{spec.numel:,} parameters; this recipe needs at least {fit.floor_bpw:g} "
         f"({_largest(spec)})",
         f"raise the budget to {least + budget.code:,} bytes or more, or train a smaller model",
     )
 
 
-def _total(budget: Budget) -> str:
+def told_bytes(budget: Budget) -> str:
+    """A budget for messages; one of a few bytes was meant in another unit."""
     code = f" (of which {budget.code:,} for code)" if budget.code else ""
-    return f"{budget.total:,} bytes{code}"
+    n = budget.total
+    unit = f" ({n} is bytes; {n}bpw would be bits per weight, {n}MB megabytes)"
+    return f"{n:,} bytes{code}{unit if 0 < n < SLIP else ''}"
 
 
 def _bits_left(spec: ModelSpec, budget: Budget) -> float:
@@ -259,7 +264,7 @@ def _over_budget(state: PackState, size: int, limit: int) -> BudgetError:
     needed = 8 * size / max(spec.numel, 1)
     return BudgetError(
         f"the coarsest steps of this recipe make {size:,} bytes, {shortfall:,} over the budget of "
-        f"{_total(budget)}: they need {needed:.3f} bits per parameter, and "
+        f"{told_bytes(budget)}: they need {needed:.3f} bits per parameter, and "
         f"{_bits_left(spec, budget):.3f} are left for {spec.numel:,} parameters ({_largest(spec)})",
         f"raise the budget to {budget.total + shortfall:,} bytes, or train a smaller model",
         shortfall=shortfall,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import log2
 
 from golfpack.errors import BudgetError, UsageError
-from golfpack.packer.allocate import Fit, coarsest, exact_bytes
+from golfpack.packer.allocate import Fit, coarsest, exact_bytes, told_bytes
 from golfpack.packer.ir import as_matrix
 from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.schemes import Keep
@@ -236,7 +236,7 @@ def _gradients(state: PackState) -> bool:
 def _below(budget_bytes: int, smallest: int) -> BudgetError:
     return BudgetError(
         f"the coarsest steps of this recipe make about {smallest:,} bytes, "
-        f"{smallest - budget_bytes:,} over the budget of {budget_bytes:,} bytes",
+        f"{smallest - budget_bytes:,} over the budget of {told_bytes(Budget(budget_bytes))}",
         f"plan with {smallest:,} bytes or more",
         shortfall=smallest - budget_bytes,
     )

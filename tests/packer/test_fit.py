@@ -174,6 +174,13 @@ def test_the_coarsest_file_does_not_depend_on_what_was_tried_before_it(pretended
     assert named_instead_of(least - 1, build) == least
 
 
+@pytest.mark.parametrize(("budget", "slip"), [(2, True), (999, True), (1_000, False)])
+def test_a_budget_of_a_few_bytes_is_told_which_units_there_are(make_state, budget, slip):
+    with pytest.raises(BudgetError) as e:
+        fitted(make_state, budget)
+    assert (f"({budget} is bytes; {budget}bpw would be bits per weight" in e.value.message) == slip
+
+
 def test_code_counts_towards_the_budget(make_state):
     alone, beside = fitted(make_state, 17_000), fitted(make_state, 17_000, code=900)
     assert beside.blob == alone.blob

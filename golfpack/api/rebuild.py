@@ -77,8 +77,8 @@ def rebuild_options(asked: BuildOptions, replay: Replay, given: frozenset[str]) 
     if not options.checkpoint.exists():
         raise UsageError(
             f"{replay.path} was built from {options.checkpoint}, and there is no such file from here",
-            f"name it: golfpack build CHECKPOINT --from {replay.path}; likewise --calib, --tokenizer and "
-            "--code",
+            f"name it: golfpack build CHECKPOINT --from {replay.path}; likewise --calib, --tokenizer "
+            "and --code",
         )
     if "output" in given or asked.dry_run:
         return options

@@ -43,7 +43,7 @@ _PRINTS = {
     bpb on 16,384 tokens, window 1024; the float model has 2.736437
     artifacts, their reports and these rows are in ckpt.sweep
 
-From 5 MB up the question is another megabyte. The KL is taken to fall exponentially in bytes between two
+Below 5 MB the question is 10% more, from there on another megabyte. The KL is taken to fall exponentially in bytes between two
 rows; the last row goes by the two before. A rerun takes finished rows from the folder; without
 `--tokens` the KL is that of each build, on held-out calibration tokens. `--png` needs
 `pip install 'golfpack[plots]'`.

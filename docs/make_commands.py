@@ -22,7 +22,8 @@ on a terminal (none under `-q`), plain lines elsewhere; `NO_COLOR` turns colours
 `golfpack --install-completion` makes the shell complete commands, options and the names of recipes,
 families, presets and kinds.
 
-Exit codes: 0 done, 1 a fault of golfpack, 2 unusable input, 3 nothing fits the budget, 4 a damaged file
+Exit codes: 0 done, 1 a fault of golfpack, 2 unusable input, 3 nothing fits the budget (of `sweep` and
+`compare`: every row was refused), 4 a damaged file
 or an audit that failed, 5 `--strict` turned a warning into an error, 6 `diff --exit-code` found a
 difference, 130 interrupted.
 """
@@ -42,7 +43,7 @@ _PRINTS = {
     bpb on 16,384 tokens, window 1024; the float model has 2.736437
     artifacts, their reports and these rows are in ckpt.sweep
 
-From 5 MB up the question is another megabyte. The KL is taken to fall exponentially in bytes between two
+Below 5 MB the question is 10% more, from there on another megabyte. The KL is taken to fall exponentially in bytes between two
 rows; the last row goes by the two before. A rerun takes finished rows from the folder; without
 `--tokens` the KL is that of each build, on held-out calibration tokens. `--png` needs
 `pip install 'golfpack[plots]'`.

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from golfpack.errors import UsageError
-from golfpack.render import number, out, show_assumed, show_notes
+from golfpack.render import out, show_assumed, show_notes
 from golfpack.report.columns import (
     COLUMNS,
     GROUP_COLUMNS,
@@ -24,6 +24,8 @@ from golfpack.report.tensors import TensorReport
 
 # Between columns.
 _GAP = 2
+# Columns of groups that are not sums, as a line below the table calls them.
+_OF_WORST = {"rel_err": "rel_err", "sqnr_db": "SQNR"}
 # A name is shortened to this before any column of figures is left out.
 _SHORT_NAME = 24
 
@@ -42,12 +44,14 @@ def show_build(report: BuildReport, group: str | None = "role", explain: bool = 
         size += " bytes"
     out.print(f"{size}, {report.bits_per_weight:.3f} bits per weight")
     if report.measured_kl is not None:
-        expected = f"predicted {number(report.predicted_kl, '.5f')}"
+        expected = ""
         if report.refined is not None:
-            expected = f"{report.refined.rounded_kl:.5f} before --refine"
+            expected = f" ({report.refined.rounded_kl:.5f} before --refine)"
+        elif report.predicted_kl is not None:
+            expected = f" (predicted {report.predicted_kl:.5f})"
         out.print(
             f"KL to the float model {report.measured_kl:.5f} nats per token on held-out calibration "
-            f"tokens ({expected})"
+            f"tokens{expected}"
         )
     out.print(f"sha256 {report.artifact_sha256}")
     if report.artifact:
@@ -114,8 +118,9 @@ def show_tensors(
     limit = out.width - (1 + _GAP if marked else 0) if out.is_terminal else None
     shown, widths, left_out = _fitting(chosen, rows, limit)
     out.print(_table(shown, widths, ordered(rows, sort), marked))
-    if group is not None and any(c.name in ("rel_err", "sqnr_db") for c in shown):
-        out.print(f"rel_err and SQNR: the worst tensor of the {group}.")
+    of_worst = [_OF_WORST[c.name] for c in shown if c.name in _OF_WORST]
+    if group is not None and of_worst:
+        out.print(f"{' and '.join(of_worst)}: the worst tensor of the {group}.")
     if marked:
         by = "KL" if any(t.kl_share for t in tensors) else "rel_err"
         out.print(f"! the {min(WORST, len(marked))} tensors that lost most, by {by}.")

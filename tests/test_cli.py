@@ -108,6 +108,17 @@ def test_a_refused_build_leaves_at_most_its_report(folder, built, inside, args, 
         report.unlink()
 
 
+def test_a_summary_tells_only_what_there_is(inside):
+    calib = ("--calib", "train.bin", "--calib-tokens", "512", "--threads", "1", "-q", "--dry-run")
+    text = inside("build", "tiny.pt", "--budget", "100GB", *calib).stdout
+    assert "KL to the float model 0.00000 nats per token on held-out calibration tokens\n" in text
+    assert "SQNR" not in text
+    assert "\nrel_err: the worst tensor of the role.\n" in text
+    text = inside("build", "tiny.pt", "--budget", "20kB", *calib).stdout
+    assert " calibration tokens (predicted 0." in text
+    assert "\nrel_err and SQNR: the worst tensor of the role.\n" in text
+
+
 def test_damaged_artifacts_exit_4(folder, built, inside):
     blob = built[1].read_bytes()
     (folder / "short.golf").write_bytes(blob[:-100])

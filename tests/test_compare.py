@@ -22,7 +22,7 @@ from golfpack.api.prepare import BuildOptions
 from golfpack.cli import app
 from golfpack.data.shards import read_tokens, write_shard
 from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
-from golfpack.errors import UsageError
+from golfpack.errors import BudgetError, UsageError
 from golfpack.models.checkpoint import build_model
 
 TEXT = [
@@ -206,7 +206,7 @@ def test_the_command_prints_a_table_and_json(world, tmp_path, monkeypatch):
     assert lines[0].startswith("float model: ")
     assert lines[1].split()[:3] == ["recipe", "budget", "bytes"]
     assert lines[2].startswith("int8-zlib    3bpw")
-    assert "refused: the smallest artifact" in lines[3]
+    assert "refused: the coarsest steps" in lines[3]
     assert sorted(p.name for p in (tmp_path / "ckpt.compare").iterdir()) == [
         "compare.json", "int5-mlp-3bpw.failed.report.json", "int8-zlib-3bpw.golf",
         "int8-zlib-3bpw.report.json",
@@ -215,6 +215,22 @@ def test_the_command_prints_a_table_and_json(world, tmp_path, monkeypatch):
     report = json.loads(result.stdout)
     assert [r["reused"] for r in report["rows"]] == [True, True]
     assert f"{report['rows'][0]['val_bpb']:.4f}" in lines[2]
+
+
+def test_a_compare_in_which_nothing_fits_exits_3_after_its_table(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = [
+        "compare", str(world / "ckpt.pt"), "--recipes", "int8-zlib,rd", "--budget", "2kB",
+        "--calib", str(world / "train.bin"), "--calib-tokens", "512", "--tokens",
+        str(world / "held.bin"), "--tokenizer", str(world / "bpe.model"), "--no-cache",
+        "--threads", "1", "--quiet",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, args)
+    assert isinstance(result.exception, BudgetError)
+    assert "every row was refused" in result.exception.message
+    lines = result.stdout.splitlines()
+    assert [line.split()[2] for line in lines[2:4]] == ["refused:", "refused:"]
+    assert lines[-1] == "artifacts, their reports and these rows are in ckpt.compare"
 
 
 def test_bad_calibration_is_an_error_of_the_command(world, tmp_path, monkeypatch):

@@ -69,12 +69,19 @@ def test_build_and_inspect(printed, folder):
 
 def test_a_failed_build(inside, folder):
     run = inside("build", "c.pt", "--budget", "900", "--json", "-o", "f.golf", *CALIB)
-    assert (run.returncode, run.stdout) == (3, "")
-    report = json.loads((folder / "f.failed.report.json").read_text())
+    assert run.returncode == 3
+    report = json.loads(run.stdout)
+    assert report == json.loads((folder / "f.failed.report.json").read_text())
     Draft202012Validator(schema_of(FILES["NAME.failed.report.json"])).validate(report)
     assert (report["status"], report["exit_code"]) == ("failed", 3)
     assert report["error"] in run.stderr
     assert report["shortfall"] > 0
+    before = sorted(folder.iterdir())
+    dry = inside("build", "c.pt", "--budget", "900", "--json", "-o", "g.golf", "--dry-run", *CALIB)
+    assert (json.loads(dry.stdout)["error"], sorted(folder.iterdir())) == (report["error"], before)
+    # An option that was not understood is no build that failed, and a table's reader wants no JSON.
+    assert inside("build", "c.pt", "--budget", "9potato", "--json", *CALIB).stdout == ""
+    assert inside("build", "c.pt", "--budget", "900", "-o", "f.golf", *CALIB).stdout == ""
 
 
 def test_plan(printed):

@@ -59,8 +59,27 @@ def test_a_plan_is_what_the_builds_then_find(options, tmp_path):
     assert losses == sorted(losses, reverse=True)
 
 
+@pytest.mark.parametrize("recipe", ["rd", "sdclip-brotli"])
+def test_a_plan_refuses_what_the_build_refuses(options, recipe):
+    options = replace(options, recipe=recipe, calib_tokens=512, dry_run=True, output=None)
+    with pytest.raises(BudgetError) as refused:
+        build(replace(options, budget="1kB"))
+    least = 1000 + refused.value.shortfall
+    with pytest.raises(BudgetError) as e:
+        plan(options, [str(least - 1)])
+    assert e.value.shortfall == 1
+    assert f"{least:,} bytes" in e.value.message
+    report = plan(options, [str(least), str(least + 1500), str(least + 4000)])
+    assert report.rows[0].artifact_bytes == least
+    for row in report.rows:
+        built = build(replace(options, budget=str(row.budget_bytes)))
+        assert row.artifact_bytes <= row.budget_bytes
+        assert row.dial == pytest.approx(built.dial, rel=0.25)
+
+
 def test_without_a_budget_the_plan_spans_where_people_build(options):
     report = plan(options, [])
+    assert all(r.artifact_bytes <= r.budget_bytes for r in report.rows)
     assert [r.budget_bytes for r in report.rows] == [
         int(float(b.removesuffix("bpw")) * report.parameters) // 8 for b in DEFAULT_BUDGETS
     ]

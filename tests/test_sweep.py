@@ -164,6 +164,25 @@ def test_bad_input_is_refused_before_the_first_build(options, monkeypatch, chang
     assert not options.out.exists()
 
 
+@pytest.mark.parametrize("json_too", [False, True])
+def test_a_sweep_in_which_nothing_fits_exits_3_after_its_table(inside, tmp_path, json_too):
+    args = (
+        "sweep", "tiny.pt", "--budgets", "2,3,4", "--calib", "train.bin", "--calib-tokens", "512",
+        "--no-cache", "--threads", "1", "-q", "--out", tmp_path / "none",
+    )  # fmt: skip
+    run = inside(*args, *(["--json"] if json_too else []))
+    assert run.returncode == ExitCode.OVER_BUDGET
+    assert "error: nothing was built: every row was refused" in run.stderr
+    assert run.stderr.splitlines()[-1].startswith("hint: ")
+    if json_too:
+        rows = json.loads(run.stdout)["rows"]
+        assert all("2bpw" in r["refused"] for r in rows[:1])
+        assert [r["artifact"] for r in rows] == [None] * 3
+    else:
+        assert "4 refused: the coarsest steps" in run.stdout
+        assert "(4 is bytes; 4bpw would be bits per weight" in run.stdout
+
+
 def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
     folder, inside, monkeypatch
 ):
@@ -175,7 +194,7 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert lines[0].split()[:5] == ["budget", "bytes", "headroom", "bpw", "KL"]
-    assert any(line.startswith("1kB refused: the smallest artifact") for line in lines)
+    assert any(line.startswith("1kB refused: the coarsest steps") for line in lines)
     assert any(line.startswith("at 15kB, 10% more (") for line in lines)
     picture = (folder / "f.png").read_bytes()
     assert picture.startswith(b"\x89PNG")

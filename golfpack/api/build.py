@@ -1,6 +1,6 @@
 """`golfpack build`: checkpoint -> calibration -> passes -> verified artifact -> report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isfinite, log
 from pathlib import Path
@@ -50,16 +50,25 @@ from golfpack.packer.state import (
     run_passes,
     silent,
 )
-from golfpack.report.reports import BuildReport, Refinement, save
+from golfpack.report.reports import BuildReport, FailedBuild, Refinement, save
 
 # Artifacts below this many bits per weight are worth a warning where their loss was not measured.
 THIN_BPW = 3.0
 
 
-def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
+def build(
+    options: BuildOptions,
+    notify: Notify = silent,
+    on_failure: Callable[[FailedBuild], None] | None = None,
+) -> BuildReport:
     """Compile a checkpoint into an artifact within the budget, and report on it.
 
     A build that fails once its inputs are read leaves NAME.failed.report.json.
+
+    Args:
+        options: what to build.
+        notify: progress.
+        on_failure: called with what that file holds; after a dry run, too, which writes none.
 
     Raises:
         UsageError: bad input. BudgetError: nothing fits. StrictError: a warning, under `strict`.
@@ -70,7 +79,7 @@ def build(options: BuildOptions, notify: Notify = silent) -> BuildReport:
     try:
         return _build(options, attempt, notify)
     except Exception as e:
-        report_failure(attempt, e)
+        report_failure(attempt, e, on_failure)
         raise
 
 

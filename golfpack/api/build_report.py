@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -208,20 +208,27 @@ def _code_configs(artifact: Artifact) -> list[dict[str, Any]]:
     return [codes] if isinstance(codes, dict) else list(codes)
 
 
-def report_failure(attempt: Attempt, error: Exception) -> None:
-    """Write what is known of a build that failed, and add a note to the error that says where.
+def report_failure(
+    attempt: Attempt, error: Exception, on_failure: Callable[[FailedBuild], None] | None
+) -> None:
+    """Write and pass on what is known of a build that failed; a note on the error says where it is.
 
     An option that was not understood or a user who interrupts is no build that failed.
     """
     known = error if isinstance(error, GolfpackError) else None
     code = ExitCode.INTERNAL if known is None else known.exit_code
     began = attempt.checkpoint is not None or isinstance(error, BudgetError)
-    if attempt.options.dry_run or code == ExitCode.INTERRUPTED or not began:
+    if code == ExitCode.INTERRUPTED or not began:
+        return
+    failed = _failed(attempt, error, code)
+    if on_failure is not None:
+        on_failure(failed)
+    if attempt.options.dry_run:
         return
     path = output_of(attempt.options).with_suffix(FAILED_REPORT)
     # What went wrong first matters more than a report that cannot be written.
     with suppress(UsageError):
-        save(_failed(attempt, error, code), path)
+        save(failed, path)
         error.add_note(f"the report of this failure is {path}")
 
 

@@ -1,6 +1,7 @@
 """The rows of `golfpack compare`: built, evaluated and held to the float, or from an earlier run."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from golfpack.packer.sizes import parse_size
 from golfpack.packer.state import Notify
 from golfpack.report.compare import CompareRow
 from golfpack.report.reports import BuildReport
+from golfpack.report.sweep import SweepRow
 
 # Enough for a bpb that tells recipes apart, little enough for minutes on one core.
 EVAL_TOKENS = 65_537
@@ -206,6 +208,15 @@ class Runs:
         length = min(window, len(self.tokens))
         count = max(1, min(self.options.kl_tokens, len(self.tokens)) // length)
         return self.tokens[: count * length].reshape(count, length)
+
+
+def require_any(rows: Sequence[CompareRow | SweepRow]) -> None:
+    """Raise BudgetError where every row was refused: a script is to see that it got no artifact."""
+    if all(row.refused is not None for row in rows):
+        raise BudgetError(
+            "nothing was built: every row was refused",
+            "the rows say why, and how many bytes would do",
+        )
 
 
 def _module(model: LoadedModel) -> nn.Module:

@@ -36,7 +36,7 @@ def plan(options: BuildOptions, budgets: Sequence[str], notify: Notify = silent)
     `options.output` is a file to write the plan to, which `build` replays.
 
     Raises:
-        UsageError: bad input. BudgetError: less than the recipe's smallest artifact.
+        UsageError: bad input. BudgetError: less than the recipe's coarsest steps make.
     """
     began = time.perf_counter()
     if options.output is not None:

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from golfpack.api.models import checkpoint_stem
 from golfpack.api.prepare import BuildOptions, Prepared
 from golfpack.api.replay import Replay
 from golfpack.errors import UsageError
@@ -51,13 +52,16 @@ def rebuild_options(asked: BuildOptions, replay: Replay, given: frozenset[str]) 
 
     Raises:
         UsageError: the report's options make no sense, it names code of the user's that was not named
-            again, or the recorded name is taken by something else.
+            again, its checkpoint is not there, or the recorded name is taken by something else.
     """
     replay = replace(replay, given=given)
     recorded = _restored(replay)
     always = _NOT_RECORDED | (given & _NAMES)
     changes: dict[str, Any] = {name: getattr(asked, name) for name in always}
     changes["replay"] = replay
+    if not given & _NAMES - (_NOT_RECORDED - {"plan"}):
+        # Repeating tells nothing new: the report that is written stays that of the first build.
+        changes["argv"] = replay.recorded.argv or asked.argv
     if given & set(_AIMS) or "plan" in given:
         changes |= {name: aim for name, aim in _AIMS.items() if name not in given}
     if "settings" in given:
@@ -70,9 +74,17 @@ def rebuild_options(asked: BuildOptions, replay: Replay, given: frozenset[str]) 
         changes["recipe"] = asked.recipe
     _check_code(recorded, asked, replay)
     options = replace(recorded, **changes)
-    if "output" not in given and not asked.dry_run:
-        options = replace(options, output=_recorded_output(options, replay))
-    return options
+    if not options.checkpoint.exists():
+        raise UsageError(
+            f"{replay.path} was built from {options.checkpoint}, and there is no such file from here",
+            f"name it: golfpack build CHECKPOINT --from {replay.path}; likewise --calib, --tokenizer "
+            "and --code",
+        )
+    if "output" in given or asked.dry_run:
+        return options
+    output = _recorded_output(options, replay)
+    by_default = output == Path(checkpoint_stem(options.checkpoint) + ".golf")
+    return replace(options, output=None if by_default else output)
 
 
 _NAMES = frozenset(f.name for f in fields(BuildOptions))
@@ -169,7 +181,8 @@ def check_inputs(
     if wrong:
         raise UsageError(
             f"these inputs are not what {replay.path} was built from: {'; '.join(wrong)}",
-            "bring back the inputs, or name the new ones on the command line",
+            "bring back the inputs, or name those to take on the command line: CHECKPOINT, --calib, "
+            "--tokenizer, --code, --model",
         )
     return tuple(f"not what {replay.path} was built from: {text}" for text in chosen)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Recorded:
         passes: none where a build failed before its recipe was read.
         artifact, artifact_sha256: None for a dry run and for a build that failed.
         calibration: source, tokens and sha256 of the tokens; None without.
+        argv: the command line.
     """
 
     options: dict[str, Any]
@@ -35,6 +36,7 @@ class Recorded:
     calibration: dict[str, Any] | None
     artifact: str | None = None
     artifact_sha256: str | None = None
+    argv: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def sweep(options: SweepOptions, notify: Notify = silent) -> SweepReport:
 
     Raises:
         UsageError: bad input, or --png without matplotlib. StrictError: a warning, under `strict`.
-        BudgetError: a prediction for less than the recipe's smallest artifact.
+        BudgetError: a prediction for less than the recipe's coarsest steps make.
     """
     options = _checked(options)
     report = _predicted(options, notify) if options.predict else _built(options, notify)

@@ -108,7 +108,7 @@ def build(
     from golfpack.api.replay import read_replay
     from golfpack.errors import UsageError
     from golfpack.models.choice import chosen_model
-    from golfpack.report.reports import to_json
+    from golfpack.report.reports import FailedBuild, to_json
 
     if checkpoint is None and source is None:
         raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
@@ -122,8 +122,14 @@ def build(
     if source is not None:
         options = rebuild_options(options, read_replay(source), given_options(context))
     chosen = chosen_model(options.model, options.model_args)
-    with chosen, render.Reporter(quiet) as notify:
-        report = run(options, notify)
+    failed: list[FailedBuild] = []
+    try:
+        with chosen, render.Reporter(quiet) as notify:
+            report = run(options, notify, failed.append)
+    except Exception:
+        if json and failed:
+            render.data(to_json(failed[0]))
+        raise
     render.show_notes(report.notes)
     render.show_assumed(report.assumed)
     render.warn(report.warnings)

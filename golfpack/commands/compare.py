@@ -68,7 +68,7 @@ def compare(
     """Build recipes at budgets and evaluate them: one table, resumable, a row at a time."""
     from golfpack import render, render_tables
     from golfpack.api.compare import compare as run
-    from golfpack.api.compare_rows import CompareOptions
+    from golfpack.api.compare_rows import CompareOptions, require_any
     from golfpack.report.reports import to_json
 
     options = CompareOptions(
@@ -86,3 +86,4 @@ def compare(
         render.data(to_json(report))
     else:
         render_tables.show_compare(report)
+    require_any(report.rows)

@@ -73,6 +73,7 @@ def sweep(
 ) -> None:
     """Build one recipe at several budgets, and say what more bytes would buy; resumable."""
     from golfpack import render, render_sweep
+    from golfpack.api.compare_rows import require_any
     from golfpack.api.prepare import DEFAULT_RECIPE
     from golfpack.api.sweep import SweepOptions
     from golfpack.api.sweep import sweep as run
@@ -91,3 +92,4 @@ def sweep(
         render.data(to_json(report))
     else:
         render_sweep.show_sweep(report)
+    require_any(report.rows)

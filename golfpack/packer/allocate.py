@@ -29,6 +29,12 @@ from golfpack.packer.state import (
     run_passes,
 )
 
+# A try this close to the coarsest steps, in octaves, is made at those first. Near them sizes fall by a
+# tenth in so many octaves and scatter by a few percent at most, so that a finer try cannot fit by chance
+# where the coarsest does not: which budgets are refused then depends on one size alone.
+NEAR_FLOOR = 0.25
+# A budget below this many bytes is a slip: no file is that small.
+SLIP = 1000
 # Unused budget beyond this share is said in a warning.
 WORTH_A_WARNING = 0.005
 
@@ -41,8 +47,9 @@ class Fit(Pass):
         tolerance: headroom that is good enough, as a fraction of the budget.
         slack: ... or in bytes, whichever is larger.
         max_rounds: real builds at most.
-        floor_bpw: the smallest artifact on offer, in bits per quantised weight by the rate model:
-            with less than this a quantised model says nothing any more.
+        floor_bpw: the coarsest steps on offer, in bits per quantised weight by the rate model: with
+            less than this a quantised model says nothing any more. A budget is refused if, and only
+            if, the real file at these steps is larger (pruning after rounding may go further down).
         body: the passes behind this one; the recipe fills it in.
 
     With a target KL in the state, the search is for the smallest file within it (`quality.py`).
@@ -128,6 +135,11 @@ def exact_bytes(weights: Mapping[str, np.ndarray]) -> int:
     return sum(w.size * RAW_STORAGE[smallest_exact(w)].itemsize for w in weights.values())
 
 
+def coarsest(fit: Fit, rate: RateModel) -> float:
+    """log2 of the coarsest dial on offer: what a file of fewer bits says is noise."""
+    return rate.solve(fit.floor_bpw * rate.weights)
+
+
 class _Search:
     """One search: real tries, the bracket they leave, and the best that fits."""
 
@@ -138,8 +150,8 @@ class _Search:
         # Aim for the middle of what is good enough: real sizes scatter a little around the model.
         self.aim = self.limit - self.tolerance // 2
         self.rate = RateModel(state)
-        # Beyond this dial nothing is on offer: what a floor_bpw artifact says is noise.
-        self.floor = self.rate.solve(fit.floor_bpw * self.rate.weights)
+        self.floor = coarsest(fit, self.rate)
+        self.floor_tried = False
         self.best: PackState | None = None
         self.trace: list[FitRound] = []
         # The bracket, as (log2 dial, bytes): the finest try that fits, the coarsest that does not.
@@ -147,27 +159,35 @@ class _Search:
         self.over: tuple[float, int] | None = None
 
     def run(self) -> PackState:
-        x = min(self.rate.solve(8 * self.aim - self.rate.kept_bits), self.floor)
+        x = self._reachable(self.rate.solve(8 * self.aim - self.rate.kept_bits))
         for _ in range(self.fit.max_rounds):
             size = self._attempt(x)
             if size > self.limit and x >= self.floor:
                 raise _over_budget(self.state, size, self.limit)
             if 0 <= self.limit - size <= self.tolerance or self._ends_here(x, size):
                 break
-            x = self._next(x, size)
+            x = self._reachable(self._next(x, size))
         leap = 2.0**-8
         while self.best is None:  # sizes may scatter: go on until one fits, in growing steps
-            x, leap = min(x + leap, self.floor), 2 * leap
+            x, leap = self._reachable(x + leap), 2 * leap
             size = self._attempt(x)
             if size > self.limit and x >= self.floor:
                 raise _over_budget(self.state, size, self.limit)
         return self._finished(self.best)
+
+    def _reachable(self, x: float) -> float:
+        """`x`, but no coarser than the floor, and the floor itself before anything near it."""
+        near = x > self.floor - NEAR_FLOOR and not self.floor_tried
+        return self.floor if near else min(x, self.floor)
 
     def _attempt(self, x: float) -> int:
         last = f", last {self.trace[-1].artifact_bytes:,} bytes" if self.trace else ""
         self.state.notify(
             "fit", len(self.trace), self.fit.max_rounds, f"for {self.limit:,} bytes{last}"
         )
+        if x >= self.floor:
+            # Its size is to be the same whatever was tried before it.
+            self.state, self.floor_tried = replace(self.state, coding=None), True
         done = run_passes(self.fit.body, replace(self.state, dial=2.0**x))
         assert done.blob is not None
         # What `encode` chose holds for the whole search: sizes then follow the dial.
@@ -193,9 +213,7 @@ class _Search:
         guess = self.rate.solve(self.rate.bits(x) * share)
         # Move on at least a little, and further every time, so that no try is repeated.
         least = 2.0 ** (len(self.trace) - 11)
-        return min(
-            max(guess, x + least) if size > self.limit else min(guess, x - least), self.floor
-        )
+        return max(guess, x + least) if size > self.limit else min(guess, x - least)
 
     def _ends_here(self, x: float, size: int) -> bool:
         """Whether the recipe has no finer steps to offer (its bit widths or its clip end here)."""
@@ -217,16 +235,19 @@ def check_reach(fit: Fit, spec: ModelSpec, budget: Budget) -> None:
     if budget.artifact >= least:
         return
     raise BudgetError(
-        f"{_total(budget)} leave {_bits_left(spec, budget):.3f} bits per parameter for "
+        f"{told_bytes(budget)} leave {_bits_left(spec, budget):.3f} bits per parameter for "
         f"{spec.numel:,} parameters; this recipe needs at least {fit.floor_bpw:g} "
         f"({_largest(spec)})",
         f"raise the budget to {least + budget.code:,} bytes or more, or train a smaller model",
     )
 
 
-def _total(budget: Budget) -> str:
+def told_bytes(budget: Budget) -> str:
+    """A budget for messages; one of a few bytes was meant in another unit."""
     code = f" (of which {budget.code:,} for code)" if budget.code else ""
-    return f"{budget.total:,} bytes{code}"
+    n = budget.total
+    unit = f" ({n} is bytes; {n}bpw would be bits per weight, {n}MB megabytes)"
+    return f"{n:,} bytes{code}{unit if 0 < n < SLIP else ''}"
 
 
 def _bits_left(spec: ModelSpec, budget: Budget) -> float:
@@ -242,8 +263,8 @@ def _over_budget(state: PackState, size: int, limit: int) -> BudgetError:
     shortfall, spec, budget = size - limit, state.spec, state.budget
     needed = 8 * size / max(spec.numel, 1)
     return BudgetError(
-        f"the smallest artifact of this recipe has {size:,} bytes, {shortfall:,} over the budget of "
-        f"{_total(budget)}: it needs {needed:.3f} bits per parameter, and "
+        f"the coarsest steps of this recipe make {size:,} bytes, {shortfall:,} over the budget of "
+        f"{told_bytes(budget)}: they need {needed:.3f} bits per parameter, and "
         f"{_bits_left(spec, budget):.3f} are left for {spec.numel:,} parameters ({_largest(spec)})",
         f"raise the budget to {budget.total + shortfall:,} bytes, or train a smaller model",
         shortfall=shortfall,

@@ -3,7 +3,9 @@
 The quadratic KL of a rounding (`Sensitivity.kl`) is optimistic by 15 to 50%: it leaves out higher
 orders, and error feedback adapts to the very tokens the Hessians came from. The ratio to a measured KL
 hardly changes with the rate, so one probe on held-out calibration tokens corrects all predictions. The
-same probe relates the rate model to the real coder.
+same probe relates the rate model to the real coder. That ratio does change below it, where headers and
+steps weigh more: there a second probe, at the coarsest steps on offer, tells the other end, and what
+`build` would refuse.
 """
 
 import time
@@ -12,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import log2
 
 from golfpack.errors import BudgetError, UsageError
-from golfpack.packer.allocate import Fit, exact_bytes
+from golfpack.packer.allocate import Fit, coarsest, exact_bytes, told_bytes
 from golfpack.packer.ir import as_matrix
 from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.schemes import Keep
@@ -125,8 +127,9 @@ class Predictor:
     Attributes:
         kl_ratio: measured over quadratic KL at the probe; 1 when nothing can be measured, None where
             calibration measured no gradients.
-        size_ratio: real over estimated bits at the probe, of everything that is not kept as floats.
         round_seconds: wall time of the probe, which is one round of `fit`.
+        smallest: real size at the coarsest steps on offer; None until a budget below the probe's size
+            is asked about.
     """
 
     def __init__(self, state: PackState, fit: Fit, dial: float | None = None) -> None:
@@ -138,28 +141,52 @@ class Predictor:
         began = time.perf_counter()
         probe = run_passes(fit.body, replace(self.state, dial=2.0**x))
         self.round_seconds = time.perf_counter() - began
-        assert probe.blob is not None
-        coded = 8 * len(probe.blob) - self.rate.kept_bits
-        self.size_ratio = coded / max(self.rate.bits(x), 1.0)
+        # Bits by the rate model and in the real file, of everything that is not kept as floats.
+        self.probe = (max(self.rate.bits(x), 1.0), self._coded(probe))
+        self.floor = (0.0, 0.0)
+        self.smallest: int | None = None
         self.kl_ratio = _measured_over_quadratic(probe)
 
     def predict(self, budget_bytes: int) -> Prediction:
         """What a budget for the artifact alone would give, without coding anything.
 
         Raises:
-            BudgetError: less than the recipe's smallest artifact.
+            BudgetError: less than the recipe's coarsest steps make.
         """
         exact = exact_bytes(self.state.original or self.state.weights)
         if self.rate.weights and budget_bytes >= exact:
             return self._lossless(budget_bytes, exact)
-        smallest = self._bytes(self.fit.floor_bpw * self.rate.weights)
-        if budget_bytes < smallest:
-            raise _below(budget_bytes, smallest)
-        x = self.rate.solve((8 * budget_bytes - self.rate.kept_bits) / self.size_ratio)
-        found = replace(self.at(2.0**x), budget_bytes=budget_bytes)
+        wanted = 8 * budget_bytes - self.rate.kept_bits
+        if wanted < self.probe[1]:
+            smallest = self._probe_floor()
+            if budget_bytes < smallest:
+                raise _below(budget_bytes, smallest)
+        found = self.at(2.0 ** self.rate.solve(self._across(wanted, 1, 0)))
         if found.artifact_bytes > (1 + OUT_OF_REACH) * budget_bytes:
             raise _below(budget_bytes, found.artifact_bytes)
-        return found
+        # Where the rate model jumps no dial meets the budget exactly; a build never goes over it.
+        size = min(found.artifact_bytes, budget_bytes)
+        bpw = 8 * size / self.state.spec.numel
+        return replace(found, budget_bytes=budget_bytes, artifact_bytes=size, bits_per_weight=bpw)
+
+    def _probe_floor(self) -> int:
+        """Bytes at the coarsest steps, coded for real once: `build` refuses less than that, too."""
+        if self.smallest is None:
+            x = coarsest(self.fit, self.rate)
+            coarse = run_passes(self.fit.body, replace(self.state, dial=2.0**x))
+            self.smallest, self.floor = coarse.size, (self.rate.bits(x), self._coded(coarse))
+        return self.smallest
+
+    def _coded(self, done: PackState) -> float:
+        return max(8 * done.size - self.rate.kept_bits, 1.0)
+
+    def _across(self, value: float, here: int, there: int) -> float:
+        """Bits by the rate model (0) or of the real file (1) to the other: a line between the probes."""
+        low, high = self.floor, self.probe
+        if value >= high[here] or high[here] <= low[here]:
+            return value * high[there] / high[here]
+        share = (value - low[here]) / (high[here] - low[here])
+        return low[there] + share * (high[there] - low[there])
 
     def at(self, dial: float) -> Prediction:
         """What a dial would give, without coding anything."""
@@ -175,17 +202,19 @@ class Predictor:
 
     def _tensors(self, x: float, kls: Mapping[str, float]) -> dict[str, TensorPrediction]:
         found = {}
+        bits = max(self.rate.bits(x), 1.0)
+        ratio = self._across(bits, 0, 1) / bits
         for name, scheme in self.state.plan.items():
             if isinstance(scheme, Keep):
                 size = kept_bytes(scheme, self.state.weights[name])
             else:
-                size = self.rate.tensor_bits(name, x) * self.size_ratio / 8
+                size = self.rate.tensor_bits(name, x) * ratio / 8
             found[name] = TensorPrediction(size, kls.get(name))
         return found
 
     def _bytes(self, bits: float) -> int:
         """Expected size of the file whose quantised tensors have `bits` by the rate model."""
-        return round((self.rate.kept_bits + bits * self.size_ratio) / 8)
+        return round((self.rate.kept_bits + self._across(bits, 0, 1)) / 8)
 
     def _lossless(self, budget_bytes: int, exact: int) -> Prediction:
         kl = None if self.kl_ratio is None else 0.0
@@ -206,8 +235,8 @@ def _gradients(state: PackState) -> bool:
 
 def _below(budget_bytes: int, smallest: int) -> BudgetError:
     return BudgetError(
-        f"{budget_bytes:,} bytes are below this recipe's smallest artifact, "
-        f"about {smallest:,} bytes",
-        "plan with larger budgets",
+        f"the coarsest steps of this recipe make about {smallest:,} bytes, "
+        f"{smallest - budget_bytes:,} over the budget of {told_bytes(Budget(budget_bytes))}",
+        f"plan with {smallest:,} bytes or more",
         shortfall=smallest - budget_bytes,
     )

@@ -44,7 +44,7 @@ REPORTS: dict[str, Any] = {
     "list": ListReport,
     "env": EnvReport,
 }
-# Documents that are only written to files.
+# Documents that are written to files; a build that fails prints its own under --json, too.
 FILES: dict[str, Any] = {
     "NAME.failed.report.json": FailedBuild,
 }

@@ -184,7 +184,7 @@ class FailedBuild:
         family: the model family it was read as; None as above.
         budget_bytes: None where a target or `--lossless` ruled, or the budget could not be read.
         code_bytes: how much of the budget is for code that ships too.
-        shortfall: bytes by which the smallest artifact exceeds the budget, where that is the error.
+        shortfall: bytes by which the coarsest steps exceed the budget, where that is the error.
         calibration: as in a BuildReport; None where it had not come to that.
         warnings: up to the error.
         seconds: wall time per finished stage.

@@ -3,6 +3,7 @@
 Needs Chromium (`apt-get install chromium`) and playwright; nothing is downloaded.
 """
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -176,6 +177,15 @@ def test_the_worst_five_stand_out_and_the_frontier_has_the_build(opened, tiny_pa
     assert page.locator(".tensors tr.worst").count() == 5
     assert page.locator("#frontier circle.dot").count() > 3
     assert page.locator("#frontier circle.measured").count() == 1
+    # What more bytes would buy, as a prediction and in the words of `golfpack sweep`.
+    known = json.loads(tiny_page.page.with_suffix(".report.json").read_text())
+    size, points = known["artifact_bytes"], known["frontier"]
+    logs = [np.log(p["predicted_kl"]) for p in points]
+    then = np.exp(np.interp(1.1 * size, [p["bytes"] for p in points], logs))
+    share = 1 - then / known["predicted_kl"]
+    told = page.locator("#frontier .lead").inner_text()
+    assert f"Predicted: 10% more ({round(size / 10):,} bytes) would take {share:.0%} off" in told
+    assert "golfpack sweep builds other sizes" in told
 
 
 def test_everything_is_reached_with_the_keyboard(opened, tiny_page):

@@ -95,13 +95,15 @@ function drawFrontier(root) {
 
 const bitsPerWeight = (size) => (BUILD.parameters ? format((8 * size) / BUILD.parameters, ".2f") : "–");
 
-// What a tenth more would buy: log KL is close to linear in bytes between two points.
+// What a tenth more would buy, in the words of golfpack sweep, which measures what is predicted here: log KL
+// is close to linear in bytes between two points.
 function frontierSentence(points) {
   const size = BUILD.artifact_bytes || 0;
   const [now, then] = [klAt(points, size), klAt(points, 1.1 * size)];
   const scale = "The KL to the float model is in nats per token, on a logarithmic scale.";
   if (!now || !then) return scale;
-  return `A tenth more bytes, ${group(0.1 * size)}, should divide the KL by ${format(now / then, ".2f")}. ${scale}`;
+  return `Predicted: 10% more (${group(0.1 * size)} bytes) would take ${format(1 - then / now, ".0%")} off the KL `
+    + `(${format(now, ".3g")} to ${format(then, ".3g")}); golfpack sweep builds other sizes and measures. ${scale}`;
 }
 
 function klAt(points, size) {

@@ -129,6 +129,7 @@ def test_inspect_and_unpack(folder, built, inside):
     seen = json.loads(run.stdout)
     assert seen["sha256"] == json.loads(built[0].stdout)["artifact_sha256"]
     run = inside("inspect", "tiny.golf")
+    assert not [line for line in run.stdout.splitlines() if line != line.rstrip()]
     assert all(t["name"] in run.stdout for t in seen["tensors"])
     (folder / "odd [bold] name").mkdir()
     target = folder / "odd [bold] name" / "[x].safetensors"

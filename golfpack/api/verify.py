@@ -9,7 +9,7 @@ import numpy as np
 
 from golfpack.api.models import LoadedModel, check_against_family, names_artifact, open_original
 from golfpack.api.reportfile import read_build_report
-from golfpack.errors import CorruptError, UsageError
+from golfpack.errors import CorruptError, UsageError, unreadable
 from golfpack.packer.artifact import DIGEST, VERSION, Frame, divide
 from golfpack.packer.loader import Artifact, loads
 from golfpack.packer.reencode import encode_again
@@ -39,7 +39,7 @@ def verify(
     """
     for given in (path, against):
         if given is not None and not given.is_file():
-            raise UsageError(f"there is no file {given}", "check the path")
+            raise unreadable(given)
     if not names_artifact(path):
         raise UsageError(f"{path} is not an artifact", "verify takes a .golf file")
     told = None if report is None else read_build_report(report)
@@ -160,7 +160,6 @@ def _report(told: dict[str, Any], artifact: Artifact) -> tuple[bool, str]:
     """Hold a build report to the file. Raises CorruptError at the first figure that is another."""
     size = artifact.container.size
     found = {
-        "artifact_sha256": artifact.container.sha256,
         "artifact_bytes": size,
         "family": artifact.family,
         "config": artifact.config,
@@ -171,6 +170,13 @@ def _report(told: dict[str, Any], artifact: Artifact) -> tuple[bool, str]:
     budget = told.get("budget_bytes")
     if budget is not None:
         found["headroom_bytes"] = budget - told["code_bytes"] - size
+    sha256 = artifact.container.sha256
+    if told["artifact_sha256"] != sha256:
+        where = f", written to {told['artifact']}" if isinstance(told.get("artifact"), str) else ""
+        raise CorruptError(
+            f"the report is of another artifact{where}: sha256 {told['artifact_sha256'][:16]}, and this "
+            f"file's is {sha256[:16]}"
+        )
     for key, value in found.items():
         if said.get(key) != value:
             shown = "" if isinstance(value, dict | list) else f": {said.get(key)}, not {value}"

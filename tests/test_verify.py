@@ -211,9 +211,18 @@ def test_the_command_prints_a_line_per_check_and_exits_4_for_damage(folder, insi
     run = inside("verify", "x.golf", "--report", "x.report.json", "-q")
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
-    assert len(lines) == 10
-    assert all(line.split()[:3].count("ok") == 1 for line in lines[:-1])
-    assert lines[-1].startswith("x.golf is whole")
+    assert len(lines) == 11
+    assert all(line.split()[:3].count("ok") == 1 for line in lines[:-2])
+    # What is hashed is said of both figures: all but the digest, and the file as sha256sum has it.
+    blob = (folder / "x.golf").read_bytes()
+    inner, whole = (hashlib.sha256(b).hexdigest() for b in (blob[:-DIGEST], blob))
+    (line,) = (line for line in lines if line.startswith("file "))
+    size = len(blob) - DIGEST
+    assert line.endswith(f"{size:,} bytes before the digest at its end, sha256 {inner[:16]}")
+    assert lines[-2:] == [
+        f"x.golf is whole: {len(blob):,} bytes",
+        f"sha256 of the file, digest included: {whole}",
+    ]
     blob = bytearray((folder / "x.golf").read_bytes())
     blob[-40] ^= 1
     (folder / "bad.golf").write_bytes(blob)

@@ -108,7 +108,9 @@ def _whole(blob: bytes, checks: _Checks) -> Artifact | None:
     frame = checks.run("frame", lambda: _frame(blob))
     for name, data, digest in [] if frame is None else frame.parts:
         checks.run(f"stream {name}", lambda d=data, told=digest: _digest(d, told))
-    checks.run("file", lambda: _digest(blob[:-DIGEST], _there(frame).digest))
+    # Not the sha256 of the file, which takes in this digest.
+    before = " before the digest at its end"
+    checks.run("file", lambda: _digest(blob[:-DIGEST], _there(frame).digest, before))
     whole = all(c.status == "ok" for c in checks.done)
     return checks.run("tensors", lambda: _tensors(_there(blob if whole else None)))
 
@@ -119,11 +121,13 @@ def _frame(blob: bytes) -> tuple[Frame, str]:
     return frame, f"{detail}, {len(frame.parts)} streams"
 
 
-def _digest(data: bytes, told: bytes) -> tuple[bool, str]:
+def _digest(data: bytes, told: bytes, where: str = "") -> tuple[bool, str]:
     found = hashlib.sha256(data)
     if found.digest() != told:
-        raise CorruptError(f"the sha256 of its {len(data):,} bytes is not what the file says")
-    return True, f"{len(data):,} bytes, sha256 {found.hexdigest()[:16]}"
+        raise CorruptError(
+            f"the sha256 of its {len(data):,} bytes{where} is not what the file says"
+        )
+    return True, f"{len(data):,} bytes{where}, sha256 {found.hexdigest()[:16]}"
 
 
 def _tensors(blob: bytes) -> tuple[Artifact, str]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from golfpack.render_progress import Reporter as Reporter
+from golfpack.report.page.page import PageReport
 from golfpack.report.reports import DemoRow, ImportReport, TrainReport
 
 # A pipe or a file has no width: tables there are as wide as they need to be.
@@ -55,6 +56,12 @@ def show_import(report: ImportReport) -> None:
         f"family {report.family}, {report.tensors:,} tensors, {report.parameters:,} parameters\n"
         f"wrote {report.checkpoint}, {report.checkpoint_bytes:,} bytes, and its config beside it"
     )
+
+
+def show_page(report: PageReport) -> None:
+    """Where the page is, on stderr; that another was there is not passed over."""
+    did = "replaced" if report.replaced else "wrote"
+    note(f"{did} {report.page}, {report.page_bytes:,} bytes")
 
 
 def show_train(report: TrainReport) -> None:

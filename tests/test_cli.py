@@ -171,10 +171,11 @@ def test_an_artifact_is_no_checkpoint_and_the_hint_says_how_it_becomes_one(
         ("report", "tyni.golf"),
         ("report", "tyni.report.json"),
         ("verify", "tiny.golf", "--report", "tyni.report.json"),
+        ("stats", "tyni.report.json", "--baseline", "tiny.report.json"),
     ],
 )
 def test_whoever_mistypes_a_file_is_shown_those_of_like_names(built, inside, args):
-    run = inside(*args, *(("-q",) if args[0] != "report" else ()))
+    run = inside(*args, *(() if args[0] in ("report", "stats") else ("-q",)))
     name = next(arg for arg in args if arg.startswith("tyni"))
     assert_refused(run, ExitCode.USAGE, f"there is no file {name}")
     assert name.replace("tyni", "tiny") in run.stderr.splitlines()[-1]

@@ -70,13 +70,14 @@ The exit code is 0 whatever differs; `--exit-code` makes a difference 6, which n
     stream rows   ok  1,476 bytes, sha256 d39d817b59ec4687
     stream cols   ok  1,015 bytes, sha256 c2c7d62c6c37540a
     stream codes  ok  175,382 bytes, sha256 7d5e86ff503aa5a3
-    file          ok  178,756 bytes, sha256 ebb7ddec32d88c88
+    file          ok  178,756 bytes before the digest at its end, sha256 ebb7ddec32d88c88
     tensors       ok  32 decode to 476,812 finite weights
     model         ok  family golf, its config and tensors belong together
     encoding      ok  the tensors encode to the same bytes again
     report        ok  sha256, bytes, config and tensors agree; within the budget of 178,804 bytes
     checkpoint    ok  the same tensors and shapes; rel_err 0.2566 over all weights, at worst 0.8388 in blocks.2.mlp.proj.weight
-    x.golf is whole: 178,788 bytes, sha256 4630656413a7b8a133912aef812f8f90f37751a031c4206981d550a0355c8149
+    x.golf is whole: 178,788 bytes
+    sha256 of the file, digest included: 4630656413a7b8a133912aef812f8f90f37751a031c4206981d550a0355c8149
 
 A check that failed is exit code 4. `encoding` says `differs`, which is no fault, where another version of
 golfpack or of a codec's library wrote the file: then other bytes decode to the same tensors.

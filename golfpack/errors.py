@@ -5,7 +5,9 @@ stderr and exits with `exit_code`; a traceback is shown only for faults of our o
 `GOLFPACK_DEBUG=1`. This module imports nothing of ours, so anything may import it.
 """
 
+import difflib
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -69,3 +71,27 @@ class StrictError(GolfpackError):
 
 class PeerError(GolfpackError):
     """Another process of a distributed run failed first, and has said why: nothing to add here."""
+
+
+def unreadable(path: Path, error: OSError | None = None, what: str = "") -> UsageError:
+    """The error for a file that cannot be read, whose hint tells what lies in its place.
+
+    Args:
+        error: what reading it raised; None where it was only seen to be no file.
+        what: such as "recipe ", before the path.
+    """
+    if path.is_dir():
+        return UsageError(f"{what}{path} is a folder, not a file", "name a file in it")
+    if error is None or isinstance(error, FileNotFoundError):
+        kind = what or "file "
+        return UsageError(f"there is no {kind}{path}", near_files(path))
+    return UsageError(f"cannot read {what}{path}: {error.strerror}", "check the path")
+
+
+def near_files(path: Path) -> str:
+    """What a mistyped path may have meant: files of its folder, those of similar names first."""
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist either"
+    names = sorted(p.name for p in path.parent.iterdir() if p.is_file())
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    return f"{path.parent} holds {', '.join(near or names[:5]) or 'no files'}"

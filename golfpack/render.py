@@ -1,5 +1,6 @@
 """What golfpack prints, with the other render files. Data goes to stdout, everything else to stderr."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -7,16 +8,33 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from golfpack.render_progress import Reporter as Reporter
+from golfpack.report.page.page import PageReport
 from golfpack.report.reports import DemoRow, ImportReport, TrainReport
 
 # A pipe or a file has no width: tables there are as wide as they need to be.
 _WIDTH = None if sys.stdout.isatty() else 200
 # Values of model options that mean: without this feature.
 _OFF = (False, 0, -1, "", "none")
+
+
+class _Stdout(Console):
+    """Stdout. In a pipe or a file lines end where their text does; rich fills a table's last column."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.is_terminal:
+            super().print(*objects, **options)
+            return
+        with self.capture() as held:
+            super().print(*objects, **options)
+        text = re.sub(r" +$", "", held.get(), flags=re.MULTILINE)
+        super().print(Text(text), end="", soft_wrap=True)
+
+
 # Names and paths may hold brackets, which are not meant as rich's markup.
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH, markup=False)
+out = _Stdout(highlight=False, soft_wrap=True, width=_WIDTH, markup=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -38,6 +56,12 @@ def show_import(report: ImportReport) -> None:
         f"family {report.family}, {report.tensors:,} tensors, {report.parameters:,} parameters\n"
         f"wrote {report.checkpoint}, {report.checkpoint_bytes:,} bytes, and its config beside it"
     )
+
+
+def show_page(report: PageReport) -> None:
+    """Where the page is, on stderr; that another was there is not passed over."""
+    did = "replaced" if report.replaced else "wrote"
+    note(f"{did} {report.page}, {report.page_bytes:,} bytes")
 
 
 def show_train(report: TrainReport) -> None:

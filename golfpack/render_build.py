@@ -1,33 +1,29 @@
 """Builds and files as tables, tensor by tensor; they print through `render`."""
 
-from collections.abc import Collection, Mapping, Sequence
+import difflib
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
-from rich.table import Table
-
 from golfpack.errors import UsageError
+from golfpack.models import find_family
 from golfpack.render import out, show_assumed, show_notes
+from golfpack.render_fit import GAP, fitting, left_out_line, table_of
 from golfpack.report.columns import (
     COLUMNS,
     GROUP_COLUMNS,
     GROUPINGS,
-    SORTS,
+    OF_THE_WORST,
     TENSOR_COLUMNS,
     WORST,
     Column,
+    column_names,
     grouped,
     ordered,
     worst,
 )
 from golfpack.report.reports import BuildReport, InspectReport
 from golfpack.report.tensors import TensorReport
-
-# Between columns.
-_GAP = 2
-# Columns of groups that are not sums, as a line below the table calls them.
-_OF_WORST = {"rel_err": "rel_err", "sqnr_db": "SQNR"}
-# A name is shortened to this before any column of figures is left out.
-_SHORT_NAME = 24
 
 
 def show_build(report: BuildReport, group: str | None = "role", explain: bool = False) -> None:
@@ -71,10 +67,19 @@ def show_inspect(
     if report.errors is not None:
         out.print(f"errors against the float weights: {report.errors}")
     out.print(f"{report.parameters:,} parameters, {report.bytes:,} bytes, sha256 {report.sha256}")
-    out.print(f"family {report.family}: " + ", ".join(f"{k}={v}" for k, v in report.config.items()))
+    out.print(f"family {report.family}: {_config(report)}")
     show_assumed(report.assumed)
     if report.streams:
         out.print("streams: " + ", ".join(f"{k} {v:,}" for k, v in report.streams.items()))
+
+
+def _config(report: InspectReport) -> str:
+    """What the config says that the family's defaults do not."""
+    defaults = {f.name: f.default for f in fields(find_family(report.family).config_type)}
+    told = [f"{k}={v}" for k, v in report.config.items() if k not in defaults or defaults[k] != v]
+    if left := len(report.config) - len(told):
+        told.append(f"{left} others at the family's defaults (--json has all)")
+    return ", ".join(told)
 
 
 def read_group(text: str, each: str) -> str | None:
@@ -84,14 +89,29 @@ def read_group(text: str, each: str) -> str | None:
     return None if text == each else text
 
 
-def check_table(group: str | None, sort: str | None, columns: Sequence[str] | None) -> None:
-    """Raise UsageError for a column to show or to sort by that the table does not have."""
-    if sort is not None and sort not in SORTS:
-        raise UsageError(f"nothing to sort by called {sort!r}", f"sort by {', '.join(SORTS)}")
+def read_table(
+    group: str | None, sort: str | None, columns: Sequence[str] | None
+) -> tuple[str | None, list[str] | None]:
+    """The column to sort by and those to show, each by heading or by its key in the JSON.
+
+    Raises:
+        UsageError: a column that the table does not have.
+    """
     known = [n for n in COLUMNS if n in _FIELDS[group is not None]]
-    for name in columns or ():
-        if name not in known:
-            raise UsageError(f"there is no column {name!r} here", f"columns: {', '.join(known)}")
+    shown = None if columns is None else [_column(text, known) for text in columns]
+    # Groups are named by what they share.
+    by = None if sort is None else _column(sort, [*known, "name"] if group is not None else known)
+    return by, shown
+
+
+def _column(text: str, known: Sequence[str]) -> str:
+    """The name of the column meant: names and headings mean it, in capitals or not."""
+    names = column_names(known)
+    if text.casefold() in names:
+        return names[text.casefold()]
+    near = difflib.get_close_matches(text.casefold(), names, 1)
+    meant = f"did you mean {names[near[0]]!r}? " if near else ""
+    raise UsageError(f"there is no column {text!r} here", f"{meant}columns: {', '.join(known)}")
 
 
 # Columns of tensors, and of groups.
@@ -115,81 +135,29 @@ def show_tensors(
     if columns is None:  # a column without any figure says nothing
         chosen = [c for c in chosen if any(c.text(r) != "-" for r in rows) or not rows]
     marked = worst(tensors) if group is None else frozenset()
-    limit = out.width - (1 + _GAP if marked else 0) if out.is_terminal else None
-    shown, widths, left_out = _fitting(chosen, rows, limit)
-    out.print(_table(shown, widths, ordered(rows, sort), marked))
-    of_worst = [_OF_WORST[c.name] for c in shown if c.name in _OF_WORST]
+    limit = out.width - (1 + GAP if marked else 0) if out.is_terminal else None
+    shown, widths, left_out = fitting(chosen, rows, limit)
+    out.print(table_of(shown, widths, ordered(rows, sort), marked))
+    of_worst = [OF_THE_WORST[c.name] for c in shown if c.name in OF_THE_WORST]
     if group is not None and of_worst:
         out.print(f"{' and '.join(of_worst)}: the worst tensor of the {group}.")
     if marked:
         by = "KL" if any(t.kl_share for t in tensors) else "rel_err"
         out.print(f"! the {min(WORST, len(marked))} tensors that lost most, by {by}.")
     if left_out:
-        names_out = ", ".join(c.header for c in left_out)
-        out.print(f"left out, as the terminal has {out.width} columns: {names_out}")
+        out.print(left_out_line(left_out, out.width))
     if explain:
-        _explain([c for c in COLUMNS.values() if c.name in _FIELDS[group is not None]])
+        _explain([c for c in COLUMNS.values() if c.name in _FIELDS[group is not None]], group)
 
 
-def _explain(columns: Sequence[Column]) -> None:
-    """A line per column, shown or not: its header, its name for --columns, and what it means."""
-    rows = [("column", "name", "meaning"), *((c.header, c.name, c.explain) for c in columns)]
+def _explain(columns: Sequence[Column], group: str | None) -> None:
+    """A line per column, shown or not: its header, its key in the JSON, and what it means."""
+    meanings = [
+        c.explain + (f"; the {group}'s worst tensor" if group and c.name in OF_THE_WORST else "")
+        for c in columns
+    ]
+    rows = [("column", "name", "meaning")]
+    rows += [(c.header, c.name, m) for c, m in zip(columns, meanings, strict=True)]
     header, name = (max(len(r[i]) for r in rows) for i in (0, 1))
     for r in rows:
         out.print(f"{r[0]:<{header}}  {r[1]:<{name}}  {r[2]}")
-
-
-def _table(
-    columns: Sequence[Column],
-    widths: Mapping[str, int],
-    rows: Sequence[Any],
-    marked: Collection[str],
-) -> Table:
-    table = Table(box=None, pad_edge=False)
-    if marked:
-        table.add_column("", width=1)
-    for c in columns:
-        left = "left" if c.left else "right"
-        table.add_column(c.header, justify=left, no_wrap=True, width=widths[c.name])
-    # Off a terminal a table is as wide as it needs to be.
-    table.width = sum(widths.values()) + _GAP * (len(widths) - 1) + (1 + _GAP if marked else 0)
-    for row in rows:
-        stands_out = bool(marked) and row.name in marked
-        cells = [_shortened(c.text(row), widths[c.name]) for c in columns]
-        mark = ["!" if stands_out else ""] if marked else []
-        table.add_row(*mark, *cells, style="bold red" if stands_out else None)
-    return table
-
-
-def _fitting(
-    columns: Sequence[Column], rows: Sequence[Any], limit: int | None
-) -> tuple[list[Column], dict[str, int], list[Column]]:
-    """The columns that fit into `limit` characters, their widths, and the columns left out.
-
-    The first column always stays, and of the others the most important that fit. The names of tensors
-    are shortened before any column is left out.
-    """
-    wide = {c.name: max([len(c.header), *(len(c.text(r)) for r in rows)]) for c in columns}
-    least = {n: min(w, _SHORT_NAME) if n == "name" else w for n, w in wide.items()}
-    shown: list[Column] = []
-    for c in (columns[0], *sorted(columns[1:], key=lambda c: -c.importance)):
-        if limit is None or not shown or _width([*shown, c], least) <= limit:
-            shown.append(c)
-    shown = [c for c in columns if c in shown]
-    widths = {c.name: wide[c.name] for c in shown}
-    if limit is not None and "name" in widths:
-        spare = limit - _width(shown, least)
-        widths["name"] = min(wide["name"], max(least["name"] + spare, len("tensor")))
-    return shown, widths, [c for c in columns if c not in shown]
-
-
-def _width(columns: Sequence[Column], widths: Mapping[str, int]) -> int:
-    return sum(widths[c.name] for c in columns) + _GAP * (len(columns) - 1)
-
-
-def _shortened(text: str, width: int) -> str:
-    """The text in `width` characters: what tells names apart is at both ends."""
-    if len(text) <= width:
-        return text
-    tail = (width - 1) * 2 // 3
-    return text[: width - 1 - tail] + "…" + text[len(text) - tail :]

@@ -1,29 +1,42 @@
 """What `golfpack diff` shows, as tables or as Markdown; it prints through `render.py`."""
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
 from rich.table import Table
 
 from golfpack.render import data, number, out
+from golfpack.render_fit import fitting, left_out_line, table_of
+from golfpack.report.columns import Column
 from golfpack.report.diff import Change, DiffReport, DiffSide, TensorDiff, TensorSide
 
 _OVERALL = ("what", "a", "b", "change")
-_TENSORS = (
-    "tensor", "scheme", "bytes a", "bytes b", "change", "rel_err a", "rel_err b", "weights",
-    "codes", "steps",
-)  # fmt: skip
-# What a narrow terminal has room for; --json and --md have all of it.
-_WIDE, _NARROW = 120, ("tensor", "bytes a", "bytes b", "change", "weights", "codes")
 _LEFT = frozenset({"what", "tensor", "scheme", "steps"})
-_KEY = (
-    "rel_err: to the float weights. weights: |b - a| / |a|. codes: how many are another number. "
-    "steps: whether they are others."
+
+
+class _Column(Column):
+    """A column of a row that is a mapping of texts by column."""
+
+    def text(self, row: Any) -> str:
+        return row[self.name]
+
+
+# A footnote explains what a heading cannot say; columns that share one say it once.
+_REL_ERR = "rel_err: to the float weights."
+_TENSORS = (
+    _Column("name", "tensor", "", "", 99, left=True),
+    _Column("scheme", "scheme", "", "", 60, left=True),
+    _Column("bytes_a", "bytes a", "", "", 96),
+    _Column("bytes_b", "bytes b", "", "", 97),
+    _Column("change", "change", "", "", 98),
+    _Column("rel_err_a", "rel_err a", _REL_ERR, "", 79),
+    _Column("rel_err_b", "rel_err b", _REL_ERR, "", 80),
+    _Column("weights", "weights", "weights: |b - a| / |a|.", "", 85),
+    _Column("codes", "codes", "codes: how many are another number.", "", 84),
+    _Column("steps", "steps", "steps: whether they are others.", "", 50, left=True),
 )
-_LONGEST = 48
 # A change of more than this many times the figure is no share of it.
 _TENFOLD = 10
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -37,10 +50,16 @@ def show_diff(report: DiffReport) -> None:
         out.print(_verdict(report))
         return
     if report.changes:
-        out.print(_table(_OVERALL, [_change(c) for c in report.changes]))
+        out.print(_overall([_change(c) for c in report.changes]))
     if report.tensors:
-        out.print(_table(_TENSORS, [_tensor(t) for t in report.tensors]))
-        out.print(_KEY)
+        rows = [_tensor(t) for t in report.tensors]
+        limit = out.width if out.is_terminal else None
+        shown, widths, left_out = fitting(_with_figures(rows), rows, limit)
+        out.print(table_of(shown, widths, rows))
+        if key := _key(shown):
+            out.print(key)
+        if left_out:
+            out.print(left_out_line(left_out, out.width))
     out.print(_verdict(report))
 
 
@@ -52,9 +71,21 @@ def show_markdown(report: DiffReport) -> None:
     lines += ["", _verdict(report)]
     if report.tensors:
         lines += ["", "<details><summary>Tensor by tensor</summary>", ""]
-        lines += _markdown(_TENSORS, [_tensor(t) for t in report.tensors])
-        lines += ["", _KEY, "", "</details>"]
+        rows = [_tensor(t) for t in report.tensors]
+        shown = _with_figures(rows)
+        cells = [[c.text(row) for c in shown] for row in rows]
+        lines += _markdown([c.header for c in shown], cells)
+        lines += ["", _key(shown), "", "</details>"]
     data("\n".join(lines))
+
+
+def _with_figures(rows: Sequence[Mapping[str, str]]) -> list[Column]:
+    """The columns that say something of any tensor."""
+    return [c for c in _TENSORS if any(c.text(row) not in ("-", "") for row in rows)]
+
+
+def _key(columns: Sequence[Column]) -> str:
+    return " ".join(dict.fromkeys(c.explain for c in columns if c.explain))
 
 
 def _side(side: DiffSide) -> str:
@@ -76,19 +107,27 @@ def _change(c: Change) -> list[str]:
 def _value(value: Any) -> str:
     if value is None:
         return "-"
-    if isinstance(value, bool | str):
-        return _short(str(value))
+    if isinstance(value, str):
+        return value[:16] if _SHA256.fullmatch(value) else value
+    if isinstance(value, bool):
+        return str(value)
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.5g}"
-    return _short(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, Mapping):
+        return _options(value)
+    return ", ".join(_value(v) for v in value) or "none"
 
 
-def _short(text: str) -> str:
-    if _SHA256.fullmatch(text):
-        return text[:16]
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+def _options(table: Mapping[str, Any]) -> str:
+    """A table as words: "codec zlib (level 9), order row"; what is empty goes without saying."""
+    told = {k: v for k, v in table.items() if v not in ([], {}, "", None)}
+    named = told.pop("id", None)
+    words = ", ".join(f"{k} {_value(v)}" for k, v in told.items())
+    if named is None:
+        return words or "none"
+    return f"{named} ({words})" if words else str(named)
 
 
 def _delta(a: Any, b: Any) -> str:
@@ -101,13 +140,14 @@ def _delta(a: Any, b: Any) -> str:
     return f"{change} ({share:+.1%})" if abs(share) < _TENFOLD else change
 
 
-def _tensor(t: TensorDiff) -> list[str]:
+def _tensor(t: TensorDiff) -> dict[str, str]:
     a, b = t.a, t.b
     steps = "" if t.steps is None else ("others" if t.steps else "same")
-    return [
+    cells = [
         t.name, _arrow(_scheme(a, b), _scheme(b, a)), _bytes(a), _bytes(b), _gained(a, b),
         _error(a), _error(b), number(t.weights, ".4f"), number(t.codes, ".1%"), steps,
     ]  # fmt: skip
+    return {c.name: cell for c, cell in zip(_TENSORS, cells, strict=True)}
 
 
 def _scheme(own: TensorSide | None, other: TensorSide | None) -> str:
@@ -135,14 +175,14 @@ def _error(side: TensorSide | None) -> str:
     return number(None if side is None else side.rel_err, ".4f")
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    shown = _NARROW if columns is _TENSORS and out.width < _WIDE else columns
+def _overall(rows: Sequence[Sequence[str]]) -> Table:
+    """What changed overall; here a narrow terminal gets longer rows, for every column matters."""
     table = Table(box=None, pad_edge=False)
-    for column in shown:
-        table.add_column(column, justify="left" if column in _LEFT else "right")
+    for column in _OVERALL:
+        justify = "left" if column in _LEFT else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
-        cells = dict(zip(columns, row, strict=True))
-        table.add_row(*(cells[column] for column in shown))
+        table.add_row(*row)
     return table
 
 

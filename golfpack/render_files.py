@@ -16,7 +16,8 @@ def show_verify(report: VerifyReport) -> None:
         table.add_row(check.name, status, check.detail)
     out.print(table)
     if report.passed:
-        out.print(f"{report.path} is whole: {report.bytes:,} bytes, sha256 {report.sha256}")
+        out.print(f"{report.path} is whole: {report.bytes:,} bytes")
+        out.print(f"sha256 of the file, digest included: {report.sha256}")
 
 
 def show_list(report: ListReport) -> None:

@@ -41,7 +41,8 @@ class Reporter:
         live = self.console.is_terminal and not self.console.is_dumb_terminal
         self.live = _progress(self.console) if live and not quiet else None
         self.tasks: dict[str, TaskID] = {}
-        self.began: dict[str, float] = {}
+        # When a stage began, and how much of it was done by then.
+        self.began: dict[str, tuple[float, int]] = {}
         self.said: dict[str, float] = {}
         self.done: dict[str, int] = {}
 
@@ -77,7 +78,7 @@ class Reporter:
             self.live.update(self.tasks[stage], completed=done, total=total or None, note=note)
             return
         if again:
-            self.began[stage] = time.monotonic()
+            self.began[stage] = time.monotonic(), done
         self._plain(stage, done, total, note)
 
     def _show(self, live: Progress, stage: str, again: bool) -> None:
@@ -94,12 +95,13 @@ class Reporter:
     def _plain(self, stage: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
         first = stage not in self.began
-        self.began.setdefault(stage, now)
+        began, before = self.began.setdefault(stage, (now, done))
         if first or now - self.said[stage] >= PLAIN_INTERVAL:
             self.said[stage] = now
-            elapsed = now - self.began[stage]
             share = f" {done}/{total}" if total else ""
-            eta = f" eta {elapsed * (total - done) / done:.0f} s" if done and total > done else ""
+            eta = ""
+            if before < done < total and now > began:  # else there is nothing to estimate from
+                eta = f" eta {(now - began) * (total - done) / (done - before):.0f} s"
             print(f"{stage}{share} {note}{eta}".rstrip(), file=sys.stderr, flush=True)
 
 

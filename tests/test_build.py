@@ -166,6 +166,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_measured(
         ({"output": tmp_path / "folder"}, "cannot write"),
         ({"output": tmp_path / "none" / "x.golf"}, "cannot write"),
         ({"output": options.checkpoint}, "checkpoint itself"),
+        ({"checkpoint": tmp_path / "none.pt", "output": options.checkpoint}, "there is no file"),
         ({"checkpoint": tmp_path / "none.pt"}, "no file"),
         ({"calib": str(tmp_path / "tiny_val.bin")}, "validation"),
         ({"calib": str(tmp_path / "none.bin")}, "none.bin"),

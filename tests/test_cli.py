@@ -140,6 +140,7 @@ def test_inspect_and_unpack(folder, built, inside):
     seen = json.loads(run.stdout)
     assert seen["sha256"] == json.loads(built[0].stdout)["artifact_sha256"]
     run = inside("inspect", "tiny.golf")
+    assert not [line for line in run.stdout.splitlines() if line != line.rstrip()]
     assert all(t["name"] in run.stdout for t in seen["tensors"])
     (folder / "odd [bold] name").mkdir()
     target = folder / "odd [bold] name" / "[x].safetensors"
@@ -147,6 +148,64 @@ def test_inspect_and_unpack(folder, built, inside):
     assert run.returncode == 0, run.stderr
     assert "[bold]" in run.stderr
     assert target.is_file()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("build", "tiny.golf", "--budget", "20kB"),
+        ("build", "tiny.golf", "--budget", "20kB", "-o", "again.golf"),
+        ("build", "renamed.bin", "--budget", "20kB"),
+        ("plan", "tiny.golf"),
+        ("inspect", "tiny.golf", "--float", "tiny.golf"),
+    ],
+)
+def test_an_artifact_is_no_checkpoint_and_the_hint_says_how_it_becomes_one(
+    folder, built, inside, args
+):
+    (folder / "renamed.bin").write_bytes(built[1].read_bytes())
+    run = inside(*args, "-q")
+    assert_refused(run, ExitCode.USAGE, "is already an artifact, not a checkpoint")
+    assert "give the checkpoint it was built from" in run.stderr
+    assert "golfpack unpack " in run.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("build", "tyni.golf", "--budget", "20kB"),
+        ("inspect", "tyni.golf"),
+        ("unpack", "tyni.golf"),
+        ("eval", "tyni.golf", "--tokens", "train.bin", "--tokenizer", "none.model"),
+        ("verify", "tyni.golf"),
+        ("diff", "tyni.golf", "tiny.golf"),
+        ("report", "tyni.golf"),
+        ("report", "tyni.report.json"),
+        ("verify", "tiny.golf", "--report", "tyni.report.json"),
+        ("stats", "tyni.report.json", "--baseline", "tiny.report.json"),
+    ],
+)
+def test_whoever_mistypes_a_file_is_shown_those_of_like_names(built, inside, args):
+    run = inside(*args, *(() if args[0] in ("report", "stats") else ("-q",)))
+    name = next(arg for arg in args if arg.startswith("tyni"))
+    assert_refused(run, ExitCode.USAGE, f"there is no file {name}")
+    assert name.replace("tyni", "tiny") in run.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says", "hint"),
+    [
+        ("nope.toml", "there is no recipe nope.toml", "golfpack list recipes"),
+        ("int8-zlib.toml", "there is no recipe int8-zlib.toml", "golfpack is int8-zlib"),
+        ("none/x.toml", "there is no recipe none/x.toml", "the folder none does not exist"),
+        ("tiny.pt/x.toml", "cannot read recipe tiny.pt/x.toml: Not a dir", "check the path"),
+    ],
+)
+def test_a_recipe_file_that_is_not_there_is_named_in_words(folder, inside, recipe, says, hint):
+    run = inside("build", "tiny.pt", "--budget", "20kB", "--recipe", recipe, "-q")
+    assert_refused(run, ExitCode.USAGE, says)
+    assert "Errno" not in run.stderr
+    assert hint in run.stderr.splitlines()[-1]
 
 
 def test_unpack_replaces_nothing_unasked(folder, built, inside):

@@ -1,18 +1,22 @@
 """`diff`: what it says of two files is what `inspect` and the weights say."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from golfpack import render_diff
 from golfpack.api.build import build
 from golfpack.api.diff import diff
 from golfpack.api.inspect import inspect
 from golfpack.api.prepare import BuildOptions
 from golfpack.errors import ExitCode, UsageError
 from golfpack.packer.loader import load
+from golfpack.report.diff import DiffReport
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +146,69 @@ def test_the_command_prints_tables_markdown_and_json(folder, inside):
     assert (report["same"], report["argv"][:2]) == (False, ["diff", "small.golf"])
     run = inside("diff", "small.golf", "small.golf", "--json", "--md")
     assert run.returncode == ExitCode.USAGE
+
+
+def on_terminal(monkeypatch, width: int, report: DiffReport) -> list[str]:
+    """What is shown of a report on a terminal of that width."""
+    file = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(
+        file=file, highlight=False, soft_wrap=True, markup=False, width=width, force_terminal=True,
+        color_system=None,
+    )  # fmt: skip
+    monkeypatch.setattr(render_diff, "out", console)
+    render_diff.show_diff(report)
+    return file.getvalue().splitlines()
+
+
+KEYS = ("rel_err:", "weights:", "codes:", "steps:")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+def test_a_narrow_terminal_is_told_what_it_does_not_see(folder, monkeypatch, width):
+    report = diff(folder / "small.golf", folder / "large.golf")
+    lines = on_terminal(monkeypatch, width, report)
+    head = next(i for i, line in enumerate(lines) if line.startswith("tensor "))
+    shown = lines[head]
+    rows = lines[head : head + 1 + len(report.tensors)]
+    assert max(map(len, lines[2:head] + rows)) <= width
+    told = next((line for line in lines if line.startswith("left out, as the terminal")), "")
+    key = next((line for line in lines if line.split(" ")[0] in KEYS), "")
+    headings = [c.header for c in render_diff._TENSORS]
+    for heading in headings:
+        assert (heading in shown) != (heading in told.partition(": ")[2].split(", "))
+    for what in KEYS:  # explained where shown, and only there
+        assert (what[:-1] in shown) == (what in key)
+    if width == 160:
+        assert not told
+
+
+def test_values_are_words_and_never_cut():
+    zlib = {
+        "codec": {"id": "zlib", "level": 9}, "filters": [{"id": "shuffle", "stride": 2}], "sort": [],
+        "order": "row",
+    }  # fmt: skip
+    long = "tensor x: " + "a cause of length " * 9
+    for value, says in (
+        ({"codec": {"id": "rans"}}, "codec rans"),
+        (zlib, "codec zlib (level 9), filters shuffle (stride 2), order row"),
+        ([zlib | {"stream": "a"}, {}], "codec zlib (level 9), filters shuffle (stride 2), order row, "
+         "stream a, none"),
+        ([], "none"),
+        (["fit.slack=1", "model.softcap=20"], "fit.slack=1, model.softcap=20"),
+        ([long, long], f"{long}, {long}"),
+        ("ab" * 32, "abababababababab"),
+        (None, "-"),
+        (True, "True"),
+        (12345, "12,345"),
+    ):  # fmt: skip
+        assert render_diff._value(value) == says
+
+
+def test_markdown_holds_no_json(folder, inside):
+    text = inside("diff", "small.golf", "other.golf", "--md", "-q").stdout
+    assert not set(text) & set('{}[]"')
+    assert "..." not in text
 
 
 def test_only_exit_code_makes_a_difference_an_exit_code(folder, inside):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.models import OptionInfo
 
 from golfpack.cli import app
 from golfpack.models import FAMILIES
@@ -32,6 +33,13 @@ def test_every_command_has_help_and_an_example(name):
 def test_every_option_says_what_it_is_for(name):
     for option, _, told, _ in make_commands.options_of(COMMANDS[name].callback):
         assert len(told.help or "") > 10, option
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_shows_no_type_of_python_for_what_an_option_takes(name):
+    for option, kind, told, _ in make_commands.options_of(COMMANDS[name].callback):
+        if isinstance(told, OptionInfo) and "list" in str(kind):
+            assert told.metavar, option
 
 
 def test_the_page_of_commands_is_up_to_date():

@@ -99,7 +99,26 @@ def test_elsewhere_there_are_plain_lines_now_and_then(term, monkeypatch, capsys)
         notify("round", 3, 4, "c")
         notify("verify", 0, 0, "KL")
     assert capsys.readouterr().err.splitlines() == [
-        "round 1/4 a eta 0 s", "round 3/4 c eta 3 s", "verify KL",
+        "round 1/4 a", "round 3/4 c eta 5 s", "verify KL",
+    ]  # fmt: skip
+
+
+def test_time_left_is_estimated_from_what_was_done_meanwhile(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr("golfpack.render_progress.time.monotonic", lambda: now[0])
+    notify = Reporter(console=Console(file=io.StringIO()))
+    for done in (
+        500,
+        500,
+        520,
+        100,
+        110,
+    ):  # resumed; nothing done; 20 in 20 s; begun anew; 10 in 10
+        notify("train", done, 1000, "x")
+        now[0] += PLAIN_INTERVAL
+    assert capsys.readouterr().err.splitlines() == [
+        "train 500/1000 x", "train 500/1000 x", "train 520/1000 x eta 480 s",
+        "train 100/1000 x", "train 110/1000 x eta 890 s",
     ]  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """Tables of tensors: what stands in them, what fits, what stands out."""
 
 import io
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
+from conftest import TINY
 from rich.console import Console
 
 from golfpack import render_build
+from golfpack.api.inspect import inspect
 from golfpack.errors import UsageError
 from golfpack.report.columns import COLUMNS, GROUP_COLUMNS, TENSOR_COLUMNS, grouped, ordered, worst
 from golfpack.report.tensors import TensorReport
@@ -103,17 +105,15 @@ def test_groups_add_up(by):
 
 def test_sorting():
     assert ordered(ROWS, None) == ROWS
-    for by, key in (
-        ("bytes", "bytes"),
-        ("bpw", "bpw"),
-        ("rel_err", "rel_err"),
-        ("kl", "predicted_kl"),
-    ):
-        values = [getattr(r, key) for r in ordered(ROWS, by)]
+    for by in ("bytes", "bpw", "rel_err", "predicted_kl", "kl_share", "shape"):
+        values = [getattr(r, by) for r in ordered(ROWS, by)]
         assert values == sorted(values, reverse=True)
-    unknown = replace(ROWS[0], predicted_kl=None)
-    assert ordered([unknown, *ROWS], "kl")[-1] is unknown
-    assert [r.name for r in ordered(ROWS, "name")] == sorted(r.name for r in ROWS)
+    for by in ("predicted_kl", "block"):
+        unknown = replace(ROWS[0], **{by: None})
+        assert ordered([unknown, *ROWS[:3]], by)[-1] is unknown
+    for by in ("name", "role", "scheme"):
+        values = [getattr(r, by) for r in ordered(ROWS, by)]
+        assert values == sorted(values)
     assert [g.block for g in ordered(grouped(ROWS, "block"), "name")] == [None, *range(7)]
 
 
@@ -126,11 +126,52 @@ def test_tables_that_cannot_be_are_refused():
     assert render_build.read_group("tensor", each="tensor") is None
     with pytest.raises(UsageError, match="no table by 'family'"):
         render_build.read_group("family", each="none")
-    render_build.check_table(None, "kl", ["name", "clipped"])
-    for args, says in (
-        ((None, "size", None), "nothing to sort by"),
-        ((None, None, ["nam"]), "no column 'nam'"),
-        (("role", None, ["clipped"]), "no column 'clipped'"),
+    for args, says, hint in (
+        (
+            (None, "size", None),
+            "no column 'size'",
+            "did you mean 'side_bytes'? columns: name, role",
+        ),
+        ((None, "potato", None), "no column 'potato'", "columns: name, role"),
+        ((None, None, ["nam"]), "no column 'nam'", "did you mean 'name'?"),
+        ((None, None, ["SQNR"]), "no column 'SQNR'", "did you mean 'sqnr_db'?"),
+        ((None, "klshare", None), "no column 'klshare'", "did you mean 'kl_share'?"),
+        (("role", None, ["clipped"]), "no column 'clipped'", "columns: role, block"),
+        (("role", "entropy", None), "no column 'entropy'", "columns: role, block"),
     ):
-        with pytest.raises(UsageError, match=says):
-            render_build.check_table(*args)
+        with pytest.raises(UsageError, match=says) as e:
+            render_build.read_table(*args)
+        assert (e.value.hint or "").startswith(hint)
+
+
+def test_every_heading_and_every_json_key_means_its_column():
+    keys = [f.name for f in fields(TensorReport)]
+    for group, rows in ((None, ROWS), ("role", grouped(ROWS, "role"))):
+        shown = [n for n in COLUMNS if (n in keys if group is None else hasattr(rows[0], n))]
+        names = [n for n in shown if group is None or n != "name"]
+        for said in (names, [COLUMNS[n].header for n in names]):
+            assert render_build.read_table(group, None, said)[1] == names
+            assert render_build.read_table(group, None, [s.upper() for s in said])[1] == names
+            assert [render_build.read_table(group, s, None)[0] for s in said] == names
+        assert render_build.read_table(group, "kl", None) == ("predicted_kl", None)
+        assert render_build.read_table(group, "name", None) == ("name", None)
+
+
+def test_groups_say_that_errors_are_of_their_worst_tensor(shown):
+    for width, columns in ((None, None), (None, ["bytes"]), (40, None)):
+        lines = shown(width, "role", None, columns, True)
+        (line,) = (line for line in lines if line.startswith("rel_err  "))
+        assert line.endswith("the role's worst tensor")
+    assert not any("worst tensor" in line for line in shown(None, None, None, None, True))
+
+
+def test_inspect_tells_of_the_config_what_its_family_does_not(tiny_path, capsys):
+    report = inspect(tiny_path, settings=("model.softcap=20", "model.ln_scale=true"))
+    render_build.show_inspect(report)
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("family golf: "))
+    told = line.partition(": ")[2].split(", ")
+    given = {"softcap": 20.0, "ln_scale": True}
+    shapes = {n: v for n, v in TINY.items() if n != "seq_len"}  # which shapes do not tell
+    assert set(told[:-1]) == {f"{k}={v}" for k, v in (shapes | given).items()}
+    rest = len(report.config) - len(told) + 1
+    assert told[-1] == f"{rest} others at the family's defaults (--json has all)"

@@ -100,7 +100,11 @@ def test_an_appended_byte_is_found(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"artifact_sha256": "0" * 64}, "another artifact_sha256"),
+        (
+            {"artifact_sha256": "0" * 64, "artifact": "y.golf"},
+            "another artifact, written to y.golf: ",
+        ),
+        ({"artifact_sha256": "0" * 64, "artifact": None}, "another artifact: sha256 " + "0" * 16),
         ({"artifact_bytes": 7}, "another artifact_bytes: 7, not"),
         ({"budget_bytes": 19_000}, "another headroom_bytes"),
         ({"budget_bytes": 1_000, "headroom_bytes": None}, "headroom_bytes"),
@@ -117,6 +121,17 @@ def test_a_report_that_says_something_else_fails(folder, tmp_path, changes, says
     check = verify(folder / "x.golf", path).checks[-1]
     assert (check.name, check.status) == ("report", "failed")
     assert says in check.detail
+
+
+def test_a_report_of_another_artifact_does_not_blame_the_file(folder, inside):
+    told = json.loads((folder / "x.report.json").read_text())
+    own, other = told["artifact_sha256"], hashlib.sha256(b"other").hexdigest()
+    (folder / "y.report.json").write_text(json.dumps({**told, "artifact_sha256": other}))
+    run = inside("verify", "x.golf", "--report", "y.report.json", "-q")
+    assert run.returncode == ExitCode.CORRUPT
+    error, hint = run.stderr.splitlines()
+    assert f"sha256 {other[:16]}, and this file's is {own[:16]}" in error
+    assert hint.startswith("hint: the file is whole; give the .report.json of its own build")
 
 
 def test_an_artifact_over_its_budget_fails_even_where_the_report_says_so(folder, tmp_path):
@@ -196,9 +211,18 @@ def test_the_command_prints_a_line_per_check_and_exits_4_for_damage(folder, insi
     run = inside("verify", "x.golf", "--report", "x.report.json", "-q")
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
-    assert len(lines) == 10
-    assert all(line.split()[:3].count("ok") == 1 for line in lines[:-1])
-    assert lines[-1].startswith("x.golf is whole")
+    assert len(lines) == 11
+    assert all(line.split()[:3].count("ok") == 1 for line in lines[:-2])
+    # What is hashed is said of both figures: all but the digest, and the file as sha256sum has it.
+    blob = (folder / "x.golf").read_bytes()
+    inner, whole = (hashlib.sha256(b).hexdigest() for b in (blob[:-DIGEST], blob))
+    (line,) = (line for line in lines if line.startswith("file "))
+    size = len(blob) - DIGEST
+    assert line.endswith(f"{size:,} bytes before the digest at its end, sha256 {inner[:16]}")
+    assert lines[-2:] == [
+        f"x.golf is whole: {len(blob):,} bytes",
+        f"sha256 of the file, digest included: {whole}",
+    ]
     blob = bytearray((folder / "x.golf").read_bytes())
     blob[-40] ^= 1
     (folder / "bad.golf").write_bytes(blob)

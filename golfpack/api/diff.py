@@ -10,7 +10,7 @@ import torch
 
 from golfpack.api.models import names_artifact
 from golfpack.api.reportfile import read_build_report, report_beside
-from golfpack.errors import UsageError
+from golfpack.errors import UsageError, unreadable
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.ir import PackedTensor, QTensor
@@ -106,7 +106,7 @@ def _bytes(side: TensorSide | None) -> int:
 
 def _read(path: Path, floats: Mapping[str, np.ndarray] | None) -> _Side:
     if not path.is_file():
-        raise UsageError(f"there is no file {path}", "check the path")
+        raise unreadable(path)
     if names_artifact(path):
         return _artifact(path, floats)
     if path.suffix == ".json":

@@ -20,9 +20,11 @@ from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable
 from golfpack.models import find_family
 from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint, peek_spec
+from golfpack.models.files import already_packed
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.allocate import check_reach
 from golfpack.packer.ir import CalibStats, PackedTensor
+from golfpack.packer.loader import is_artifact
 from golfpack.packer.predict import split_at_fit
 from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.sizes import parse_size
@@ -236,7 +238,9 @@ def check_output(output: Path, checkpoint: Path) -> None:
     if output.is_dir() or not output.parent.is_dir():
         what = "is a folder" if output.is_dir() else "is in a folder that does not exist"
         raise UsageError(f"cannot write {output}: it {what}", "choose another --output")
-    if output.exists() and output.samefile(checkpoint):
+    if is_artifact(checkpoint):
+        raise already_packed(checkpoint)
+    if output.exists() and checkpoint.exists() and output.samefile(checkpoint):
         raise UsageError(f"{output} is the checkpoint itself", "choose another --output")
 
 

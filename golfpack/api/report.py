@@ -10,7 +10,8 @@ from golfpack.errors import UsageError
 from golfpack.packer.loader import load
 from golfpack.report.page.checked import read_build, read_eval
 from golfpack.report.page.data import page_data
-from golfpack.report.page.page import PageReport, page_html
+from golfpack.report.page.page import PAGE_START, PageReport, is_page, page_html
+from golfpack.report.reports import BuildReport, FailedBuild
 
 REPORT_SUFFIX = ".report.json"
 
@@ -26,6 +27,7 @@ class PageOptions:
         against: the float checkpoint, for errors that no report tells.
         output: the page; None for NAME.html beside `path`.
         settings: "model.option=value" of the float checkpoint.
+        force: replace a file that is no page of ours, too.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class PageOptions:
     against: Path | None = None
     output: Path | None = None
     settings: tuple[str, ...] = ()
+    force: bool = False
 
 
 def report(options: PageOptions) -> PageReport:
@@ -58,14 +61,16 @@ def report(options: PageOptions) -> PageReport:
     if artifact is not None and (build is None or options.against is not None):
         inspected = inspect(path, options.against, options.settings)
     source = None if found is None else found.name
-    data = page_data(path.name, build, artifact, inspected, evaluation, source)
+    data = page_data(_title(path, build), build, artifact, inspected, evaluation, source)
     page = page_html(data).encode()
     output = options.output or _page_path(path)
     _check_output(output, options)
+    replaced = output.exists()
     write_atomically(output, page)
     return PageReport(
         page=str(output),
         page_bytes=len(page),
+        replaced=replaced,
         report=None if found is None else str(found),
         evaluation=None if options.evaluation is None else str(options.evaluation),
         artifact_sha256=None if artifact is None else artifact.container.sha256,
@@ -86,6 +91,14 @@ def _beside(path: Path) -> Path | None:
     return beside if beside.is_file() else None
 
 
+def _title(path: Path, build: BuildReport | FailedBuild | None) -> str:
+    """The artifact's name; of a build that wrote none, its checkpoint's."""
+    if path.suffix != ".json" or build is None:
+        return path.name
+    artifact = build.artifact if isinstance(build, BuildReport) else None
+    return Path(artifact or build.checkpoint).name
+
+
 def _page_path(path: Path) -> Path:
     name = path.name.removesuffix(REPORT_SUFFIX) if path.suffix == ".json" else path.stem
     return path.with_name(name + ".html")
@@ -103,7 +116,17 @@ def _check_alone(options: PageOptions) -> None:
 
 
 def _check_output(output: Path, options: PageOptions) -> None:
-    """Raise UsageError where the page would replace a file it is made of."""
+    """Raise UsageError where the page would replace a file it is made of, or one that is no page.
+
+    A page is made again and again, with an evaluation, or after another build: pages are replaced.
+    """
     for source in (options.path, options.report, options.evaluation, options.against):
         if source is not None and output.exists() and output.samefile(source):
             raise UsageError(f"{output} is what the page is made of", "choose another --output")
+    if output.is_file() and not options.force:
+        with output.open("rb") as file:
+            if not is_page(file.read(PAGE_START)):
+                raise UsageError(
+                    f"{output} exists and is no page of golfpack report",
+                    "choose another --output, or add --force",
+                )

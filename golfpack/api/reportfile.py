@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import UsageError
+from golfpack.errors import UsageError, unreadable
 
 # What every reader of a build report relies on, and its type.
 _NEEDED: dict[str, type] = {
@@ -33,8 +33,12 @@ def read_build_report(path: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UsageError(f"cannot read {path} as a report: {e}", "check the path") from e
+    except OSError as e:
+        raise unreadable(path, e) from e
+    except ValueError as e:
+        raise UsageError(
+            f"cannot read {path} as a report: {e}", "give the .report.json of a build"
+        ) from e
     table = data if isinstance(data, dict) else {}
     lacking = [k for k, kind in _NEEDED.items() if not isinstance(table.get(k), kind)]
     rows = table.get("tensors")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import UsageError
+from golfpack.errors import UsageError, unreadable
 from golfpack.eval.significance import MARGIN_NATS, SIGNIFICANCE, nats_per_bpb, t_test
 from golfpack.report.evaluation import StatsReport
 
@@ -50,7 +50,9 @@ def significance(paths: list[Path], baseline: str) -> StatsReport:
 def _read(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
         raise UsageError(
             f"cannot read {path} as JSON: {error}", "give eval --json reports"
         ) from error

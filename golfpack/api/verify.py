@@ -9,7 +9,7 @@ import numpy as np
 
 from golfpack.api.models import LoadedModel, check_against_family, names_artifact, open_original
 from golfpack.api.reportfile import read_build_report
-from golfpack.errors import CorruptError, UsageError
+from golfpack.errors import CorruptError, UsageError, unreadable
 from golfpack.packer.artifact import DIGEST, VERSION, Frame, divide
 from golfpack.packer.loader import Artifact, loads
 from golfpack.packer.reencode import encode_again
@@ -39,7 +39,7 @@ def verify(
     """
     for given in (path, against):
         if given is not None and not given.is_file():
-            raise UsageError(f"there is no file {given}", "check the path")
+            raise unreadable(given)
     if not names_artifact(path):
         raise UsageError(f"{path} is not an artifact", "verify takes a .golf file")
     told = None if report is None else read_build_report(report)
@@ -108,7 +108,9 @@ def _whole(blob: bytes, checks: _Checks) -> Artifact | None:
     frame = checks.run("frame", lambda: _frame(blob))
     for name, data, digest in [] if frame is None else frame.parts:
         checks.run(f"stream {name}", lambda d=data, told=digest: _digest(d, told))
-    checks.run("file", lambda: _digest(blob[:-DIGEST], _there(frame).digest))
+    # Not the sha256 of the file, which takes in this digest.
+    before = " before the digest at its end"
+    checks.run("file", lambda: _digest(blob[:-DIGEST], _there(frame).digest, before))
     whole = all(c.status == "ok" for c in checks.done)
     return checks.run("tensors", lambda: _tensors(_there(blob if whole else None)))
 
@@ -119,11 +121,13 @@ def _frame(blob: bytes) -> tuple[Frame, str]:
     return frame, f"{detail}, {len(frame.parts)} streams"
 
 
-def _digest(data: bytes, told: bytes) -> tuple[bool, str]:
+def _digest(data: bytes, told: bytes, where: str = "") -> tuple[bool, str]:
     found = hashlib.sha256(data)
     if found.digest() != told:
-        raise CorruptError(f"the sha256 of its {len(data):,} bytes is not what the file says")
-    return True, f"{len(data):,} bytes, sha256 {found.hexdigest()[:16]}"
+        raise CorruptError(
+            f"the sha256 of its {len(data):,} bytes{where} is not what the file says"
+        )
+    return True, f"{len(data):,} bytes{where}, sha256 {found.hexdigest()[:16]}"
 
 
 def _tensors(blob: bytes) -> tuple[Artifact, str]:
@@ -160,7 +164,6 @@ def _report(told: dict[str, Any], artifact: Artifact) -> tuple[bool, str]:
     """Hold a build report to the file. Raises CorruptError at the first figure that is another."""
     size = artifact.container.size
     found = {
-        "artifact_sha256": artifact.container.sha256,
         "artifact_bytes": size,
         "family": artifact.family,
         "config": artifact.config,
@@ -171,6 +174,13 @@ def _report(told: dict[str, Any], artifact: Artifact) -> tuple[bool, str]:
     budget = told.get("budget_bytes")
     if budget is not None:
         found["headroom_bytes"] = budget - told["code_bytes"] - size
+    sha256 = artifact.container.sha256
+    if told["artifact_sha256"] != sha256:
+        where = f", written to {told['artifact']}" if isinstance(told.get("artifact"), str) else ""
+        raise CorruptError(
+            f"the report is of another artifact{where}: sha256 {told['artifact_sha256'][:16]}, and this "
+            f"file's is {sha256[:16]}"
+        )
     for key, value in found.items():
         if said.get(key) != value:
             shown = "" if isinstance(value, dict | list) else f": {said.get(key)}, not {value}"

@@ -146,7 +146,8 @@ def plan(
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="A budget; several are one table. Default: a range, or the recipe as is."
+            metavar="SIZE",
+            help="A budget; several are one table. Default: a range, or the recipe as is.",
         ),
     ] = None,
     output: Annotated[

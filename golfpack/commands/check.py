@@ -18,6 +18,12 @@ DIFF_EXAMPLES = (
     "| golfpack diff ckpt.pt x.golf --json | golfpack diff a.golf b.golf --exit-code --quiet"
 )
 
+# What to do about the first check that failed, where the file itself has passed all of its own.
+_NEXT = {
+    "report": "the file is whole; give the .report.json of its own build, or build it again",
+    "checkpoint": "the file is whole; give the checkpoint it was built from, or build it again",
+}
+
 
 def verify(
     path: Annotated[Path, typer.Argument(help=".golf artifact.")],
@@ -49,7 +55,10 @@ def verify(
         failed = [c for c in found.checks if c.status == "failed"]
         raise CorruptError(
             f"{path}: {failed[0].name}: {failed[0].detail}",
-            "get the file again, or build it again; the checks above say what is still whole",
+            _NEXT.get(
+                failed[0].name,
+                "get the file again, or build it again; the checks above say what is still whole",
+            ),
         )
 
 

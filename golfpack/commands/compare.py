@@ -41,7 +41,8 @@ def compare(
         ),
     ],
     budget: Annotated[
-        list[str], typer.Option(help="A budget, as of build; several are more rows.")
+        list[str],
+        typer.Option(metavar="SIZE", help="A budget, as of build; several are more rows."),
     ],
     tokens: Annotated[
         str, typer.Option(help="Token shard, glob of shards, or text to evaluate on.")

@@ -39,10 +39,11 @@ def inspect(
         str, typer.Option(help="Rows by role or block, or none: each tensor.")
     ] = "none",
     sort: Annotated[
-        str | None, typer.Option(help="Most first: bytes, bpw, rel_err or kl; or name.")
+        str | None, typer.Option(help="A column, by heading or JSON key: most first, text A to Z.")
     ] = None,
     columns: Annotated[
-        str | None, typer.Option(help="Columns to show, with commas; --explain tells of them.")
+        str | None,
+        typer.Option(help="Columns, with commas, by heading or JSON key; see --explain."),
     ] = None,
     explain: Explain = False,
     settings: Set = None,
@@ -57,7 +58,7 @@ def inspect(
 
     chosen = None if columns is None else [c.strip() for c in columns.split(",")]
     by = render_build.read_group(group, each="none")
-    render_build.check_table(by, sort, chosen)
+    sort, chosen = render_build.read_table(by, sort, chosen)
     with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         notify("inspect", 0, 0, path.name)
         report = run(path, against, tuple(settings or ()))

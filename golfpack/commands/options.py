@@ -53,7 +53,8 @@ Tokenizer = Annotated[
     Path | None, typer.Option(help="SentencePiece model: for text, and for losses per byte.")
 ]
 Code = Annotated[
-    list[Path] | None, typer.Option(help="File that ships too and counts towards the budget.")
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="File that ships too and counts towards the budget."),
 ]
 Model = Annotated[
     str | None,

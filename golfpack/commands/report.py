@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from golfpack.commands.options import Json, Model, ModelArgs, Set
+from golfpack.commands.options import Force, Json, Model, ModelArgs, Set
 
 REPORT_EXAMPLES = (
     "Examples: golfpack report x.golf | golfpack report x.golf --eval x.eval.json -o page.html | "
@@ -33,6 +33,7 @@ def report(
     ] = None,
     model: Model = None,
     model_args: ModelArgs = None,
+    force: Force = False,
     settings: Set = None,
     json: Json = False,
 ) -> None:
@@ -43,7 +44,7 @@ def report(
     from golfpack.models.choice import chosen_model
     from golfpack.report.reports import to_json
 
-    options = PageOptions(path, source, evaluation, against, output, tuple(settings or ()))
+    options = PageOptions(path, source, evaluation, against, output, tuple(settings or ()), force)
     with chosen_model(model, model_args or ()):
         found = run(options)
     for text in found.missing:
@@ -51,7 +52,7 @@ def report(
     if json:
         render.data(to_json(found))
     else:
-        render.note(f"wrote {found.page}, {found.page_bytes:,} bytes")
+        render.show_page(found)
 
 
 def write_page(artifact: str | None) -> None:
@@ -63,5 +64,5 @@ def write_page(artifact: str | None) -> None:
     if artifact is None:
         render.note("no page: --dry-run writes no file")
         return
-    found = run(PageOptions(Path(artifact)))
-    render.note(f"wrote {found.page}, {found.page_bytes:,} bytes")
+    # As the build replaces the artifact.
+    render.show_page(run(PageOptions(Path(artifact), force=True)))

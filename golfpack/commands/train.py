@@ -30,7 +30,9 @@ DEMO_EXAMPLES = "Example: golfpack demo --out demo"
 def train(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")],
     tokens: Annotated[str | None, typer.Option(help="Token shard, or a glob of shards.")] = None,
-    text: Annotated[list[Path] | None, typer.Option(help=".txt or .jsonl file.")] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help=".txt or .jsonl file.")
+    ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model.")] = None,
     train_vocab: Annotated[
         int | None, typer.Option(min=260, help="Train a tokenizer of that many pieces on --text.")

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import UsageError
+from golfpack.errors import UsageError, unreadable
 from golfpack.eval.modes import Mode, Windowed
 from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
 from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
@@ -76,8 +76,10 @@ def _read(name_or_path: str) -> str:
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         try:
             return Path(name_or_path).read_text()
-        except (OSError, UnicodeDecodeError) as e:
-            raise UsageError(f"cannot read {name_or_path}: {e}", "check the path") from e
+        except OSError as e:
+            raise unreadable(Path(name_or_path), e) from e
+        except UnicodeDecodeError as e:
+            raise UsageError(f"{name_or_path} is no text", "see docs/eval_rules.md") from e
     names = ttt_names()
     if name_or_path not in names:
         close = difflib.get_close_matches(name_or_path, names, 1)

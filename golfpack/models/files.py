@@ -6,7 +6,6 @@ openai/parameter-golf, `train_gpt.py`, `dequantize_state_dict_int8`). Nothing is
 tensors and plain containers.
 """
 
-import difflib
 import io
 import re
 import zlib
@@ -19,8 +18,9 @@ import safetensors.torch
 import torch
 
 from golfpack.data import alph_header
-from golfpack.errors import UsageError
+from golfpack.errors import UsageError, unreadable
 from golfpack.models import alph_file, llama2c
+from golfpack.packer.artifact import MAGIC
 
 # A challenge artifact is 16 MB and holds some 40 MB of int8; this only stops zlib bombs.
 MAX_INFLATED_BYTES = 1 << 30
@@ -41,23 +41,22 @@ def read_bytes(path: Path) -> bytes:
         raise UsageError(
             f"{path} is a folder, not a checkpoint", f"name a file in it. {_FORMATS_HINT}"
         )
-    if not path.exists():
-        raise UsageError(f"there is no file {path}", _near_files(path))
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
     if not data:
         raise UsageError(f"{path} is empty", "was the program that wrote it interrupted?")
     return data
 
 
-def _near_files(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist either"
-    names = sorted(p.name for p in path.parent.iterdir() if p.is_file())
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    return f"{path.parent} holds {', '.join(near or names[:5]) or 'no files'}"
+def already_packed(path: Path) -> UsageError:
+    """The error for an artifact where a checkpoint is wanted."""
+    return UsageError(
+        f"{path} is already an artifact, not a checkpoint",
+        "give the checkpoint it was built from, or write its weights as one with "
+        f"golfpack unpack {path}",
+    )
 
 
 class Stored(NamedTuple):
@@ -86,6 +85,8 @@ def parse(data: bytes, path: Path) -> Stored:
                 f"{path} looks like safetensors but cannot be read: {error}",
                 "the file is truncated or damaged",
             ) from error
+    if data.startswith(MAGIC):
+        raise already_packed(path)
     kind = "a text file" if _is_text(data[:1024]) else "of an unknown format"
     raise UsageError(f"{path} is {kind}, not a checkpoint", _FORMATS_HINT)
 

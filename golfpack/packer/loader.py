@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from golfpack.errors import CorruptError, UsageError
+from golfpack.errors import CorruptError, UsageError, unreadable
 from golfpack.packer.artifact import MAGIC, Container, parse
 from golfpack.packer.coding.codes import Decoder
 from golfpack.packer.ir import PackedTensor
@@ -58,7 +58,7 @@ def load(path: Path, decoder: Decoder | None = None) -> Artifact:
     try:
         blob = Path(path).read_bytes()
     except OSError as e:
-        raise UsageError(f"cannot read {path}: {e.strerror}", "check the path") from e
+        raise unreadable(Path(path), e) from e
     return loads(blob, decoder)
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import UsageError
+from golfpack.errors import UsageError, unreadable
 from golfpack.packer.allocate import Fit
 from golfpack.packer.options import make
 from golfpack.packer.passes.awq import Awq
@@ -128,8 +128,10 @@ def _read(name_or_path: str) -> tuple[str, str]:
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         try:
             return Path(name_or_path).read_text(), name_or_path
-        except (OSError, UnicodeDecodeError) as e:
-            raise UsageError(f"cannot read recipe {name_or_path}: {e}", "check the path") from e
+        except OSError as e:
+            raise _no_recipe(Path(name_or_path), e) from e
+        except UnicodeDecodeError as e:
+            raise UsageError(f"recipe {name_or_path} is no text", "see docs/recipes.md") from e
     names = recipe_names()
     if name_or_path not in names:
         close = difflib.get_close_matches(name_or_path, names, 1)
@@ -140,6 +142,16 @@ def _read(name_or_path: str) -> tuple[str, str]:
     return (
         resources.files("golfpack") / "recipes" / f"{name_or_path}.toml"
     ).read_text(), name_or_path
+
+
+def _no_recipe(path: Path, error: OSError) -> UsageError:
+    """The error for a file that cannot be read; whoever typed it may have meant a shipped one."""
+    found = unreadable(path, error, "recipe ")
+    if path.stem in recipe_names():
+        return UsageError(found.message, f"the recipe that comes with golfpack is {path.stem}")
+    return UsageError(
+        found.message, f"{found.hint}; golfpack list recipes shows those it comes with"
+    )
 
 
 def _with_settings(

@@ -77,9 +77,9 @@ TENSOR_COLUMNS = (
     "name", "role", "shape", "scheme", "bytes", "bpw", "zeros", "rel_err", "sqnr_db", "kl_share",
 )  # fmt: skip
 GROUP_COLUMNS = ("tensors", "params", "bytes", "bpw", "rel_err", "sqnr_db", "kl_share")
-# What a table may be sorted by, each from the most to the least; names from A to Z.
-SORTS = {"bytes": "bytes", "bpw": "bpw", "rel_err": "rel_err", "kl": "predicted_kl", "name": "name"}
 GROUPINGS = ("role", "block")
+# What a group has of its worst tensor, and what the line below a table calls it.
+OF_THE_WORST = {"rel_err": "rel_err", "sqnr_db": "SQNR"}
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,22 @@ def _over(
     return combine(known) if known else None
 
 
+def column_names(known: Sequence[str]) -> dict[str, str]:
+    """Everything that means a column, in small letters -> its name: the name itself, its heading."""
+    columns = [COLUMNS[name] for name in known]
+    return {c.header.casefold(): c.name for c in columns} | {c.name: c.name for c in columns}
+
+
 def ordered(rows: Sequence[Any], by: str | None) -> list[Any]:
-    """Rows from the largest to the smallest of `by`, one of SORTS; None leaves them as they are."""
+    """Rows by a column: figures from the most to the least, text from A to Z, what is unknown last.
+
+    None leaves them as they are.
+    """
     if by is None:
         return list(rows)
-    if by == "name":
-        return sorted(rows, key=lambda r: r.name)
-    least = float("-inf")
-    return sorted(rows, key=lambda r: -(least if (v := getattr(r, SORTS[by])) is None else v))
+    known = [r for r in rows if getattr(r, by) is not None]
+    unknown = [r for r in rows if getattr(r, by) is None]
+    return sorted(known, key=lambda r: getattr(r, by), reverse=not COLUMNS[by].left) + unknown
 
 
 def worst(rows: Sequence[TensorReport]) -> frozenset[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from golfpack.errors import UsageError
+from golfpack.errors import UsageError, unreadable
 
 T = TypeVar("T")
 _HINT = "it was edited, or another golfpack wrote it"
@@ -18,7 +18,7 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
-        raise UsageError(f"cannot read {path}: {e.strerror}", "check the path") from e
+        raise unreadable(path, e) from e
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not JSON: {e}", hint) from e
     if not isinstance(data, dict):

@@ -66,7 +66,7 @@ def test_settings_and_windows_replace_what_files_say(tmp_path):
         ({"ttt": "phased", "longest": 64}, "a window of 1024 is beyond"),
         ({"ttt": "lora", "mode": "sliding"}, "chunk by chunk"),
         ({"ttt": "lroa"}, "unknown test-time training 'lroa'"),
-        ({"ttt": "./none.toml"}, "cannot read"),
+        ({"ttt": "./none.toml"}, "there is no file"),
         ({"settings": ["lr=1"]}, "sets nothing without --ttt"),
         ({"ttt": "sgd", "settings": ["lrate=1"]}, "no option 'lrate'"),
         ({"ttt": "sgd", "settings": ["lr=fast"]}, "cannot be 'fast'"),

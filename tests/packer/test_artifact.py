@@ -108,8 +108,8 @@ def test_messages_say_what_is_wrong(tmp_path):
     assert is_artifact(path)
     assert not is_artifact(tmp_path / "none")
     assert load(path).container.sha256 == hashlib.sha256(blob).hexdigest()
-    for missing in (tmp_path / "none.golf", tmp_path):
-        with pytest.raises(UsageError, match="cannot read"):
+    for missing, says in ((tmp_path / "none.golf", "there is no file"), (tmp_path, "is a folder")):
+        with pytest.raises(UsageError, match=says):
             load(missing)
 
 

@@ -80,7 +80,7 @@ def test_a_recipe_file_that_makes_no_sense(tmp_path, text, says):
     with pytest.raises(UsageError) as e:
         load_recipe(str(path))
     assert says in f"{e.value.message} {e.value.hint}"
-    with pytest.raises(UsageError, match="cannot read"):
+    with pytest.raises(UsageError, match="there is no recipe"):
         load_recipe(str(tmp_path / "none.toml"))
 
 

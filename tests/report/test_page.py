@@ -21,7 +21,7 @@ from golfpack.api.report import PageOptions, report
 from golfpack.errors import UsageError
 from golfpack.packer.loader import load
 from golfpack.report.page.data import BARS, bars
-from golfpack.report.page.page import PageReport, embedded
+from golfpack.report.page.page import PageReport, embedded, is_page
 from golfpack.report.schema import schema_of
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;{{style}}.weight"
@@ -110,9 +110,21 @@ def test_the_commands_write_the_page_and_keep_stdout_for_data(inside, folder, ti
     Draft202012Validator(schema_of(PageReport)).validate(done.report)
     assert done.report["page"] == "named.html"
     assert done.report["page_bytes"] == (folder / "named.html").stat().st_size
+    (folder / "tiny.html").unlink(missing_ok=True)
     done = inside("report", "tiny.golf")
     assert (done.returncode, done.stdout) == (0, "")
     assert "wrote tiny.html" in done.stderr
+    # A page is replaced, and that is said; what is no page is not replaced unasked.
+    done = inside("report", "tiny.report.json")
+    assert "replaced tiny.html" in done.stderr
+    assert data_of((folder / "tiny.html").read_text())["title"] == "tiny.golf"
+    (folder / "mine.html").write_text("<title>mine</title>")
+    done = inside("report", "tiny.golf", "-o", "mine.html")
+    assert done.returncode == 2
+    assert "mine.html exists and is no page of golfpack report" in done.stderr
+    assert (folder / "mine.html").read_text() == "<title>mine</title>"
+    done = inside("report", "tiny.golf", "-o", "mine.html", "--force", "--json")
+    assert done.report["replaced"] is True
     done = inside(
         "build", tiny_path, "--budget", "4bpw", "--data-free", "-o", "b.golf", "--html", "-q"
     )
@@ -269,6 +281,7 @@ def test_a_build_that_failed_has_a_page(tiny_path, tmp_path):
     assert found["build"]["status"] == "failed"
     assert found["build"]["error"]
     assert found["tensors"] == []
+    assert found["title"] == tiny_path.name
     kept = failed.rename(tmp_path / "kept.json")
     build(options)
     with pytest.raises(UsageError, match="a build that failed"):
@@ -282,6 +295,13 @@ def test_the_page_does_not_replace_what_it_is_made_of(built):
         report(PageOptions(built.path, output=built.path))
     with pytest.raises(UsageError, match=r"not a \.golf artifact"):
         report(PageOptions(built.path.with_name("train.py")))
+
+
+def test_a_page_is_known_by_its_title_however_long_the_name(copied):
+    path = copied().rename(copied().with_name("&" * 240 + ".golf"))
+    page = page_of(path)
+    assert is_page(page.encode())
+    assert not is_page(b"<title>golfpack</title>")
 
 
 def test_a_page_of_120_tensors_is_small(tmp_path):

@@ -127,6 +127,68 @@ def test_a_click_on_a_tensor_shows_its_details(opened, tiny_page, width, scheme)
     assert details.is_hidden()
 
 
+def lines_of(page, selector: str) -> list[int]:
+    """Of every text node under elements of this selector, over how many lines it runs."""
+    return page.evaluate(
+        """selector => [...document.querySelectorAll(selector)].flatMap((root) => {
+          const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+          const found = [];
+          while (walker.nextNode()) {
+            const range = document.createRange();
+            range.selectNodeContents(walker.currentNode);
+            found.push(new Set([...range.getClientRects()].map((r) => Math.round(r.top))).size);
+          }
+          return found;
+        })""",
+        selector,
+    )
+
+
+def test_on_a_telephone_nothing_is_torn_or_cut(opened, tiny_page):
+    page = opened(tiny_page.page, 390)
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    # Names break between their parts, and have room for what hangs below the line.
+    names = page.locator(".tensors tbody th button bdi")
+    assert names.all_text_contents() == [t["name"] for t in tiny_page.tensors]
+    assert set(lines_of(page, ".tensors tbody th button bdi")) == {1}
+    buttons = "[...document.querySelectorAll('.tensors tbody th button')]"
+    assert page.evaluate(f"{buttons}.every((b) => b.scrollHeight <= b.clientHeight)")
+    assert set(page.evaluate(f"{buttons}.map((b) => b.clientHeight)")) == {20, 40}
+    # Rows of whole pixels: else the fixed column hides a line between rows.
+    heights = page.evaluate(
+        """[...document.querySelectorAll(".tensors tbody tr, .tensors tfoot tr")].map(
+          (r) => r.getBoundingClientRect().height)"""
+    )
+    assert [h for h in heights if h % 1] == []
+    # Options stay whole, and the text with them in it is what it was.
+    words = page.locator(".word").all_text_contents()
+    assert {"--json", "--eval", "--from"} <= set(words)
+    assert set(lines_of(page, ".word")) == {1}
+    missing = page.locator(".missing li").first
+    assert missing.inner_text() == (
+        "no evaluation: golfpack eval ... --json > FILE, then --eval FILE"
+    )
+    # A size is shown in full or not at all.
+    assert page.evaluate(
+        """[...document.querySelectorAll(".cell:not(.no-size):not(.no-name) .cell-size")].every(
+          (s) => s.scrollWidth <= s.clientWidth)"""
+    )
+
+
+def test_a_name_breaks_at_dots_slashes_and_in_long_parts_at_underscores(opened, tiny_page):
+    page = opened(tiny_page.page, 390)
+    for name, parts in (
+        ("blocks.0.attn.c_q.weight", ["blocks.", "0.", "attn.", "c_q.", "weight"]),
+        ("a/b.pt", ["a/", "b.", "pt"]),
+        ("h.self_attn_layer_norm.b", ["h.", "self_", "attn_", "layer_", "norm.", "b"]),
+        ("plain", ["plain"]),
+    ):
+        found = page.evaluate("n => breakable(n).filter((p) => typeof p === 'string')", name)
+        assert found == parts
+    for text in ("a --json > x", "  -q\n--two  words ", "", "none-at-all - 5"):
+        assert page.evaluate("t => el('p', {}, unbroken(t)).textContent", text) == text
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_table_sorts_by_its_headers_groups_and_filters(opened, tiny_page, width):
     page = opened(tiny_page.page, width)

@@ -74,6 +74,19 @@ function share(part, whole) {
 // A name for places that are too narrow for a long one: its end tells tensors apart.
 const tail = (name, most) => (name.length <= most ? name : `…${name.slice(1 - most)}`);
 
+// A name or a path that breaks, where it must, behind a dot or a slash, and behind an underscore only
+// where a part alone is long: never within a word that fits on a line.
+const LONG_PART = 14;
+function breakable(text) {
+  return String(text).split(/(?<=[./])/).flatMap((part) => (part.length > LONG_PART ? part.split(/(?<=_)/) : [part]))
+    .flatMap((part, i) => (i ? [el("wbr"), part] : [part]));
+}
+
+// Text in which no option, such as --json, is torn at its hyphens.
+function unbroken(text) {
+  return String(text).split(/(\s+)/).map((word) => (/^-+\w/.test(word) ? el("span", { class: "word" }, word) : word));
+}
+
 const shapeText = (t) => t.shape.join("×") || "scalar";
 const numel = (t) => t.shape.reduce((a, b) => a * b, 1);
 const ofFile = (t) => `${share(t.bytes, BUILD.artifact_bytes)} of the file`;
@@ -107,7 +120,7 @@ function segmented(label, choices, chosen, choose) {
     el("span", { class: "segmented-label" }, label), buttons);
 }
 
-const note = (text) => el("p", { class: "note" }, text);
+const note = (text) => el("p", { class: "note" }, unbroken(text));
 
 // A list of names and values; [name, value, explanation?], without values that are not known.
 function facts(pairs, kind) {
@@ -129,4 +142,4 @@ function figures(headers, rows) {
     el("tbody", {}, rows.map((row) => el("tr", {}, row.map((v) => el("td", { class: "num" }, v))))));
 }
 
-const code = (text) => el("code", {}, text);
+const code = (text) => el("code", {}, unbroken(text));

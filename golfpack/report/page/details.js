@@ -50,7 +50,7 @@ function detailsOf(t) {
           type: "button", class: "icon close", "aria-label": "Close details", title: "Close (Esc)",
           onclick: hideDetails,
         }, "×"))),
-    el("h2", { id: "details-name", "aria-live": "polite" }, t.name),
+    el("h2", { id: "details-name", "aria-live": "polite" }, breakable(t.name)),
     el("p", { class: "sub" }, `${shapeText(t)}  ·  ${t.scheme}`),
     el("p", { class: "details-size" }, el("strong", {}, group(t.bytes)), ` bytes, ${ofFile(t)}`),
     WORST.has(t) ? el("p", { class: "pill bad" }, `among the worst five by ${errorName}`) : "",

@@ -19,6 +19,8 @@ from golfpack.report.reports import SCHEMA_VERSION
 
 # In the order in which they run, as one script.
 SCRIPTS = ("base", "sections", "treemap", "charts", "details", "table", "main")
+# Bytes of a file within which a page tells by its title what it is, whatever the title's length.
+PAGE_START = 8192
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
@@ -29,6 +31,7 @@ class PageReport:
     Attributes:
         page: path of the page.
         page_bytes: its size.
+        replaced: whether a file of this name was there before.
         report: the build report that went into it, if any.
         evaluation: the evaluation report, if any.
         artifact_sha256: of the artifact; None for a build that failed.
@@ -37,6 +40,7 @@ class PageReport:
 
     page: str
     page_bytes: int
+    replaced: bool
     report: str | None
     evaluation: str | None
     artifact_sha256: str | None
@@ -58,6 +62,11 @@ def page_html(data: Mapping[str, Any]) -> str:
     }
     # In one go, so that nothing inside the data is taken for a place to fill.
     return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], _resource("page.html"))
+
+
+def is_page(start: bytes) -> bool:
+    """Whether a file that starts like this is a page of ours."""
+    return b" - golfpack report</title>" in start[:PAGE_START]
 
 
 def embedded(data: Mapping[str, Any]) -> str:

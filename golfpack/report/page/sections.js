@@ -13,20 +13,20 @@ function drawSummary(root) {
       BUILD.recipe && `recipe ${BUILD.recipe}`,
     ].filter(Boolean).join("  ·  ")),
     failed ? el("div", { class: "callout bad", role: "alert" },
-      el("strong", {}, "The build failed: "), BUILD.error || "",
-      BUILD.hint ? el("p", {}, el("strong", {}, "What helps: "), BUILD.hint) : "") : "",
+      el("strong", {}, "The build failed: "), unbroken(BUILD.error || ""),
+      BUILD.hint ? el("p", {}, el("strong", {}, "What helps: "), unbroken(BUILD.hint)) : "") : "",
     el("div", { class: "tiles" }, tiles()),
     BUILD.artifact_sha256 ? el("p", { class: "hash" }, "sha256 ", code(BUILD.artifact_sha256)) : "");
   const warnings = [...(BUILD.warnings || []), ...((DATA.eval && DATA.eval.warnings) || [])];
   if (warnings.length) {
     root.append(el("div", { class: "callout warn", id: "warnings" },
       el("strong", {}, warnings.length === 1 ? "Warning" : `${warnings.length} warnings`),
-      el("ul", {}, warnings.map((w) => el("li", {}, w)))));
+      el("ul", {}, warnings.map((w) => el("li", {}, unbroken(w))))));
   }
   if (DATA.missing.length) {
     root.append(el("details", { class: "missing" },
       el("summary", {}, "What this page cannot show, and why"),
-      el("ul", {}, DATA.missing.map((m) => el("li", {}, m)))));
+      el("ul", {}, DATA.missing.map((m) => el("li", {}, unbroken(m))))));
   }
 }
 
@@ -125,7 +125,7 @@ function drawEvaluation(root) {
     ["Byte audit", known(audit.table_bytes)
       ? `${group(audit.table_bytes)} by the table, ${format(audit.decoded_bytes, ",d")} decoded` : null],
     ["Documents", known(e.documents) ? group(e.documents) : null],
-    ["Tokens", e.tokens], ["Tokenizer", e.tokenizer],
+    ["Tokens", breakable(e.tokens)], ["Tokenizer", breakable(e.tokenizer)],
   ]), e.tokens_sha256 ? el("p", { class: "hash" }, "tokens' sha256 ", code(e.tokens_sha256)) : "");
   if (e.legality) {
     root.append(el("h3", {}, "Legality, measured"), el("ul", { class: "checks" }, e.legality.map((c) =>
@@ -145,7 +145,7 @@ function drawBuilt(root) {
   }
   if (BUILD.argv && BUILD.argv.length) {
     root.append(el("pre", { class: "command", tabindex: "0", "aria-label": "Command" },
-      `golfpack ${BUILD.argv.map(quoted).join(" ")}`));
+      unbroken(`golfpack ${BUILD.argv.map(quoted).join(" ")}`)));
   }
   if (DATA.source && BUILD.status === "built") {
     root.append(el("p", { class: "note" }, "To build it again, to the same sha256, from the same files: ",
@@ -157,7 +157,7 @@ function drawBuilt(root) {
     ["Settings", BUILD.settings && BUILD.settings.length ? BUILD.settings.join(", ") : null],
     ["Seed", known(BUILD.seed) ? String(BUILD.seed) : null],
     ["Dial", known(BUILD.dial) ? format(BUILD.dial, ".6g") : null],
-    ["Checkpoint", BUILD.checkpoint],
+    ["Checkpoint", known(BUILD.checkpoint) ? breakable(BUILD.checkpoint) : null],
     ["its sha256", BUILD.checkpoint_sha256 ? code(BUILD.checkpoint_sha256) : null],
     ["Calibration", calibration
       ? `${format(calibration.tokens, ",d")} tokens, ${format(calibration.source, "")}` : null],
@@ -167,12 +167,14 @@ function drawBuilt(root) {
   ], "facts wide"));
   root.append(inputFiles());
   if (BUILD.notes && BUILD.notes.length) {
-    root.append(el("h3", {}, "Notes"), el("ul", {}, BUILD.notes.map((n) => el("li", {}, n))));
+    root.append(el("h3", {}, "Notes"), el("ul", {}, BUILD.notes.map((n) => el("li", {}, unbroken(n)))));
   }
   root.append(fold("The model's options", BUILD.config, BUILD.assumed), passes(), searchRounds());
 }
 
-const plain = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
+// With blanks in it, so that it breaks at them.
+const plain = (value) => (typeof value === "object"
+  ? JSON.stringify(value, null, 1).replace(/\n */g, " ").replace(/([[{]) /g, "$1").replace(/ ([\]}])/g, "$1") : String(value));
 
 function entries(object, joint, text = plain) {
   return Object.entries(object).map(([name, value]) => name + joint + text(value)).join(", ");

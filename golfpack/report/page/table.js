@@ -89,7 +89,7 @@ function tensorRow(t, columns) {
   return el("tr", { class: WORST.has(t) ? "worst" : null, "data-tensor": t.name, onclick: open }, columns.map((c) => {
     if (c.name === "name") {
       return el("th", { scope: "row" }, el("button", { type: "button", title: t.name },
-        el("bdi", {}, tail(t.name, 44)), WORST.has(t) ? heard(", among the worst five") : null));
+        el("bdi", {}, breakable(tail(t.name, 44))), WORST.has(t) ? heard(", among the worst five") : null));
     }
     return el("td", { class: numeric.get(c.name) ? "num" : null },
       c.name === "role" ? roleSwatch(t) : null,

@@ -115,7 +115,8 @@ function layOut(map, groups, cells) {
       const cell = cells.get(item.t);
       place(cell, item.x, item.y, item.w, item.h);
       cell.classList.toggle("no-name", item.w < 40 || item.h < 18);
-      cell.classList.toggle("no-size", item.w < 40 || item.h < 36);
+      // Half a figure would be another figure; a digit takes up to 7.7 pixels, a comma half.
+      cell.classList.toggle("no-size", item.w < 14 + 7 * short(item.t.bytes).length || item.h < 36);
     }
   }
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import UsageError
+from golfpack.errors import UsageError, unreadable
 from golfpack.packer.ir import ModelSpec
 from golfpack.packer.options import require
 from golfpack.packer.passes.mix import Mix
@@ -99,9 +99,9 @@ def read_plan(path: Path) -> PlanFile:
     """
     try:
         data = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"cannot read plan {path}: {e}", "check the path") from e
-    except json.JSONDecodeError as e:
+    except OSError as e:
+        raise unreadable(path, e, "plan ") from e
+    except ValueError as e:
         raise UsageError(f"plan {path} is not JSON: {e}", _HINT) from e
     where = f"plan {path}"
     tensors = _get(data, "tensors", list, where)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from llama_reference import reference_logits
 
+from golfpack.api.build import BuildOptions, build
 from golfpack.data.tokenizer import encode_documents, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable, audit, loss_and_bpb
@@ -16,6 +17,7 @@ from golfpack.eval.log import ScoreLog
 from golfpack.eval.scorer import Scorer, score_windows
 from golfpack.eval.windows import lay_windows
 from golfpack.models.checkpoint import build_model, load_checkpoint
+from golfpack.packer.loader import load
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,38 @@ def test_bpb_of_stories_agrees_with_the_reference(shared, stories):
     text_bytes = sum(len(d.encode()) for d in sp.Decode(split_at_bos(tokens)))
     assert bpb == pytest.approx(total / math.log(2) / text_bytes, abs=1e-4)
     assert 0.7 < bpb < 1.1  # a model of such stories, not noise
+
+
+@pytest.mark.slow  # six minutes of training
+def test_an_artifact_of_stories_at_3_5_bits_loses_less_than_0_02_bpb(shared, stories, tmp_path):
+    """Trained on the first half of the text, scored on the second, of other stories."""
+    text = (shared / "data" / "text" / "tinystories_sample.txt").read_text()
+    documents = text.split("<|endoftext|>")
+    first, second = documents[: len(documents) // 2], documents[len(documents) // 2 :]
+    (tmp_path / "first.txt").write_text("<|endoftext|>".join(first))
+    report = build(
+        BuildOptions(
+            stories / "stories260K.bin", "3.5bpw", tmp_path / "out.golf",
+            calib=str(tmp_path / "first.txt"), tokenizer=stories / "tok512.bin",
+            calib_tokens=53_000, refine=1_200_000, threads=2, cache=False,
+        )
+    )  # fmt: skip
+    assert report.artifact_bytes <= report.budget_bytes
+
+    sp = load_tokenizer(stories / "tok512.bin")
+    tokens = encode_documents(sp, [d.strip() for d in second])
+    counts, stream = ByteTable.from_tokenizer(sp, 512).count(tokens), torch.from_numpy(tokens)
+    found, packed = load_checkpoint(stories / "stories260K.bin"), load(tmp_path / "out.golf")
+    bpb = []
+    for weights in (found.weights, packed.weights()):
+        log, model = (
+            ScoreLog(len(tokens) - 1, counts),
+            build_model(found.family, found.config, weights),
+        )
+        windows = lay_windows(len(tokens) - 1, 512, 512)
+        score_windows(Scorer(model, found.spec), stream.long(), stream.long(), windows, log)
+        bpb.append(loss_and_bpb(log.nll, counts)[1])
+    assert bpb[1] - bpb[0] < 0.02
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@
 Weights are N(0, 0.02), as all four start, so that sizes are those of untrained models: trained ones
 have less even rows and pack smaller. Cases with a bit width use a plain recipe (row maxima, rounding to
 nearest) and set the artifact against raw packing, which stores that many bits for every weight of a
-matrix and a float16 for every row and every other weight; the others use the default recipe.
+matrix and a float16 for every row and every other weight; the others use the default recipe. Nothing is
+calibrated, so a budget of fewer than 3 bits per weight is refused; --blind builds it.
 """
 
 import argparse
@@ -117,7 +118,7 @@ def random_checkpoint(spec: ModelSpec, path: Path) -> None:
     torch.save(state, path)
 
 
-def run(name: str, case: Case, threads: int) -> None:
+def run(name: str, case: Case, threads: int, blind: bool) -> None:
     """Build one case and print a line."""
     spec = find_family(case.family).spec(case.config)
     raw = None if case.bits is None else packed_bytes(spec, case.bits)
@@ -132,6 +133,7 @@ def run(name: str, case: Case, threads: int) -> None:
                 BuildOptions(
                     checkpoint, case.budget or str(raw), recipe="rd" if raw is None else str(recipe),
                     settings=settings, data_free=True, dry_run=True, threads=threads, cache=False,
+                    blind=blind,
                 )
             )  # fmt: skip
         except BudgetError as error:
@@ -156,9 +158,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="+", choices=CASES)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--blind", action="store_true")
     args = parser.parse_args()
     for name in args.cases:
-        run(name, CASES[name], args.threads)
+        run(name, CASES[name], args.threads, args.blind)
 
 
 if __name__ == "__main__":

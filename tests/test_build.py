@@ -236,12 +236,23 @@ def test_a_bad_option_is_refused_before_anything_is_measured(options, monkeypatc
         build(replace(options, settings=(setting,)))
 
 
-def test_few_bits_that_nothing_measured_are_a_warning(options):
-    blind = replace(options, calib=None, data_free=True, dry_run=True)
-    (warning,) = build(replace(blind, budget="2.9bpw")).warnings
-    assert "without calibration" in warning
-    assert not build(replace(blind, budget="3.5bpw")).warnings
+@pytest.mark.parametrize("change", [{"data_free": True}, {"recipe": "int8-zlib"}])
+def test_few_bits_that_nothing_measures_are_refused_before_anything_is_built(
+    options, tiny, monkeypatch, change
+):
+    free = replace(options, calib=None, dry_run=True, **change)
+    least = -(-3 * tiny.spec.numel // 8)
+    with monkeypatch.context() as patch:
+        patch.setattr("golfpack.api.build.prepare", lambda *a: pytest.fail("too late"))
+        with pytest.raises(BudgetError) as e:
+            build(replace(free, budget="2.795bpw"))
+    assert f"needs 2.795 bits per parameter for {tiny.spec.numel:,} parameters" in e.value.message
+    assert f"raise the budget to {least:,} bytes or more" in e.value.hint
+    assert "calibrate (--calib" in e.value.hint
+    assert not build(replace(free, budget=str(least))).warnings
     assert not build(replace(options, budget="2.9bpw", dry_run=True)).warnings
+    (warning,) = build(replace(free, budget="2.9bpw", blind=True)).warnings
+    assert "without calibration" in warning
 
 
 @pytest.mark.parametrize("saved", [torch.save, save_file])

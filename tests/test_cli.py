@@ -76,9 +76,14 @@ def test_a_build_prints_json_on_stdout_and_progress_on_stderr(built):
         (("notes.txt", "--budget", "20kB"), ExitCode.USAGE, "notes.txt"),
         (("other.pt", "--budget", "20kB"), ExitCode.USAGE, "no known model family"),
         (
-            ("tiny.pt", "--budget", "2kB", "--data-free", "--recipe", "sdclip-brotli"),
+            ("tiny.pt", "--budget", "2kB", "--data-free", "--blind", "--recipe", "sdclip-brotli"),
             ExitCode.OVER_BUDGET,
             "over the budget of 2,000 bytes",
+        ),
+        (
+            ("tiny.pt", "--budget", "2.9bpw", "--data-free"),
+            ExitCode.OVER_BUDGET,
+            "needs 2.900 bits per parameter",
         ),
         (
             (

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import isfinite, log
+from math import ceil, isfinite, log
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,10 @@ from golfpack.api.prepare import (
 from golfpack.api.rebuild import check_inputs, kept_apart, told_result
 from golfpack.api.refine import Refiner
 from golfpack.data.shards import write_atomically
-from golfpack.errors import StrictError, UsageError
+from golfpack.errors import BudgetError, StrictError, UsageError
 from golfpack.models.checkpoint import Checkpoint
-from golfpack.packer.allocate import Fit
+from golfpack.models.tensors import TENSORS
+from golfpack.packer.allocate import Fit, told_bits, told_bytes
 from golfpack.packer.loader import Artifact, loads
 from golfpack.packer.passes.awq import Awq
 from golfpack.packer.predict import frontier, kl_ratio, quadratic_kl, split_at_fit
@@ -52,8 +53,10 @@ from golfpack.packer.state import (
 )
 from golfpack.report.reports import BuildReport, FailedBuild, Refinement, save
 
-# Artifacts below this many bits per weight are worth a warning where their loss was not measured.
+# Below this many bits per weight the loss is often large: where nothing measures it, they are refused.
 THIN_BPW = 3.0
+# Files fill their budgets but for a little: a share of them.
+HEADROOM = 0.01
 
 
 def build(
@@ -91,6 +94,7 @@ def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildRepo
     budget = _budget(options, recipe, checkpoint)
     before, fit = split_at_fit(recipe.passes)
     _check_extras(options, before)
+    _check_measured(options, recipe, checkpoint, budget)
     with clock.measure("calibrate"):
         attempt.begin(checkpoint, recipe, budget)
         told = check_inputs(options, checkpoint, attempt.inputs)
@@ -149,13 +153,38 @@ def _budget(options: BuildOptions, recipe: Recipe, checkpoint: Checkpoint) -> Bu
     if options.lossless:
         _check_lossless(options, checkpoint)
         return Budget(UNLIMITED, code)
-    if options.data_free or (recipe.calibration == "none" and options.calib is None):
+    if not _measures(options, recipe):
         raise UsageError(
             "a target needs calibration tokens to measure against", "drop --data-free, add --calib"
         )
     if options.target_bpb is not None and options.tokenizer is None:
         raise UsageError("--target-bpb needs bytes per token", "add --tokenizer FILE.model")
     return Budget(UNLIMITED, code)
+
+
+def _measures(options: BuildOptions, recipe: Recipe) -> bool:
+    """Whether there are calibration tokens, and so a KL."""
+    return not options.data_free and (recipe.calibration != "none" or options.calib is not None)
+
+
+def _check_measured(
+    options: BuildOptions, recipe: Recipe, checkpoint: Checkpoint, budget: Budget
+) -> None:
+    """Refuse few bits per weight where nothing would tell what they cost.
+
+    Raises:
+        BudgetError: without a shortfall; a file that small could be made.
+    """
+    least = ceil(THIN_BPW * checkpoint.spec.numel / 8)
+    if options.blind or budget.artifact >= least or _measures(options, recipe):
+        return
+    measure = "" if checkpoint.family == TENSORS.name else "calibrate (--calib, no --data-free), "
+    raise BudgetError(
+        f"to fit into the budget of {told_bytes(budget)} it needs {told_bits(checkpoint.spec, budget)}, "
+        f"and without calibration nobody knows what so few cost: below {THIN_BPW:g} it is often much",
+        f"{measure}raise the budget to {least + budget.code:,} bytes or more, train a smaller model, or "
+        "add --blind to build it all the same",
+    )
 
 
 def _planned_budget(plan: PlanFile, options: BuildOptions) -> Budget:
@@ -207,7 +236,8 @@ def _kept(state: PackState) -> PackState:
 def _told_unmeasured(state: PackState) -> PackState:
     """The state, with a warning where few bits were left and nothing shows what that costs."""
     bits = 8 * state.size / max(state.spec.numel, 1)
-    if state.measure is not None or bits >= THIN_BPW or not quantised_names(state):
+    enough = bits >= (1 - HEADROOM) * THIN_BPW
+    if state.measure is not None or enough or not quantised_names(state):
         return state
     return state.warn(
         f"{bits:.3f} bits per parameter, and without calibration nobody knows what that costs: below "

@@ -174,7 +174,7 @@ class Runs:
         return BuildOptions(
             o.checkpoint, row.budget, path, self.recipes[row.recipe], o.settings, o.calib,
             o.calib_tokens, tokenizer=o.tokenizer, code=o.code, seed=o.seed, threads=o.threads,
-            strict=o.strict, cache=o.cache, argv=o.argv,
+            strict=o.strict, cache=o.cache, argv=o.argv, blind=True,
         )  # fmt: skip
 
     def _measured(self, row: CompareRow, path: Path, baseline: Score, notify: Notify) -> CompareRow:

@@ -53,6 +53,7 @@ class BuildOptions:
         settings: "pass.option=value" and "model.option=value".
         calib: token shard or text; None lets the model write its own.
         data_free: no calibration at all.
+        blind: take fewer than 3 bits per weight without calibration, too.
         code: files that ship beside the artifact and count towards the budget, as they are.
         dry_run: everything but writing the file.
         recalibrate: measure the statistics again behind the quantised layers, and quantise again.
@@ -91,6 +92,7 @@ class BuildOptions:
     replay: Replay | None = None
     device: str = "cpu"
     batched: bool | None = None
+    blind: bool = False
 
     @property
     def unmeasured(self) -> bool:

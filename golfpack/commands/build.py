@@ -72,6 +72,9 @@ def build(
     tokenizer: Tokenizer = None,
     code: Code = None,
     data_free: DataFree = False,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Below 3 bits per weight without calibration, too.")
+    ] = False,
     lossless: Annotated[
         bool, typer.Option("--lossless", help="No budget: every float exactly as it is.")
     ] = False,
@@ -117,7 +120,7 @@ def build(
         checkpoint or Path(), budget, output, recipe, tuple(settings or ()), calib, calib_tokens,
         data_free, tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run,
         target_kl, target_bpb, recalibrate, None if plan is None else read_plan(plan),
-        sys.argv[1:], lossless, refine, model, tuple(model_args or ()), device=device,
+        sys.argv[1:], lossless, refine, model, tuple(model_args or ()), device=device, blind=blind,
     )  # fmt: skip
     if source is not None:
         options = rebuild_options(options, read_replay(source), given_options(context))

@@ -235,9 +235,8 @@ def check_reach(fit: Fit, spec: ModelSpec, budget: Budget) -> None:
     if budget.artifact >= least:
         return
     raise BudgetError(
-        f"{told_bytes(budget)} leave {_bits_left(spec, budget):.3f} bits per parameter for "
-        f"{spec.numel:,} parameters; this recipe needs at least {fit.floor_bpw:g} "
-        f"({_largest(spec)})",
+        f"{told_bytes(budget)} leave {told_bits(spec, budget)}; this recipe needs at least "
+        f"{fit.floor_bpw:g}",
         f"raise the budget to {least + budget.code:,} bytes or more, or train a smaller model",
     )
 
@@ -248,6 +247,12 @@ def told_bytes(budget: Budget) -> str:
     n = budget.total
     unit = f" ({n} is bytes; {n}bpw would be bits per weight, {n}MB megabytes)"
     return f"{n:,} bytes{code}{unit if 0 < n < SLIP else ''}"
+
+
+def told_bits(spec: ModelSpec, budget: Budget) -> str:
+    """What a budget leaves for each parameter, for messages, and where the parameters are."""
+    bits = _bits_left(spec, budget)
+    return f"{bits:.3f} bits per parameter for {spec.numel:,} parameters ({_largest(spec)})"
 
 
 def _bits_left(spec: ModelSpec, budget: Budget) -> float:

@@ -273,7 +273,7 @@ def test_figures_that_are_no_numbers_become_unknown(copied):
 
 
 def test_a_build_that_failed_has_a_page(tiny_path, tmp_path):
-    options = BuildOptions(tiny_path, "9000", tmp_path / "x.golf", data_free=True)
+    options = BuildOptions(tiny_path, "9000", tmp_path / "x.golf", data_free=True, blind=True)
     with pytest.raises(Exception, match="budget"):
         build(replace(options, budget="100"))
     failed = tmp_path / "x.failed.report.json"

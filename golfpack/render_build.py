@@ -98,7 +98,8 @@ def read_table(
         UsageError: a column that the table does not have.
     """
     known = [n for n in COLUMNS if n in _FIELDS[group is not None]]
-    shown = None if columns is None else [_column(text, known) for text in columns]
+    # A column named twice, by its heading and its key say, is shown once.
+    shown = None if columns is None else list(dict.fromkeys(_column(c, known) for c in columns))
     # Groups are named by what they share.
     by = None if sort is None else _column(sort, [*known, "name"] if group is not None else known)
     return by, shown

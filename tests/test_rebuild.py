@@ -219,6 +219,7 @@ def test_a_failed_build_can_be_built_again_with_more(inside, folder):
     ("text", "says"),
     [
         ("{", "is not JSON"),
+        ("\xff", "is no text, and so no report"),
         ("[]", "holds no JSON object"),
         ('{"schema_version": 1}', "not a report that tells how to build again"),
         ('{"options": {}, "passes": [], "schema_version": 99}', "schema version 99"),
@@ -226,7 +227,7 @@ def test_a_failed_build_can_be_built_again_with_more(inside, folder):
     ],
 )
 def test_what_is_no_report_is_refused(inside, folder, text, says):
-    (folder / "x.report.json").write_text(text)
+    (folder / "x.report.json").write_text(text, encoding="latin-1")
     refused(again(inside), says)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from golfpack.api.build import BuildOptions, build
+from golfpack.api.refine import NOTHING_BETTER
 from golfpack.calib.distil import BATCH_TOKENS, LOOKS
 from golfpack.errors import UsageError
 from golfpack.packer.ir import QTensor
@@ -58,7 +59,7 @@ def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatc
     report = build(options)
     assert report.artifact_sha256 == rounded.artifact_sha256
     assert report.refined is None
-    assert report.warnings == ["--refine found nothing better than rounding"]
+    assert report.warnings == [NOTHING_BETTER]
 
 
 def test_threads_change_no_byte(options):

@@ -152,6 +152,7 @@ def test_every_heading_and_every_json_key_means_its_column():
         for said in (names, [COLUMNS[n].header for n in names]):
             assert render_build.read_table(group, None, said)[1] == names
             assert render_build.read_table(group, None, [s.upper() for s in said])[1] == names
+            assert render_build.read_table(group, None, [*said, *names])[1] == names
             assert [render_build.read_table(group, s, None)[0] for s in said] == names
         assert render_build.read_table(group, "kl", None) == ("predicted_kl", None)
         assert render_build.read_table(group, "name", None) == ("name", None)

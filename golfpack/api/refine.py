@@ -30,6 +30,7 @@ LAST_TRIES = 6
 ATTEMPTS = 3
 # A KL this share below its target is good enough.
 NEAR = 0.05
+NOTHING_BETTER = "--refine found nothing better than rounding; more tokens may (docs/recipes.md)"
 # What training leaves of the KL, where it is not yet known.
 FIRST_GAIN = 0.6
 
@@ -75,7 +76,7 @@ class Refiner:
                     text.size, written, rounded.size, rounded_kl, kl, changed, octaves
                 )
                 return self._finished(done), report
-        return rounded.warn("--refine found nothing better than rounding"), None
+        return rounded.warn(NOTHING_BETTER), None
 
     def _finished(self, done: PackState) -> PackState:
         """`done` as a build's result."""

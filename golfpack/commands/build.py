@@ -86,7 +86,9 @@ def build(
     ] = False,
     refine: Annotated[
         int,
-        typer.Option(min=0, metavar="TOKENS", help="Train the codes on so many tokens; slower."),
+        typer.Option(
+            min=0, metavar="TOKENS", help="Train the codes on so many tokens, 200000 say; slower."
+        ),
     ] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
     device: Device = "auto",

@@ -19,6 +19,8 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise unreadable(path, e) from e
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{path} is no text, and so no report", hint) from e
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not JSON: {e}", hint) from e
     if not isinstance(data, dict):

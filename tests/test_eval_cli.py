@@ -160,6 +160,7 @@ def test_an_illegal_run_is_loud_and_with_strict_an_error(inside, monkeypatch):
     refused(inside("eval", "0.pt", *BASE, "--strict"), ExitCode.STRICT, "NOT A LEGAL RUN")
 
 
+@pytest.mark.slow
 def test_unknown_tokens_are_reported(inside, shared):
     tokens = shared / "data/shards/books_sp1024nb_val.bin"
     model = shared / "data/tokenizers/fineweb_1024_bpe.NO_BYTE_FALLBACK.model"

@@ -110,9 +110,7 @@ def test_an_impossible_budget_tells_the_exact_shortfall(make_state, recipe, sett
     assert len(done.blob) <= budget + e.value.shortfall
 
 
-@pytest.mark.parametrize(
-    ("recipe", "settings"), [("rd", ()), ("rd", RD_BYTES), ("sdclip-brotli", ())]
-)
+@pytest.mark.parametrize(("recipe", "settings"), [("rd", ()), ("sdclip-brotli", ())])
 def test_the_named_budget_builds_and_nothing_below_it_does(make_state, recipe, settings):
     least = named_instead_of(1, lambda b: fitted(make_state, b, recipe, settings))
     for less in (1, 300):
@@ -141,6 +139,7 @@ def pretended(make_state):
     return run
 
 
+@pytest.mark.slow
 def test_sizes_that_scatter_do_not_make_refusals_a_lottery(pretended):
     """Steps a little finer than the coarsest may give smaller files: no budget is accepted for that."""
     size = lambda x: (14_000 - 4000 * (x - 0.7)) * (1 + 0.02 * sin(1e4 * x))  # noqa: E731

@@ -51,6 +51,7 @@ def test_a_target_is_kept(fitted):
     assert sizes == sorted(sizes)
 
 
+@pytest.mark.slow
 def test_a_target_is_used_up_on_a_real_model(shared):
     options = BuildOptions(
         shared / "checkpoints/golf_0.48M/final_model.pt", target_kl=0.01, dry_run=True,

@@ -192,14 +192,17 @@ def test_a_file_that_holds_no_rows_is_refused(options):
         compare(options)
 
 
+def command(world, recipes, budget):
+    return [
+        "compare", str(world / "ckpt.pt"), "--recipes", recipes, "--budget", budget, "--calib",
+        str(world / "train.bin"), "--calib-tokens", "512", "--tokens", str(world / "held.bin"),
+        "--tokenizer", str(world / "bpe.model"), "--no-cache", "--threads", "1", "--quiet",
+    ]  # fmt: skip
+
+
 def test_the_command_prints_a_table_and_json(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    args = [
-        "compare", str(world / "ckpt.pt"), "--recipes", "int8-zlib,int5-mlp", "--budget", "3bpw",
-        "--calib", str(world / "train.bin"), "--calib-tokens", "512", "--tokens",
-        str(world / "held.bin"), "--tokenizer", str(world / "bpe.model"), "--no-cache",
-        "--threads", "1", "--quiet",
-    ]  # fmt: skip
+    args = command(world, "int8-zlib,int5-mlp", "3bpw")
     result = CliRunner().invoke(app, args, catch_exceptions=False)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -219,13 +222,7 @@ def test_the_command_prints_a_table_and_json(world, tmp_path, monkeypatch):
 
 def test_a_compare_in_which_nothing_fits_exits_3_after_its_table(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    args = [
-        "compare", str(world / "ckpt.pt"), "--recipes", "int8-zlib,rd", "--budget", "2kB",
-        "--calib", str(world / "train.bin"), "--calib-tokens", "512", "--tokens",
-        str(world / "held.bin"), "--tokenizer", str(world / "bpe.model"), "--no-cache",
-        "--threads", "1", "--quiet",
-    ]  # fmt: skip
-    result = CliRunner().invoke(app, args)
+    result = CliRunner().invoke(app, command(world, "int8-zlib,rd", "2kB"))
     assert isinstance(result.exception, BudgetError)
     assert "every row was refused" in result.exception.message
     lines = result.stdout.splitlines()

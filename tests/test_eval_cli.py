@@ -205,7 +205,7 @@ def test_what_stats_refuses(inside, folder):
         (("a.json", "a.json", "--baseline", "1.1"), "all 2 runs"),
         (("a.json", "b.json", "--baseline", "1.1"), "another stream"),
         (("a.json", "c.json", "--baseline", "1.1"), "no evaluation report"),
-        (("a.json", "t.model", "--baseline", "1.1"), "cannot read"),
+        (("a.json", "t.model", "--baseline", "1.1"), "is not JSON"),
         (("a.json", "a.json", "--baseline", "low"), "neither a report nor a figure"),
     ):
         refused(inside("stats", *args), ExitCode.USAGE, says)

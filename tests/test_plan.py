@@ -249,7 +249,13 @@ def test_options_of_another_scheme_are_refused_with_a_hint(planned):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("{", "not JSON"), (None, "there is no plan"), ("[]", "has no")]
+    ("text", "says"),
+    [
+        ("{", "not JSON"),
+        (None, "there is no file"),
+        ("[]", "holds no JSON object"),
+        ("{}", "has no"),
+    ],
 )
 def test_a_file_that_is_no_plan_is_refused(tmp_path, text, says):
     path = tmp_path / "plan.json"

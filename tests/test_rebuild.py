@@ -219,7 +219,7 @@ def test_a_failed_build_can_be_built_again_with_more(inside, folder):
     ("text", "says"),
     [
         ("{", "is not JSON"),
-        ("\xff", "is no text, and so no report"),
+        ("\xff", "is not JSON: it is not even text"),
         ("[]", "holds no JSON object"),
         ('{"schema_version": 1}', "not a report that tells how to build again"),
         ('{"options": {}, "passes": [], "schema_version": 99}', "schema version 99"),

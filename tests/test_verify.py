@@ -194,7 +194,7 @@ def test_weights_that_are_not_finite_fail(folder, monkeypatch):
         ("none.golf", None, None, "none.golf"),
         ("tiny.pt", None, None, "not an artifact"),
         ("x.golf", "none.json", None, "none.json"),
-        ("x.golf", "tiny.pt", None, "as a report"),
+        ("x.golf", "tiny.pt", None, "is not JSON: it is not even text"),
         ("x.golf", None, "none.pt", "none.pt"),
     ],
 )

@@ -1,18 +1,18 @@
 """Plan files: what `golfpack plan --output` writes, a person may edit, and `golfpack build` replays."""
 
 import glob
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import UsageError, unreadable
+from golfpack.errors import UsageError
 from golfpack.packer.ir import ModelSpec
 from golfpack.packer.options import require
 from golfpack.packer.passes.mix import Mix
 from golfpack.packer.passes.policy import SELECTORS, Policy
 from golfpack.packer.recipe import Recipe, make_recipe
+from golfpack.report.reading import read_json
 
 # Passes that choose schemes, which a plan file has chosen.
 CHOOSERS = frozenset({Policy.name, Mix.name})
@@ -97,12 +97,7 @@ def read_plan(path: Path) -> PlanFile:
     Raises:
         UsageError: unreadable, not JSON, or something in it is missing or of the wrong type.
     """
-    try:
-        data = json.loads(path.read_text())
-    except OSError as e:
-        raise unreadable(path, e, "plan ") from e
-    except ValueError as e:
-        raise UsageError(f"plan {path} is not JSON: {e}", _HINT) from e
+    data = read_json(path, _HINT)
     where = f"plan {path}"
     tensors = _get(data, "tensors", list, where)
     names = [_get(t, "name", str, f"{where}: tensors") for t in tensors]

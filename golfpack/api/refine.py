@@ -20,8 +20,8 @@ from golfpack.report.reports import Refinement
 
 # Text to train on is the model's own distribution, as KL is measured by it.
 TEMPERATURE = 1.0
-# Training can make a file larger, by 0.4% at most (docs/LOG.md). Steps then get coarser while it runs,
-# to this share below the limit: what is trained after the last look adds a little.
+# Training can make a file larger, by some tenths of a percent (docs/LOG.md). Steps then get coarser
+# while it runs, to this share below the limit: what is trained after the last look adds a little.
 MARGIN = 0.0005
 # Where it ends over the limit all the same, steps get coarser once more, by so much more than is over,
 # and nothing mends what that costs.
@@ -30,9 +30,9 @@ LAST_TRIES = 6
 ATTEMPTS = 3
 # A KL this share below its target is good enough.
 NEAR = 0.05
-NOTHING_BETTER = "--refine found nothing better than rounding; more tokens may (docs/recipes.md)"
 # What training leaves of the KL, where it is not yet known.
 FIRST_GAIN = 0.6
+NOTHING_BETTER = "--refine found nothing better than rounding; more tokens may (docs/recipes.md)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +142,8 @@ class Refiner:
         self, start: PackState, latents: Mapping[str, Latent], over: float
     ) -> tuple[PackState, Mapping[str, Latent]]:
         """The same weights on steps that give a file about `over` bytes smaller."""
-        octaves = (
-            8 * over / sum(x.z.numel() for x in latents.values())
-        )  # one bit per weight and octave
+        # About one bit per weight and octave.
+        octaves = 8 * over / sum(x.z.numel() for x in latents.values())
         found = self._start(start.dial * 2.0**octaves)
         other = _latents(found)
         if other.keys() != latents.keys():  # a tensor that is kept now: leave all as it is

@@ -1,10 +1,10 @@
 """Reading back the build reports that stand beside artifacts."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import UsageError, unreadable
+from golfpack.errors import UsageError
+from golfpack.report.reading import read_json
 
 # What every reader of a build report relies on, and its type.
 _NEEDED: dict[str, type] = {
@@ -31,15 +31,7 @@ def read_build_report(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: unreadable, not JSON, or not the report of a build that succeeded.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise unreadable(path, e) from e
-    except ValueError as e:
-        raise UsageError(
-            f"cannot read {path} as a report: {e}", "give the .report.json of a build"
-        ) from e
-    table = data if isinstance(data, dict) else {}
+    table = read_json(path, "give the .report.json of a build")
     lacking = [k for k, kind in _NEEDED.items() if not isinstance(table.get(k), kind)]
     rows = table.get("tensors")
     if not lacking and not all(_is_row(row) for row in rows or ()):

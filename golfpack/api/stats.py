@@ -1,14 +1,14 @@
 """`golfpack stats`: runs of several seeds against a baseline, in nats and in bits per byte."""
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import UsageError, unreadable
+from golfpack.errors import UsageError
 from golfpack.eval.significance import MARGIN_NATS, SIGNIFICANCE, nats_per_bpb, t_test
 from golfpack.report.evaluation import StatsReport
+from golfpack.report.reading import read_json
 
 _KEYS = ("val_loss", "val_bpb", "scored_tokens", "scored_bytes")
 
@@ -48,15 +48,8 @@ def significance(paths: list[Path], baseline: str) -> StatsReport:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except ValueError as error:
-        raise UsageError(
-            f"cannot read {path} as JSON: {error}", "give eval --json reports"
-        ) from error
-    ok = isinstance(report, dict) and all(isinstance(report.get(k), int | float) for k in _KEYS)
+    report = read_json(path, "give eval --json reports")
+    ok = all(isinstance(report.get(k), int | float) for k in _KEYS)
     if not ok or min(report["scored_tokens"], report["scored_bytes"]) <= 0:
         raise UsageError(
             f"{path} is no evaluation report: it lacks one of {', '.join(_KEYS)}",

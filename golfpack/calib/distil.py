@@ -44,7 +44,7 @@ EPSILON = 0.1
 # number, as codes would else walk too far where the KL is flat, which also makes the file larger.
 RATE, SHORT = 0.005, 300
 # After these shares of the updates steps may change. Codes that flip then cost KL until training has
-# mended it: with a last look at 0.9 the KL of stories260K ends 8% higher (docs/LOG.md).
+# mended it, so the last change comes while there is some rate left (docs/LOG.md).
 LOOKS = (0.4, 0.6, 0.8)
 # The KL shown is a moving average over about so many updates.
 SHOWN = 0.1

@@ -20,7 +20,7 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     except OSError as e:
         raise unreadable(path, e) from e
     except UnicodeDecodeError as e:
-        raise UsageError(f"{path} is no text, and so no report", hint) from e
+        raise UsageError(f"{path} is not JSON: it is not even text", hint) from e
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not JSON: {e}", hint) from e
     if not isinstance(data, dict):

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
-from golfpack.errors import UsageError
+from golfpack.errors import BudgetError, UsageError
 from golfpack.models import detect
 from golfpack.models.base import KVCache
 from golfpack.models.bottleneck import BOTTLENECK
 from golfpack.models.bottleneck_config import BottleneckConfig
 from golfpack.models.checkpoint import build_model, load_checkpoint, peek_spec
+from golfpack.packer.allocate import Fit, check_reach
+from golfpack.packer.state import Budget
 
 TOY = {
     "vocab_size": 29, "num_layers": 2, "dim": 16, "num_heads": 2, "num_kv_heads": 2,
@@ -138,6 +140,11 @@ def test_systems_have_their_exact_size_without_memory(config, params, int8, int6
     spec = BOTTLENECK.spec(config)
     assert spec.numel == params
     assert [packed_bytes(spec, bits) for bits in (8, 6, 5)] == [int8, int6, int5]
+
+
+def test_system_000_is_refused_at_16_mb_from_its_shapes():
+    with pytest.raises(BudgetError, match=r"leave 0\.122 bits per parameter for 1,050,335,520"):
+        check_reach(Fit(), BOTTLENECK.spec(SYSTEM_000), Budget(16_000_000))
 
 
 def test_system_000_counts_keys_and_aliases():

@@ -110,14 +110,17 @@ def test_an_impossible_budget_tells_the_exact_shortfall(make_state, recipe, sett
     assert len(done.blob) <= budget + e.value.shortfall
 
 
-@pytest.mark.parametrize(("recipe", "settings"), [("rd", ()), ("sdclip-brotli", ())])
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [("rd", ()), pytest.param("rd", RD_BYTES, marks=pytest.mark.slow), ("sdclip-brotli", ())],
+)
 def test_the_named_budget_builds_and_nothing_below_it_does(make_state, recipe, settings):
     least = named_instead_of(1, lambda b: fitted(make_state, b, recipe, settings))
-    for less in (1, 300):
+    for less in (1, 47, 300):
         assert least == named_instead_of(
             least - less, lambda b: fitted(make_state, b, recipe, settings)
         )
-    for more in (0, 200):
+    for more in (0, 1, 200):
         assert fitted(make_state, least + more, recipe, settings).size <= least + more
 
 
@@ -145,9 +148,9 @@ def test_sizes_that_scatter_do_not_make_refusals_a_lottery(pretended):
     size = lambda x: (14_000 - 4000 * (x - 0.7)) * (1 + 0.02 * sin(1e4 * x))  # noqa: E731
     build = lambda budget: pretended(budget, Pretend(size=size))  # noqa: E731
     least = named_instead_of(100, build)
-    for less in (1, 200):
+    for less in (1, 50, 100, 200, 300):
         assert named_instead_of(least - less, build) == least
-    for more in (0, 100):
+    for more in (0, 1, 100, 300):
         assert build(least + more).size <= least + more
 
 

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from golfpack.api.build import build
-from golfpack.api.prepare import BuildOptions
+from golfpack.build.prepare import BuildOptions
+from golfpack.build.run import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
-from golfpack.models.checkpoint import build_model, load_checkpoint
-from golfpack.packer.loader import load
+from golfpack.models.checkpoint import (
+    build_model,
+    load_checkpoint,
+)
+from golfpack.packer.format.loader import load
 
 WINDOW = 512
 

@@ -18,11 +18,20 @@ from statistics import mean, median
 
 import numpy as np
 
-from golfpack.api.prepare import BuildOptions, load_inputs, prepare
-from golfpack.packer.allocate import Fit
-from golfpack.packer.loader import loads
+from golfpack.base.progress import silent
+from golfpack.build.prepare import (
+    BuildOptions,
+    load_inputs,
+    prepare,
+)
+from golfpack.packer.format.loader import loads
 from golfpack.packer.predict import split_at_fit
-from golfpack.packer.state import Budget, PackState, run_passes, silent
+from golfpack.packer.search import Fit
+from golfpack.packer.state import (
+    Budget,
+    PackState,
+    run_passes,
+)
 
 LOWEST_BPW, HIGHEST_BPW = 1.2, 8.0
 

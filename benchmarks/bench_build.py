@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from golfpack.api.build import build
-from golfpack.api.prepare import BuildOptions
+from golfpack.build.prepare import BuildOptions
+from golfpack.build.run import build
 from golfpack.data.shards import write_shard
-from golfpack.models.golf import GOLF
+from golfpack.models.golf.family import GOLF
 
 # The record of 2026-04-05 without its skip gates: 11 layers of 512, MLP 4x, vocabulary 8192.
 SHAPES = {

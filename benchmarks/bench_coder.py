@@ -1,4 +1,4 @@
-"""Bytes and speed of golfpack's code coder beside general compressors, on real quantisation codes.
+"""Bytes and speed of golfpack's code coder beside general compressors, on real quantization codes.
 
     python benchmarks/bench_coder.py X.golf CODES.npz ...
 
@@ -28,11 +28,14 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from golfpack.packer.coding.codes import decode_codes, encode_codes
-from golfpack.packer.coding.scale import CodeMatrix
-from golfpack.packer.ir import QTensor
-from golfpack.packer.loader import load
-from golfpack.packer.steps import LogSteps
+from golfpack.packer.format.loader import load
+from golfpack.packer.format.rans.codes import (
+    decode_codes,
+    encode_codes,
+)
+from golfpack.packer.format.rans.context_model import CodeMatrix
+from golfpack.packer.format.steps import LogSteps
+from golfpack.packer.format.tensors import QTensor
 
 T = TypeVar("T")
 Order = Literal["C", "F"]
@@ -77,7 +80,7 @@ def load_npz(path: Path) -> CodeSet:
 
 
 def load_golf(path: Path) -> CodeSet:
-    """An artifact's quantised tensors. Float16 steps tell the coder nothing: their logs are zero."""
+    """An artifact's quantized tensors. Float16 steps tell the coder nothing: their logs are zero."""
     tensors = [t for _, t in load(path).tensors.values() if isinstance(t, QTensor)]
     matrices = []
     for t in tensors:

@@ -12,15 +12,29 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from golfpack.api.prepare import BuildOptions, load_inputs, prepare
-from golfpack.packer.allocate import Fit
-from golfpack.packer.ir import QTensor
+from golfpack.base.progress import silent
+from golfpack.base.sizes import parse_size
+from golfpack.build.prepare import (
+    BuildOptions,
+    load_inputs,
+    prepare,
+)
+from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.mix import Mix
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
-from golfpack.packer.sizes import parse_size
-from golfpack.packer.state import Budget, PackState, run_passes, silent
+from golfpack.packer.passes.quantize import (
+    Clip,
+    Round,
+    Sense,
+    Steps,
+)
+from golfpack.packer.search import Fit
+from golfpack.packer.state import (
+    Budget,
+    PackState,
+    run_passes,
+)
 
 WIDTHS = (4, 5, 6, 7, 8)
 FIT = Fit(tolerance=0.001, body=(Steps(), Round(), Encode()))

@@ -4,7 +4,7 @@
 
 GPTQ with SDClip at a fixed k under LZMA-9, and then 0.5, 1, 2 and 4% less: by `prune_ones`; by zeroing
 the +-1 codes with the smallest steps (the records' price); by zeroing the smallest weights before
-quantising, the least share that gets there; and by a larger k alone. Real files; KL on held-out
+quantizing, the least share that gets there; and by a larger k alone. Real files; KL on held-out
 calibration tokens.
 """
 
@@ -15,13 +15,30 @@ from pathlib import Path
 
 import numpy as np
 
-from golfpack.api.prepare import BuildOptions, load_inputs, prepare
-from golfpack.packer.ir import QTensor
+from golfpack.base.progress import silent
+from golfpack.build.prepare import (
+    BuildOptions,
+    load_inputs,
+    prepare,
+)
+from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.prune import PruneMagnitude, PruneOnes
-from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
-from golfpack.packer.state import Budget, PackState, run_passes, silent
+from golfpack.packer.passes.prune import (
+    PruneMagnitude,
+    PruneOnes,
+)
+from golfpack.packer.passes.quantize import (
+    Clip,
+    Round,
+    Sense,
+    Steps,
+)
+from golfpack.packer.state import (
+    Budget,
+    PackState,
+    run_passes,
+)
 
 CUTS = (0.005, 0.01, 0.02, 0.04)
 ENCODE = Encode(codec="lzma", side_codec="lzma")

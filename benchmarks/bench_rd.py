@@ -4,10 +4,10 @@
         [--calib-tokens 32768] [--threads 2] [--out DIR]
 
 The grid is GPTQ + SDClip + brotli-11 (record of 2026-04-05) over every pair of a k for the int6
-matrices and a k for the int8 embedding, which is quantised with its Hessian as a head alone, as the
+matrices and a k for the int8 embedding, which is quantized with its Hessian as a head alone, as the
 record does, or with that of both its roles. It is made of golfpack's own passes and calibration: damp
 0.01, activation order, vectors in float16, brotli in the better of both orders. `rd` is built with the
-recipe as it ships, for several budgets. Bytes are whole artifacts. KL(float || quantised), nats per
+recipe as it ships, for several budgets. Bytes are whole artifacts. KL(float || quantized), nats per
 token, is measured on VAL_SHARD, which no build sees.
 
 brotli-11 takes seconds per megabyte, so the grid's sizes are first estimated by entropy (order 0 per
@@ -30,18 +30,38 @@ import torch
 from rd_fronts import Point, front, save
 from torch import nn
 
-from golfpack.api.build import build
-from golfpack.api.models import open_model
-from golfpack.api.prepare import CALIB_LENGTH, BuildOptions, load_inputs, prepare
+from golfpack.artifact import open_model
+from golfpack.base.progress import silent
+from golfpack.build.prepare import (
+    CALIB_LENGTH,
+    BuildOptions,
+    load_inputs,
+    prepare,
+)
+from golfpack.build.run import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import build_model
-from golfpack.packer.ir import CalibStats, PackedTensor, QTensor, Raw
+from golfpack.packer.format.tensors import (
+    PackedTensor,
+    QTensor,
+    Raw,
+)
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
+from golfpack.packer.passes.quantize import (
+    Clip,
+    Round,
+    Sense,
+    Steps,
+)
 from golfpack.packer.rate import entropy
-from golfpack.packer.state import Budget, PackState, run_passes, silent
+from golfpack.packer.state import (
+    Budget,
+    PackState,
+    run_passes,
+)
+from golfpack.spec import CalibStats
 
 MATRIX_KS = (6.0, 8.0, 10.0, 12.85, 16.0, 20.0)
 EMBED_KS = (3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
@@ -107,7 +127,7 @@ def head_only(stats: CalibStats) -> CalibStats:
 
 
 def sdclip_grid(bench: Bench) -> list[tuple[str, Tensors]]:
-    """Every pair of a matrix k and an embedding k, as (setting, tensors): the record's quantiser."""
+    """Every pair of a matrix k and an embedding k, as (setting, tensors): the record's quantizer."""
     assert bench.state.stats is not None
     matrices, embeddings = {}, {}
     names = {t.name for t in bench.checkpoint.spec.tensors if t.role in EMBED_ROLES}

@@ -17,15 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from golfpack.api.build import build
-from golfpack.api.prepare import BuildOptions
+from golfpack.build.prepare import BuildOptions
+from golfpack.build.run import build
 from golfpack.data.stream import read_stream
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.eval.bytes import ByteTable
 from golfpack.eval.divergence import mean_kl
-from golfpack.models.checkpoint import build_model, load_checkpoint
-from golfpack.packer.loader import load
+from golfpack.models.checkpoint import (
+    build_model,
+    load_checkpoint,
+)
+from golfpack.packer.format.loader import load
 from golfpack.train.run import validation_loss
 
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from golfpack.api.build import build
-from golfpack.api.prepare import BuildOptions
+from golfpack.build.prepare import BuildOptions
+from golfpack.build.run import build
 from golfpack.errors import BudgetError
 from golfpack.models import find_family
-from golfpack.packer.ir import ModelSpec
+from golfpack.spec import ModelSpec
 
 SYSTEM_001 = {
     "vocab_size": 50257, "num_layers": 12, "dim": 768, "num_heads": 12, "num_kv_heads": 12,

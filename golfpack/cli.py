@@ -22,7 +22,11 @@ from golfpack.commands import (
     sweep,
     train,
 )
-from golfpack.errors import ExitCode, GolfpackError, PeerError
+from golfpack.errors import (
+    ExitCode,
+    GolfpackError,
+    PeerError,
+)
 
 app = typer.Typer(
     name="golfpack",

@@ -20,10 +20,17 @@ from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.data.shards import write_shard
 from golfpack.kernels.select import interpreted
-from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint
-from golfpack.models.golf import spec
-from golfpack.packer.ir import CalibStats
-from golfpack.packer.state import Budget, PackState
+from golfpack.models.checkpoint import (
+    Checkpoint,
+    build_model,
+    load_checkpoint,
+)
+from golfpack.models.golf.family import spec
+from golfpack.packer.state import (
+    Budget,
+    PackState,
+)
+from golfpack.spec import CalibStats
 
 # Before anything imports triton: its kernels run in the interpreter here, on the CPU (tests/kernels).
 os.environ.setdefault("TRITON_INTERPRET", "1")

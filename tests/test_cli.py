@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from golfpack.errors import ExitCode
-from golfpack.packer.artifact import parse
+from golfpack.packer.format.container import parse
 
 
 def golfpack(*args: object, cwd: Path, env: dict[str, str] | None = None):
@@ -253,7 +253,7 @@ def test_eval_names_a_device_it_does_not_have(inside, monkeypatch):
 
 
 def test_an_internal_fault_says_whose_it_is(inside, monkeypatch):
-    monkeypatch.setattr("golfpack.api.inspect.inspect", None)
+    monkeypatch.setattr("golfpack.inspect.inspect.inspect", None)
     for debug in ("", "1"):
         monkeypatch.setenv("GOLFPACK_DEBUG", debug)
         run = inside("inspect", "tiny.pt")

@@ -9,11 +9,15 @@ import torch
 
 from benchmarks.gpu.measure import MEDIUM, TINY, Findings, Job
 from benchmarks.gpu.models import save_checkpoint, save_shard
-from golfpack.api.build import build
-from golfpack.api.prepare import CALIB_LENGTH, HELD_OUT, BuildOptions
+from golfpack.build.prepare import (
+    CALIB_LENGTH,
+    HELD_OUT,
+    BuildOptions,
+)
+from golfpack.build.run import build
 from golfpack.packer.devicecoding import device_decoder
-from golfpack.packer.ir import QTensor
-from golfpack.packer.loader import loads
+from golfpack.packer.format.loader import loads
+from golfpack.packer.format.tensors import QTensor
 
 # What a build within a contest's ten minutes may take, in seconds.
 MOST_SECONDS = 60.0

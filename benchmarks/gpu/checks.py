@@ -13,16 +13,26 @@ from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.kernels.cross_entropy import head_cross_entropy
 from golfpack.kernels.dequantize import dequantize
-from golfpack.kernels.select import interpreted, triton_available
+from golfpack.kernels.select import (
+    interpreted,
+    triton_available,
+)
 from golfpack.models.checkpoint import build_model
-from golfpack.models.golf import spec
-from golfpack.packer.coding.codes import decode_codes, encode_codes
-from golfpack.packer.coding.scale import CodeMatrix
+from golfpack.models.golf.family import spec
 from golfpack.packer.devicecoding import device_decoder
-from golfpack.packer.engine import HostEngine, ToFactor, ToRound
-from golfpack.packer.ir import QTensor
-from golfpack.packer.quantize.feedback import factorize
-from golfpack.packer.steps import log_steps
+from golfpack.packer.engine import (
+    HostEngine,
+    ToFactor,
+    ToRound,
+)
+from golfpack.packer.format.rans.codes import (
+    decode_codes,
+    encode_codes,
+)
+from golfpack.packer.format.rans.context_model import CodeMatrix
+from golfpack.packer.format.steps import log_steps
+from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.quantize.gptq import factorize
 from golfpack.packer.torch_engine import TorchEngine
 
 SMALL = ((1, 1), (1, 7), (5, 1), (17, 33))
@@ -52,7 +62,7 @@ def correctness(job: Job, found: Findings) -> None:
     """All checks; times are other sections'."""
     _feedback(job, found)
     _factors(job, found)
-    _dequantise(job, found)
+    _dequantize(job, found)
     _cross_entropy(job, found)
     _decoding(job, found)
     _calibration(job, found)
@@ -110,7 +120,7 @@ def _factors(job: Job, found: Findings) -> None:
         found.check(f"factor {size}: largest difference", off, 1e-5)
 
 
-def _dequantise(job: Job, found: Findings) -> None:
+def _dequantize(job: Job, found: Findings) -> None:
     rng = np.random.default_rng(2)
     for rows, cols in SMALL if job.smoke else SMALL + LARGE:
         codes = rng.integers(-20, 21, (rows, cols)).astype(np.int32)
@@ -124,7 +134,7 @@ def _dequantise(job: Job, found: Findings) -> None:
             got = dequantize(*tensors, dtype=dtype, kernel=kernel).cpu()
             off = int((got != wanted.to(dtype)).sum())
             found.check(
-                f"dequantise {rows}x{cols} {dtype}: other bits".replace("torch.", ""), off, 0
+                f"dequantize {rows}x{cols} {dtype}: other bits".replace("torch.", ""), off, 0
             )
 
 

@@ -8,9 +8,15 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.measure import Job
-from golfpack.data.shards import read_tokens, write_shard
-from golfpack.models.checkpoint import Checkpoint, load_checkpoint
-from golfpack.models.golf import spec
+from golfpack.data.shards import (
+    read_tokens,
+    write_shard,
+)
+from golfpack.models.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+)
+from golfpack.models.golf.family import spec
 
 
 def looks_trained(config: Mapping[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:

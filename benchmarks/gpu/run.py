@@ -1,9 +1,9 @@
 """Everything that needs a GPU to be measured: correctness first, then times, in one command.
 
-    python benchmarks/gpu/run.py --out results.json [--only check,quantise] [--tokens 'shards/*.bin']
+    python benchmarks/gpu/run.py --out results.json [--only check,quantize] [--tokens 'shards/*.bin']
 
 Sections, each of which stays below ten minutes on an H100: `check` every kernel against float64;
-`quantise` GPTQ of all matrices of a 36M-parameter record-shaped model, dequantisation, cross entropy and
+`quantize` GPTQ of all matrices of a 36M-parameter record-shaped model, dequantization, cross entropy and
 rANS against plain torch; `build` a full rd build of that model by stages; `agree` the same build on CPU
 and GPU; `eval` plain, sliding and test-time-trained scoring; `train` training speed; with --tokens also
 `model`, which trains the model for --minutes on them, and `export`, which writes it in pieces below
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-DEFAULT = ("check", "quantise", "build", "agree", "eval", "train")
+DEFAULT = ("check", "quantize", "build", "agree", "eval", "train")
 WITH_TOKENS = ("model", "export")
 
 
@@ -95,8 +95,8 @@ def _section(name: str) -> Callable[..., None]:
     def run(job: Any, found: Any) -> None:
         if name == "check":
             from benchmarks.gpu.checks import correctness as section
-        elif name == "quantise":
-            from benchmarks.gpu.quantise import quantise as section
+        elif name == "quantize":
+            from benchmarks.gpu.quantize import quantize as section
         elif name in ("build", "agree"):
             from benchmarks.gpu import builds
 

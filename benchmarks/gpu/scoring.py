@@ -7,11 +7,18 @@ from benchmarks.gpu.measure import Findings, Job, timed
 from benchmarks.gpu.models import looks_trained, some_tokens
 from golfpack.eval.dist import ALONE
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import Mode, Stream, Windowed
+from golfpack.eval.modes import (
+    Mode,
+    Stream,
+    Windowed,
+)
 from golfpack.eval.scorer import Scorer
-from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
+from golfpack.eval.ttt_sgd import (
+    SgdOptions,
+    SgdTtt,
+)
 from golfpack.models.checkpoint import build_model
-from golfpack.models.golf import spec
+from golfpack.models.golf.family import spec
 
 STRIDE = 64
 # Scoring in windows that slide, over the straightforward loop.

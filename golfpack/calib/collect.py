@@ -13,7 +13,10 @@ from torch import nn
 
 from golfpack.errors import UsageError
 from golfpack.models.base import pick
-from golfpack.packer.ir import Hook, ModelSpec
+from golfpack.spec import (
+    Hook,
+    ModelSpec,
+)
 
 Key = tuple[str, str]  # (module of the hook, quantity)
 

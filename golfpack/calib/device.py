@@ -11,7 +11,11 @@ import copy
 import torch
 from torch import nn
 
-from golfpack.calib.collect import Collector, Key
+from golfpack.base.parallel import map_ordered
+from golfpack.calib.collect import (
+    Collector,
+    Key,
+)
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import (
     Progress,
@@ -21,9 +25,14 @@ from golfpack.calib.stats import (
     logits_width,
     split_batches,
 )
-from golfpack.models.device import exact_products, send
-from golfpack.packer.ir import CalibStats, ModelSpec
-from golfpack.packer.parallel import map_ordered
+from golfpack.models.device import (
+    exact_products,
+    send,
+)
+from golfpack.spec import (
+    CalibStats,
+    ModelSpec,
+)
 
 
 def calibrate_on(

@@ -18,11 +18,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from golfpack.calib.collect import OVERFLOWS, Collector, Key
+from golfpack.base.parallel import map_ordered
+from golfpack.calib.collect import (
+    OVERFLOWS,
+    Collector,
+    Key,
+)
 from golfpack.calib.sources import CalibTokens
 from golfpack.errors import UsageError
-from golfpack.packer.ir import CalibStats, Hook, ModelSpec, Use
-from golfpack.packer.parallel import map_ordered
+from golfpack.spec import (
+    CalibStats,
+    Hook,
+    ModelSpec,
+    Use,
+)
 
 Progress = Callable[[int, int, str], None]
 # Tokens per batch. Adding a batch up costs as much as the statistics are large, so batches are long;

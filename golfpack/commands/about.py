@@ -22,9 +22,14 @@ def list_(
     json: Json = False,
 ) -> None:
     """List what options and recipes can name, each with a line on what it is."""
-    from golfpack import render, render_files
-    from golfpack.api.listing import list_names
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import (
+        console as render,
+    )
+    from golfpack.commands.render import (
+        files as render_files,
+    )
+    from golfpack.inspect.listing import list_names
 
     report = list_names(kind)
     if json:
@@ -35,9 +40,14 @@ def list_(
 
 def env(json: Json = False) -> None:
     """Show versions, threads, memory and devices, for a bug report; no names, no secrets."""
-    from golfpack import render, render_files
-    from golfpack.api.environment import environment
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import (
+        console as render,
+    )
+    from golfpack.commands.render import (
+        files as render_files,
+    )
+    from golfpack.inspect.environment import environment
 
     report = environment()
     if json:

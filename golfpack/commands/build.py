@@ -82,7 +82,7 @@ def build(
     model_args: ModelArgs = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write no file.")] = False,
     recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="Measure again behind quantised layers; slower.")
+        bool, typer.Option("--recalibrate", help="Measure again behind quantized layers; slower.")
     ] = False,
     refine: Annotated[
         int,
@@ -105,15 +105,21 @@ def build(
     quiet: Quiet = False,
 ) -> None:
     """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
-    from golfpack import render, render_build
-    from golfpack.api.build import build as run
-    from golfpack.api.planfile import read_plan
-    from golfpack.api.prepare import BuildOptions
-    from golfpack.api.rebuild import rebuild_options
-    from golfpack.api.replay import read_replay
+    from golfpack.base.documents import to_json
+    from golfpack.build.planfile import read_plan
+    from golfpack.build.prepare import BuildOptions
+    from golfpack.build.rebuild import rebuild_options
+    from golfpack.build.replay import read_replay
+    from golfpack.build.report import FailedBuild
+    from golfpack.build.run import build as run
+    from golfpack.commands.render import (
+        build as render_build,
+    )
+    from golfpack.commands.render import (
+        console as render,
+    )
     from golfpack.errors import UsageError
-    from golfpack.models.choice import chosen_model
-    from golfpack.report.reports import FailedBuild, to_json
+    from golfpack.models.user.choice import chosen_model
 
     if checkpoint is None and source is None:
         raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
@@ -175,11 +181,16 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Predict size, KL and loss for budgets from calibration alone, and every tensor's scheme."""
-    from golfpack import render, render_tables
-    from golfpack.api.plan import plan as run
-    from golfpack.api.prepare import BuildOptions
-    from golfpack.models.choice import chosen_model
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.build.plan import plan as run
+    from golfpack.build.prepare import BuildOptions
+    from golfpack.commands.render import (
+        compare as render_tables,
+    )
+    from golfpack.commands.render import (
+        console as render,
+    )
+    from golfpack.models.user.choice import chosen_model
 
     options = BuildOptions(
         checkpoint, output=output, recipe=recipe, settings=tuple(settings or ()), calib=calib,

@@ -6,8 +6,18 @@ from typing import Annotated
 
 import typer
 
-from golfpack.commands.options import Json, Model, ModelArgs, Quiet, Set
-from golfpack.errors import CorruptError, ExitCode, UsageError
+from golfpack.commands.options import (
+    Json,
+    Model,
+    ModelArgs,
+    Quiet,
+    Set,
+)
+from golfpack.errors import (
+    CorruptError,
+    ExitCode,
+    UsageError,
+)
 
 VERIFY_EXAMPLES = (
     "Examples: golfpack verify x.golf | golfpack verify x.golf --report x.report.json "
@@ -40,10 +50,15 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check an artifact: every digest, the structure, all tensors decoded, and encoded again."""
-    from golfpack import render, render_files
-    from golfpack.api.verify import verify as run
-    from golfpack.models.choice import chosen_model
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import (
+        console as render,
+    )
+    from golfpack.commands.render import (
+        files as render_files,
+    )
+    from golfpack.inspect.verify import verify as run
+    from golfpack.models.user.choice import chosen_model
 
     with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         found = run(path, report, against, tuple(settings or ()), notify)
@@ -76,9 +91,14 @@ def diff(
     quiet: Quiet = False,
 ) -> None:
     """Show what changed between two files, overall and tensor by tensor."""
-    from golfpack import render, render_diff
-    from golfpack.api.diff import diff as run
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import (
+        console as render,
+    )
+    from golfpack.commands.render import (
+        diff as render_diff,
+    )
+    from golfpack.inspect.diff import diff as run
 
     if json and markdown:
         raise UsageError("--json and --md are two formats", "give one of them")

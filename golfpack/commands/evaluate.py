@@ -61,7 +61,7 @@ def evaluate(
         int | None, typer.Option(min=2, help="Tokens to read; targets are one fewer.")
     ] = None,
     baseline: Annotated[
-        Path | None, typer.Option("--float", help="Float checkpoint, for the quantisation gap.")
+        Path | None, typer.Option("--float", help="Float checkpoint, for the quantization gap.")
     ] = None,
     byte_counts: Annotated[
         str | None, typer.Option(help="Glob of _bytes_ shards that count the bytes of each token.")
@@ -93,11 +93,16 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a model in bits per byte, every target once, with an audit of bytes and of legality."""
-    from golfpack import render, render_eval
-    from golfpack.api.eval_inputs import EvalOptions
-    from golfpack.api.evaluate import evaluate as run
-    from golfpack.models.choice import chosen_model
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import (
+        console as render,
+    )
+    from golfpack.commands.render import (
+        evaluate as render_eval,
+    )
+    from golfpack.eval.evaluate import evaluate as run
+    from golfpack.eval.inputs import EvalOptions
+    from golfpack.models.user.choice import chosen_model
 
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
     options = EvalOptions(
@@ -126,9 +131,14 @@ def stats(
     json: Json = False,
 ) -> None:
     """Test whether runs of several seeds beat a baseline, by the challenge's rule."""
-    from golfpack import render, render_eval
-    from golfpack.api.stats import significance
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import (
+        console as render,
+    )
+    from golfpack.commands.render import (
+        evaluate as render_eval,
+    )
+    from golfpack.eval.stats import significance
 
     report = significance(reports, baseline)
     if json:

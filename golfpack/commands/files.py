@@ -51,10 +51,15 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """Show what a file holds, tensor by tensor; errors where the build's report lies beside it."""
-    from golfpack import render, render_build
-    from golfpack.api.inspect import inspect as run
-    from golfpack.models.choice import chosen_model
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import (
+        build as render_build,
+    )
+    from golfpack.commands.render import (
+        console as render,
+    )
+    from golfpack.inspect.inspect import inspect as run
+    from golfpack.models.user.choice import chosen_model
 
     chosen = None if columns is None else [c.strip() for c in columns.split(",")]
     by = render_build.read_group(group, each="none")
@@ -80,8 +85,8 @@ def unpack(
     quiet: Quiet = False,
 ) -> None:
     """Write an artifact's weights as float32 safetensors, with the model's config beside it."""
-    from golfpack import render
-    from golfpack.api.inspect import unpack as run
+    from golfpack.commands.render import console as render
+    from golfpack.inspect.inspect import unpack as run
 
     output = output or Path(f"{path.stem}.unpacked.safetensors")
     with render.Reporter(quiet) as notify:
@@ -106,10 +111,10 @@ def import_(
     quiet: Quiet = False,
 ) -> None:
     """Convert any checkpoint to safetensors with its config beside it, every tied tensor once."""
-    from golfpack import render
-    from golfpack.api.importing import import_checkpoint
-    from golfpack.models.choice import chosen_model
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import console as render
+    from golfpack.inspect.importing import import_checkpoint
+    from golfpack.models.user.choice import chosen_model
 
     output = output or Path(f"{checkpoint.stem}.imported.safetensors")
     with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:

@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from golfpack.commands.options import Force, Json, Model, ModelArgs, Set
+from golfpack.commands.options import (
+    Force,
+    Json,
+    Model,
+    ModelArgs,
+    Set,
+)
 
 REPORT_EXAMPLES = (
     "Examples: golfpack report x.golf | golfpack report x.golf --eval x.eval.json -o page.html | "
@@ -38,11 +44,11 @@ def report(
     json: Json = False,
 ) -> None:
     """Write where the bytes went and what each tensor lost as one self-contained HTML page."""
-    from golfpack import render
-    from golfpack.api.report import PageOptions
-    from golfpack.api.report import report as run
-    from golfpack.models.choice import chosen_model
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import console as render
+    from golfpack.models.user.choice import chosen_model
+    from golfpack.page.make import PageOptions
+    from golfpack.page.make import report as run
 
     options = PageOptions(path, source, evaluation, against, output, tuple(settings or ()), force)
     with chosen_model(model, model_args or ()):
@@ -57,9 +63,9 @@ def report(
 
 def write_page(artifact: str | None) -> None:
     """What `build --html` adds: the page of the artifact that was just built."""
-    from golfpack import render
-    from golfpack.api.report import PageOptions
-    from golfpack.api.report import report as run
+    from golfpack.commands.render import console as render
+    from golfpack.page.make import PageOptions
+    from golfpack.page.make import report as run
 
     if artifact is None:
         render.note("no page: --dry-run writes no file")

@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from golfpack.commands.options import Force, Json
+from golfpack.commands.options import (
+    Force,
+    Json,
+)
 
 RUNREPORT_EXAMPLES = (
     "Examples: golfpack runreport run -o run.md | golfpack runreport run --notes notes.md --json | "
@@ -30,10 +33,10 @@ def runreport(
     json: Json = False,
 ) -> None:
     """Report on a training run: losses, gradient norms, timing, samples, KV-cache memory."""
-    from golfpack import render
-    from golfpack.api.runreport import RunReportOptions
-    from golfpack.api.runreport import runreport as run
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import console as render
+    from golfpack.runlog.write import RunReportOptions
+    from golfpack.runlog.write import runreport as run
 
     report, text = run(RunReportOptions(run_dir, form, output, notes, strict, force))
     render.warn(report.warnings)

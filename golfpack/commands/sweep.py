@@ -72,12 +72,17 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Build one recipe at several budgets, and say what more bytes would buy; resumable."""
-    from golfpack import render, render_sweep
-    from golfpack.api.compare_rows import require_any
-    from golfpack.api.prepare import DEFAULT_RECIPE
-    from golfpack.api.sweep import SweepOptions
-    from golfpack.api.sweep import sweep as run
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.build.prepare import DEFAULT_RECIPE
+    from golfpack.commands.render import (
+        console as render,
+    )
+    from golfpack.commands.render import (
+        sweep as render_sweep,
+    )
+    from golfpack.compare.rows import require_any
+    from golfpack.compare.sweep import SweepOptions
+    from golfpack.compare.sweep import sweep as run
 
     asked = tuple(b.strip() for b in (budgets or "").split(",") if b.strip())
     options = SweepOptions(

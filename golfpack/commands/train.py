@@ -54,10 +54,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a float checkpoint of the golf family."""
-    from golfpack import render
-    from golfpack.api.train import TrainOptions
-    from golfpack.api.train import train as run
-    from golfpack.report.reports import TrainReport, to_json
+    from golfpack.base.documents import to_json
+    from golfpack.commands.render import console as render
+    from golfpack.train.report import TrainReport
+    from golfpack.train.train import TrainOptions
+    from golfpack.train.train import train as run
 
     options = TrainOptions(
         out, family, tokens, tuple(text or ()), val_tokens, tokenizer, train_vocab, steps, minutes,
@@ -84,9 +85,9 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train a small model on text every Python carries, build it twice, and compare."""
-    from golfpack import render
-    from golfpack.api.demo import demo as run
-    from golfpack.report.reports import to_json
+    from golfpack.base.documents import to_json
+    from golfpack.build.demo import demo as run
+    from golfpack.commands.render import console as render
 
     with render.Reporter(quiet) as notify:
         rows = run(out, seed=seed, threads=threads, notify=notify)

@@ -6,12 +6,11 @@ openai/parameter-golf and of llm.c, version 1.
 
 import difflib
 import glob
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from golfpack.base.files import write_atomically
 from golfpack.errors import UsageError
 
 MAGIC = 20240520
@@ -119,29 +118,6 @@ def write_shard(path: str | Path, tokens: np.ndarray) -> None:
     header = np.zeros(HEADER_INTS, "<i4")
     header[:3] = MAGIC, VERSION, tokens.size
     write_atomically(path, header.tobytes() + tokens.astype("<u2").tobytes())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one beside it and a rename.
-
-    Raises:
-        UsageError: the folder is missing or cannot be written, the disk is full, or `path` is a
-            folder.
-    """
-    try:
-        fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-            os.chmod(temp, 0o644)  # mkstemp makes files only their owner can read
-            os.replace(temp, path)
-        except BaseException:
-            os.unlink(temp)
-            raise
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}", "check the folder and the space on its disk"
-        ) from error
 
 
 def _near(path: Path) -> str:

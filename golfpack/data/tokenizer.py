@@ -9,9 +9,12 @@ from typing import Protocol
 import numpy as np
 import sentencepiece
 
-from golfpack.data import alph_header, llama2c_tokenizer
+from golfpack.base.files import write_atomically
+from golfpack.data import (
+    alph_header,
+    llama2c_tokenizer,
+)
 from golfpack.data.alph_tokenizer import read_alph_tokenizer
-from golfpack.data.shards import write_atomically
 from golfpack.errors import UsageError
 
 # Memory for one training sentence, in bytes; longer lines would be skipped without a word.

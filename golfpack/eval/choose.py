@@ -8,13 +8,27 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import UsageError, unreadable
-from golfpack.eval.modes import Mode, Windowed
-from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
-from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
-from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
-from golfpack.packer.options import make
-from golfpack.packer.recipe import parse_value
+from golfpack.base.convert import make, parse_value
+from golfpack.errors import (
+    UsageError,
+    unreadable,
+)
+from golfpack.eval.modes import (
+    Mode,
+    Windowed,
+)
+from golfpack.eval.ttt_lora import (
+    LoraOptions,
+    LoraTtt,
+)
+from golfpack.eval.ttt_phased import (
+    PhasedOptions,
+    PhasedTtt,
+)
+from golfpack.eval.ttt_sgd import (
+    SgdOptions,
+    SgdTtt,
+)
 
 MODES = ("plain", "sliding")
 DEFAULT_STRIDE = 64

@@ -6,8 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from golfpack.models.device import exact_products, send
-from golfpack.packer.parallel import map_ordered
+from golfpack.base.parallel import map_ordered
+from golfpack.models.device import (
+    exact_products,
+    send,
+)
 
 # Tokens per forward pass on a device: their logits are there twice, in float64.
 DEVICE_TOKENS = 4096

@@ -16,8 +16,11 @@ from torch import nn
 from golfpack.errors import UsageError
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.windows import Windows
-from golfpack.models.device import exact_products, send
-from golfpack.packer.ir import ModelSpec
+from golfpack.models.device import (
+    exact_products,
+    send,
+)
+from golfpack.spec import ModelSpec
 
 # Tokens per forward pass and CPU thread: more than fits the caches is slower.
 CPU_BATCH_TOKENS = 1024

@@ -13,15 +13,25 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from golfpack.base.convert import require
 from golfpack.errors import UsageError
-from golfpack.eval.adapters import Adapters, Sites, find_slots
+from golfpack.eval.adapters import (
+    Adapters,
+    Sites,
+    find_slots,
+)
 from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import Probe, Stream
-from golfpack.eval.scorer import Scorer, module_shapes
+from golfpack.eval.modes import (
+    Probe,
+    Stream,
+)
+from golfpack.eval.scorer import (
+    Scorer,
+    module_shapes,
+)
 from golfpack.models.device import send
-from golfpack.packer.ir import Role
-from golfpack.packer.options import require
+from golfpack.spec import Role
 
 LORA_ROLES: tuple[Role, ...] = (
     "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_out", "head",

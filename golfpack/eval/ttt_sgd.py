@@ -12,13 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from golfpack.base.convert import require
 from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import Probe, Stream, shrunk
-from golfpack.eval.scorer import Scorer, score_windows
+from golfpack.eval.modes import (
+    Probe,
+    Stream,
+    shrunk,
+)
+from golfpack.eval.scorer import (
+    Scorer,
+    score_windows,
+)
 from golfpack.eval.windows import lay_windows
 from golfpack.models.device import send
-from golfpack.packer.options import require
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Dequantisation as one Triton kernel: each code is read once, each weight written once.
+"""Dequantization as one Triton kernel: each code is read once, each weight written once.
 
 Bound by memory: at bfloat16 3 bytes a weight from int8 codes, so 36 M weights are 0.11 GB, which an
 H100's 3.35 TB/s move in some 35 us. A program takes some rows of one block of columns.

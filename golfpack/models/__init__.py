@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from golfpack.errors import UsageError
-from golfpack.models.alph import ALPH
+from golfpack.models.alph.family import ALPH
 from golfpack.models.base import (
     Family,
     StateDict,
@@ -12,14 +12,14 @@ from golfpack.models.base import (
     settle,
     typed_overrides,
 )
-from golfpack.models.bottleneck import BOTTLENECK
-from golfpack.models.choice import current_choice
-from golfpack.models.golf import GOLF
-from golfpack.models.gpt2 import GPT2
-from golfpack.models.llama import LLAMA
+from golfpack.models.bottleneck.family import BOTTLENECK
+from golfpack.models.golf.family import GOLF
+from golfpack.models.gpt2.family import GPT2
+from golfpack.models.llama.family import LLAMA
 from golfpack.models.tensors import TENSORS
-from golfpack.models.user import USER
-from golfpack.packer.ir import ModelSpec
+from golfpack.models.user.choice import current_choice
+from golfpack.models.user.family import USER
+from golfpack.spec import ModelSpec
 
 FAMILIES: dict[str, Family] = {
     family.name: family

@@ -18,7 +18,7 @@ from torch import nn
 
 from golfpack.errors import UsageError
 from golfpack.models.device import send
-from golfpack.packer.ir import ModelSpec
+from golfpack.spec import ModelSpec
 
 StateDict = Mapping[str, torch.Tensor]
 

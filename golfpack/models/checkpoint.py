@@ -12,9 +12,18 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models import Detected, detect, find_family
-from golfpack.models.files import Stored, parse, peek, read_bytes
-from golfpack.packer.ir import ModelSpec
+from golfpack.models import (
+    Detected,
+    detect,
+    find_family,
+)
+from golfpack.models.files import (
+    Stored,
+    parse,
+    peek,
+    read_bytes,
+)
+from golfpack.spec import ModelSpec
 
 
 @dataclass(frozen=True)

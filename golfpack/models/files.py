@@ -17,10 +17,14 @@ import safetensors
 import safetensors.torch
 import torch
 
+from golfpack.base.files import ARTIFACT_MAGIC
 from golfpack.data import alph_header
-from golfpack.errors import UsageError, unreadable
-from golfpack.models import alph_file, llama2c
-from golfpack.packer.artifact import MAGIC
+from golfpack.errors import (
+    UsageError,
+    unreadable,
+)
+from golfpack.models.alph import file as alph_file
+from golfpack.models.llama import llama2c
 
 # A challenge artifact is 16 MB and holds some 40 MB of int8; this only stops zlib bombs.
 MAX_INFLATED_BYTES = 1 << 30
@@ -85,7 +89,7 @@ def parse(data: bytes, path: Path) -> Stored:
                 f"{path} looks like safetensors but cannot be read: {error}",
                 "the file is truncated or damaged",
             ) from error
-    if data.startswith(MAGIC):
+    if data.startswith(ARTIFACT_MAGIC):
         raise already_packed(path)
     kind = "a text file" if _is_text(data[:1024]) else "of an unknown format"
     raise UsageError(f"{path} is {kind}, not a checkpoint", _FORMATS_HINT)
@@ -151,7 +155,7 @@ def _torch_load(data: bytes, path: Path) -> object:
 def _unwrap(saved: object, path: Path) -> Stored:
     """The state dict inside what `torch.save` was given, without wrappers' name prefixes."""
     if isinstance(saved, dict) and "__quant_format__" in saved:
-        return Stored(_dequantise(saved, path), {})
+        return Stored(_dequantize(saved, path), {})
     config = {}
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):
@@ -183,7 +187,7 @@ def _stored_config(saved: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _dequantise(saved: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+def _dequantize(saved: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
     """Weights of the challenge's int8 export, rounded exactly as its own reader rounds them."""
     if saved["__quant_format__"] != INT8_FORMAT:
         raise UsageError(

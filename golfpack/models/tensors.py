@@ -9,9 +9,18 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict
-from golfpack.models.roles import block_of, guess_role
-from golfpack.packer.ir import ModelSpec, TensorSpec
+from golfpack.models.base import (
+    Family,
+    StateDict,
+)
+from golfpack.models.roles import (
+    block_of,
+    guess_role,
+)
+from golfpack.spec import (
+    ModelSpec,
+    TensorSpec,
+)
 
 TENSORS_FAMILY = "tensors"
 

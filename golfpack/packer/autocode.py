@@ -4,7 +4,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from golfpack.packer.codestreams import (
+from golfpack.base.parallel import map_ordered
+from golfpack.packer.format.codecs import (
+    Brotli,
+    Codec,
+    Lzma,
+    Zlib,
+    Zstd,
+)
+from golfpack.packer.format.codestreams import (
     ORDER_TYPE,
     ByteStream,
     CodeGroup,
@@ -13,10 +21,11 @@ from golfpack.packer.codestreams import (
     encode_group,
     sortable,
 )
-from golfpack.packer.coding.codecs import Brotli, Codec, Lzma, Zlib, Zstd
-from golfpack.packer.coding.filters import Filter, Shuffle
-from golfpack.packer.ir import QTensor
-from golfpack.packer.parallel import map_ordered
+from golfpack.packer.format.filters import (
+    Filter,
+    Shuffle,
+)
+from golfpack.packer.format.tensors import QTensor
 
 _CODECS: tuple[Codec, ...] = (Brotli(), Zstd(), Lzma(), Zlib())
 _FILTERS: tuple[tuple[Filter, ...], ...] = ((), (Shuffle(2),))
@@ -27,7 +36,7 @@ class Coding:
     """How all codes of an artifact are coded.
 
     Attributes:
-        groups: one a code stream, which together hold every quantised tensor.
+        groups: one a code stream, which together hold every quantized tensor.
         complete: whether every combination was tried, where they are tried at all. If not, the choice
             depended on the machine's speed.
     """

@@ -4,9 +4,12 @@ import numpy as np
 import torch
 
 from golfpack.kernels import rans as device_rans
-from golfpack.packer.coding.codes import Decoder
-from golfpack.packer.coding.rans import Reader, corrupt
-from golfpack.packer.coding.tables import Tables
+from golfpack.packer.format.rans.codes import Decoder
+from golfpack.packer.format.rans.lanes import (
+    Reader,
+    corrupt,
+)
+from golfpack.packer.format.rans.tables import Tables
 
 _COMPLAINTS = {
     device_rans.NO_WORD: "it ends too early",

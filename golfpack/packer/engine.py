@@ -11,9 +11,14 @@ from typing import Protocol
 
 import numpy as np
 
-from golfpack.packer.parallel import map_ordered
-from golfpack.packer.quantize.feedback import Factor, factorize, round_feedback, round_nearest
-from golfpack.packer.steps import StepField
+from golfpack.base.parallel import map_ordered
+from golfpack.packer.format.steps import StepField
+from golfpack.packer.quantize.gptq import (
+    Factor,
+    factorize,
+    round_feedback,
+    round_nearest,
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log2
 
-from golfpack.errors import BudgetError, UsageError
-from golfpack.packer.allocate import Fit, coarsest, exact_bytes, told_bytes
-from golfpack.packer.ir import as_matrix
-from golfpack.packer.parallel import map_ordered
+from golfpack.base.parallel import map_ordered
+from golfpack.errors import (
+    BudgetError,
+    UsageError,
+)
 from golfpack.packer.quantize.schemes import Keep
-from golfpack.packer.rate import RateModel, kept_bytes
-from golfpack.packer.state import UNLIMITED, Budget, PackState, Pass, run_passes
+from golfpack.packer.rate import (
+    RateModel,
+    kept_bytes,
+)
+from golfpack.packer.search import (
+    Fit,
+    coarsest,
+    exact_bytes,
+    told_bytes,
+)
+from golfpack.packer.state import (
+    UNLIMITED,
+    Budget,
+    PackState,
+    Pass,
+    run_passes,
+)
+from golfpack.spec import as_matrix
 
 # The probe's rate, in bits per weight by the rate model: the middle of where people build.
 PROBE_BPW = 3.0
@@ -68,12 +85,12 @@ def split_at_fit(passes: Sequence[Pass]) -> tuple[tuple[Pass, ...], Fit]:
 
 
 def quadratic_kl(state: PackState) -> float:
-    """Expected KL of a state's quantised tensors by the quadratic model, nats per token."""
+    """Expected KL of a state's quantized tensors by the quadratic model, nats per token."""
     return sum(tensor_kl(state).values())
 
 
 def tensor_kl(state: PackState) -> dict[str, float]:
-    """The same by tensor, of those that are quantised."""
+    """The same by tensor, of those that are quantized."""
 
     def one(name: str) -> float:
         w = state.floats[name].reshape(as_matrix(state.floats[name].shape))
@@ -85,11 +102,11 @@ def tensor_kl(state: PackState) -> dict[str, float]:
 
 
 def kl_ratio(state: PackState, fit: Fit) -> float | None:
-    """`Predictor.kl_ratio` alone: the probe is quantised, but nothing is coded."""
+    """`Predictor.kl_ratio` alone: the probe is quantized, but nothing is coded."""
     rate = RateModel(state)
     dial = 2.0 ** rate.solve(PROBE_BPW * rate.weights)
-    quantise = [p for p in fit.body if not p.writes]
-    return _measured_over_quadratic(run_passes(quantise, replace(state, dial=dial)))
+    quantize = [p for p in fit.body if not p.writes]
+    return _measured_over_quadratic(run_passes(quantize, replace(state, dial=dial)))
 
 
 def _measured_over_quadratic(probe: PackState) -> float | None:
@@ -107,7 +124,7 @@ def frontier(
     """What other dials would give, (bytes, KL in nats per token), around a build that is known.
 
     Sizes are the rate model's, scaled so that the build's own comes out; the KL grows with the square
-    of the dial, as rounding errors do (`fit_quality` steers by the same law). Nothing is quantised. The
+    of the dial, as rounding errors do (`fit_quality` steers by the same law). Nothing is quantized. The
     build itself is one of the points, which go from the smallest file to the largest.
     """
     x = log2(dial)
@@ -192,8 +209,8 @@ class Predictor:
         """What a dial would give, without coding anything."""
         kls: dict[str, float] = {}
         if self.kl_ratio is not None:
-            quantise = [p for p in self.fit.body if not p.writes]
-            done = run_passes(quantise, replace(self.state, dial=dial))
+            quantize = [p for p in self.fit.body if not p.writes]
+            done = run_passes(quantize, replace(self.state, dial=dial))
             kls = {n: self.kl_ratio * kl for n, kl in tensor_kl(done).items()}
         size = self._bytes(self.rate.bits(log2(dial)))
         kl = None if self.kl_ratio is None else sum(kls.values())
@@ -213,7 +230,7 @@ class Predictor:
         return found
 
     def _bytes(self, bits: float) -> int:
-        """Expected size of the file whose quantised tensors have `bits` by the rate model."""
+        """Expected size of the file whose quantized tensors have `bits` by the rate model."""
         return round((self.rate.kept_bits + self._across(bits, 0, 1)) / 8)
 
     def _lossless(self, budget_bytes: int, exact: int) -> Prediction:

@@ -5,7 +5,12 @@ from math import log2
 
 from golfpack.errors import BudgetError
 from golfpack.packer.rate import RateModel
-from golfpack.packer.state import FitRound, PackState, Pass, run_passes
+from golfpack.packer.state import (
+    FitRound,
+    PackState,
+    Pass,
+    run_passes,
+)
 
 # The search starts where most targets lie.
 START_BPW = 3.0
@@ -21,7 +26,7 @@ def fit_quality(
     """Run `body` for real until the measured KL is just below `state.target_kl`.
 
     KL grows about with the square of the dial, so each measurement leads close to the target. The
-    search stops at `floor_bpw` bits per weight, where a quantised model says nothing any more.
+    search stops at `floor_bpw` bits per weight, where a quantized model says nothing any more.
 
     Raises:
         BudgetError: even the finest steps of the recipe stay above the target.

@@ -1,13 +1,20 @@
-"""How many bits a dial costs, before anything is quantised for real."""
+"""How many bits a dial costs, before anything is quantized for real."""
 
 import numpy as np
 
-from golfpack.packer.parallel import map_ordered
-from golfpack.packer.quantize.feedback import round_nearest
-from golfpack.packer.quantize.schemes import Keep, kept_type
-from golfpack.packer.rawfloat import RAW_STORAGE
-from golfpack.packer.state import PackState, quantised_names, step_field
-from golfpack.packer.steps import every_row
+from golfpack.base.parallel import map_ordered
+from golfpack.packer.format.rawfloat import RAW_STORAGE
+from golfpack.packer.format.steps import every_row
+from golfpack.packer.quantize.gptq import round_nearest
+from golfpack.packer.quantize.schemes import (
+    Keep,
+    kept_type,
+)
+from golfpack.packer.state import (
+    PackState,
+    quantized_names,
+    step_field,
+)
 
 # The rate model looks at about this many weights of a tensor.
 SAMPLE = 1 << 15
@@ -16,16 +23,16 @@ REACH = 60.0
 
 
 class RateModel:
-    """Estimated bits of all quantised tensors as a function of log2(dial), from sampled rows.
+    """Estimated bits of all quantized tensors as a function of log2(dial), from sampled rows.
 
     Attributes:
-        weights: how many weights are quantised.
+        weights: how many weights are quantized.
         kept_bits: bits of the tensors that stay floats, whatever the dial.
     """
 
     def __init__(self, state: PackState) -> None:
         self.state = state
-        self.names = quantised_names(state)
+        self.names = quantized_names(state)
         self.weights = sum(state.weights[n].size for n in self.names)
         self.kept_bits = 8.0 * sum(
             kept_bytes(scheme, state.weights[n])

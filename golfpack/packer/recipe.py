@@ -1,7 +1,6 @@
 """Recipes: TOML files that list passes and their options. `recipes/` holds those we ship."""
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,16 +8,27 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import UsageError, unreadable
-from golfpack.packer.allocate import Fit
-from golfpack.packer.options import make
+from golfpack.base.convert import make, parse_value
+from golfpack.errors import (
+    UsageError,
+    unreadable,
+)
 from golfpack.packer.passes.awq import Awq
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.lowrank import Correct
 from golfpack.packer.passes.mix import Mix
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.prune import PruneMagnitude, PruneOnes
-from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
+from golfpack.packer.passes.prune import (
+    PruneMagnitude,
+    PruneOnes,
+)
+from golfpack.packer.passes.quantize import (
+    Clip,
+    Round,
+    Sense,
+    Steps,
+)
+from golfpack.packer.search import Fit
 from golfpack.packer.state import Pass
 
 PASSES: dict[str, type[Pass]] = {
@@ -169,14 +179,6 @@ def _with_settings(
             )
         by_id[pass_id][option] = parse_value(text)
     return changed
-
-
-def parse_value(text: str) -> Any:
-    """A value as typed on the command line: JSON where it is JSON, else the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _make_pass(entry: Mapping[str, Any], origin: str) -> Pass:

@@ -11,21 +11,35 @@ from typing import ClassVar
 
 import numpy as np
 
-from golfpack.errors import GolfpackError, UsageError
+from golfpack.base.progress import Notify, silent
+from golfpack.errors import (
+    GolfpackError,
+    UsageError,
+)
 from golfpack.packer.autocode import Coding
-from golfpack.packer.engine import Engine, HostEngine
-from golfpack.packer.ir import CalibStats, ModelSpec, PackedTensor, as_matrix
-from golfpack.packer.quantize.schemes import IntN, Keep, Scheme, Ternary
+from golfpack.packer.engine import (
+    Engine,
+    HostEngine,
+)
+from golfpack.packer.format.steps import (
+    COL_OCTAVE,
+    F16Steps,
+    StepField,
+    exp2_log,
+)
+from golfpack.packer.format.tensors import PackedTensor
+from golfpack.packer.quantize.schemes import (
+    IntN,
+    Keep,
+    Scheme,
+    Ternary,
+)
 from golfpack.packer.quantize.sensitivity import Sensitivity
-from golfpack.packer.steps import COL_OCTAVE, F16Steps, StepField, exp2_log
-
-# stage, done, total, note -> None. Total 0: not known.
-Notify = Callable[[str, int, int, str], None]
-
-
-def silent(stage: str, done: int, total: int, note: str) -> None:
-    """The default `Notify`: says nothing."""
-
+from golfpack.spec import (
+    CalibStats,
+    ModelSpec,
+    as_matrix,
+)
 
 # What stands for "no budget".
 UNLIMITED = 1 << 40
@@ -101,7 +115,7 @@ class PackState:
         dial: the one number behind every step; larger is smaller files.
         plan: per tensor, its scheme (set by `policy`).
         columns: per tensor, (cols,) int32: log2 of what AWQ multiplies its columns by before they
-            are quantised, in 1/16 octave (set by `awq`; tensors without an entry are left alone).
+            are quantized, in 1/16 octave (set by `awq`; tensors without an entry are left alone).
         sensitivity: per tensor (set by `sense`).
         clips: per tensor, what its scheme found once for all dials (set by `clip`).
         steps, tensors: per tensor (set by `steps` and `round`).
@@ -113,7 +127,7 @@ class PackState:
         original: the weights before any pass changed them, or None while none has.
         warnings: what fell short of what was asked; `--strict` makes them errors.
         trace: the rounds of `fit`.
-        measure: KL(float || candidate) of quantised tensors on held-out calibration tokens, nats per
+        measure: KL(float || candidate) of quantized tensors on held-out calibration tokens, nats per
             token; None without calibration.
         target_kl: find the smallest file within this KL instead of the best one within the budget.
         engine: factors and rounds.
@@ -156,7 +170,7 @@ class PackState:
         return self.unpruned or self.weights
 
     def matrix(self, name: str) -> np.ndarray:
-        """The tensor as it is quantised: (rows, cols) float32."""
+        """The tensor as it is quantized: (rows, cols) float32."""
         w = self.weights[name]
         return w.reshape(as_matrix(w.shape))
 
@@ -207,7 +221,7 @@ def run_passes(passes: Sequence[Pass], state: PackState) -> PackState:
     return state
 
 
-def quantised_names(state: PackState) -> list[str]:
+def quantized_names(state: PackState) -> list[str]:
     """Tensors whose scheme makes codes, in spec order."""
     return [n for n, scheme in state.plan.items() if not isinstance(scheme, Keep)]
 
@@ -222,7 +236,7 @@ def clips_of(state: PackState, name: str, scheme: Scheme) -> np.ndarray | None:
 
 
 def step_field(state: PackState, name: str, dial: float) -> StepField:
-    """The step field of one quantised tensor at a dial.
+    """The step field of one quantized tensor at a dial.
 
     Raises:
         UsageError: its scheme needs clips, and nothing found them.

@@ -20,7 +20,7 @@ from torch import nn
 from golfpack.data.tokenizer import Tokenizer
 from golfpack.errors import UsageError
 from golfpack.models.base import generate
-from golfpack.packer.ir import ModelSpec
+from golfpack.spec import ModelSpec
 from golfpack.train.config import TrainConfig
 
 LOG_VERSION = 1

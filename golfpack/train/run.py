@@ -14,11 +14,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from golfpack.errors import UsageError
 from golfpack.models.device import send
-from golfpack.packer.ir import ModelSpec
+from golfpack.spec import ModelSpec
 from golfpack.train.config import TrainConfig
 from golfpack.train.init import initialise
 from golfpack.train.log import Stopwatch
-from golfpack.train.optim import make_optimisers, scale_rates
+from golfpack.train.optim import (
+    make_optimisers,
+    scale_rates,
+)
 
 RUNNING_DECAY = 0.95
 

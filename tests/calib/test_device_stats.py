@@ -8,9 +8,12 @@ from golfpack.calib.device import calibrate_on
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
-from golfpack.models.base import generate, pick
+from golfpack.models.base import (
+    generate,
+    pick,
+)
 from golfpack.models.checkpoint import build_model
-from golfpack.models.golf import spec as golf_spec
+from golfpack.models.golf.family import spec as golf_spec
 
 LOOPED = {
     "vocab_size": 24, "num_layers": 2, "dim": 8, "num_heads": 2, "num_kv_heads": 1,

@@ -15,7 +15,7 @@ from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
 from golfpack.models.checkpoint import build_model
-from golfpack.models.golf import spec as golf_spec
+from golfpack.models.golf.family import spec as golf_spec
 
 SEED = 5
 BATCH = 32  # tokens: two sequences of 16

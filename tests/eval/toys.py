@@ -9,10 +9,19 @@ from torch import nn
 from golfpack.eval.dist import ALONE
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import Mode, Stream
+from golfpack.eval.modes import (
+    Mode,
+    Stream,
+)
 from golfpack.eval.scorer import Scorer
-from golfpack.models.checkpoint import Checkpoint, build_model
-from golfpack.packer.ir import ModelSpec, TensorSpec
+from golfpack.models.checkpoint import (
+    Checkpoint,
+    build_model,
+)
+from golfpack.spec import (
+    ModelSpec,
+    TensorSpec,
+)
 
 BOS = 1
 

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from golfpack.kernels.cross_entropy import head_cross_entropy
-from golfpack.models.golf_config import GolfConfig
-from golfpack.models.golf_net import _cap
+from golfpack.models.golf.config import GolfConfig
+from golfpack.models.golf.net import _cap
 
 
 def sample(dtype: torch.dtype):

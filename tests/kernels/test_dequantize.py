@@ -1,12 +1,17 @@
-"""Device dequantisation has the bits of `QTensor.dequantize`."""
+"""Device dequantization has the bits of `QTensor.dequantize`."""
 
 import numpy as np
 import pytest
 import torch
 
 from golfpack.kernels.dequantize import dequantize
-from golfpack.packer.ir import QTensor
-from golfpack.packer.steps import StepField, col_logs, f16_steps, log_steps
+from golfpack.packer.format.steps import (
+    StepField,
+    col_logs,
+    f16_steps,
+    log_steps,
+)
+from golfpack.packer.format.tensors import QTensor
 
 RNG = np.random.default_rng(0)
 

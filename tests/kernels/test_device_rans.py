@@ -9,12 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golfpack.errors import CorruptError
-from golfpack.packer import loader
-from golfpack.packer.coding import fast, rans
-from golfpack.packer.coding.codes import Decoder
-from golfpack.packer.coding.rans import Reader
-from golfpack.packer.coding.tables import LEVELS, tables
 from golfpack.packer.devicecoding import device_decoder
+from golfpack.packer.format import loader
+from golfpack.packer.format.rans import (
+    fast,
+)
+from golfpack.packer.format.rans import (
+    lanes as rans,
+)
+from golfpack.packer.format.rans.codes import Decoder
+from golfpack.packer.format.rans.lanes import Reader
+from golfpack.packer.format.rans.tables import (
+    LEVELS,
+    tables,
+)
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 

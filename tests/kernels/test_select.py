@@ -7,7 +7,11 @@ import torch
 
 from golfpack.errors import UsageError
 from golfpack.kernels import select
-from golfpack.kernels.select import choose_device, triton_available, use_kernels
+from golfpack.kernels.select import (
+    choose_device,
+    triton_available,
+    use_kernels,
+)
 
 
 @pytest.fixture

@@ -9,15 +9,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from golfpack.api.build import BuildOptions, build
-from golfpack.api.models import open_model
+from golfpack.artifact import open_model
+from golfpack.build.run import (
+    BuildOptions,
+    build,
+)
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.models import detect
-from golfpack.models.alph import ALPH
-from golfpack.models.alph_file import read_alph
+from golfpack.models.alph.family import ALPH
+from golfpack.models.alph.file import read_alph
 from golfpack.models.base import KVCache
-from golfpack.models.checkpoint import build_model, load_checkpoint
+from golfpack.models.checkpoint import (
+    build_model,
+    load_checkpoint,
+)
 
 TOY = {
     "vocab_size": 29, "num_layers": 2, "dim": 16, "num_heads": 2, "mlp_hidden": 64, "seq_len": 16,
@@ -371,8 +377,8 @@ def test_a_checkpoint_builds_on_its_own_text_and_its_artifact_opens(tmp_path):
     packed = open_model(output)
     assert (packed.family, packed.config) == ("alph", ALPH.spec(TOY).config)
     tokens = torch.arange(16)[None]
-    quantised = build_model(packed.family, packed.config, packed.weights)(tokens)
-    assert 0 < float((quantised - model(tokens)).abs().max()) < 2
+    quantized = build_model(packed.family, packed.config, packed.weights)(tokens)
+    assert 0 < float((quantized - model(tokens)).abs().max()) < 2
 
 
 @pytest.mark.slow

@@ -10,13 +10,23 @@ import torch.nn.functional as F
 
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
-from golfpack.errors import BudgetError, UsageError
+from golfpack.errors import (
+    BudgetError,
+    UsageError,
+)
 from golfpack.models import detect
 from golfpack.models.base import KVCache
-from golfpack.models.bottleneck import BOTTLENECK
-from golfpack.models.bottleneck_config import BottleneckConfig
-from golfpack.models.checkpoint import build_model, load_checkpoint, peek_spec
-from golfpack.packer.allocate import Fit, check_reach
+from golfpack.models.bottleneck.config import BottleneckConfig
+from golfpack.models.bottleneck.family import BOTTLENECK
+from golfpack.models.checkpoint import (
+    build_model,
+    load_checkpoint,
+    peek_spec,
+)
+from golfpack.packer.search import (
+    Fit,
+    check_reach,
+)
 from golfpack.packer.state import Budget
 
 TOY = {

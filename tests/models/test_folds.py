@@ -11,10 +11,16 @@ import pytest
 import torch
 
 from golfpack.models import FAMILIES
-from golfpack.models.checkpoint import build_model, load_checkpoint
-from golfpack.models.golf_config import CHOICES
-from golfpack.packer.ir import Fold, ModelSpec
+from golfpack.models.checkpoint import (
+    build_model,
+    load_checkpoint,
+)
+from golfpack.models.golf.config import CHOICES
 from golfpack.packer.quantize.awq import fold_weights
+from golfpack.spec import (
+    Fold,
+    ModelSpec,
+)
 
 TOLERANCE = 1e-4
 ACTIVATIONS = CHOICES["activation"]

@@ -8,11 +8,20 @@ import torch
 from golf_reference import TINY, reference_logits
 
 from golfpack.errors import UsageError
-from golfpack.models import FAMILIES, detect
-from golfpack.models.base import KVCache, generate
-from golfpack.models.checkpoint import build_model, load_checkpoint
-from golfpack.models.golf import GOLF
-from golfpack.packer.ir import Hook
+from golfpack.models import (
+    FAMILIES,
+    detect,
+)
+from golfpack.models.base import (
+    KVCache,
+    generate,
+)
+from golfpack.models.checkpoint import (
+    build_model,
+    load_checkpoint,
+)
+from golfpack.models.golf.family import GOLF
+from golfpack.spec import Hook
 
 # What a baseline's shapes leave open; swiglu has tensors of its own.
 ASSUMED = {

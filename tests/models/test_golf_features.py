@@ -8,11 +8,17 @@ from golf_reference import TINY, pair_rows, reference_logits
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
-from golfpack.models.base import KVCache, generate
+from golfpack.models.base import (
+    KVCache,
+    generate,
+)
 from golfpack.models.checkpoint import build_model
-from golfpack.models.golf import GOLF
-from golfpack.models.golf_config import GolfConfig, index_list
-from golfpack.models.golf_embed import BigramHash
+from golfpack.models.golf.config import (
+    GolfConfig,
+    index_list,
+)
+from golfpack.models.golf.embed import BigramHash
+from golfpack.models.golf.family import GOLF
 
 LANES = {"lanes": 2, "parallel_start": 2}
 BIGRAMS = {"bigram_size": 13, "bigram_dim": 6}

@@ -10,15 +10,24 @@ import pytest
 import torch
 from golf_reference import TINY, reference_logits
 
-from golfpack.api.build import BuildOptions, build
-from golfpack.api.models import open_model, open_pair
+from golfpack.artifact import (
+    open_model,
+    open_pair,
+)
+from golfpack.build.run import (
+    BuildOptions,
+    build,
+)
 from golfpack.errors import UsageError
 from golfpack.models import detect
-from golfpack.models.checkpoint import build_model, load_checkpoint
-from golfpack.models.golf import GOLF
-from golfpack.models.golf_adapt import adapt
-from golfpack.models.golf_config import GolfConfig
-from golfpack.packer.loader import load
+from golfpack.models.checkpoint import (
+    build_model,
+    load_checkpoint,
+)
+from golfpack.models.golf.adapt import adapt
+from golfpack.models.golf.config import GolfConfig
+from golfpack.models.golf.family import GOLF
+from golfpack.packer.format.loader import load
 
 LEAKY = {"activation": "leaky_relu2", "rope_dims": 16, "xsa_last_n": 11, "ln_scale": True}
 SIDECAR_0405 = {**LEAKY, "layer_order": "0-5,4-5,4-10", "parallel_start": -1}

@@ -10,9 +10,12 @@ import torch
 
 from golfpack.errors import UsageError
 from golfpack.models.base import KVCache
-from golfpack.models.checkpoint import build_model, load_checkpoint
-from golfpack.models.gpt2 import GPT2
-from golfpack.models.gpt2_net import Gpt2Config
+from golfpack.models.checkpoint import (
+    build_model,
+    load_checkpoint,
+)
+from golfpack.models.gpt2.family import GPT2
+from golfpack.models.gpt2.net import Gpt2Config
 
 CONFIG = {
     "vocab_size": 23, "num_layers": 2, "dim": 12, "num_heads": 3, "mlp_hidden": 20, "seq_len": 16,

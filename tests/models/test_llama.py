@@ -10,9 +10,12 @@ from llama_reference import reference_logits, to_meta
 
 from golfpack.errors import UsageError
 from golfpack.models.base import KVCache
-from golfpack.models.checkpoint import build_model, load_checkpoint
-from golfpack.models.llama import LLAMA
-from golfpack.models.llama_net import LlamaConfig
+from golfpack.models.checkpoint import (
+    build_model,
+    load_checkpoint,
+)
+from golfpack.models.llama.family import LLAMA
+from golfpack.models.llama.net import LlamaConfig
 
 CONFIG = {
     "vocab_size": 19, "num_layers": 2, "dim": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4,

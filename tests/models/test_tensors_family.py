@@ -9,17 +9,26 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
-from golfpack.api.build import build
-from golfpack.api.eval_inputs import EvalOptions
-from golfpack.api.evaluate import evaluate
-from golfpack.api.inspect import inspect, unpack
-from golfpack.api.prepare import BuildOptions
+from golfpack.build.prepare import BuildOptions
+from golfpack.build.run import build
 from golfpack.cli import app
-from golfpack.errors import BudgetError, UsageError
+from golfpack.errors import (
+    BudgetError,
+    UsageError,
+)
+from golfpack.eval.evaluate import evaluate
+from golfpack.eval.inputs import EvalOptions
+from golfpack.inspect.inspect import (
+    inspect,
+    unpack,
+)
 from golfpack.models.checkpoint import load_checkpoint
-from golfpack.models.choice import chosen_model
-from golfpack.models.roles import block_of, guess_role
-from golfpack.packer.loader import load
+from golfpack.models.roles import (
+    block_of,
+    guess_role,
+)
+from golfpack.models.user.choice import chosen_model
+from golfpack.packer.format.loader import load
 
 
 @pytest.fixture(scope="module")

@@ -10,23 +10,40 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golfpack.api.build import build
-from golfpack.api.eval_inputs import EvalOptions
-from golfpack.api.evaluate import evaluate
-from golfpack.api.inspect import inspect, unpack
-from golfpack.api.models import open_model
-from golfpack.api.prepare import BuildOptions
+from golfpack.artifact import open_model
+from golfpack.build.prepare import BuildOptions
+from golfpack.build.run import build
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.cli import app
 from golfpack.data.shards import write_shard
-from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
-from golfpack.errors import CorruptError, UsageError
+from golfpack.data.tokenizer import (
+    encode_documents,
+    load_tokenizer,
+    train_tokenizer,
+)
+from golfpack.errors import (
+    CorruptError,
+    UsageError,
+)
+from golfpack.eval.evaluate import evaluate
+from golfpack.eval.inputs import EvalOptions
+from golfpack.inspect.inspect import (
+    inspect,
+    unpack,
+)
 from golfpack.models.base import KVCache
-from golfpack.models.checkpoint import build_model, load_checkpoint
-from golfpack.models.choice import chosen_model, current_choice, parse_args
-from golfpack.packer.artifact import assemble
-from golfpack.packer.loader import load
+from golfpack.models.checkpoint import (
+    build_model,
+    load_checkpoint,
+)
+from golfpack.models.user.choice import (
+    chosen_model,
+    current_choice,
+    parse_args,
+)
+from golfpack.packer.format.container import assemble
+from golfpack.packer.format.loader import load
 
 NET = Path(__file__).with_name("user_net.py")
 

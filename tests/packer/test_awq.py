@@ -8,10 +8,15 @@ import pytest
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
 from golfpack.models.checkpoint import build_model
-from golfpack.packer.ir import QTensor
+from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.awq import Awq
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
+from golfpack.packer.passes.quantize import (
+    Clip,
+    Round,
+    Sense,
+    Steps,
+)
 from golfpack.packer.quantize.awq import (
     find_factors,
     fold_uses,
@@ -20,7 +25,10 @@ from golfpack.packer.quantize.awq import (
     trial_error,
 )
 from golfpack.packer.quantize.schemes import IntN
-from golfpack.packer.quantize.sensitivity import Sensitivity, combine_uses
+from golfpack.packer.quantize.sensitivity import (
+    Sensitivity,
+    combine_uses,
+)
 from golfpack.packer.state import run_passes
 
 RULES = (

@@ -10,14 +10,26 @@ import torch
 
 from golfpack.errors import UsageError
 from golfpack.models.checkpoint import load_checkpoint
-from golfpack.packer.quantize.clip import RECORD_PERCENTILES, make_clip, row_quantile
-from golfpack.packer.quantize.feedback import factorize, round_feedback, round_nearest
+from golfpack.packer.format.steps import f16_steps
+from golfpack.packer.quantize.clip import (
+    RECORD_PERCENTILES,
+    make_clip,
+    row_quantile,
+)
+from golfpack.packer.quantize.gptq import (
+    factorize,
+    round_feedback,
+    round_nearest,
+)
 from golfpack.packer.quantize.schemes import IntN
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rate import entropy
 from golfpack.packer.recipe import load_recipe
-from golfpack.packer.state import Budget, PackState, run_passes
-from golfpack.packer.steps import f16_steps
+from golfpack.packer.state import (
+    Budget,
+    PackState,
+    run_passes,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -60,8 +72,8 @@ def test_the_baselines_export_is_reproduced_bit_for_bit(shared):
         weights_only=True,
     )
     checkpoint = load_checkpoint(folder / "final_model.pt")
-    # The export quantises by size (at most 65,536 weights stay float16), the recipe by role: ask the
-    # recipe's passes for the tensors that the export quantised.
+    # The export quantizes by size (at most 65,536 weights stay float16), the recipe by role: ask the
+    # recipe's passes for the tensors that the export quantized.
     body = [p for p in load_recipe("int8-zlib").passes if p.name in ("policy", "sense", "clip")]
     fit = next(p for p in load_recipe("int8-zlib").passes if p.name == "fit")
     body += [p for p in fit.body if not p.writes]

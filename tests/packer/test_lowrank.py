@@ -6,17 +6,34 @@ import numpy as np
 import pytest
 from scipy.linalg import svdvals
 
+from golfpack.base.convert import make
 from golfpack.errors import UsageError
 from golfpack.models.checkpoint import load_checkpoint
-from golfpack.packer.ir import LowRank, QTensor
-from golfpack.packer.options import make
+from golfpack.packer.format.steps import (
+    f16_steps,
+    spread_rows,
+)
+from golfpack.packer.format.tensors import (
+    LowRank,
+    QTensor,
+)
 from golfpack.packer.passes.lowrank import Correct
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
-from golfpack.packer.quantize.feedback import factorize, round_nearest
-from golfpack.packer.quantize.lowrank import FACTOR_CODINGS, low_rank
+from golfpack.packer.passes.quantize import (
+    Clip,
+    Round,
+    Sense,
+    Steps,
+)
+from golfpack.packer.quantize.gptq import (
+    factorize,
+    round_nearest,
+)
+from golfpack.packer.quantize.lowrank import (
+    FACTOR_CODINGS,
+    low_rank,
+)
 from golfpack.packer.state import run_passes
-from golfpack.packer.steps import f16_steps, spread_rows
 
 RULES = (
     {"roles": ["vector"], "scheme": "keep", "dtype": "f16"},
@@ -124,7 +141,7 @@ def test_zero_factors_are_zero_codes(coding):
     assert (w == 1).all()
 
 
-def test_dequantising_adds_the_product():
+def test_dequantizing_adds_the_product():
     rng = np.random.default_rng(5)
     codes = [rng.integers(-7, 8, shape).astype(np.int32) for shape in ((2, 9), (2, 11), (9, 11))]
     a, b, plain = (QTensor(c, f16_steps(np.exp(rng.standard_normal(len(c))))) for c in codes)

@@ -6,14 +6,28 @@ import numpy as np
 import pytest
 
 from golfpack.errors import UsageError
-from golfpack.packer.allocate import Fit
-from golfpack.packer.ir import QTensor, Raw
-from golfpack.packer.loader import loads
+from golfpack.packer.format.loader import loads
+from golfpack.packer.format.tensors import (
+    QTensor,
+    Raw,
+)
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
-from golfpack.packer.quantize.schemes import IntN, Keep
-from golfpack.packer.recipe import load_recipe, recipe_names
+from golfpack.packer.passes.quantize import (
+    Clip,
+    Round,
+    Sense,
+    Steps,
+)
+from golfpack.packer.quantize.schemes import (
+    IntN,
+    Keep,
+)
+from golfpack.packer.recipe import (
+    load_recipe,
+    recipe_names,
+)
+from golfpack.packer.search import Fit
 from golfpack.packer.state import run_passes
 
 MIXED = (
@@ -131,7 +145,7 @@ def test_no_recipe_trips_over_degenerate_weights(name, make_state):
         (({"name": "nothing.*", "scheme": "rd"}, {"scheme": "rd"}), "matches no tensor"),
         (({"roles": ["mlp"], "scheme": "rd"},), "unknown role 'mlp'"),
         (({"roles": "mlp_in", "scheme": "rd"},), "roles cannot be 'mlp_in'"),
-        (({"roles": [["head"]], "scheme": "rd"},), "unknown role ['head']"),
+        (({"roles": [["head"]], "scheme": "rd"},), "roles[0] cannot be ['head']"),
         (({"name": 5, "scheme": "rd"},), "name cannot be 5"),
         (({"max_numel": "x", "scheme": "rd"},), "max_numel cannot be 'x'"),
         (({"scheme": "int9"},), "known schemes"),

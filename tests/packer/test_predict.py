@@ -9,11 +9,20 @@ import pytest
 from golfpack.errors import UsageError
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import build_model
-from golfpack.packer.ir import Raw
+from golfpack.packer.format.tensors import Raw
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.predict import PROBE_BPW, Predictor, frontier, quadratic_kl, split_at_fit
+from golfpack.packer.predict import (
+    PROBE_BPW,
+    Predictor,
+    frontier,
+    quadratic_kl,
+    split_at_fit,
+)
 from golfpack.packer.recipe import load_recipe
-from golfpack.packer.state import Budget, run_passes
+from golfpack.packer.state import (
+    Budget,
+    run_passes,
+)
 
 # 2.7 to 7.1 bits per weight: below, so small a model is beyond the quadratic model's reach.
 BUDGETS = (15_000, 18_000, 22_000, 26_000, 40_000)

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 
 from golfpack.errors import UsageError
-from golfpack.packer.ir import QTensor
+from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.prune import PruneMagnitude, PruneOnes
-from golfpack.packer.passes.quantise import Clip, Round, Sense, Steps
+from golfpack.packer.passes.prune import (
+    PruneMagnitude,
+    PruneOnes,
+)
+from golfpack.packer.passes.quantize import (
+    Clip,
+    Round,
+    Sense,
+    Steps,
+)
 from golfpack.packer.quantize.prune import prune_at
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import run_passes
@@ -25,14 +33,14 @@ def rounded(state, *, two_sided=False):
     return run_passes([Policy(RULES), Sense(two_sided=two_sided), Clip(), Steps(), Round()], state)
 
 
-def quantised(state):
+def quantized(state):
     return {n: t for n, t in state.tensors.items() if isinstance(t, QTensor)}
 
 
 def kl(state):
     return sum(
         state.sensitivity[n].kl(t.dequantize() - state.matrix(n))
-        for n, t in quantised(state).items()
+        for n, t in quantized(state).items()
     )
 
 
@@ -45,7 +53,7 @@ def size(state):
 def test_every_zero_pays_for_itself(make_state, two_sided, price):
     """KL plus the price of all bits falls; where rows are independent, no zero more makes it fall."""
     state = rounded(make_state(), two_sided=two_sided)
-    tensors = quantised(state)
+    tensors = quantized(state)
     weights = {n: state.matrix(n) for n in tensors}
     done = prune_at(price, tensors, weights, state.sensitivity, 1)
     after = replace(state, tensors={**state.tensors, **done.tensors})
@@ -75,7 +83,7 @@ def test_every_zero_pays_for_itself(make_state, two_sided, price):
 def test_what_zeros_cost_is_kept_up_to_date(make_state, monkeypatch):
     """One round more from where it ended, with everything worked out anew, finds next to nothing."""
     state = rounded(make_state(), two_sided=True)
-    tensors = quantised(state)
+    tensors = quantized(state)
     weights = {n: state.matrix(n) for n in tensors}
     monkeypatch.setattr("golfpack.packer.quantize.prune.ROUNDS", 12)
     done = prune_at(1e-6, tensors, weights, state.sensitivity, 1)
@@ -85,7 +93,7 @@ def test_what_zeros_cost_is_kept_up_to_date(make_state, monkeypatch):
 
 def test_a_higher_price_saves_more_whatever_the_threads(make_state):
     state = rounded(make_state(), two_sided=True)
-    tensors = quantised(state)
+    tensors = quantized(state)
     weights = {n: state.matrix(n) for n in tensors}
     found = [
         prune_at(p, tensors, weights, state.sensitivity, t)
@@ -109,7 +117,7 @@ def test_the_file_ends_just_below_the_budget(make_state, share):
     assert len(done.blob) <= budget
     assert budget - len(done.blob) <= max(0.001 * budget, 16)
     assert done.pruning[-1].zeroed > 0
-    for name, t in quantised(done).items():
+    for name, t in quantized(done).items():
         changed = t.codes != state.tensors[name].codes
         assert (np.abs(state.tensors[name].codes[changed]) == 1).all()
         assert (t.codes[changed] == 0).all()
@@ -129,7 +137,7 @@ def test_it_costs_less_than_zeroing_the_smallest_codes(make_state):
         """The `count` +-1 codes with the smallest steps go, as the records have it."""
         every = [
             (np.abs(t.dequantize()).reshape(-1)[p := np.flatnonzero(np.abs(t.codes) == 1)], n, p)
-            for n, t in quantised(state).items()
+            for n, t in quantized(state).items()
         ]
         cut = np.sort(np.concatenate([v for v, _, _ in every]))[count]
         tensors = dict(state.tensors)

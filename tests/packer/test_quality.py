@@ -6,16 +6,20 @@ from math import floor, log2, sin
 
 import pytest
 
-from golfpack.api.build import build
-from golfpack.api.prepare import BuildOptions
+from golfpack.build.prepare import BuildOptions
+from golfpack.build.run import build
 from golfpack.errors import BudgetError
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import build_model
-from golfpack.packer.allocate import Fit
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantise import Sense
+from golfpack.packer.passes.quantize import Sense
 from golfpack.packer.recipe import load_recipe
-from golfpack.packer.state import Budget, Pass, run_passes
+from golfpack.packer.search import Fit
+from golfpack.packer.state import (
+    Budget,
+    Pass,
+    run_passes,
+)
 
 NO_BUDGET = Budget(1 << 40)
 

@@ -4,10 +4,15 @@ from dataclasses import fields
 
 import pytest
 
+from golfpack.base.convert import parse_value
+from golfpack.base.sizes import parse_size
 from golfpack.errors import UsageError
-from golfpack.packer.allocate import Fit
-from golfpack.packer.recipe import PASSES, load_recipe, parse_value, recipe_names
-from golfpack.packer.sizes import parse_size
+from golfpack.packer.recipe import (
+    PASSES,
+    load_recipe,
+    recipe_names,
+)
+from golfpack.packer.search import Fit
 from golfpack.packer.state import run_passes
 
 
@@ -47,7 +52,7 @@ def test_settings_reach_their_pass_in_its_own_type():
         (["damp=1"], "PASS.OPTION=VALUE"),
         (["sense.damp"], "PASS.OPTION=VALUE"),
         (["sense.damp=big"], "it takes a number"),
-        (["sense.activation_order=3"], "it takes bool"),
+        (["sense.activation_order=3"], "it takes true or false"),
         (["fit.slack=true"], "it takes an integer"),
         (["fit.slack=1.5"], "it takes an integer"),
         (["encode.filters=shuffle"], "it takes a list"),

@@ -1,16 +1,32 @@
-"""The contract of every quantisation scheme: usable steps for any weights, and a monotone dial."""
+"""The contract of every quantization scheme: usable steps for any weights, and a monotone dial."""
 
 from dataclasses import fields
 
 import numpy as np
 import pytest
 
-from golfpack.packer.ir import QTensor
-from golfpack.packer.quantize.clip import CLIPS, MIN_CLIP_K
-from golfpack.packer.quantize.feedback import factorize, round_nearest
-from golfpack.packer.quantize.schemes import FINEST, SCHEMES, IntN, Keep, RateDistortion, Ternary
+from golfpack.packer.format.steps import (
+    spread_rows,
+    step_matrix,
+)
+from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.quantize.clip import (
+    CLIPS,
+    MIN_CLIP_K,
+)
+from golfpack.packer.quantize.gptq import (
+    factorize,
+    round_nearest,
+)
+from golfpack.packer.quantize.schemes import (
+    FINEST,
+    SCHEMES,
+    IntN,
+    Keep,
+    RateDistortion,
+    Ternary,
+)
 from golfpack.packer.quantize.sensitivity import Sensitivity
-from golfpack.packer.steps import spread_rows, step_matrix
 
 RNG = np.random.default_rng(0)
 VARIANTS = {

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from golfpack.packer.engine import HostEngine
-from golfpack.packer.ir import CalibStats, Use
 from golfpack.packer.quantize.sensitivity import (
     Sensitivity,
     combine_uses,
     measure_sensitivity,
+)
+from golfpack.spec import (
+    CalibStats,
+    Use,
 )
 
 

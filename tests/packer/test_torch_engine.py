@@ -7,11 +7,19 @@ import pytest
 import torch
 
 from golfpack.packer import torch_engine
-from golfpack.packer.engine import HostEngine, ToFactor, ToRound
-from golfpack.packer.quantize.feedback import factorize
+from golfpack.packer.engine import (
+    HostEngine,
+    ToFactor,
+    ToRound,
+)
+from golfpack.packer.format.steps import (
+    F16Steps,
+    f16_steps,
+    log_steps,
+)
+from golfpack.packer.quantize.gptq import factorize
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import run_passes
-from golfpack.packer.steps import F16Steps, f16_steps, log_steps
 from golfpack.packer.torch_engine import TorchEngine
 
 HOST, TORCH = HostEngine(), TorchEngine(torch.device("cpu"), kernel=False)

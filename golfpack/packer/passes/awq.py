@@ -1,14 +1,13 @@
-"""The pass that scales columns by their inputs before anything is quantised (AWQ)."""
+"""The pass that scales columns by their inputs before anything is quantized (AWQ)."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
+from golfpack.base.convert import require
+from golfpack.base.parallel import map_ordered
 from golfpack.errors import UsageError
-from golfpack.packer.ir import Fold
-from golfpack.packer.options import require
-from golfpack.packer.parallel import map_ordered
 from golfpack.packer.quantize.awq import (
     Factors,
     find_factors,
@@ -17,9 +16,21 @@ from golfpack.packer.quantize.awq import (
     input_sizes,
 )
 from golfpack.packer.quantize.clip import make_clip
-from golfpack.packer.quantize.schemes import IntN, Ternary
-from golfpack.packer.quantize.sensitivity import Sensitivity, combine_uses
-from golfpack.packer.state import PackState, Pass, need, quantised_names
+from golfpack.packer.quantize.schemes import (
+    IntN,
+    Ternary,
+)
+from golfpack.packer.quantize.sensitivity import (
+    Sensitivity,
+    combine_uses,
+)
+from golfpack.packer.state import (
+    PackState,
+    Pass,
+    need,
+    quantized_names,
+)
+from golfpack.spec import Fold
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Awq(Pass):
             raise UsageError("pass 'awq' needs calibration", "drop --data-free")
 
     def run(self, state: PackState) -> PackState:
-        inputs = {n: x for n in quantised_names(state) if (x := _input_abs(state, n)) is not None}
+        inputs = {n: x for n in quantized_names(state) if (x := _input_abs(state, n)) is not None}
         if not inputs:
             raise UsageError(
                 "pass 'awq' finds no tensor of fixed bit width with calibrated inputs",

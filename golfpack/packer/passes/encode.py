@@ -1,17 +1,35 @@
-"""The pass that writes the artifact's bytes from the quantised tensors."""
+"""The pass that writes the artifact's bytes from the quantized tensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from golfpack.packer.artifact import assemble
-from golfpack.packer.autocode import Coding, choose_coding
-from golfpack.packer.codestreams import ByteStream, CodeGroup, CodeStream, RansCodes, sortable
-from golfpack.packer.coding.codecs import make_codec
-from golfpack.packer.ir import ROLES, ModelSpec, QTensor
-from golfpack.packer.options import check_roles, require
-from golfpack.packer.state import PackState, Pass, need
-from golfpack.packer.streams import encode_tensors
+from golfpack.base.convert import require
+from golfpack.packer.autocode import (
+    Coding,
+    choose_coding,
+)
+from golfpack.packer.format.codecs import make_codec
+from golfpack.packer.format.codestreams import (
+    ByteStream,
+    CodeGroup,
+    CodeStream,
+    RansCodes,
+    sortable,
+)
+from golfpack.packer.format.container import assemble
+from golfpack.packer.format.streams import encode_tensors
+from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.state import (
+    PackState,
+    Pass,
+    need,
+)
+from golfpack.spec import (
+    ROLES,
+    ModelSpec,
+    check_roles,
+)
 
 
 @dataclass(frozen=True)
@@ -64,10 +82,10 @@ class Encode(Pass):
     def run(self, state: PackState) -> PackState:
         state.notify("encode", 0, 0, str(self.codec))
         spec, side = state.spec, ByteStream(make_codec(self.side_codec))
-        quantised = {n: t for n, t in state.tensors.items() if isinstance(t, QTensor)}
+        quantized = {n: t for n, t in state.tensors.items() if isinstance(t, QTensor)}
         coding = state.coding
-        if coding is None or not coding.covers(quantised):
-            coding = self._coding(state, quantised, side)
+        if coding is None or not coding.covers(quantized):
+            coding = self._coding(state, quantized, side)
         if not coding.complete:
             state = state.warn(
                 f"encode.time_limit: {self.time_limit:g} s were too short to try every coding, so the "
@@ -85,20 +103,20 @@ class Encode(Pass):
         return replace(state, blob=assemble(head | manifest, streams), coding=coding)
 
     def _coding(
-        self, state: PackState, quantised: Mapping[str, QTensor], side: ByteStream
+        self, state: PackState, quantized: Mapping[str, QTensor], side: ByteStream
     ) -> Coding:
-        groups = _grouped(list(quantised), state.spec, self.group_by)
+        groups = _grouped(list(quantized), state.spec, self.group_by)
         if self.codec == "auto":
             return choose_coding(
                 groups,
-                quantised,
+                quantized,
                 side,
                 self.time_limit,
                 state.threads,
                 lambda done, total, note: state.notify("auto", done, total, note),
             )
         stream, roles = self.code_stream(), self._sorted_roles()
-        sort = sortable({n: t for n, t in quantised.items() if state.spec[n].role in roles})
+        sort = sortable({n: t for n, t in quantized.items() if state.spec[n].role in roles})
         return Coding(tuple(CodeGroup(names, stream, sort & set(names)) for names in groups))
 
     def _sorted_roles(self) -> tuple[str, ...]:

@@ -5,12 +5,20 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from golfpack.base.convert import require
+from golfpack.base.parallel import map_ordered
 from golfpack.errors import UsageError
-from golfpack.packer.ir import QTensor
-from golfpack.packer.options import require
-from golfpack.packer.parallel import map_ordered
-from golfpack.packer.quantize.lowrank import FACTOR_CODINGS, FactorCoding, low_rank
-from golfpack.packer.state import PackState, Pass, need
+from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.quantize.lowrank import (
+    FACTOR_CODINGS,
+    FactorCoding,
+    low_rank,
+)
+from golfpack.packer.state import (
+    PackState,
+    Pass,
+    need,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Correct(Pass):
         large = [n for n, t in codes.items() if min(t.codes.shape) > self.rank]
         if codes and not large:
             raise UsageError(
-                f"pass 'lowrank' finds no quantised tensor with more than {self.rank} rows and "
+                f"pass 'lowrank' finds no quantized tensor with more than {self.rank} rows and "
                 "columns",
                 "choose a smaller rank, or remove the pass",
             )

@@ -13,15 +13,39 @@ from typing import ClassVar
 
 import numpy as np
 
+from golfpack.base.convert import require
+from golfpack.base.parallel import map_ordered
 from golfpack.errors import UsageError
-from golfpack.packer.ir import ROLES, QTensor
-from golfpack.packer.options import check_roles, require
-from golfpack.packer.parallel import map_ordered
-from golfpack.packer.passes.quantise import clipped, to_round
-from golfpack.packer.quantize.choice import Choice, Menu, frontier, greedy, lagrangian, milp
-from golfpack.packer.quantize.schemes import IntN, Scheme
-from golfpack.packer.rate import RateModel, entropy
-from golfpack.packer.state import Allocation, PackState, Pass, need, quantised_names, step_field
+from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.passes.quantize import (
+    clipped,
+    to_round,
+)
+from golfpack.packer.quantize.knapsack import (
+    Choice,
+    Menu,
+    frontier,
+    greedy,
+    lagrangian,
+    milp,
+)
+from golfpack.packer.quantize.schemes import (
+    IntN,
+    Scheme,
+)
+from golfpack.packer.rate import (
+    RateModel,
+    entropy,
+)
+from golfpack.packer.state import (
+    Allocation,
+    PackState,
+    Pass,
+    need,
+    quantized_names,
+    step_field,
+)
+from golfpack.spec import ROLES, check_roles
 
 # Seconds the exact solver gets to better the Lagrangian choice: a hundred times what 300 tensors take.
 # What it has not proven by then is not taken, so that no machine's speed picks among unproven choices.
@@ -69,7 +93,7 @@ class Mix(Pass):
     def run(self, state: PackState) -> PackState:
         names = [
             n
-            for n in quantised_names(state)
+            for n in quantized_names(state)
             if isinstance(state.plan[n], IntN) and state.spec[n].role in self.roles
         ]
         if not names:
@@ -93,8 +117,8 @@ class Mix(Pass):
         return self._chosen(state, names, *best)
 
     def _menu(self, names: list[str], singles: list[PackState], dial: float) -> Menu:
-        """Every quantised tensor at every width; one that `mix` leaves alone offers one and the same."""
-        every = quantised_names(singles[0])
+        """Every quantized tensor at every width; one that `mix` leaves alone offers one and the same."""
+        every = quantized_names(singles[0])
         jobs = [(n, s) for n in every for s in (singles if n in names else singles[:1])]
 
         def measure(job: tuple[str, PackState]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Pruning passes: the smallest weights before quantising, or +-1 codes after it, down to the budget."""
+"""Pruning passes: the smallest weights before quantizing, or +-1 codes after it, down to the budget."""
 
 from dataclasses import dataclass, field, replace
 from math import log, log2
@@ -6,17 +6,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from golfpack.packer.ir import ROLES, QTensor
-from golfpack.packer.options import require
-from golfpack.packer.quantize.prune import Pruned, prune_at, saved_by_share
+from golfpack.base.convert import require
+from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.quantize.prune import (
+    Pruned,
+    prune_at,
+    saved_by_share,
+)
 from golfpack.packer.state import (
     PackState,
     Pass,
     Pruning,
     need,
-    quantised_names,
+    quantized_names,
     run_passes,
 )
+from golfpack.spec import ROLES
 
 # The price of a bit is searched so many octaves around its worth in theory, in so many halvings.
 PRICE_OCTAVES = 12.0
@@ -30,7 +35,7 @@ FIRST_ASKS = 1.2
 
 @dataclass(frozen=True)
 class PruneMagnitude(Pass):
-    """Zero the smallest weights of every quantised matrix (record of 2026-03-20).
+    """Zero the smallest weights of every quantized matrix (record of 2026-03-20).
 
     It often makes files larger: zeros that the step would not have made are spread where the coder
     expects small codes. `fit` measures that at the end, and the report says it.
@@ -56,7 +61,7 @@ class PruneMagnitude(Pass):
 
     def run(self, state: PackState) -> PackState:
         weights, zeroed = dict(state.weights), 0
-        for name in quantised_names(state):
+        for name in quantized_names(state):
             if state.spec[name].role not in self.roles or not weights[name].size:
                 continue
             size = np.abs(weights[name])

@@ -12,9 +12,15 @@ from typing import Literal
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
 
-from golfpack.packer.ir import LowRank, QTensor
-from golfpack.packer.quantize.feedback import Factor
-from golfpack.packer.steps import f16_steps, spread_rows
+from golfpack.packer.format.steps import (
+    f16_steps,
+    spread_rows,
+)
+from golfpack.packer.format.tensors import (
+    LowRank,
+    QTensor,
+)
+from golfpack.packer.quantize.gptq import Factor
 
 # Consecutive columns of B that share a step, as in the record of 2026-04-27. Errors often lie in a few
 # columns (those a clip cut off), and with one step per row of B all others would pay for them.

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numba
 import numpy as np
 
-from golfpack.packer.ir import QTensor
-from golfpack.packer.parallel import map_ordered
+from golfpack.base.parallel import map_ordered
+from golfpack.packer.format.steps import step_matrix
+from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rate import entropy
-from golfpack.packer.steps import step_matrix
 
 # Prices of zeros are worked out anew this often.
 ROUNDS = 3

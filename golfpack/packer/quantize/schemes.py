@@ -1,4 +1,4 @@
-"""Quantisation schemes: how a tensor's step field follows from its weights and sensitivity.
+"""Quantization schemes: how a tensor's step field follows from its weights and sensitivity.
 
 A scheme is a frozen dataclass whose fields are its options; `SCHEMES` is the table that recipes name
 them by. Every scheme answers to one dial: a larger dial means larger steps and fewer bytes. What does
@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from golfpack.packer.options import require
-from golfpack.packer.quantize.clip import AbsMean, make_clip, row_maximum
-from golfpack.packer.quantize.sensitivity import Sensitivity
-from golfpack.packer.rawfloat import RawType, smallest_exact
-from golfpack.packer.steps import (
+from golfpack.base.convert import require
+from golfpack.packer.format.rawfloat import (
+    RawType,
+    smallest_exact,
+)
+from golfpack.packer.format.steps import (
     BaselineEncoder,
     F16Steps,
     LogSteps,
@@ -22,6 +23,12 @@ from golfpack.packer.steps import (
     f16_steps,
     log_steps,
 )
+from golfpack.packer.quantize.clip import (
+    AbsMean,
+    make_clip,
+    row_maximum,
+)
+from golfpack.packer.quantize.sensitivity import Sensitivity
 
 # Codes grow no larger than this: as fine as float32 itself.
 FINEST = 2.0**24
@@ -57,7 +64,7 @@ class Scheme(Protocol):
 
 @dataclass(frozen=True)
 class Keep:
-    """No quantisation: the floats themselves, as `dtype`, or in the narrowest type that is exact."""
+    """No quantization: the floats themselves, as `dtype`, or in the narrowest type that is exact."""
 
     scheme_id: ClassVar[str] = "keep"
     dtype: RawType | Literal["exact"] = "f16"

@@ -1,4 +1,4 @@
-"""How much an error in each weight of one tensor matters: calibration boiled down for the quantisers.
+"""How much an error in each weight of one tensor matters: calibration boiled down for the quantizers.
 
 The model everywhere is KL = 1/2 sum_r row_weight[r] e_r H e_r^T per token, e_r the error of row r.
 """
@@ -8,9 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from golfpack.packer.engine import Engine, ToFactor
-from golfpack.packer.ir import CalibStats, Use, as_matrix
-from golfpack.packer.quantize.feedback import Factor
+from golfpack.packer.engine import (
+    Engine,
+    ToFactor,
+)
+from golfpack.packer.quantize.gptq import Factor
+from golfpack.spec import (
+    CalibStats,
+    Use,
+    as_matrix,
+)
 
 # A tensor no gradient reached still may matter on other text. Its weight per element is floored at
 # this share of the network's mean, so that it gets bits last, not never.

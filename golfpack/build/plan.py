@@ -1,0 +1,161 @@
+"""`golfpack plan`: what each budget would cost, and by which schemes, before anything is built."""
+
+import time
+from collections.abc import Sequence
+
+from golfpack.base.documents import save
+from golfpack.base.progress import (
+    Notify,
+    silent,
+)
+from golfpack.base.sizes import parse_size
+from golfpack.build.plan_report import (
+    PlanReport,
+    PlanRow,
+    PlanTensor,
+    PlanTime,
+)
+from golfpack.build.prepare import (
+    BuildOptions,
+    Prepared,
+    check_output,
+    code_bytes,
+    load_inputs,
+    prepare,
+)
+from golfpack.errors import UsageError
+from golfpack.packer.passes.mix import Mix
+from golfpack.packer.predict import (
+    Prediction,
+    Predictor,
+    split_at_fit,
+)
+from golfpack.packer.recipe import (
+    Recipe,
+    pass_tables,
+)
+from golfpack.packer.search import Fit
+from golfpack.packer.state import (
+    UNLIMITED,
+    Budget,
+    PackState,
+    Pass,
+    run_passes,
+)
+
+# Without a budget: the range in which people build, in bits per weight.
+DEFAULT_BUDGETS = ("2bpw", "2.5bpw", "3bpw", "3.5bpw", "4bpw", "5bpw", "6bpw")
+# Rounds of `fit`: the median of all shipped recipes at 4.0 and 2.9 bits per weight on a model of 0.5M
+# weights; they needed 2 to 8.
+TYPICAL_ROUNDS = 4
+
+
+def plan(options: BuildOptions, budgets: Sequence[str], notify: Notify = silent) -> PlanReport:
+    """Predict size, KL and loss of every budget from calibration alone, and resolve the schemes.
+
+    With one budget, every tensor's share is predicted too. Without any, a recipe that measures
+    gradients is planned for a range of budgets, another as it is written, at dial 1.
+    `options.output` is a file to write the plan to, which `build` replays.
+
+    Raises:
+        UsageError: bad input. BudgetError: less than the recipe's coarsest steps make.
+    """
+    began = time.perf_counter()
+    if options.output is not None:
+        check_output(options.output, options.checkpoint)
+        if len(budgets) > 1:
+            raise UsageError("a plan file is for one budget", "give one --budget, or no --output")
+    notify("read", 0, 0, options.checkpoint.name)
+    checkpoint, recipe = load_inputs(options, budgets)
+    numel, code = checkpoint.spec.numel, code_bytes(options.code)
+    sizes = sorted(parse_size(b, numel) - code for b in _asked(recipe, budgets))
+    before, fit = split_at_fit(recipe.passes)
+    prepared = prepare(checkpoint, recipe, options, notify)
+    ready = _ready(prepared, before, sizes[0] if sizes else UNLIMITED, options, notify)
+    predictor = Predictor(ready, fit, None if sizes else 1.0)
+    set_up = time.perf_counter() - began
+    found: list[Prediction] = [] if sizes else [predictor.at(1.0)]
+    for size in sizes:
+        notify("plan", len(found), len(sizes), f"{size:,} bytes")
+        if len(found) and _follows_budget(recipe):
+            predictor = Predictor(_ready(prepared, before, size, options, notify), fit)
+        found.append(predictor.predict(size))
+    one = found[0] if len(found) == 1 else None
+    report = PlanReport(
+        checkpoint=str(options.checkpoint),
+        checkpoint_sha256=checkpoint.sha256,
+        recipe=recipe.name,
+        settings=list(options.settings),
+        calibrates=recipe.calibration,
+        passes=pass_tables(recipe),
+        parameters=numel,
+        budget_bytes=None if one is None or one.budget_bytes is None else one.budget_bytes + code,
+        code_bytes=code,
+        calibration=prepared.calibration,
+        kl_ratio=predictor.kl_ratio,
+        rows=[_row(p, code, prepared) for p in found],
+        tensors=_tensors(ready, one) if len(budgets) <= 1 else [],
+        time=_time(set_up, predictor, fit),
+        seconds=time.perf_counter() - began,
+        assumed=checkpoint.assumed,
+    )
+    if options.output is not None:
+        save(report, options.output)
+    return report
+
+
+def _asked(recipe: Recipe, budgets: Sequence[str]) -> Sequence[str]:
+    """The budgets to plan for. Raises UsageError where the recipe cannot do without."""
+    if budgets:
+        return budgets
+    if _follows_budget(recipe):
+        raise UsageError(f"recipe {recipe.name} chooses schemes by the budget", "add --budget SIZE")
+    return DEFAULT_BUDGETS if recipe.gradients else ()
+
+
+def _follows_budget(recipe: Recipe) -> bool:
+    """Whether schemes depend on the budget."""
+    return any(isinstance(p, Mix) for p in recipe.passes)
+
+
+def _ready(
+    prepared: Prepared, before: Sequence[Pass], size: int, options: BuildOptions, notify: Notify
+) -> PackState:
+    """The state as `fit` would get it for this many bytes, but for the budget."""
+    state = prepared.state(Budget(size), options.threads, notify)
+    return run_passes(before, state)
+
+
+def _row(p: Prediction, code: int, prepared: Prepared) -> PlanRow:
+    budget = None if p.budget_bytes is None else p.budget_bytes + code
+    return PlanRow(budget, p.artifact_bytes, p.bits_per_weight, p.dial, p.kl, prepared.bpb(p.kl))
+
+
+def _tensors(state: PackState, found: Prediction | None) -> list[PlanTensor]:
+    """Every tensor's scheme, and with one prediction what it costs."""
+    rows = []
+    for name, scheme in state.plan.items():
+        t = state.spec[name]
+        share = None if found is None else found.tensors[name]
+        exact = found is not None and found.dial == 0
+        rows.append(
+            PlanTensor(
+                name=name,
+                role=t.role,
+                shape=t.shape,
+                scheme=scheme.scheme_id,
+                options=dict(vars(scheme)),
+                label="exact" if exact else scheme.label,
+                bytes=None if share is None else round(share.bytes),
+                predicted_kl=None if share is None else share.kl,
+            )
+        )
+    return rows
+
+
+def _time(set_up: float, predictor: Predictor, fit: Fit) -> PlanTime:
+    rounds = min(TYPICAL_ROUNDS, fit.max_rounds)
+    ready = set_up - predictor.round_seconds
+    return PlanTime(
+        ready, predictor.round_seconds, rounds, ready + rounds * predictor.round_seconds
+    )

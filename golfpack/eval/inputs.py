@@ -1,0 +1,233 @@
+"""What `golfpack eval` reads: the models, the tokens, and how many bytes they stand for."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from golfpack.artifact import (
+    LoadedModel,
+    open_pair,
+)
+from golfpack.base.progress import (
+    Notify,
+    silent,
+)
+from golfpack.data.stream import (
+    is_text,
+    read_stream,
+)
+from golfpack.data.text import read_documents
+from golfpack.data.tokenizer import load_tokenizer
+from golfpack.errors import UsageError
+from golfpack.eval.bytes import (
+    ByteAudit,
+    ByteTable,
+    audit,
+)
+from golfpack.eval.choose import (
+    TttRecipe,
+    choose_mode,
+    load_ttt,
+)
+from golfpack.eval.documents import document_bounds
+from golfpack.eval.modes import (
+    Mode,
+    Stream,
+)
+from golfpack.eval.roundtrip import (
+    RoundTrip,
+    text_round_trip,
+    token_round_trip,
+)
+from golfpack.eval.sidecar import (
+    find_sidecars,
+    read_byte_counts,
+)
+from golfpack.eval.ttt_phased import PhasedTtt
+from golfpack.models import find_family
+from golfpack.models.device import check_compile_mode
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What `golfpack eval` is asked to do.
+
+    Attributes:
+        model: checkpoint or `.golf` file.
+        tokens: shard, or a glob of shards.
+        window: tokens per window; None for the model's trained length.
+        stride: of sliding windows; None for 64.
+        ttt: "none", the name of a file of options in `golfpack/ttt`, or a .toml file.
+        limit: tokens read; targets are one fewer.
+        settings: "model.option=value" of the checkpoints (an artifact carries its own), and
+            "ttt.option=value".
+        baseline: float checkpoint to score too, for the quantization gap.
+        byte_counts: glob of side-car shards that replace the byte table.
+        source_text: raw documents the tokens were made from, to count those the tokenizer changes.
+        threads: CPU threads, over all ranks of this machine.
+        device: "auto", "cpu" or "cuda".
+        batch_tokens: tokens per forward pass; None for what suits the device.
+        compiled: the mode of torch.compile, or None; not with test-time training.
+        legality: check the run's legality.
+        per_document, per_position: put these tables in the report.
+        strict: turn warnings, such as a failed legality check, into errors.
+    """
+
+    model: Path
+    tokens: str
+    tokenizer: Path
+    mode: str = "plain"
+    window: int | None = None
+    stride: int | None = None
+    ttt: str = "none"
+    limit: int | None = None
+    settings: tuple[str, ...] = ()
+    baseline: Path | None = None
+    byte_counts: str | None = None
+    source_text: Path | None = None
+    threads: int = 1
+    device: str = "cpu"
+    batch_tokens: int | None = None
+    compiled: str | None = None
+    legality: bool = True
+    per_document: bool = False
+    per_position: bool = False
+    strict: bool = False
+    argv: list[str] = field(default_factory=list)
+
+    @property
+    def raw_text(self) -> Path | None:
+        """The documents before any tokenizer, where they are known."""
+        if self.source_text is None and is_text(self.tokens):
+            return Path(self.tokens)
+        return self.source_text
+
+
+@dataclass(frozen=True, eq=False)
+class EvalInputs:
+    """Everything read and checked, before anything is scored.
+
+    Attributes:
+        tokens: (n,) uint16.
+        documents: from `document_bounds`.
+        target_bytes: (n - 1,) bytes of each target.
+        byte_audit: the byte table against decoded text.
+        round_trip: whether the tokens of documents come back.
+    """
+
+    loaded: LoadedModel
+    float_model: LoadedModel | None
+    mode: Mode
+    ttt: TttRecipe | None
+    tokens: np.ndarray
+    documents: np.ndarray
+    target_bytes: np.ndarray
+    byte_audit: ByteAudit
+    round_trip: RoundTrip
+    source_round_trip: RoundTrip | None
+    warnings: tuple[str, ...]
+
+    @property
+    def stream(self) -> Stream:
+        return Stream.of(self.tokens, self.documents)
+
+    @property
+    def tokens_sha256(self) -> str:
+        """Of the token ids as little-endian uint16."""
+        return hashlib.sha256(self.tokens.astype("<u2").tobytes()).hexdigest()
+
+
+def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
+    """Read and check what an evaluation needs.
+
+    Raises:
+        UsageError: bad input. CorruptError: a damaged artifact, or the byte audit failed.
+    """
+    for_ttt = [s.removeprefix("ttt.") for s in options.settings if s.startswith("ttt.")]
+    for_model = tuple(s for s in options.settings if not s.startswith("ttt."))
+    if bad := next((s for s in for_ttt if "=" not in s), None):
+        raise UsageError(f"--set 'ttt.{bad}' has no value", "use --set KEY=VALUE")
+    ttt = load_ttt(options.ttt, for_ttt)
+    notify("read", 0, 4, options.model.name)
+    loaded, float_model = open_pair(options.model, options.baseline, for_model)
+    mode = _mode(options, ttt, loaded)
+    sp = load_tokenizer(options.tokenizer)
+    table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
+    notify("read", 1, 4, "tokens")
+    tokens = read_stream(options.tokens, sp, options.limit)
+    if len(tokens) < 2:
+        raise UsageError(
+            f"{options.tokens} holds {len(tokens)} tokens: there is none to score",
+            "give a stream of at least 2 tokens",
+        )
+    counts = table.count(tokens)
+    if options.byte_counts is not None:
+        counts = read_byte_counts(options.byte_counts, tokens, sp.bos_id())
+    documents = document_bounds(tokens, sp.bos_id())
+    notify("read", 2, 4, f"audit of {len(tokens):,} tokens' bytes")
+    audited = audit(sp, table, tokens)
+    notify("read", 3, 4, f"round trip of {len(documents) - 1:,} documents")
+    round_trip = token_round_trip(sp, tokens, documents)
+    source = None
+    if options.raw_text is not None:
+        source = text_round_trip(sp, read_documents([options.raw_text]))
+    warnings = [
+        *_byte_warnings(options, audited, round_trip, source),
+        *_document_warnings(mode, ttt, len(documents) - 1, audited.documents),
+    ]
+    return EvalInputs(
+        loaded, float_model, mode, ttt, tokens, documents, counts, audited, round_trip, source,
+        tuple(warnings),
+    )  # fmt: skip
+
+
+def _mode(options: EvalOptions, ttt: TttRecipe | None, loaded: LoadedModel) -> Mode:
+    check_compile_mode(options.compiled)
+    if options.compiled and ttt is not None:
+        raise UsageError(
+            f"--compile cannot be used with --ttt {ttt.name}: it is for scoring alone",
+            "leave --compile out",
+        )
+    return choose_mode(
+        options.mode, options.window, options.stride, ttt,
+        trained_length=int(loaded.config.get("seq_len", 1024)),
+        longest=find_family(loaded.family).max_length(loaded.config),
+    )  # fmt: skip
+
+
+def _byte_warnings(
+    options: EvalOptions, audited: ByteAudit, tokens: RoundTrip, source: RoundTrip | None
+) -> list[str]:
+    warnings = []
+    if audited.unk_tokens:
+        warnings.append(
+            f"{audited.unk_tokens:,} unknown tokens count 0 bytes: this tokenizer loses text"
+        )
+    if tokens.lossy:
+        warnings.append(
+            f"{tokens.lossy:,} of {tokens.documents:,} documents do not survive decoding and encoding"
+        )
+    if source is not None and source.lossy:
+        warnings.append(
+            f"the tokenizer changes {source.lossy:,} of the {source.documents:,} documents of "
+            f"{options.raw_text}: bits per byte are of the changed text"
+        )
+    if options.byte_counts is None and (unused := find_sidecars(options.tokens)):
+        warnings.append(f"byte-count shards such as {unused[0]} are not used; --byte-counts does")
+    return warnings
+
+
+def _document_warnings(mode: Mode, ttt: TttRecipe | None, documents: int, bos: int) -> list[str]:
+    if ttt is None or ttt.kind == "sgd":
+        return []
+    warnings = []
+    if bos == 0:
+        warnings.append("no BOS token occurs: the stream is treated as one document")
+    if isinstance(mode, PhasedTtt) and not mode.boundaries(documents):
+        warnings.append(
+            f"the {documents:,} documents end before the first phase does: the model itself is never "
+            "trained; lower ttt.prefix_docs"
+        )
+    return warnings

@@ -1,0 +1,103 @@
+"""`golfpack env`: versions, threads, memory and devices, for a bug report."""
+
+import os
+import platform
+import zlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import brotli
+import threadpoolctl
+import torch
+import zstandard
+
+from golfpack import __version__
+from golfpack.calib.cache import cache_folder
+from golfpack.inspect.environment_report import EnvReport
+
+# What golfpack runs on, and what it uses where it is installed.
+_PACKAGES = (
+    "torch", "numpy", "scipy", "numba", "llvmlite", "threadpoolctl", "zstandard", "brotli",
+    "safetensors", "sentencepiece", "typer", "rich", "matplotlib", "triton", "transformers",
+)  # fmt: skip
+
+
+def environment() -> EnvReport:
+    """What figures and faults may depend on besides a run's inputs: no names, no variables."""
+    return EnvReport(
+        golfpack=__version__,
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        platform=platform.platform(),
+        packages={name: _version(name) for name in _PACKAGES},
+        libraries={
+            "zlib": zlib.ZLIB_RUNTIME_VERSION,
+            "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+            "brotli": brotli.__version__,
+        },
+        cpu=_cpu(),
+        memory_bytes=_memory(),
+        threads=_threads(),
+        cuda=_cuda(),
+        cache=_cache(),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return {
+        "name": _cpu_name(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "usable": usable,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return None
+
+
+def _threads() -> dict[str, Any]:
+    pools = threadpoolctl.threadpool_info()
+    return {
+        "torch": torch.get_num_threads(),
+        "pools": [f"{p['internal_api']} {p['num_threads']}" for p in pools],
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def _cuda() -> dict[str, Any]:
+    built, devices = torch.version.cuda, []
+    if torch.cuda.is_available():
+        found = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
+        devices = [{"name": d.name, "bytes": d.total_memory} for d in found]
+    return {"built_for": built, "devices": devices}
+
+
+def _cache() -> dict[str, Any]:
+    """The folder of statistics, with the home folder as ~: whose it is, is nobody's business."""
+    folder, home = cache_folder(), Path.home()
+    shown = str(folder)
+    if folder.is_relative_to(home):
+        shown = str(Path("~") / folder.relative_to(home))
+    sizes = [f.stat().st_size for f in folder.rglob("*") if f.is_file()] if folder.is_dir() else []
+    return {"folder": shown, "files": len(sizes), "bytes": sum(sizes)}

@@ -1,0 +1,150 @@
+"""`golfpack inspect` and `golfpack unpack`: what is in a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from golfpack.artifact import (
+    LoadedModel,
+    check_against_family,
+    names_artifact,
+    open_pair,
+)
+from golfpack.base.convert import from_json
+from golfpack.base.documents import read_json
+from golfpack.errors import UsageError
+from golfpack.inspect.importing import (
+    check_writable,
+    write_checkpoint,
+)
+from golfpack.inspect.inspect_report import InspectReport
+from golfpack.measure.tensor_errors import excess_kurtosis
+from golfpack.measure.tensors import (
+    Known,
+    TensorReport,
+    tensor_reports,
+)
+from golfpack.models import (
+    describe,
+    find_family,
+)
+from golfpack.models.user.choice import current_choice
+from golfpack.models.user.family import USER
+from golfpack.packer.format.loader import (
+    is_artifact,
+    load,
+)
+from golfpack.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is read of a build's report."""
+
+    tensors: list[TensorReport]
+
+
+def inspect(
+    path: Path, against: Path | None = None, settings: tuple[str, ...] = ()
+) -> InspectReport:
+    """What an artifact or a checkpoint holds, tensor by tensor.
+
+    Args:
+        against: the float checkpoint an artifact was built from, for the errors; without it they are
+            taken from the build's report, where that lies beside the artifact.
+        settings: "model.option=value" of the checkpoint; an artifact carries its own.
+    """
+    if against is not None and not names_artifact(path):
+        raise UsageError(f"{path} is not an artifact", "--float is for artifacts; leave it out")
+    loaded, original = open_pair(path, against, settings)
+    streams: dict[str, int] = {}
+    notes: list[str] = []
+    errors = None if against is None else str(against)
+    if is_artifact(path):
+        artifact = load(path)
+        streams = {n: len(data) for n, data in artifact.container.streams.items()}
+        streams["header"] = artifact.container.overhead
+        known = Known(_blocks(loaded), None if original is None else original.weights)
+        rows = tensor_reports(artifact, known)
+        beside = path.with_suffix(".report.json")
+        if against is None and beside.is_file():
+            rows, note = _with_report(rows, beside, artifact.container.sha256)
+            errors = str(beside) if note is None else None
+            notes += [] if note is None else [note]
+    else:
+        rows = _checkpoint_rows(loaded)
+    return InspectReport(
+        path=str(path),
+        sha256=loaded.sha256,
+        bytes=path.stat().st_size,
+        family=loaded.family,
+        config=loaded.config,
+        assumed=loaded.assumed,
+        parameters=sum(w.size for w in loaded.weights.values()),
+        streams=streams,
+        tensors=rows,
+        errors=errors,
+        notes=notes,
+    )
+
+
+def _with_report(
+    rows: list[TensorReport], path: Path, sha256: str
+) -> tuple[list[TensorReport], str | None]:
+    """The rows as the build's report has them, errors included; or as they are, and why."""
+    try:
+        data = read_json(path, "build again to write it anew")
+        if data.get("artifact_sha256") != sha256:
+            return rows, f"{path} is the report of another artifact, so no errors are shown"
+        found = from_json(_Rows, data, str(path)).tensors
+    except UsageError as e:
+        return rows, f"no errors are shown: {e.message}"
+    if [(r.name, r.shape, r.bytes) for r in found] != [(r.name, r.shape, r.bytes) for r in rows]:
+        return rows, f"{path} does not describe this artifact, so no errors are shown"
+    return found, None
+
+
+def unpack(path: Path, output: Path, *, force: bool = False) -> int:
+    """Write an artifact's weights as float32 safetensors; returns the bytes written.
+
+    The model's family and config go into the file's metadata and a sidecar, so that the result is a
+    checkpoint golfpack reads again.
+
+    Args:
+        force: replace files that exist.
+
+    Raises:
+        UsageError: not an artifact, or a file to be written exists.
+        CorruptError: a damaged artifact.
+    """
+    if path.is_file() and not names_artifact(path):
+        raise UsageError(f"{path}: this is not a .golf artifact; unpack takes one", "see `inspect`")
+    check_writable(output, force=force)
+    artifact = load(path)
+    config = check_against_family(artifact)
+    tensors = {n: torch.tensor(w) for n, w in artifact.weights().items()}
+    origin = {"family": artifact.family, "sha256": artifact.container.sha256}
+    return write_checkpoint(output, tensors, config, origin)
+
+
+def _checkpoint_rows(loaded: LoadedModel) -> list[TensorReport]:
+    return [
+        TensorReport(
+            t.name, t.role, t.shape, "f32", 4 * t.numel, 0, 32.0, None, None, block=t.block,
+            kurtosis=excess_kurtosis(loaded.weights[t.name]),
+        )
+        for t in _spec(loaded).tensors
+    ]  # fmt: skip
+
+
+def _blocks(loaded: LoadedModel) -> dict[str, int | None]:
+    """The block of every tensor; none are known of a class of the user's that was not named."""
+    if loaded.family == USER.name and current_choice() is None:
+        return {}
+    return {t.name: t.block for t in _spec(loaded).tensors}
+
+
+def _spec(loaded: LoadedModel) -> ModelSpec:
+    shapes = {n: torch.empty(w.shape, device="meta") for n, w in loaded.weights.items()}
+    return describe(find_family(loaded.family), loaded.config, shapes)

@@ -1,0 +1,105 @@
+"""What the golf network knows of single tokens and of their immediate predecessors.
+
+Formulas: openai/parameter-golf, the records' `train_gpt.py`; each is written where it is computed.
+"""
+
+import torch
+from torch import nn
+
+from golfpack.models.golf.config import GolfConfig
+
+# Tokens before a new one that its embedding depends on: it takes in its predecessor, whose hashed
+# trigram reaches two tokens further back.
+LOOK_BACK = 3
+
+
+def document_starts(cfg: GolfConfig, tokens: torch.Tensor) -> torch.Tensor:
+    """Whether each token of (B, T) has no predecessor: the first, and with `bos_resets` each BOS."""
+    starts = torch.zeros_like(tokens, dtype=torch.bool)
+    starts[:, 0] = True
+    return starts | (tokens == cfg.bos_id) if cfg.bos_resets else starts
+
+
+def _previous(x: torch.Tensor) -> torch.Tensor:
+    """The tensor shifted by one position along axis 1, with zeros (False) in the first."""
+    return torch.cat((torch.zeros_like(x[:, :1]), x[:, :-1]), dim=1)
+
+
+class TokenTable(nn.Module):
+    """scale * proj(embed(ids)): rows of a narrow table, projected where the output is wider."""
+
+    def __init__(self, rows: int, width: int, out: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(rows, width)
+        self.proj = nn.Linear(width, out, bias=False) if width != out else nn.Identity()
+        self.scale = nn.Parameter(torch.empty(()))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Ids (B, T) -> (B, T, out)."""
+        return self._project(self.embed(ids))
+
+    def _project(self, rows: torch.Tensor) -> torch.Tensor:
+        x = self.proj(rows)
+        return x * self.scale.to(x.dtype)
+
+
+class BigramHash(TokenTable):
+    """A table looked up by the hash of each token x_t and its predecessor, (rows V).
+
+    xor: (36313 x_t xor 27191 x_{t-1}) mod (V - 1) in int32 arithmetic that wraps; row V - 1 for a
+    token without predecessor. linear: (multiplier x_{t-1} + x_t) mod V, with 0 for no predecessor.
+    trigram (xor only): the row of (36313 x_t xor 27191 x_{t-1} xor 51497 x_{t-2}) mod (V - 1) is added;
+    row V - 1 for a token without two predecessors.
+    """
+
+    def __init__(self, cfg: GolfConfig) -> None:
+        super().__init__(cfg.bigram_size, cfg.bigram_dim, cfg.embed_width)
+        self.cfg = cfg
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) -> (B, T, embedding width)."""
+        x = self.embed(self._pair(ids))
+        if self.cfg.bigram_trigram:
+            x = x + self.embed(self._triple(ids))
+        return self._project(x)
+
+    def _pair(self, tokens: torch.Tensor) -> torch.Tensor:
+        starts = document_starts(self.cfg, tokens)
+        if self.cfg.bigram_hash == "linear":
+            before = _previous(tokens).masked_fill(starts, 0)
+            return (self.cfg.bigram_multiplier * before + tokens) % self.cfg.bigram_size
+        t = tokens.to(torch.int32)
+        return self._row(36313 * t ^ 27191 * _previous(t), starts)
+
+    def _triple(self, tokens: torch.Tensor) -> torch.Tensor:
+        starts = document_starts(self.cfg, tokens)
+        t = tokens.to(torch.int32)
+        one, two = _previous(t), _previous(_previous(t))
+        alone = starts | _previous(starts)
+        alone[:, :1] = True
+        return self._row(36313 * t ^ 27191 * one ^ 51497 * two, alone)
+
+    def _row(self, hashed: torch.Tensor, alone: torch.Tensor) -> torch.Tensor:
+        last = self.cfg.bigram_size - 1
+        return (hashed % last).masked_fill(alone, last).long()
+
+
+class ChannelSmear(nn.Module):
+    """(1 - g) x_t + g x_{t-1} with g = sigmoid(gate), one gate per channel; x_{-1} = 0."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.empty(dim))
+
+    def forward(self, x: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, T, dim) and starts (B, T) -> (B, T, dim)."""
+        g = torch.sigmoid(self.gate.to(x.dtype))
+        return (1 - g) * x + g * _previous(x).masked_fill(starts[..., None], 0.0)
+
+
+def window_smear(
+    x: torch.Tensor, gate: nn.Linear, strength: torch.Tensor, starts: torch.Tensor
+) -> torch.Tensor:
+    """x_t + strength * sigmoid(gate(x_t[:window])) * x_{t-1}, without the last term at starts."""
+    g = strength.to(x.dtype) * torch.sigmoid(gate(x[..., : gate.in_features]))
+    return x + g * _previous(x).masked_fill(starts[..., None], 0.0)

@@ -1,0 +1,122 @@
+"""The parameter-golf family: recognises, describes and builds the network of `golf_net.py`."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from golfpack.models.base import (
+    Family,
+    StateDict,
+    on_meta,
+)
+from golfpack.models.golf.adapt import adapt
+from golfpack.models.golf.config import (
+    FIRST_OPTIONS,
+    GolfConfig,
+)
+from golfpack.models.golf.infer import (
+    BLOCK,
+    infer,
+)
+from golfpack.models.golf.net import Golf
+from golfpack.spec import (
+    Fold,
+    Hook,
+    ModelSpec,
+    Role,
+    TensorSpec,
+)
+
+_BLOCK_ROLES: dict[str, Role] = {
+    "attn.c_q.weight": "attn_q",
+    "attn.c_k.weight": "attn_k",
+    "attn.c_v.weight": "attn_v",
+    "attn.proj.weight": "attn_out",
+    "mlp.fc.weight": "mlp_in",
+    "mlp.gate_up.weight": "mlp_in",
+    "mlp.proj.weight": "mlp_out",
+}
+# Projections outside blocks go by what they resemble: by where they write to, or else read from.
+_OTHER_ROLES: dict[str, Role] = {
+    "lm_head.weight": "head",
+    "bigram.proj.weight": "mlp_out",
+    "ve_shared.proj.weight": "attn_v",
+    "embed_proj.weight": "mlp_in",
+    "head_proj.weight": "mlp_in",
+}
+_TABLES = ("tok_emb.weight", "bigram.embed.weight", "ve_shared.embed.weight")
+
+
+def _on_meta(config: Mapping[str, Any]) -> Golf:
+    return on_meta(Golf, GolfConfig(**config))
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    return _on_meta(config).to_empty(device="cpu").eval()
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    model = _on_meta(config)
+    tensors = tuple(_tensor_spec(n, tuple(p.shape), model) for n, p in model.named_parameters())
+    return ModelSpec("golf", dataclasses.asdict(model.cfg), tensors, _folds(model.cfg))
+
+
+def _folds(cfg: GolfConfig) -> tuple[Fold, ...]:
+    """Values pass linearly to `attn.proj`; the MLP's squared units are of degree 2, `up` is linear.
+
+    Not so where values are normalised (XSA) or meet values from elsewhere.
+    """
+    plain = not cfg.xsa_last_n and cfg.value_residual == "none" and not cfg.value_embed_dim
+    shared = cfg.num_heads // cfg.num_kv_heads * cfg.head_dim  # columns of proj fed by one KV head
+    values = tuple(c // shared * cfg.head_dim + c % cfg.head_dim for c in range(cfg.dim))
+    if cfg.activation == "swiglu":
+        hidden, power, first = "gate_up", 1, cfg.mlp_hidden
+    else:
+        hidden, power, first = "fc", 2, 0
+    units = tuple(range(first, first + cfg.mlp_hidden))
+    folds = []
+    for i in range(cfg.num_layers):
+        attn, mlp = f"blocks.{i}.attn", f"blocks.{i}.mlp"
+        if plain:
+            folds.append(Fold(f"{attn}.proj.weight", f"{attn}.c_v.weight", values))
+        folds.append(Fold(f"{mlp}.proj.weight", f"{mlp}.{hidden}.weight", units, power))
+    return tuple(folds)
+
+
+def _tensor_spec(name: str, shape: tuple[int, ...], model: Golf) -> TensorSpec:
+    module = name.removesuffix(".weight")
+    if name in _TABLES:
+        head = (Hook("head"),) if name == "tok_emb.weight" and model.cfg.tied else ()
+        return TensorSpec(name, shape, "embed", hooks=(Hook(module, "embedding"), *head))
+    match = BLOCK.fullmatch(name)
+    block = int(match[1]) if match else None
+    role = _BLOCK_ROLES.get(match[2]) if match else _OTHER_ROLES.get(name)
+    if role is None:
+        return TensorSpec(name, shape, "vector", block)
+    return TensorSpec(name, shape, role, block, (Hook(module),))
+
+
+def matches(state: StateDict) -> bool:
+    return {"tok_emb.weight", "blocks.0.attn.c_q.weight"} <= set(state)
+
+
+def _max_length(config: Mapping[str, Any]) -> int | None:
+    return None  # rotary positions have no table to run out of
+
+
+GOLF = Family(
+    name="golf",
+    about="The parameter-golf challenge's baseline and its records.",
+    needs="tok_emb.weight, blocks.N.attn.{c_q,c_k,c_v,proj}.weight, blocks.N.mlp.{fc,proj}.weight, "
+    "the latter also in banks",
+    config_type=GolfConfig,
+    matches=matches,
+    infer=infer,
+    build=build,
+    spec=spec,
+    max_length=_max_length,
+    adapt=adapt,
+    newer=frozenset(f.name for f in dataclasses.fields(GolfConfig)) - FIRST_OPTIONS,
+)

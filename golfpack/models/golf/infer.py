@@ -1,0 +1,216 @@
+"""What names and shapes tell of a golf checkpoint, and what its user must tell.
+
+The records save no config, and much of what they do leaves no trace in the shapes: rotated channels,
+the order of the layers, slopes and scales. A checkpoint with none of their tensors is taken for the
+baseline, with its options assumed. One that has some is surely not: what shapes cannot tell is then
+asked for, since a wrong guess would run and merely predict badly.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from golfpack.errors import UsageError
+from golfpack.models.base import (
+    StateDict,
+    shape_of,
+)
+from golfpack.models.golf.config import (
+    GolfConfig,
+    index_list,
+)
+
+BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+# What is asked for, in words for the error message.
+_QUESTIONS = {
+    "activation": "of the MLP: relu2 or leaky_relu2",
+    "rope_dims": "rotated channels per head, 0 for all",
+    "xsa_last_n": "last blocks with exclusive self-attention, 0 for none",
+    "ln_scale": "whether block i's inputs are divided by sqrt(i + 1)",
+    "layer_order": "the blocks as they are run, such as 0-5,3-5,6-10",
+    "parallel_start": "first block with attention and MLP side by side, -1 for none",
+    "attn_gate_scale": "factor inside the sigmoid of the attention gates",
+    "value_embed_layers": "the blocks with value embeddings, such as 9,10",
+    "bos_resets": "whether smearing stops at documents' first token",
+}
+
+# Options that only matter beside another: what the config must say for that.
+_MATTERS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "leaky_slope": lambda c: c["activation"] == "leaky_relu2",
+    "rope_train_len": lambda c: c["rope_scaling"] == "ntk",
+    "rope_factor": lambda c: c["rope_scaling"] == "yarn",
+    "attn_gate_scale": lambda c: c["attn_gate"] == "plain",
+    "attn_gate_source": lambda c: c["attn_gate"] in ("plain", "double"),
+    "value_embed_layers": lambda c: c["value_embed_dim"] > 0,
+    "bigram_hash": lambda c: c["bigram_size"] > 0,
+    "bigram_trigram": lambda c: c["bigram_size"] > 0 and c["bigram_hash"] == "xor",
+    "bigram_multiplier": lambda c: c["bigram_size"] > 0 and c["bigram_hash"] == "linear",
+    "bos_resets": lambda c: c["smear"] != "none" or c["bigram_size"] > 0,
+    "bos_id": lambda c: c["bos_resets"],
+    "final_lane": lambda c: c["lanes"] == 2,
+}
+
+
+def infer(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Config fields of a golf checkpoint; see `Family.infer`."""
+    vocab_size, width = shape_of(state, "tok_emb.weight", 2)
+    dim = shape_of(state, "blocks.0.attn.c_q.weight", 2)[1]
+    told: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "dim": dim,
+        "embed_dim": 0 if width == dim else width,
+        # Counted, not the highest index: a gap then shows up as a missing tensor.
+        "num_layers": len({m[1] for m in map(BLOCK.fullmatch, state) if m}),
+        "passes": shape_of(state, "pass_gate", 2)[0] if "pass_gate" in state else 1,
+        "tied": "lm_head.weight" not in state,
+    }
+    told |= _infer_mlp(state, overrides)
+    told |= _infer_heads(state, dim, overrides)
+    told |= _infer_attention(state)
+    told |= _infer_embedding(state)
+    told |= _infer_trunk(state)
+    told |= _infer_order(state, told, overrides)
+    told |= _unused(told, overrides)
+    _ask(_open_questions(told), told, overrides)
+    return told
+
+
+def _infer_mlp(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    if "blocks.0.mlp.gate_up.weight" in state:
+        rows = shape_of(state, "blocks.0.mlp.gate_up.weight", 2)[0]
+        return {"mlp_hidden": rows // 2, "activation": "swiglu"}
+    if overrides.get("activation") == "swiglu":
+        raise UsageError(
+            "activation swiglu needs tensors named mlp.gate_up.weight; this checkpoint has mlp.fc",
+            "choose relu2 or leaky_relu2",
+        )
+    return {"mlp_hidden": shape_of(state, "blocks.0.mlp.fc.weight", 2)[0]}
+
+
+def _infer_heads(state: StateDict, dim: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Head counts: from `q_gain`, or from the user where the model has none."""
+    kv_name = "blocks.0.attn.c_k.weight"
+    kv_dim = shape_of(state, kv_name, 2)[0]
+    choices = {
+        h: kv_dim * h // dim
+        for h in range(1, dim // 2 + 1)
+        if dim % (2 * h) == 0 and kv_dim * h % dim == 0 and h % (kv_dim * h // dim) == 0
+    }
+    if has_gain := "blocks.0.attn.q_gain" in state:
+        heads = shape_of(state, "blocks.0.attn.q_gain", 1)[0]
+    elif "num_heads" in overrides:
+        heads = overrides["num_heads"]
+    else:
+        listed = ", ".join(f"{h} ({kv} KV)" for h, kv in choices.items())
+        raise UsageError(
+            f"the checkpoint's shapes leave the number of attention heads open: {listed}",
+            "set it with --set model.num_heads=8",
+        )
+    if heads not in choices:
+        raise UsageError(
+            f"tensor {kv_name!r} has {kv_dim} rows, which do not fit {heads} heads over dim {dim}",
+            f"feasible head counts: {', '.join(map(str, choices)) or 'none'}",
+        )
+    return {"num_heads": heads, "num_kv_heads": choices[heads], "q_gain": has_gain}
+
+
+def _infer_attention(state: StateDict) -> dict[str, Any]:
+    """Value residual, value embeddings and gates."""
+    attn = "blocks.0.attn."
+    told = {"value_residual": "none", "attn_gate": "none", "attn_gate_window": 0}
+    if attn + "vr_lambda" in state:
+        told["value_residual"] = "lambda"
+    elif attn + "vrl_alpha" in state:
+        told["value_residual"] = "sigmoid"
+    if attn + "attn_gate.weight" in state:
+        told["attn_gate"] = "affine"
+    for kind, name in (("plain", "attn_gate_w"), ("double", "attn_gate_proj.weight")):
+        if attn + name in state:
+            window = shape_of(state, attn + name, 2)[1]
+            told |= {"attn_gate": kind, "attn_gate_window": window}
+    table = "ve_shared.embed.weight"
+    return told | {"value_embed_dim": shape_of(state, table, 2)[1] if table in state else 0}
+
+
+def _infer_embedding(state: StateDict) -> dict[str, Any]:
+    """Smearing and the table of token pairs."""
+    told: dict[str, Any] = {"smear": "none", "smear_window": 0}
+    if "smear_gate.weight" in state:
+        window = shape_of(state, "smear_gate.weight", 2)[1]
+        told = {"smear": "window", "smear_window": window}
+    elif "smear.gate" in state:
+        told["smear"] = "channels"
+    table = "bigram.embed.weight"
+    rows, width = shape_of(state, table, 2) if table in state else (0, 0)
+    return told | {"bigram_size": rows, "bigram_dim": width}
+
+
+def _infer_trunk(state: StateDict) -> dict[str, Any]:
+    return {
+        "skip_gates": "skip_gates" in state,
+        "lanes": 2 if "parallel_post_lambdas" in state else 1,
+    }
+
+
+def _infer_order(
+    state: StateDict, told: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The plain order, where the number of skips is that of blocks run once per pass."""
+    if "skip_weights" not in state:
+        return {}  # reported as missing later on
+    rows = state["skip_weights"].shape[0]
+    if "layer_order" not in overrides:
+        plain = told["num_layers"] * told["passes"] // 2
+        # Fewer skips than that are of no order: the tensors then contradict each other.
+        return {"layer_order": ""} if rows <= plain else {}
+    order = index_list(overrides["layer_order"], "layer_order")
+    if order and len(order) // 2 != rows:
+        raise UsageError(
+            f"layer_order {overrides['layer_order']!r} has {len(order)} virtual layers, but the "
+            f"checkpoint's skip_weights are of {2 * rows} or {2 * rows + 1}",
+            "every pair of virtual layers, first with last and so on, has a row of skip_weights",
+        )
+    return {}
+
+
+def _unused(told: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that say nothing about this model, at their defaults: nobody needs to hear of them."""
+    defaults = {f.name: f.default for f in dataclasses.fields(GolfConfig)}
+    config = {**defaults, **overrides, **told}
+    return {
+        name: defaults[name]
+        for name, matters in _MATTERS.items()
+        if name not in overrides and not matters(config)
+    }
+
+
+def _open_questions(told: Mapping[str, Any]) -> list[str]:
+    """The options without which a checkpoint of a record cannot be run rightly."""
+    questions: list[str] = []
+    if "layer_order" not in told:
+        questions.append("layer_order")
+    if told["skip_gates"] or told["lanes"] == 2:
+        questions.append("parallel_start")
+    if told["attn_gate"] == "plain":
+        questions.append("attn_gate_scale")
+    if told["value_embed_dim"]:
+        questions.append("value_embed_layers")
+    if told["smear"] == "window":
+        questions.append("bos_resets")
+    others = told["value_residual"], told["attn_gate"], told["smear"]
+    if questions or told["bigram_size"] or any(kind != "none" for kind in others):
+        questions = ["activation", "rope_dims", "xsa_last_n", "ln_scale", *questions]
+    return questions
+
+
+def _ask(questions: list[str], told: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    missing = [q for q in questions if q not in told and q not in overrides]
+    if missing:
+        listed = "; ".join(f"{name} ({_QUESTIONS[name]})" for name in missing)
+        raise UsageError(
+            f"the checkpoint is of a record, whose shapes do not tell: {listed}",
+            "write them into <checkpoint stem>.config.json beside it, or use --set model.NAME=VALUE; "
+            "docs/record_checkpoints.md lists the records' values",
+        )

@@ -1,0 +1,187 @@
+"""The GPT-2 family, as transformers and nanoGPT write it."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from golfpack.errors import UsageError
+from golfpack.models.base import (
+    Family,
+    StateDict,
+    on_meta,
+    shape_of,
+)
+from golfpack.models.gpt2.net import (
+    Gpt2,
+    Gpt2Config,
+)
+from golfpack.models.transformers_layout import (
+    check_model_type,
+    refuse_options,
+    without_copy,
+)
+from golfpack.spec import (
+    Hook,
+    ModelSpec,
+    Role,
+    TensorSpec,
+)
+
+_PREFIX = "transformer."
+_BLOCK = re.compile(r"h\.(\d+)\.(.+)")
+_ROLES: dict[str, Role] = {
+    "attn.c_attn.weight": "attn_q",  # queries, keys and values in one
+    "attn.c_proj.weight": "attn_out",
+    "mlp.c_fc.weight": "mlp_in",
+    "mlp.c_proj.weight": "mlp_out",
+}
+_EMBEDDINGS = ("wte", "wpe")
+# Causal masks that transformers once saved beside the weights.
+_MASKS = re.compile(r"h\.\d+\.attn\.(?:bias|masked_bias)")
+# config.json of transformers -> options of ours; those without an entry are not about the function.
+_OPTIONS = {
+    "vocab_size": "vocab_size",
+    "n_layer": "num_layers",
+    "n_embd": "dim",
+    "n_head": "num_heads",
+    "n_inner": "mlp_hidden",
+    "n_positions": "seq_len",
+    "block_size": "seq_len",  # nanoGPT
+    "layer_norm_epsilon": "norm_eps",
+}
+_ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu": "gelu",
+}
+
+
+def _on_meta(config: Mapping[str, Any]) -> Gpt2:
+    return on_meta(Gpt2, Gpt2Config(**config))
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    return _on_meta(config).to_empty(device="cpu").eval()
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    model = _on_meta(config)
+    tensors = tuple(
+        _tensor_spec(n, tuple(p.shape), model.cfg.tied) for n, p in model.named_parameters()
+    )
+    return ModelSpec("gpt2", dataclasses.asdict(model.cfg), tensors)
+
+
+def _tensor_spec(name: str, shape: tuple[int, ...], tied: bool) -> TensorSpec:
+    module = name.removesuffix(".weight")
+    if module in _EMBEDDINGS:
+        head = (Hook("head"),) if tied and module == "wte" else ()
+        return TensorSpec(name, shape, "embed", hooks=(Hook(module, "embedding"), *head))
+    if module == "lm_head":
+        return TensorSpec(name, shape, "head", hooks=(Hook("lm_head"),))
+    match = _BLOCK.fullmatch(name)
+    block = int(match[1]) if match else None
+    role = _ROLES.get(match[2]) if match else None
+    if role is None:
+        return TensorSpec(name, shape, "vector", block)
+    return TensorSpec(name, shape, role, block, (Hook(module),))
+
+
+def matches(state: StateDict) -> bool:
+    return {"wte.weight", "wpe.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight"} <= set(
+        state
+    )
+
+
+def infer(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Dimensions of a GPT-2 checkpoint; see `Family.infer`."""
+    vocab_size, dim = shape_of(state, "wte.weight", 2)
+    if "num_heads" not in overrides:
+        divisors = ", ".join(str(h) for h in range(1, dim + 1) if dim % h == 0)
+        raise UsageError(
+            f"the checkpoint's shapes leave the number of attention heads open: {divisors}",
+            "put transformers' config.json beside it, or --set model.num_heads=12",
+        )
+    return {
+        "vocab_size": vocab_size,
+        "dim": dim,
+        # Counted, not the highest index: a gap then shows up as a missing tensor.
+        "num_layers": len({m[1] for m in map(_BLOCK.fullmatch, state) if m}),
+        "mlp_hidden": shape_of(state, "h.0.mlp.c_fc.weight", 2)[0],
+        "seq_len": shape_of(state, "wpe.weight", 2)[0],
+        "tied": "lm_head.weight" not in state,
+        "bias": "h.0.attn.c_attn.bias" in state,
+    }
+
+
+def adapt(state: StateDict, _overrides: Mapping[str, Any]) -> tuple[StateDict, list[str]]:
+    """Tensors by the network's names, matrices as (out, in), no masks, no copy of a tied head."""
+    bare = {name.removeprefix(_PREFIX): t for name, t in state.items()}
+    if not matches(bare) or len(bare) != len(state):
+        return state, []
+    masks = [name for name in bare if _MASKS.fullmatch(name)]
+    notes = [f"{len(masks)} causal masks left out: they are no weights"] if masks else []
+    bare = {name: t for name, t in bare.items() if name not in masks}
+    if _is_transposed(bare):
+        notes.append("matrices transposed from (in, out), as transformers' Conv1D has them")
+        bare = {name: t.T if _is_block_matrix(name, t) else t for name, t in bare.items()}
+    without, tied = without_copy(bare, "lm_head.weight", "wte.weight")
+    return without, notes + tied
+
+
+def _is_transposed(state: StateDict) -> bool:
+    """Whether block matrices are (in, out): told by the only one that can never be square."""
+    shape = tuple(state["h.0.attn.c_attn.weight"].shape)
+    return len(shape) == 2 and 3 * shape[0] == shape[1]
+
+
+def _is_block_matrix(name: str, tensor: torch.Tensor) -> bool:
+    match = _BLOCK.fullmatch(name)
+    return match is not None and match[2] in _ROLES and tensor.ndim == 2
+
+
+def read_config(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Options from transformers' config.json, or nanoGPT's `model_args`; see `Family.read_config`."""
+    check_model_type(stored, "gpt2")
+    refuse_options(
+        stored,
+        {
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        },
+    )
+    options = {ours: stored[key] for key, ours in _OPTIONS.items() if stored.get(key) is not None}
+    # nanoGPT names no activation: it has the exact one.
+    default = "gelu_new" if "model_type" in stored else "gelu"
+    function = str(stored.get("activation_function", default))
+    if function not in _ACTIVATIONS:
+        raise UsageError(
+            f"config.json says activation_function {function!r}",
+            f"this family computes {', '.join(_ACTIVATIONS)}",
+        )
+    return {**options, "activation": _ACTIVATIONS[function]}
+
+
+def _max_length(config: Mapping[str, Any]) -> int | None:
+    return config["seq_len"]
+
+
+GPT2 = Family(
+    name="gpt2",
+    about="GPT-2 as transformers and nanoGPT write it.",
+    needs="wte.weight, wpe.weight, h.N.attn.{c_attn,c_proj}.weight, h.N.mlp.{c_fc,c_proj}.weight",
+    config_type=Gpt2Config,
+    matches=matches,
+    infer=infer,
+    build=build,
+    spec=spec,
+    max_length=_max_length,
+    adapt=adapt,
+    read_config=read_config,
+)

@@ -1,0 +1,164 @@
+"""The `.golf` file: framing, manifest and streams. docs/format.md specifies it byte by byte.
+
+    magic, version | manifest | digests | streams ... | sha256 of everything before
+
+This module knows bytes and JSON; what the streams mean is `loader.py` (and `streams.py`, which writes
+them). Every length is checked against the file's size before anything is read or allocated.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from golfpack.base.files import ARTIFACT_MAGIC
+from golfpack.errors import CorruptError
+from golfpack.packer.format.codecs import Brotli
+
+MAGIC = ARTIFACT_MAGIC
+VERSION = 1
+# magic, version, manifest bytes as stored, manifest bytes as JSON.
+HEADER = struct.Struct("<4sIII")
+DIGEST = 32
+# Hard limits, far above any real artifact: what a hostile header can make us allocate.
+MAX_MANIFEST = 1 << 24
+MAX_STREAM = 1 << 33
+
+_AGAIN = "get the file again and compare its sha256; a build writes it whole or not at all"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A parsed file whose digests all match.
+
+    Attributes:
+        manifest: the JSON object.
+        streams: stream name -> coded bytes.
+        sha256: hex digest of the whole file.
+        size: bytes of the whole file.
+        overhead: bytes that are not streams (header, manifest, digests).
+    """
+
+    manifest: dict[str, Any]
+    streams: dict[str, bytes]
+    sha256: str
+    size: int
+
+    @property
+    def overhead(self) -> int:
+        return self.size - sum(len(s) for s in self.streams.values())
+
+
+def assemble(manifest: Mapping[str, Any], streams: Mapping[str, bytes]) -> bytes:
+    """The whole file. The manifest gains "streams": [[name, bytes], ...] in the given order.
+
+    Equal input gives equal bytes: canonical JSON, no timestamps, no holes.
+    """
+    body = {**manifest, "streams": [[name, len(data)] for name, data in streams.items()]}
+    text = json.dumps(
+        body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+    packed = Brotli().encode(text)
+    parts = [HEADER.pack(MAGIC, VERSION, len(packed), len(text)), packed]
+    parts += [hashlib.sha256(data).digest() for data in streams.values()]
+    parts += streams.values()
+    blob = b"".join(parts)
+    return blob + hashlib.sha256(blob).digest()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a file is divided, before any digest is looked at.
+
+    Attributes:
+        manifest: the JSON object.
+        parts: of each stream its name, its bytes, and the sha256 that the file gives for them.
+        digest: the sha256 that the file gives for everything before it.
+    """
+
+    manifest: dict[str, Any]
+    parts: list[tuple[str, bytes, bytes]]
+    digest: bytes
+
+
+def divide(blob: bytes) -> Frame:
+    """Find manifest, streams and digests.
+
+    Raises:
+        CorruptError: not an artifact, a version we do not know, or another length than it says.
+    """
+    if len(blob) < HEADER.size + DIGEST or blob[:4] != MAGIC:
+        raise CorruptError("this is not a .golf artifact (no GOLF magic)", _AGAIN)
+    _, version, packed_size, text_size = HEADER.unpack_from(blob)
+    if version != VERSION:
+        raise CorruptError(
+            f"artifact format version {version}; this golfpack reads version {VERSION}",
+            "use the golfpack that wrote it, or a newer one",
+        )
+    start = HEADER.size + packed_size
+    if text_size > MAX_MANIFEST or start > len(blob) - DIGEST:
+        raise CorruptError("the manifest is longer than the file: truncated?", _AGAIN)
+    # The manifest tells how long the file ought to be, so it is read before the whole is hashed:
+    # "truncated by 17 bytes" helps more than "the digest differs".
+    manifest = _manifest(blob[HEADER.size : start], text_size)
+    layout = _layout(manifest)
+    expected = start + sum(size for _, size in layout) + DIGEST * (len(layout) + 1)
+    if expected != len(blob):
+        raise CorruptError(
+            f"the file has {len(blob):,} bytes, its manifest says {expected:,}: "
+            + ("truncated copy?" if len(blob) < expected else "something was appended"),
+            _AGAIN,
+        )
+    parts, at = [], start + DIGEST * len(layout)
+    for i, (name, size) in enumerate(layout):
+        digest_at = start + DIGEST * i
+        parts.append((name, blob[at : at + size], blob[digest_at : digest_at + DIGEST]))
+        at += size
+    return Frame(manifest, parts, blob[-DIGEST:])
+
+
+def parse(blob: bytes) -> Container:
+    """Check a file's framing and every digest.
+
+    Raises:
+        CorruptError: as `divide`, or a digest does not match.
+    """
+    frame = divide(blob)
+    for name, data, digest in frame.parts:
+        if hashlib.sha256(data).digest() != digest:
+            raise CorruptError(f"stream {name!r} does not match its sha256", _AGAIN)
+    if hashlib.sha256(blob[:-DIGEST]).digest() != frame.digest:
+        raise CorruptError("the file does not match its sha256", _AGAIN)
+    streams = {name: data for name, data, _ in frame.parts}
+    return Container(frame.manifest, streams, hashlib.sha256(blob).hexdigest(), len(blob))
+
+
+def _manifest(packed: bytes, size: int) -> dict[str, Any]:
+    try:
+        manifest = json.loads(Brotli().decode(packed, size))
+    except (ValueError, RecursionError, CorruptError) as e:
+        raise CorruptError("the manifest is damaged", _AGAIN) from e
+    if not isinstance(manifest, dict):
+        raise CorruptError("the manifest is not an object", _AGAIN)
+    return manifest
+
+
+def _layout(manifest: dict[str, Any]) -> list[tuple[str, int]]:
+    layout = manifest.get("streams")
+    if not isinstance(layout, list) or not all(map(_is_stream, layout)):
+        raise CorruptError("the manifest's list of streams makes no sense", _AGAIN)
+    if len({name for name, _ in layout}) != len(layout):
+        raise CorruptError("the manifest lists a stream twice", _AGAIN)
+    return [(name, size) for name, size in layout]
+
+
+def _is_stream(entry: Any) -> bool:
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        and type(entry[1]) is int
+        and 0 <= entry[1] <= MAX_STREAM
+    )

@@ -1,0 +1,240 @@
+"""Code matrices <-> one payload. docs/format.md specifies it byte by byte.
+
+    lanes | escape count in bytes | a header a matrix | escapes | lane states | words
+
+The lanes first carry every matrix's side vectors, then every code. Empty matrices leave no trace.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golfpack.errors import UsageError
+from golfpack.packer.format.rans import (
+    context_model as scale,
+)
+from golfpack.packer.format.rans import (
+    lanes as rans,
+)
+from golfpack.packer.format.rans.context_model import (
+    CodeMatrix,
+    Header,
+    ScaleModel,
+)
+from golfpack.packer.format.rans.lanes import (
+    Reader,
+    corrupt,
+)
+from golfpack.packer.format.rans.tables import (
+    Tables,
+    tables,
+)
+
+Decoder = Callable[[Reader, NDArray[np.uint8], Tables], NDArray[np.int32]]
+
+_HEADER_BYTES = 4
+_STATE_BYTES = 8
+_MAX_LANES_LOG2 = 12
+_CODES_PER_LANE = 1 << 15  # a lane costs about 6 bytes: 0.05% at 3 bits a code
+_VARINT_BYTES = 5
+# The cheapest code costs log2(4096 / 4095) bits: no payload of B bytes holds more than this times B.
+_CODES_PER_BYTE = 8 * 2840
+
+
+def encode_codes(
+    codes: Sequence[NDArray[np.int32]], matrices: Sequence[CodeMatrix], threads: int = 1
+) -> bytes:
+    """Code matrices of integers, each with the shape its CodeMatrix tells.
+
+    The same input gives the same bytes, on any number of threads.
+
+    Raises:
+        UsageError: a shape differs from its CodeMatrix's, or a code leaves int32.
+    """
+    from golfpack.base.parallel import map_ordered
+    from golfpack.packer.format.rans import (
+        fast,
+        fit,
+    )
+
+    full = _with_codes(matrices)
+    if not full:
+        return b""
+    arrays = [_checked(codes[n], matrices[n]) for n in full]
+    work = list(zip(arrays, (matrices[n] for n in full), strict=True))
+    models = list(map_ordered(lambda item: fit.fit(*item), work, threads))
+    sides = np.concatenate([side for model in models for side in model.sides])
+    flat = np.concatenate(
+        [_moved(a, m, -1).reshape(-1) for a, m in zip(arrays, models, strict=True)]
+    )
+    runs = [
+        (sides, _side_levels([model.header for model in models], full, matrices)),
+        (flat, _code_levels(models, full, matrices)),
+    ]
+    lanes_log2 = _lanes_log2(len(flat))
+    states, words, escapes = fast.encode_runs(runs, 1 << lanes_log2, tables())
+    packed = _pack_varints(escapes)
+    return b"".join(
+        [
+            bytes([lanes_log2]),
+            _pack_varints(np.array([len(packed)])),
+            *(_pack_header(model.header) for model in models),
+            packed,
+            states.astype("<u8").tobytes(),
+            words.astype("<u4").tobytes(),
+        ]
+    )
+
+
+def decode_codes(
+    payload: bytes, matrices: Sequence[CodeMatrix], decoder: Decoder | None = None
+) -> list[NDArray[np.int32]]:
+    """Codes from `encode_codes`'s payload, in the shapes of the same matrices.
+
+    Args:
+        payload: what `encode_codes` returned.
+        matrices: equal to those it was given.
+        decoder: `rans.decode_run` or `fast.decode_run`, which agree; default: fast where numba is.
+
+    Raises:
+        CorruptError: no encoder wrote this payload for these matrices.
+    """
+    full = _with_codes(matrices)
+    count = sum(matrices[n].shape[0] * matrices[n].shape[1] for n in full)
+    if count > _CODES_PER_BYTE * len(payload):
+        raise corrupt(f"{len(payload):,} bytes cannot hold {count:,} codes")
+    decoded = [np.zeros(matrix.shape, np.int32) for matrix in matrices]
+    if not full:
+        if payload:
+            raise corrupt("it is not empty, but there are no codes")
+        return decoded
+    decode = decoder or default_decoder()
+    headers, reader = _parse(payload, len(full))
+    values = decode(reader, _side_levels(headers, full, matrices), tables())
+    sides = iter(_pieces(values, [size for n in full for size in matrices[n].shape * 2]))
+    models = [ScaleModel(h, next(sides), next(sides), next(sides), next(sides)) for h in headers]
+    codes = decode(reader, _code_levels(models, full, matrices), tables())
+    reader.check_finished()
+    sizes = [matrices[n].shape[0] * matrices[n].shape[1] for n in full]
+    for n, part, model in zip(full, _pieces(codes, sizes), models, strict=True):
+        decoded[n] = _moved(part.reshape(matrices[n].shape), model, 1)
+    return decoded
+
+
+def default_decoder() -> Decoder:
+    """The compiled decoder where numba is installed, else its numpy twin, some 20 times slower."""
+    if find_spec("numba") is None:
+        return rans.decode_run
+    from golfpack.packer.format.rans import fast
+
+    return fast.decode_run
+
+
+def _side_levels(
+    headers: Sequence[Header], full: Sequence[int], matrices: Sequence[CodeMatrix]
+) -> NDArray[np.uint8]:
+    parts = zip(headers, full, strict=True)
+    return np.concatenate([scale.side_levels(h, matrices[n].shape) for h, n in parts])
+
+
+def _code_levels(
+    models: Sequence[ScaleModel], full: Sequence[int], matrices: Sequence[CodeMatrix]
+) -> NDArray[np.uint8]:
+    parts = zip(models, full, strict=True)
+    return np.concatenate([scale.code_levels(matrices[n], model) for model, n in parts])
+
+
+def _moved(codes: NDArray[np.int32], model: ScaleModel, sign: int) -> NDArray[np.int32]:
+    moved = scale.shifted(codes, model, sign)
+    if moved is None:
+        raise corrupt("a code leaves the 32-bit range")
+    return moved
+
+
+def _pieces(values: NDArray[np.int32], sizes: Sequence[int]) -> list[NDArray[np.int32]]:
+    return np.split(values, np.cumsum(sizes)[:-1])
+
+
+def _with_codes(matrices: Sequence[CodeMatrix]) -> list[int]:
+    return [n for n, matrix in enumerate(matrices) if 0 not in matrix.shape]
+
+
+def _checked(codes: NDArray[np.int32], matrix: CodeMatrix) -> NDArray[np.int32]:
+    if codes.shape != matrix.shape:
+        raise UsageError(
+            f"codes of shape {codes.shape} for a matrix of shape {matrix.shape}",
+            "pass the codes and the matrices in one order",
+        )
+    if codes.dtype != np.int32:
+        raise UsageError(f"codes are {codes.dtype}, not int32", "round and convert them first")
+    return np.ascontiguousarray(codes)
+
+
+def _lanes_log2(count: int) -> int:
+    return min(max(count // _CODES_PER_LANE, 1).bit_length() - 1, _MAX_LANES_LOG2)
+
+
+def _pack_header(header: Header) -> bytes:
+    offset = header.offset & ((1 << scale.OFFSET_BITS) - 1)
+    flags = header.use_row << 14 | header.use_col << 15
+    spreads = sum(spread << 16 + 4 * n for n, spread in enumerate(header.spreads))
+    return (offset | flags | spreads).to_bytes(_HEADER_BYTES, "little")
+
+
+def _unpack_header(packed: bytes) -> Header:
+    bits = int.from_bytes(packed, "little")
+    offset = bits & ((1 << scale.OFFSET_BITS) - 1)
+    if offset >> (scale.OFFSET_BITS - 1):
+        offset -= 1 << scale.OFFSET_BITS
+    spreads = bits >> 16 & 15, bits >> 20 & 15, bits >> 24 & 15, bits >> 28
+    return Header(offset, bool(bits >> 14 & 1), bool(bits >> 15 & 1), spreads)
+
+
+def _parse(payload: bytes, count: int) -> tuple[list[Header], Reader]:
+    """Headers of `count` matrices, and the reader of what follows."""
+    if len(payload) < 2:
+        raise corrupt("it ends too early")
+    lanes_log2 = payload[0]
+    if lanes_log2 > _MAX_LANES_LOG2:
+        raise corrupt(f"2^{lanes_log2} lanes")
+    width = next((n for n, b in enumerate(payload[1 : 1 + _VARINT_BYTES], 1) if b < 128), None)
+    if width is None:
+        raise corrupt("the escape count does not end")
+    escape_bytes = int(_unpack_varints(payload[1 : 1 + width])[0])
+    at = 1 + width
+    ends = np.cumsum([at, _HEADER_BYTES * count, escape_bytes, _STATE_BYTES << lanes_log2])
+    if ends[-1] > len(payload) or (len(payload) - ends[-1]) % 4:
+        raise corrupt("its length fits no number of words")
+    headers = [
+        _unpack_header(payload[n : n + _HEADER_BYTES])
+        for n in range(at, int(ends[1]), _HEADER_BYTES)
+    ]
+    escapes = _unpack_varints(payload[ends[1] : ends[2]])
+    states = np.frombuffer(payload[ends[2] : ends[3]], "<u8").astype(np.uint64)
+    if np.any(states < rans.STATE_START):
+        raise corrupt("a lane state is too small")
+    words = np.frombuffer(payload[ends[3] :], "<u4").astype(np.uint32)
+    return headers, Reader(states, words, escapes)
+
+
+def _pack_varints(values: NDArray[np.int64]) -> bytes:
+    """LEB128: seven bits a byte, low first, the top bit set on all but a number's last."""
+    digits = values[:, None] >> 7 * np.arange(_VARINT_BYTES)
+    packed = digits & 127 | (digits > 127) << 7
+    present = (digits > 0) | (np.arange(_VARINT_BYTES) == 0)
+    return packed[present].astype(np.uint8).tobytes()
+
+
+def _unpack_varints(packed: bytes) -> NDArray[np.int64]:
+    """The numbers of `_pack_varints`."""
+    data = np.frombuffer(packed, np.uint8)
+    if len(data) == 0:
+        return np.zeros(0, np.int64)
+    last = np.flatnonzero(data < 128)
+    first = np.concatenate([[0], last[:-1] + 1])
+    if len(last) == 0 or last[-1] != len(data) - 1 or np.any(last - first >= _VARINT_BYTES):
+        raise corrupt("an escape does not end")
+    place = np.arange(len(data)) - np.repeat(first, last - first + 1)
+    return np.add.reduceat((data & 127).astype(np.int64) << (7 * place), first)

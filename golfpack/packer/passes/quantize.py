@@ -1,0 +1,194 @@
+"""The passes that turn weights into codes: sense, clip, steps, round. Thin shells, no maths."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from golfpack.base.convert import require
+from golfpack.base.parallel import map_ordered
+from golfpack.packer.engine import ToRound
+from golfpack.packer.format.rawfloat import raw_from_float32
+from golfpack.packer.format.steps import StepField
+from golfpack.packer.format.tensors import (
+    PackedTensor,
+    QTensor,
+    Raw,
+)
+from golfpack.packer.quantize.gptq import MAX_DAMP
+from golfpack.packer.quantize.schemes import (
+    IntN,
+    Keep,
+    Ternary,
+    kept_type,
+)
+from golfpack.packer.quantize.sensitivity import measure_sensitivity
+from golfpack.packer.state import (
+    PackState,
+    Pass,
+    clips_of,
+    need,
+    quantized_names,
+    step_field,
+)
+from golfpack.spec import as_matrix
+
+
+@dataclass(frozen=True)
+class Sense(Pass):
+    """Boil calibration down to one Sensitivity per tensor, and factor the Hessians.
+
+    Attributes:
+        damp: added to every Hessian's diagonal, as a fraction of its mean.
+        activation_order: round columns by falling diagonal of the Hessian.
+        two_sided: feed errors back along rows too, where calibration measured output gradients.
+        row_damp: like `damp`, for the covariance of output gradients.
+    """
+
+    name: ClassVar[str] = "sense"
+    damp: float = 0.01
+    activation_order: bool = False
+    two_sided: bool = False
+    row_damp: float = 0.1
+
+    def __post_init__(self) -> None:
+        for option in ("damp", "row_damp"):
+            value = getattr(self, option)
+            require(
+                0 <= value <= MAX_DAMP, f"sense.{option} is {value}", f"choose 0 to {MAX_DAMP:g}"
+            )
+
+    def requires(self, state: PackState) -> None:
+        need(state, "plan", self.name, "policy")
+
+    def run(self, state: PackState) -> PackState:
+        names = quantized_names(state)
+        found = measure_sensitivity(
+            {n: state.weights[n] for n in names},
+            state.stats,
+            damp=self.damp,
+            row_damp=self.row_damp if self.two_sided else None,
+            activation_order=self.activation_order,
+            engine=state.engine,
+            threads=state.threads,
+            notify=state.notify,
+        )
+        for n, s in found.items():
+            if s.factor is not None and s.factor.damp > self.damp:
+                state = state.warn(
+                    f"{n}: Hessian not positive definite at damp {self.damp:g}; "
+                    f"used {s.factor.damp:g}"
+                )
+        return replace(state, sensitivity=found)
+
+
+@dataclass(frozen=True)
+class Clip(Pass):
+    """Find the clips of every tensor of fixed bit width, once: no dial changes them."""
+
+    name: ClassVar[str] = "clip"
+
+    def requires(self, state: PackState) -> None:
+        need(state, "plan", self.name, "policy")
+        if quantized_names(state):
+            need(state, "sensitivity", self.name, "sense")
+
+    def run(self, state: PackState) -> PackState:
+        return clipped(state)
+
+
+def clipped(state: PackState) -> PackState:
+    """The state with the clips of every tensor of fixed bit width."""
+    names = [n for n in quantized_names(state) if isinstance(state.plan[n], IntN | Ternary)]
+    work = map_ordered(lambda n: clips_of(state, n, state.plan[n]), names, state.threads)
+    clips = {}
+    for n, found in zip(names, work, strict=True):
+        assert found is not None
+        clips[n] = found
+        state.notify("clip", len(clips), len(names), n)
+    return replace(state, clips=clips)
+
+
+@dataclass(frozen=True)
+class Steps(Pass):
+    """Every quantized tensor's step field, from its scheme, its clips and the dial."""
+
+    name: ClassVar[str] = "steps"
+
+    def requires(self, state: PackState) -> None:
+        need(state, "plan", self.name, "policy")
+        if quantized_names(state):
+            need(state, "sensitivity", self.name, "sense")
+
+    def run(self, state: PackState) -> PackState:
+        steps = {n: step_field(state, n, state.dial) for n in quantized_names(state)}
+        return replace(state, steps=steps)
+
+
+@dataclass(frozen=True)
+class Round(Pass):
+    """Weights to codes.
+
+    Attributes:
+        feedback: GPTQ's error feedback where there is a Hessian (two-sided where `sense` prepared
+            it); otherwise round to nearest.
+        rate_weight: prefer cheaper codes by this much (rate-distortion-optimal rounding; the theory's
+            slope is ln 2 / 12 = 0.058). 0 rounds to nearest; docs/LOG.md says what it gave.
+    """
+
+    name: ClassVar[str] = "round"
+    feedback: bool = True
+    rate_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        holds = 0 <= self.rate_weight <= 1
+        require(holds, f"round.rate_weight is {self.rate_weight}", "choose 0 to 1")
+
+    def requires(self, state: PackState) -> None:
+        need(state, "plan", self.name, "policy")
+        if quantized_names(state):
+            need(state, "steps", self.name, "steps")
+
+    def run(self, state: PackState) -> PackState:
+        names = list(state.plan)
+        # The largest tensors first, so that threads end together; results return to spec order.
+        queue = sorted(
+            names, key=lambda n: -state.spec[n].numel * as_matrix(state.spec[n].shape)[1]
+        )
+        # Kept tensors cost nothing and are not handed over.
+        work = {
+            n: to_round(state, n, state.steps[n], self.feedback, self.rate_weight)
+            for n in queue
+            if not isinstance(state.plan[n], Keep)
+        }
+        codes = state.engine.codes(list(work.values()), state.threads)
+        results: dict[str, PackedTensor] = {}
+        for done, name in enumerate(queue, 1):
+            results[name] = (
+                QTensor(next(codes), work[name].steps) if name in work else kept(state, name)
+            )
+            state.notify("round", done, len(names), name)
+        return replace(state, tensors={n: results[n] for n in names})
+
+    def ensures(self, state: PackState) -> None:
+        for name, t in state.tensors.items():
+            limit = state.plan[name].limit
+            if isinstance(t, QTensor) and limit is not None:
+                assert np.abs(t.codes).max(initial=0) <= limit, name
+
+
+def kept(state: PackState, name: str) -> Raw:
+    """One tensor that stays floats."""
+    w = state.weights[name]
+    dtype = kept_type(state.plan[name], w)
+    return Raw(raw_from_float32(w, dtype), dtype)
+
+
+def to_round(
+    state: PackState, name: str, steps: StepField, feedback: bool, rate_weight: float = 0.0
+) -> ToRound:
+    """The rounding of one quantized tensor under its scheme; `steps` is its step field."""
+    w, limit, known = state.matrix(name), state.plan[name].limit, state.sensitivity[name]
+    if not feedback or known.factor is None:
+        return ToRound(w, steps, limit)
+    return ToRound(w, steps, limit, known.factor, known.row_factor, rate_weight)

@@ -1,0 +1,154 @@
+"""Self-distillation: codes move where the network's KL falls, and the same way on any machine."""
+
+import numpy as np
+import pytest
+import torch
+
+from golfpack.build.distil import (
+    BATCH_TOKENS,
+    HEADROOM,
+    LOOKS,
+    distil,
+    latent,
+)
+from golfpack.errors import UsageError
+from golfpack.eval.divergence import mean_kl
+from golfpack.models.checkpoint import build_model
+
+STEP = 0.08
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """A high rate, for few updates."""
+    monkeypatch.setattr("golfpack.build.distil.RATE", 0.03)
+
+
+@pytest.fixture
+def teacher(tiny):
+    return build_model(tiny.family, tiny.config, tiny.weights)
+
+
+def start(tiny, limit=None):
+    """Latents of all matrices but the embedding, rounded to nearest on one coarse step."""
+    found = {}
+    for t in tiny.spec.tensors:
+        if len(t.shape) == 2 and t.role != "embed":
+            w = tiny.weights[t.name]
+            codes, step = np.rint(w / STEP), np.full(t.shape, STEP)
+            found[t.name] = latent(w, codes.astype(np.int32), step, limit, t.shape)
+    return found
+
+
+def student(tiny, latents):
+    weights = {**tiny.weights, **{n: x.weight().numpy() for n, x in latents.items()}}
+    return build_model(tiny.family, tiny.config, weights)
+
+
+def trained(tiny, teacher, tokens, updates, threads=1, seed=0, device=None):
+    latents = start(tiny)
+    order, rows = np.random.default_rng(seed), updates * BATCH_TOKENS // tokens.sequences.shape[1]
+    text = tokens.sequences[order.integers(len(tokens.sequences), size=rows)]
+    return distil(teacher, student(tiny, latents), latents, text, threads=threads, device=device)
+
+
+def test_training_lowers_the_kl_on_tokens_it_has_not_seen(tiny, teacher, tiny_tokens):
+    train, held_out = tiny_tokens.split(4)
+    before = mean_kl(teacher, student(tiny, start(tiny)), held_out.sequences, 1)
+    latents = trained(tiny, teacher, train, 25)
+    after = mean_kl(teacher, student(tiny, latents), held_out.sequences, 1)
+    assert after < 0.8 * before
+
+
+def test_threads_change_nothing_and_the_seed_does(tiny, teacher, tiny_tokens):
+    one, two, other = (
+        trained(tiny, teacher, tiny_tokens, 2, threads, seed)
+        for threads, seed in ((1, 0), (2, 0), (1, 1))
+    )
+    assert all(torch.equal(one[n].z, two[n].z) for n in one)
+    assert any(not torch.equal(one[n].z, other[n].z) for n in one)
+
+
+def test_whole_batches_on_a_device_are_the_same_but_for_rounding(tiny, teacher, tiny_tokens):
+    alone, together = (trained(tiny, teacher, tiny_tokens, 1, device=d) for d in (None, "cpu"))
+    for name, x in alone.items():
+        torch.testing.assert_close(x.z, together[name].z, atol=1e-4, rtol=0)
+        assert not torch.equal(x.z, start(tiny)[name].z)
+
+
+def test_both_networks_are_left_as_they_were(tiny, teacher, tiny_tokens):
+    latents = start(tiny)
+    net = student(tiny, latents)
+    before = [{n: p.clone() for n, p in m.named_parameters()} for m in (teacher, net)]
+    distil(teacher, net, latents, tiny_tokens.sequences[:1], threads=1)
+    for model, kept in zip((teacher, net), before, strict=True):
+        assert not any(p.requires_grad for p in model.parameters())
+        assert all(torch.equal(p, kept[n]) for n, p in model.named_parameters())
+
+
+def test_a_latent_starts_beside_its_code_and_stays_within_the_limit():
+    w, codes = np.array([[0.1, 0.9, -2.6]]), np.array([[1, 1, -2]])
+    x = latent(w, codes, np.ones((1, 3)), 2, (3,))
+    np.testing.assert_allclose(x.z, [[1 - HEADROOM, 0.9, -2 - HEADROOM]], rtol=1e-6)
+    np.testing.assert_array_equal(x.weight(), [1.0, 1.0, -2.0])
+    x.move(torch.tensor([[-5.0, 5.0, -5.0]]))
+    np.testing.assert_array_equal(x.z, [[-2.0, 2.0, -2.0]])
+
+
+def test_a_correction_is_part_of_the_weight_and_not_of_the_code():
+    w, codes, offset = np.array([[1.5]]), np.array([[2]]), np.array([[0.5]])
+    x = latent(w, codes, np.array([[0.5]]), None, (1, 1), offset)
+    assert (float(x.z), float(x.weight())) == (2.0, 1.5)
+
+
+def test_weights_stay_on_other_steps_up_to_rounding():
+    """As training goes on from there, nothing but the grid may have changed."""
+    w, codes, offset = np.array([[0.7, -1.3]]), np.array([[1, -2]]), np.array([[0.1, -0.1]])
+    x = latent(w, codes, np.array([[0.6, 0.7]]), None, (1, 2))
+    y = latent(w, codes, np.array([[0.25, 0.25]]), 8, (1, 2), offset)
+    moved = x.onto(y)
+    np.testing.assert_allclose(moved.z * y.step + y.offset, w, rtol=1e-6)
+    assert (moved.step is y.step, moved.limit) == (True, 8)
+    clipped = x.onto(latent(w, codes, np.array([[0.1, 0.1]]), 4, (1, 2)))
+    np.testing.assert_array_equal(clipped.z, [[4.0, -4.0]])
+
+
+def test_training_goes_on_from_the_steps_it_is_given_on_the_way(tiny, teacher, tiny_tokens):
+    """Three times, and never before the first update."""
+    latents, seen = start(tiny), []
+
+    def resize(now):
+        seen.append(now)
+        finer = {n: latent(x.weight().numpy().reshape(x.z.shape), np.zeros(x.z.shape),
+                           x.step.numpy() / 2, x.limit, x.shape) for n, x in now.items()}  # fmt: skip
+        return {n: x.onto(finer[n]) for n, x in now.items()}
+
+    rows = 8 * BATCH_TOKENS // tiny_tokens.sequences.shape[1]
+    text = np.resize(tiny_tokens.sequences, (rows, tiny_tokens.sequences.shape[1]))
+    done = distil(teacher, student(tiny, latents), latents, text, threads=1, resize=resize)
+    assert len(seen) == len(LOOKS)
+    for name, x in done.items():
+        torch.testing.assert_close(x.step, latents[name].step / 2 ** len(LOOKS))
+        assert not torch.equal(seen[0][name].z, latents[name].z)
+    only = distil(teacher, student(tiny, latents), latents, text[:1], threads=1, resize=resize)
+    assert len(seen) == len(LOOKS)
+    assert only.keys() == latents.keys()
+
+
+def test_what_no_gradient_reaches_stays(tiny, teacher, tiny_tokens):
+    latents = start(tiny)
+    name = next(n for n in latents if n.endswith("mlp.proj.weight"))
+    dead = {**tiny.weights, name.replace("mlp.proj", "mlp.fc"): 0 * tiny.weights[name].T}
+    net = build_model(tiny.family, tiny.config, dead)
+    only = {name: latents[name]}
+    after = distil(net, net, only, tiny_tokens.sequences[:1], threads=1)
+    assert torch.equal(after[name].z, latents[name].z)
+
+
+def test_a_network_that_overflows_is_an_error(tiny, teacher, tiny_tokens):
+    latents = start(tiny)
+    name = next(iter(latents))
+    nan = {**tiny.weights, name: np.full_like(tiny.weights[name], np.nan)}
+    broken = build_model(tiny.family, tiny.config, nan)
+    with pytest.raises(UsageError, match="the KL is nan after 0 updates"):
+        distil(broken, student(tiny, latents), latents, tiny_tokens.sequences[:1], threads=1)

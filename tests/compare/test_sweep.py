@@ -1,0 +1,225 @@
+"""`sweep`: its rows are what build says, and what more bytes would buy follows from them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, trained_looking
+
+from golfpack.build.plan import plan
+from golfpack.build.prepare import BuildOptions
+from golfpack.build.run import build
+from golfpack.compare import rows as compare_rows
+from golfpack.compare.sweep import (
+    SweepOptions,
+    sweep,
+)
+from golfpack.compare.sweep_report import (
+    MEGABYTE,
+    SweepRow,
+    with_more,
+)
+from golfpack.data.shards import write_shard
+from golfpack.data.tokenizer import (
+    encode_documents,
+    load_tokenizer,
+    train_tokenizer,
+)
+from golfpack.errors import (
+    ExitCode,
+    StrictError,
+    UsageError,
+)
+
+TEXT = [f"Line {i} of {c} goes on for a while, {a} and slow." for i in range(60) for c in "abcd"
+        for a in ("calm", "wide")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_shard) -> Path:
+    """A tiny checkpoint, calibration tokens, text as tokens to evaluate on, and their tokenizer."""
+    path = tmp_path_factory.mktemp("sweep")
+    weights = trained_looking({**TINY, "vocab_size": 320}, 3)
+    torch.save({n: torch.from_numpy(w) for n, w in weights.items()}, path / "tiny.pt")
+    (path / "train.bin").write_bytes(tiny_shard.read_bytes())
+    train_tokenizer(TEXT, 320, path / "bpe.model")
+    tokens = encode_documents(load_tokenizer(path / "bpe.model"), TEXT[:60])
+    write_shard(path / "held.bin", tokens[:700])
+    return path
+
+
+@pytest.fixture
+def options(folder, tmp_path):
+    """Two budgets of the default recipe, the larger one first."""
+    return SweepOptions(
+        folder / "tiny.pt", ("25kB", "15kB"), out=tmp_path / "out", calib=str(folder / "train.bin"),
+        calib_tokens=512, cache=False,
+    )  # fmt: skip
+
+
+def test_rows_are_what_build_says_and_a_rerun_takes_them(options, monkeypatch):
+    report = sweep(options)
+    assert [r.budget for r in report.rows] == ["15kB", "25kB"]
+    assert (report.kl_source, report.float_bpb) == ("held-out calibration tokens", None)
+    for row in report.rows:
+        told = json.loads((options.out / f"rd-{row.budget}.report.json").read_text())
+        assert row.artifact_sha256 == told["artifact_sha256"]
+        assert (row.artifact_bytes, row.kl) == (told["artifact_bytes"], told["measured_kl"])
+        assert row.headroom_bytes == row.budget_bytes - row.artifact_bytes >= 0
+        assert row.val_bpb is row.bpb_loss is None
+    saved = json.loads((options.out / "sweep.report.json").read_text())
+    assert [r["kl"] for r in saved["rows"]] == [r.kl for r in report.rows]
+    calls = []
+    monkeypatch.setattr(compare_rows, "build", lambda o, n: calls.append(o.budget) or build(o, n))
+    again = sweep(replace(options, budgets=("15kB", "20kB", "25kB")))
+    assert calls == ["20kB"]
+    assert [r.reused for r in again.rows] == [True, False, True]
+
+
+def test_an_evaluation_measures_on_its_own_tokens(options, folder):
+    options = replace(
+        options, tokens=str(folder / "held.bin"), tokenizer=folder / "bpe.model", limit=600,
+        window=64, kl_tokens=256, recipe="int8-zlib", budgets=("4bpw", "3bpw"),
+    )  # fmt: skip
+    report = sweep(options)
+    assert (report.scored_tokens, report.kl_tokens, report.window) == (599, 256, 64)
+    assert report.float_bpb is not None
+    for row in report.rows:
+        assert row.val_bpb is not None
+        assert row.bpb_loss == pytest.approx(row.val_bpb - report.float_bpb)
+    low, high = report.rows
+    assert low.kl is not None
+    assert high.kl is not None
+    assert low.kl > high.kl > 0
+
+
+def test_a_prediction_is_the_plan_and_writes_nothing(options, tmp_path):
+    report = sweep(replace(options, predict=True))
+    assert not list(tmp_path.iterdir())
+    asked = BuildOptions(options.checkpoint, calib=options.calib, calib_tokens=512, cache=False)
+    planned = plan(asked, ["15kB", "25kB"])
+    assert [(r.budget_bytes, r.artifact_bytes, r.kl) for r in report.rows] == [
+        (r.budget_bytes, r.artifact_bytes, r.predicted_kl) for r in planned.rows
+    ]
+    assert all(r.more is not None for r in report.rows)
+
+
+def curve(*points: tuple[int, float, float | None]) -> list[SweepRow]:
+    return [
+        SweepRow(f"{size}", size, artifact_bytes=size, kl=kl, bpb_loss=bpb)
+        for size, kl, bpb in points
+    ]
+
+
+def test_more_bytes_follow_an_exponential_exactly():
+    # The KL halves with every 2 MB; bits per byte are 0.4 of it and something that stays.
+    rows = curve(*((s * MEGABYTE, k := 0.01 * 2 ** (-s / 2), 0.3 + 0.4 * k) for s in (6, 8, 13)))
+    for row in with_more(rows):
+        assert row.kl is not None
+        assert row.more is not None
+        assert row.more.bytes == MEGABYTE
+        assert row.more.kl == pytest.approx(row.kl * (2**-0.5 - 1))
+        assert row.more.bpb == pytest.approx(0.4 * row.more.kl)
+        assert row.more.extrapolated == (row.artifact_bytes == 13 * MEGABYTE)
+        assert "another megabyte would take 29% off the KL" in row.more.says
+
+
+def test_small_artifacts_are_asked_about_a_tenth_more():
+    low, high = with_more(curve((100_000, 0.01, None), (110_000, 0.005, None)))
+    assert low.more is not None
+    assert low.more.bytes == 10_000
+    assert low.more.kl == pytest.approx(-0.005)
+    assert low.more.bpb is None
+    assert high.more is not None
+    assert high.more.extrapolated
+    assert high.more.says.endswith("if the curve goes on as before")
+
+
+def test_where_nothing_falls_nothing_is_promised():
+    assert [r.more for r in with_more(curve((1000, 0.1, None)))] == [None]
+    rows = with_more([*curve((1000, 0.1, 0.1), (2000, 0.1, 0.2)), SweepRow("3", 3, "too small")])
+    assert [r.more is None for r in rows] == [False, False, True]
+    assert all("nothing that shows" in r.more.says for r in rows if r.more)
+    # An artifact that is exact, or one that nothing was measured on, has no curve.
+    assert [r.more for r in with_more(curve((1000, 0.0, None), (2000, 0.0, None)))] == [None, None]
+
+
+def test_code_counts_towards_every_budget_and_a_warning_can_be_an_error(options, tmp_path):
+    code = tmp_path / "run.py"
+    code.write_bytes(b"#" * 4_000)
+    options = replace(options, budgets=("20kB",), code=(code,))
+    (row,) = sweep(options).rows
+    assert row.artifact_bytes is not None
+    assert row.headroom_bytes == 20_000 - 4_000 - row.artifact_bytes >= 0
+    exact = replace(options, budgets=("400kB",), code=())
+    assert sweep(exact).rows[0].warnings
+    for _ in range(2):  # from the rows of the earlier run, too
+        with pytest.raises(StrictError):
+            sweep(replace(exact, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"evaluate": True}, "--tokens"),
+        ({"tokens": "held.bin"}, "--tokenizer"),
+        ({"tokens": "held.bin", "predict": True}, "--predict"),
+        ({"budgets": ("15kB", "15kB")}, "twice"),
+        ({"budgets": ("16potato",)}, "16potato"),
+        ({"png": Path("none/x.png")}, "cannot write"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_refused_before_the_first_build(options, monkeypatch, changes, says):
+    monkeypatch.setattr(compare_rows, "build", lambda *a: pytest.fail("too late"))
+    with pytest.raises(UsageError, match=says):
+        sweep(replace(options, **changes))
+    assert not options.out.exists()
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_a_sweep_in_which_nothing_fits_exits_3_after_its_table(inside, tmp_path, json_too):
+    args = (
+        "sweep", "tiny.pt", "--budgets", "2,3,4", "--calib", "train.bin", "--calib-tokens", "512",
+        "--no-cache", "--threads", "1", "-q", "--out", tmp_path / "none",
+    )  # fmt: skip
+    run = inside(*args, *(["--json"] if json_too else []))
+    assert run.returncode == ExitCode.OVER_BUDGET
+    assert "error: nothing was built: every row was refused" in run.stderr
+    assert run.stderr.splitlines()[-1].startswith("hint: ")
+    if json_too:
+        rows = json.loads(run.stdout)["rows"]
+        assert all("2bpw" in r["refused"] for r in rows[:1])
+        assert [r["artifact"] for r in rows] == [None] * 3
+    else:
+        assert "4 refused: the coarsest steps" in run.stdout
+        assert "(4 is bytes; 4bpw would be bits per weight" in run.stdout
+
+
+def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
+    folder, inside, monkeypatch
+):
+    args = (
+        "sweep", "tiny.pt", "--budgets", "15kB,25kB,1kB", "--calib", "train.bin", "--calib-tokens",
+        "512", "--tokenizer", "bpe.model", "--no-cache", "--threads", "1", "-q",
+    )  # fmt: skip
+    run = inside(*args, "--png", "f.png")
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0].split()[:5] == ["budget", "bytes", "headroom", "bpw", "KL"]
+    assert any(line.startswith("1kB refused: the coarsest steps") for line in lines)
+    assert any(line.startswith("at 15kB, 10% more (") for line in lines)
+    picture = (folder / "f.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    report = inside(*args, "--png", "f.png", "--json").report
+    assert [r["reused"] for r in report["rows"]] == [True, True, True]
+    built = json.loads((folder / "tiny.sweep" / "rd-15kB.report.json").read_text())
+    assert report["rows"][1]["bpb_loss"] == built["measured_bpb"] > 0
+    assert (folder / "f.png").read_bytes() == picture
+    monkeypatch.setattr("golfpack.compare.frontier.find_spec", lambda name: None)
+    run = inside(*args, "--png", "f.png")
+    assert run.returncode == ExitCode.USAGE
+    assert "needs matplotlib" in run.stderr
+    assert inside(*args).returncode == 0

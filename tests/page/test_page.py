@@ -1,0 +1,325 @@
+"""The report page as text: complete, exact, safe with any name, and nothing in it leads outside."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from safetensors.numpy import save_file
+
+from golfpack.base.schema import schema_of
+from golfpack.build.prepare import BuildOptions
+from golfpack.build.run import build
+from golfpack.errors import UsageError
+from golfpack.packer.format.loader import load
+from golfpack.page.data import (
+    BARS,
+    bars,
+)
+from golfpack.page.make import (
+    PageOptions,
+    report,
+)
+from golfpack.page.page import (
+    PageReport,
+    embedded,
+    is_page,
+)
+
+HOSTILE = "</script><img src=x onerror=alert(1)>&amp;{{style}}.weight"
+
+
+def data_of(page: str) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def page_of(path, **options) -> str:
+    found = report(PageOptions(path, **options))
+    return (path.parent / found.page).read_text()
+
+
+@pytest.fixture(scope="module")
+def built(tiny_path, tiny_shard, tmp_path_factory):
+    """The tiny model, built: its artifact, with the report beside it."""
+    folder = tmp_path_factory.mktemp("page")
+    path = folder / "tiny.golf"
+    code = folder / "train.py"
+    code.write_bytes(b"#" * 321)
+    options = BuildOptions(
+        tiny_path, "20000", path, calib=str(tiny_shard), calib_tokens=512, cache=False, code=(code,)
+    )
+    return SimpleNamespace(path=path, report=build(options))
+
+
+@pytest.fixture(scope="module")
+def folder(built):
+    return built.path.parent
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """An artifact of two tensors whose names are not meant well, with its report."""
+    folder = tmp_path_factory.mktemp("hostile")
+    rng = np.random.default_rng(0)
+    names = (HOSTILE, "layers.1.\u2028'\"`${alert(2)}")
+    weights = {n: rng.standard_normal((40, 24)).astype(np.float32) for n in names}
+    save_file(weights, folder / "x.safetensors")
+    path = folder / "x.golf"
+    build(BuildOptions(folder / "x.safetensors", "4bpw", path, data_free=True))
+    return path
+
+
+@pytest.fixture
+def copied(built, tmp_path):
+    """Copies the artifact to a folder of its own, with a report that is changed."""
+
+    def copy(change=None):
+        path = tmp_path / "copy.golf"
+        path.write_bytes(built.path.read_bytes())
+        if change is not None:
+            data = json.loads(built.path.with_suffix(".report.json").read_text())
+            change(data)
+            path.with_suffix(".report.json").write_text(json.dumps(data))
+        return path
+
+    return copy
+
+
+def test_the_page_holds_every_tensor_and_every_byte(built):
+    data = data_of(page_of(built.path))
+    size = built.path.stat().st_size
+    tensors = data["tensors"]
+    assert [t["name"] for t in tensors] == [t.name for t in built.report.tensors]
+    assert sum(t["bytes"] for t in tensors) + data["build"]["fixed_bytes"] == size
+    budget = data["build"]
+    assert (
+        size + budget["code_bytes"] + budget["headroom_bytes"] == budget["budget_bytes"] == 20_000
+    )
+    assert budget["code_bytes"] == 321
+    assert budget["measured_kl"] == built.report.measured_kl
+    artifact = load(built.path)
+    for t in tensors:
+        bins, codes = t["histogram"], artifact.tensors[t["name"]][1].codes
+        assert sum(bins["counts"]) + bins["below"] + bins["above"] == codes.size
+        assert (bins["least"], bins["most"]) == (codes.min(), codes.max())
+    assert data["missing"] == ["no evaluation: golfpack eval ... --json > FILE, then --eval FILE"]
+
+
+def test_the_commands_write_the_page_and_keep_stdout_for_data(inside, folder, tiny_path):
+    done = inside("report", "tiny.golf", "--output", "named.html", "--json")
+    Draft202012Validator(schema_of(PageReport)).validate(done.report)
+    assert done.report["page"] == "named.html"
+    assert done.report["page_bytes"] == (folder / "named.html").stat().st_size
+    (folder / "tiny.html").unlink(missing_ok=True)
+    done = inside("report", "tiny.golf")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "wrote tiny.html" in done.stderr
+    # A page is replaced, and that is said; what is no page is not replaced unasked.
+    done = inside("report", "tiny.report.json")
+    assert "replaced tiny.html" in done.stderr
+    assert data_of((folder / "tiny.html").read_text())["title"] == "tiny.golf"
+    (folder / "mine.html").write_text("<title>mine</title>")
+    done = inside("report", "tiny.golf", "-o", "mine.html")
+    assert done.returncode == 2
+    assert "mine.html exists and is no page of golfpack report" in done.stderr
+    assert (folder / "mine.html").read_text() == "<title>mine</title>"
+    done = inside("report", "tiny.golf", "-o", "mine.html", "--force", "--json")
+    assert done.report["replaced"] is True
+    done = inside(
+        "build", tiny_path, "--budget", "4bpw", "--data-free", "-o", "b.golf", "--html", "-q"
+    )
+    assert done.returncode == 0, done.stderr
+    assert data_of((folder / "b.html").read_text())["title"] == "b.golf"
+    done = inside("report", "train.py")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_an_artifact_alone_tells_what_it_can_and_the_page_says_what_it_cannot(
+    built, copied, tiny_path
+):
+    path = copied()
+    data = data_of(page_of(path))
+    assert "budget_bytes" not in data["build"]
+    assert len(data["missing"]) == 3
+    assert sum(t["bytes"] for t in data["tensors"]) + data["build"]["fixed_bytes"] == (
+        path.stat().st_size
+    )
+    data = data_of(page_of(path, against=tiny_path))
+    told = {t.name: t.rel_err for t in built.report.tensors}
+    for t in data["tensors"]:
+        assert t["rel_err"] == pytest.approx(told[t["name"]], rel=1e-4)
+
+
+def test_a_report_without_its_artifact_tells_nearly_all(built, tmp_path):
+    path = tmp_path / "lone.report.json"
+    path.write_bytes(built.path.with_suffix(".report.json").read_bytes())
+    found = report(PageOptions(path))
+    assert found.page == str(tmp_path / "lone.html")
+    assert found.artifact_sha256 is None
+    data = data_of((tmp_path / "lone.html").read_text())
+    assert data["build"]["artifact_sha256"] == built.report.artifact_sha256
+    for told, t in zip(built.report.tensors, data["tensors"], strict=True):
+        assert t["bytes"] == told.bytes
+        assert told.histogram is not None
+        bins = t["histogram"]
+        assert sum(bins["counts"]) + bins["below"] + bins["above"] == sum(told.histogram.counts)
+
+
+def test_the_same_files_give_the_same_page(built, tmp_path):
+    one, two = (page_of(built.path, output=tmp_path / name) for name in ("a.html", "b.html"))
+    assert one == two
+
+
+@pytest.mark.parametrize("which", ["built", "hostile"])
+def test_nothing_on_the_page_leads_outside(request, which):
+    found = request.getfixturevalue(which)
+    page = page_of(found if which == "hostile" else found.path)
+    markup = re.sub(r'(<script type="application/json" id="data">).*?(</script>)', r"\1\2", page)
+    links = re.findall(r"""(?:src|href|action|data)\s*=\s*["']?([^"'\s>]*)""", markup)
+    assert links
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert "url(" not in markup
+    assert "@import" not in markup
+    assert not re.search(r"\b(?:fetch|XMLHttpRequest|WebSocket|EventSource|sendBeacon)\b", markup)
+    # The script never makes markup from text.
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", markup)
+
+
+def test_the_policy_allows_this_style_and_this_script_only(built):
+    page = page_of(built.path)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    allowed = html.unescape(policy[1])
+    assert allowed.startswith("default-src 'none';")
+    assert "unsafe" not in allowed
+    for kind, tag in (("style-src", "style"), ("script-src", "script")):
+        text = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.S)
+        assert text is not None
+        digest = base64.b64encode(hashlib.sha256(text[1].encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}';" in allowed
+
+
+def test_hostile_names_stay_data(hostile):
+    page = page_of(hostile)
+    assert "<img" not in page
+    assert page.count("</script>") == 2
+    assert HOSTILE in [t["name"] for t in data_of(page)["tensors"]]
+
+
+@settings(max_examples=40)
+@given(st.recursive(st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c), max_leaves=8))
+def test_embedded_data_mean_nothing_in_html_and_come_back(value):
+    text = embedded({"value": value})
+    assert not set(text) & set("<>&")
+    assert text.isascii()
+    assert json.loads(text) == {"value": value}
+
+
+CODES = st.dictionaries(
+    st.integers(-(2**31), 2**31), st.integers(1, 10**6), min_size=1, max_size=300
+)
+
+
+@given(CODES)
+def test_bars_count_every_code_once(found):
+    h = bars(sorted(found.items()))
+    total = sum(found.values())
+    assert sum(h["counts"]) + h["below"] + h["above"] == total
+    assert h["below"] <= 0.003 * total
+    assert h["above"] <= 0.003 * total
+    assert 1 <= len(h["counts"]) <= BARS
+    assert h["counts"][0]
+    if max(found) - min(found) < BARS:
+        assert h["width"] == 1
+        assert {h["first"] + i: n for i, n in enumerate(h["counts"]) if n} == found
+
+
+def nested(depth: int) -> list:
+    return [nested(depth - 1)] if depth else []
+
+
+WRONG = {
+    "no JSON": ("{", "is not JSON"),
+    "a list": ("[]", "holds no JSON object"),
+    "not a report": ("{}", "is not a build report: it has no artifact_sha256"),
+    "another version": (lambda d: d.update(schema_version=99), "schema version 99"),
+    "a figure that is text": (
+        lambda d: d.update(artifact_bytes="many"),
+        "artifact_bytes cannot be",
+    ),
+    "a tensor without a role": (lambda d: d["tensors"][1].pop("role"), "tensors[1] has no 'role'"),
+    "nested without end": (lambda d: d.update(config={"a": nested(700)}), "more than 50 deep"),
+    "of another build": (lambda d: d.update(artifact_sha256="0" * 64), "is of another build"),
+    "a tensor left out": (lambda d: d["tensors"].pop(), "lists other tensors"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_broken_or_foreign_report_is_refused(copied, kind):
+    broken, message = WRONG[kind]
+    path = copied(broken if callable(broken) else lambda d: None)
+    if not callable(broken):
+        path.with_suffix(".report.json").write_text(broken)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        report(PageOptions(path))
+    assert not path.with_suffix(".html").exists()
+
+
+def test_figures_that_are_no_numbers_become_unknown(copied):
+    path = copied(lambda d: d.update(measured_kl=float("nan"), predicted_kl=float("inf")))
+    found = data_of(page_of(path))["build"]
+    assert found["measured_kl"] is None
+    assert found["predicted_kl"] is None
+
+
+def test_a_build_that_failed_has_a_page(tiny_path, tmp_path):
+    options = BuildOptions(tiny_path, "9000", tmp_path / "x.golf", data_free=True, blind=True)
+    with pytest.raises(Exception, match="budget"):
+        build(replace(options, budget="100"))
+    failed = tmp_path / "x.failed.report.json"
+    found = data_of(page_of(failed))
+    assert found["build"]["status"] == "failed"
+    assert found["build"]["error"]
+    assert found["tensors"] == []
+    assert found["title"] == tiny_path.name
+    kept = failed.rename(tmp_path / "kept.json")
+    build(options)
+    with pytest.raises(UsageError, match="a build that failed"):
+        report(PageOptions(tmp_path / "x.golf", report=kept))
+    with pytest.raises(UsageError, match="--float goes with an artifact"):
+        report(PageOptions(kept, against=tiny_path))
+
+
+def test_the_page_does_not_replace_what_it_is_made_of(built):
+    with pytest.raises(UsageError, match="made of"):
+        report(PageOptions(built.path, output=built.path))
+    with pytest.raises(UsageError, match=r"not a \.golf artifact"):
+        report(PageOptions(built.path.with_name("train.py")))
+
+
+def test_a_page_is_known_by_its_title_however_long_the_name(copied):
+    path = copied().rename(copied().with_name("&" * 240 + ".golf"))
+    page = page_of(path)
+    assert is_page(page.encode())
+    assert not is_page(b"<title>golfpack</title>")
+
+
+def test_a_page_of_120_tensors_is_small(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = {
+        f"model.layers.{i // 9}.part.{i % 9}.weight": rng.standard_normal((24, 32))
+        for i in range(120)
+    }
+    save_file({n: w.astype(np.float32) for n, w in weights.items()}, tmp_path / "x.safetensors")
+    build(BuildOptions(tmp_path / "x.safetensors", "6bpw", tmp_path / "x.golf", data_free=True))
+    assert report(PageOptions(tmp_path / "x.golf")).page_bytes < 400_000

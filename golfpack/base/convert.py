@@ -8,6 +8,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -18,7 +19,7 @@ T = TypeVar("T")
 EDITED = "it was edited, or another golfpack wrote it"
 _WORDS = {
     tuple: "a list", list: "a list", Sequence: "a list", dict: "a table", str: "text",
-    float: "a number", int: "an integer", bool: "true or false", NoneType: "nothing",
+    float: "a number", int: "an integer", bool: "true or false", Path: "a path", NoneType: "nothing",
 }  # fmt: skip
 # How much of a wrong value a message repeats.
 _SHOWN = 60
@@ -41,7 +42,7 @@ def make(
     known = [name for name in _names(kind) if name not in hidden]
     for name in options:
         if name not in known:
-            raise _unknown(name, known, what)
+            raise unknown_option(name, known, what)
     return _complete(kind, options, what, None)
 
 
@@ -71,7 +72,7 @@ def options_of(kind: type, options: Mapping[str, Any], what: str) -> dict[str, A
     hints, known = get_type_hints(kind), _names(kind)
     for name in options:
         if name not in known:
-            raise _unknown(name, known, what)
+            raise unknown_option(name, known, what)
     return {
         name: to_type(hints[name], _read(hints[name], value), f"{what} {name}")
         for name, value in options.items()
@@ -103,7 +104,9 @@ def to_type(hint: Any, value: Any, what: str, tell: str | None = None) -> Any:
     if kind is Any or (kind is Literal and value in args):
         return value
     if is_dataclass(kind) and isinstance(kind, type):
-        return _complete(kind, value, what, tell)
+        return value if isinstance(value, kind) else _complete(kind, value, what, tell)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
     if kind is dict and isinstance(value, dict):
         each = args[1] if args else Any
         return {k: to_type(each, v, f"{what}.{k}", tell) for k, v in value.items()}
@@ -163,7 +166,8 @@ def _names(kind: type) -> list[str]:
     return [f.name for f in fields(kind)]
 
 
-def _unknown(name: str, known: Sequence[str], what: str) -> UsageError:
+def unknown_option(name: str, known: Sequence[str], what: str) -> UsageError:
+    """The error for an option that nobody knows, with those it may have meant."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     meant = " or ".join(repr(n) for n in near)
     return UsageError(

@@ -11,10 +11,8 @@ from typing import Any
 
 from golfpack.artifact import checkpoint_stem
 from golfpack.base.documents import save
-from golfpack.build.prepare import (
-    BuildOptions,
-    Prepared,
-)
+from golfpack.build.options import BuildOptions, Inputs
+from golfpack.build.prepare import Prepared, code_bytes
 from golfpack.build.rebuild import recorded_options
 from golfpack.build.report import (
     BuildReport,
@@ -36,17 +34,16 @@ from golfpack.measure.tensors import (
 )
 from golfpack.models.checkpoint import Checkpoint
 from golfpack.models.device import peak_memory_bytes
+from golfpack.packer.aim import Budget
 from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.quantize import Sense
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.recipe import (
     Recipe,
-    flat_passes,
     pass_tables,
 )
 from golfpack.packer.state import (
-    Budget,
     PackState,
 )
 
@@ -74,17 +71,17 @@ class Attempt:
     def __init__(self, options: BuildOptions) -> None:
         self.options = options
         self.clock = Clock()
-        self.checkpoint: Checkpoint | None = None
+        self.model: Checkpoint | None = None
         self.recipe: Recipe | None = None
         self.budget: Budget | None = None
         self.prepared: Prepared | None = None
         self.inputs: list[InputFile] = []
         self.warnings: list[str] = []
 
-    def begin(self, checkpoint: Checkpoint, recipe: Recipe, budget: Budget) -> None:
+    def begin(self, model: Checkpoint, recipe: Recipe, budget: Budget | None) -> None:
         """The options are understood and the work begins: from here on a failure is reported."""
-        self.checkpoint, self.recipe, self.budget = checkpoint, recipe, budget
-        self.inputs = input_files(self.options)
+        self.model, self.recipe, self.budget = model, recipe, budget
+        self.inputs = input_files(self.options.inputs)
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class Loss:
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A finished build; `ready` is the state before `fit`."""
+    """A finished build; `ready` is the state that the search got."""
 
     prepared: Prepared
     ready: PackState
@@ -112,16 +109,16 @@ class Built:
 
 def output_of(options: BuildOptions) -> Path:
     """Where the artifact goes."""
-    return options.output or Path(checkpoint_stem(options.checkpoint) + ".golf")
+    return options.output or Path(checkpoint_stem(options.inputs.checkpoint) + ".golf")
 
 
-def input_files(options: BuildOptions) -> list[InputFile]:
+def input_files(inputs: Inputs) -> list[InputFile]:
     """Every file a build reads besides its checkpoint; those that are not there are left out."""
-    model = "" if options.model is None else options.model.rpartition(":")[0]
+    model = "" if inputs.model is None else inputs.model.rpartition(":")[0]
     named = [
-        *[("calibration", p) for p in calibration_files(options.calib)],
-        *([("tokenizer", options.tokenizer)] if options.tokenizer else []),
-        *[("code", p) for p in options.code],
+        *[("calibration", p) for p in calibration_files(inputs.calib)],
+        *([("tokenizer", inputs.tokenizer)] if inputs.tokenizer else []),
+        *[("code", p) for p in inputs.code],
         *([("model", Path(model))] if model else []),
     ]
     found = []
@@ -144,27 +141,27 @@ def calibration_files(pattern: str | None) -> list[Path]:
 def build_report(attempt: Attempt, built: Built) -> BuildReport:
     """The report of a build that succeeded."""
     options, prepared, state = attempt.options, built.prepared, built.state
-    checkpoint, container = prepared.checkpoint, built.artifact.container
-    budget = None if options.lossless or state.target_kl is not None else state.budget.total
+    model, container = prepared.model, built.artifact.container
+    budget, plan = attempt.budget, options.goal.plan
     return BuildReport(
-        checkpoint=str(options.checkpoint),
-        checkpoint_sha256=checkpoint.sha256,
-        family=checkpoint.family,
-        config=checkpoint.config,
-        assumed=checkpoint.assumed,
+        checkpoint=str(options.inputs.checkpoint),
+        checkpoint_sha256=model.sha256,
+        family=model.family,
+        config=model.config,
+        assumed=model.assumed,
         recipe=prepared.recipe.name,
-        plan=None if options.plan is None else str(options.plan.path),
-        settings=list(options.settings),
-        seed=options.seed,
-        parameters=checkpoint.spec.numel,
-        budget_bytes=budget,
-        code_bytes=state.budget.code,
+        plan=None if plan is None else str(plan.path),
+        settings=list(options.inputs.settings),
+        seed=options.goal.seed,
+        parameters=model.spec.numel,
+        budget_bytes=None if budget is None else budget.total,
+        code_bytes=code_bytes(options.inputs.code),
         artifact=None if built.output is None else str(built.output),
         artifact_bytes=container.size,
         artifact_sha256=container.sha256,
-        headroom_bytes=None if budget is None else state.budget.artifact - container.size,
+        headroom_bytes=None if budget is None else budget.artifact - container.size,
         fixed_bytes=container.overhead,
-        bits_per_weight=8 * container.size / checkpoint.spec.numel,
+        bits_per_weight=8 * container.size / model.spec.numel,
         dial=state.dial,
         trace=[[r.dial, r.artifact_bytes] for r in state.trace],
         calibration=prepared.calibration,
@@ -173,7 +170,7 @@ def build_report(attempt: Attempt, built: Built) -> BuildReport:
         measured_bpb=prepared.bpb(built.loss.measured),
         kl_ratio=built.loss.ratio,
         frontier=[FrontierPoint(size, kl) for size, kl in built.loss.frontier],
-        notes=list(checkpoint.notes),
+        notes=list(model.notes),
         warnings=list(state.warnings),
         seconds=attempt.clock.seconds,
         allocation=None if state.allocation is None else asdict(state.allocation),
@@ -183,9 +180,10 @@ def build_report(attempt: Attempt, built: Built) -> BuildReport:
         tensors=_tensors(built),
         options=recorded_options(options, attempt.budget),
         passes=pass_tables(prepared.recipe),
+        search=vars(prepared.recipe.search),
         calibrates=prepared.recipe.calibration,
         inputs=attempt.inputs,
-        argv=options.argv,
+        argv=list(options.argv),
         device=prepared.backend.device,
         peak_memory_bytes=peak_memory_bytes(prepared.backend.device),
     )
@@ -208,7 +206,7 @@ def _tensors(built: Built) -> list[TensorReport]:
 def _fallbacks(built: Built) -> dict[str, str]:
     """By tensor, what was done in place of what the recipe asks for."""
     found = {}
-    sense = next((p for p in flat_passes(built.prepared.recipe) if isinstance(p, Sense)), None)
+    sense = next((p for p in built.prepared.recipe.prepare if isinstance(p, Sense)), None)
     for name, known in built.state.sensitivity.items():
         if built.prepared.stats is not None and not known.measured:
             found[name] = "calibration never met it, so its relative error stands in"
@@ -236,7 +234,7 @@ def report_failure(
     """
     known = error if isinstance(error, GolfpackError) else None
     code = ExitCode.INTERNAL if known is None else known.exit_code
-    began = attempt.checkpoint is not None or isinstance(error, BudgetError)
+    began = attempt.model is not None or isinstance(error, BudgetError)
     if code == ExitCode.INTERRUPTED or not began:
         return
     failed = _failed(attempt, error, code)
@@ -252,30 +250,30 @@ def report_failure(
 
 
 def _failed(attempt: Attempt, error: Exception, code: ExitCode) -> FailedBuild:
-    options, checkpoint, recipe = attempt.options, attempt.checkpoint, attempt.recipe
-    limited = attempt.budget is not None and options.budget is not None
+    options, model, recipe = attempt.options, attempt.model, attempt.recipe
     says = error.message if isinstance(error, GolfpackError) else f"{type(error).__name__}: {error}"
     return FailedBuild(
         error=says,
         hint=error.hint if isinstance(error, GolfpackError) else None,
         exit_code=int(code),
-        checkpoint=str(options.checkpoint),
-        checkpoint_sha256=None if checkpoint is None else checkpoint.sha256,
-        family=None if checkpoint is None else checkpoint.family,
-        config={} if checkpoint is None else checkpoint.config,
-        assumed={} if checkpoint is None else checkpoint.assumed,
+        checkpoint=str(options.inputs.checkpoint),
+        checkpoint_sha256=None if model is None else model.sha256,
+        family=None if model is None else model.family,
+        config={} if model is None else model.config,
+        assumed={} if model is None else model.assumed,
         recipe=None if recipe is None else recipe.name,
-        parameters=None if checkpoint is None else checkpoint.spec.numel,
-        budget_bytes=attempt.budget.total if attempt.budget is not None and limited else None,
+        parameters=None if model is None else model.spec.numel,
+        budget_bytes=None if attempt.budget is None else attempt.budget.total,
         code_bytes=None if attempt.budget is None else attempt.budget.code,
         shortfall=error.shortfall if isinstance(error, BudgetError) else None,
         calibration=None if attempt.prepared is None else attempt.prepared.calibration,
-        notes=[] if checkpoint is None else list(checkpoint.notes),
+        notes=[] if model is None else list(model.notes),
         warnings=attempt.warnings,
         seconds=attempt.clock.seconds,
         options=recorded_options(options, attempt.budget),
         passes=[] if recipe is None else pass_tables(recipe),
+        search={} if recipe is None else vars(recipe.search),
         calibrates="none" if recipe is None else recipe.calibration,
         inputs=attempt.inputs,
-        argv=options.argv,
+        argv=list(options.argv),
     )

@@ -9,7 +9,7 @@ from golfpack.base.progress import (
     Notify,
     silent,
 )
-from golfpack.build.prepare import BuildOptions
+from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
 from golfpack.build.run import build
 from golfpack.data.corpus import (
     python_documents,
@@ -26,6 +26,7 @@ from golfpack.data.tokenizer import (
 )
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
+from golfpack.packer.aim import Bytes
 from golfpack.train.presets import (
     DEMO_MODEL,
     DEMO_TRAIN,
@@ -81,8 +82,10 @@ def demo(out: Path, *, seed: int, threads: int, notify: Notify = silent) -> list
     for budget in BUDGETS:
         report = build(
             BuildOptions(
-                trained, budget, output=out / f"model-{budget}.golf", calib=str(train_bin),
-                seed=seed, threads=threads,
+                inputs=Inputs(checkpoint=trained, calib=str(train_bin)),
+                goal=Goal(aim=Bytes(budget), seed=seed),
+                machine=Machine(threads=threads),
+                output=out / f"model-{budget}.golf",
             ),
             notify,
         )  # fmt: skip

@@ -4,53 +4,27 @@ import time
 from collections.abc import Sequence
 
 from golfpack.base.documents import save
-from golfpack.base.progress import (
-    Notify,
-    silent,
-)
-from golfpack.base.sizes import parse_size
-from golfpack.build.plan_report import (
-    PlanReport,
-    PlanRow,
-    PlanTensor,
-    PlanTime,
-)
-from golfpack.build.prepare import (
-    BuildOptions,
-    Prepared,
-    check_output,
-    code_bytes,
-    load_inputs,
-    prepare,
-)
+from golfpack.base.progress import Notify, silent
+from golfpack.build.options import BuildOptions
+from golfpack.build.plan_report import PlanReport, PlanRow, PlanTensor, PlanTime
+from golfpack.build.prepare import Prepared, check_output, code_bytes, prepare, read_model
 from golfpack.errors import UsageError
+from golfpack.packer.aim import Bytes
 from golfpack.packer.passes.mix import Mix
-from golfpack.packer.predict import (
-    Prediction,
-    Predictor,
-    split_at_fit,
-)
-from golfpack.packer.recipe import (
-    Recipe,
-    pass_tables,
-)
-from golfpack.packer.search import Fit
-from golfpack.packer.state import (
-    UNLIMITED,
-    Budget,
-    PackState,
-    Pass,
-    run_passes,
-)
+from golfpack.packer.predict import Prediction, Predictor
+from golfpack.packer.recipe import Recipe, pass_tables
+from golfpack.packer.state import PackState
 
 # Without a budget: the range in which people build, in bits per weight.
 DEFAULT_BUDGETS = ("2bpw", "2.5bpw", "3bpw", "3.5bpw", "4bpw", "5bpw", "6bpw")
-# Rounds of `fit`: the median of all shipped recipes at 4.0 and 2.9 bits per weight on a model of 0.5M
-# weights; they needed 2 to 8.
+# Rounds of the search: the median of all shipped recipes at 4.0 and 2.9 bits per weight on a model of
+# 0.5M weights; they needed 2 to 8.
 TYPICAL_ROUNDS = 4
 
 
-def plan(options: BuildOptions, budgets: Sequence[str], notify: Notify = silent) -> PlanReport:
+def plan(
+    options: BuildOptions, budgets: Sequence[str | int] = (), notify: Notify = silent
+) -> PlanReport:
     """Predict size, KL and loss of every budget from calibration alone, and resolve the schemes.
 
     With one budget, every tensor's share is predicted too. Without any, a recipe that measures
@@ -62,32 +36,32 @@ def plan(options: BuildOptions, budgets: Sequence[str], notify: Notify = silent)
     """
     began = time.perf_counter()
     if options.output is not None:
-        check_output(options.output, options.checkpoint)
+        check_output(options.output, options.inputs.checkpoint)
         if len(budgets) > 1:
             raise UsageError("a plan file is for one budget", "give one --budget, or no --output")
-    notify("read", 0, 0, options.checkpoint.name)
-    checkpoint, recipe = load_inputs(options, budgets)
-    numel, code = checkpoint.spec.numel, code_bytes(options.code)
-    sizes = sorted(parse_size(b, numel) - code for b in _asked(recipe, budgets))
-    before, fit = split_at_fit(recipe.passes)
-    prepared = prepare(checkpoint, recipe, options, notify)
-    ready = _ready(prepared, before, sizes[0] if sizes else UNLIMITED, options, notify)
-    predictor = Predictor(ready, fit, None if sizes else 1.0)
+    notify("read", 0, 0, options.inputs.checkpoint.name)
+    model, recipe = read_model(options, [Bytes(b) for b in budgets])
+    numel, code = model.spec.numel, code_bytes(options.inputs.code)
+    sizes = sorted(Bytes(b).total(numel) - code for b in _asked(recipe, budgets))
+    prepared = prepare(model, recipe, options, notify)
+    ready = prepared.ready(sizes[0] if sizes else None, notify)
+    predictor = Predictor(ready, recipe, None if sizes else 1.0)
     set_up = time.perf_counter() - began
     found: list[Prediction] = [] if sizes else [predictor.at(1.0)]
     for size in sizes:
         notify("plan", len(found), len(sizes), f"{size:,} bytes")
         if len(found) and _follows_budget(recipe):
-            predictor = Predictor(_ready(prepared, before, size, options, notify), fit)
+            predictor = Predictor(prepared.ready(size, notify), recipe)
         found.append(predictor.predict(size))
     one = found[0] if len(found) == 1 else None
     report = PlanReport(
-        checkpoint=str(options.checkpoint),
-        checkpoint_sha256=checkpoint.sha256,
+        checkpoint=str(options.inputs.checkpoint),
+        checkpoint_sha256=model.sha256,
         recipe=recipe.name,
-        settings=list(options.settings),
+        settings=list(options.inputs.settings),
         calibrates=recipe.calibration,
         passes=pass_tables(recipe),
+        search=vars(recipe.search),
         parameters=numel,
         budget_bytes=None if one is None or one.budget_bytes is None else one.budget_bytes + code,
         code_bytes=code,
@@ -95,16 +69,16 @@ def plan(options: BuildOptions, budgets: Sequence[str], notify: Notify = silent)
         kl_ratio=predictor.kl_ratio,
         rows=[_row(p, code, prepared) for p in found],
         tensors=_tensors(ready, one) if len(budgets) <= 1 else [],
-        time=_time(set_up, predictor, fit),
+        time=_time(set_up, predictor),
         seconds=time.perf_counter() - began,
-        assumed=checkpoint.assumed,
+        assumed=model.assumed,
     )
     if options.output is not None:
         save(report, options.output)
     return report
 
 
-def _asked(recipe: Recipe, budgets: Sequence[str]) -> Sequence[str]:
+def _asked(recipe: Recipe, budgets: Sequence[str | int]) -> Sequence[str | int]:
     """The budgets to plan for. Raises UsageError where the recipe cannot do without."""
     if budgets:
         return budgets
@@ -115,15 +89,7 @@ def _asked(recipe: Recipe, budgets: Sequence[str]) -> Sequence[str]:
 
 def _follows_budget(recipe: Recipe) -> bool:
     """Whether schemes depend on the budget."""
-    return any(isinstance(p, Mix) for p in recipe.passes)
-
-
-def _ready(
-    prepared: Prepared, before: Sequence[Pass], size: int, options: BuildOptions, notify: Notify
-) -> PackState:
-    """The state as `fit` would get it for this many bytes, but for the budget."""
-    state = prepared.state(Budget(size), options.threads, notify)
-    return run_passes(before, state)
+    return any(isinstance(p, Mix) for p in recipe.prepare)
 
 
 def _row(p: Prediction, code: int, prepared: Prepared) -> PlanRow:
@@ -153,8 +119,8 @@ def _tensors(state: PackState, found: Prediction | None) -> list[PlanTensor]:
     return rows
 
 
-def _time(set_up: float, predictor: Predictor, fit: Fit) -> PlanTime:
-    rounds = min(TYPICAL_ROUNDS, fit.max_rounds)
+def _time(set_up: float, predictor: Predictor) -> PlanTime:
+    rounds = min(TYPICAL_ROUNDS, predictor.recipe.search.max_rounds)
     ready = set_up - predictor.round_seconds
     return PlanTime(
         ready, predictor.round_seconds, rounds, ready + rounds * predictor.round_seconds

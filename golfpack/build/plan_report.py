@@ -16,6 +16,7 @@ class PlanReport:
     Attributes:
         calibrates: what the recipe asks of calibration: "none", "inputs" or "gradients".
         passes: of the recipe, with every option.
+        search: options of its search for a dial.
         budget_bytes: the one budget that was asked about; None for none, or several.
         code_bytes: how much of every budget is for code that ships too.
         calibration: source, number of tokens and sha256 of the tokens; None without.
@@ -32,6 +33,7 @@ class PlanReport:
     settings: list[str]
     calibrates: str
     passes: list[dict[str, Any]]
+    search: dict[str, Any]
     parameters: int
     budget_bytes: int | None
     code_bytes: int
@@ -96,8 +98,8 @@ class PlanTime:
     """How long a build should take, from what the plan itself took.
 
     Attributes:
-        ready_seconds: calibration (next to nothing when cached), the passes before `fit`, and one KL.
-        round_seconds: one round of `fit`: every tensor quantized and coded once.
+        ready_seconds: calibration (next to nothing when cached), the recipe's `prepare`, and one KL.
+        round_seconds: one round of the search: every tensor quantized and coded once.
         rounds: how many a build typically takes.
         build_seconds: ready_seconds + rounds * round_seconds.
     """

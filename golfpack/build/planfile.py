@@ -46,6 +46,7 @@ class PlanFile:
 
     Attributes:
         passes: tables as in a recipe file.
+        search: options of the recipe's search for a dial.
         budget_bytes: None where the plan was made without a budget.
         code_bytes: how much of the budget is for code that ships too.
         calibration_sha256: of the tokens it was made with; None without calibration.
@@ -55,6 +56,7 @@ class PlanFile:
     recipe: str
     calibrates: str
     passes: tuple[dict[str, Any], ...]
+    search: dict[str, Any]
     tensors: tuple[PlannedTensor, ...]
     budget_bytes: int | None
     code_bytes: int
@@ -80,7 +82,12 @@ class PlanFile:
             rules.append(tensor.rule)
         fixed = {"id": Policy.name, "rules": rules}
         others = [p for p in self.passes if p["id"] not in CHOOSERS]
-        table = {"name": self.recipe, "calibration": self.calibrates, "pass": [fixed, *others]}
+        table = {
+            "name": self.recipe,
+            "calibration": self.calibrates,
+            "search": self.search,
+            "pass": [fixed, *others],
+        }
         return make_recipe(table, str(self.path), settings)
 
     def check(self, spec: ModelSpec) -> None:
@@ -123,6 +130,7 @@ def read_plan(path: Path) -> PlanFile:
         recipe=_get(data, "recipe", str, where),
         calibrates=_get(data, "calibrates", str, where),
         passes=tuple(passes),
+        search=_get(data, "search", dict, where),
         tensors=tuple(_tensor(t, where) for t in tensors),
         budget_bytes=budget,
         code_bytes=code,

@@ -1,47 +1,42 @@
 """`golfpack build --from`: a report's options, the check of its inputs, and of what came out."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from golfpack.artifact import checkpoint_stem
-from golfpack.base.convert import make
 from golfpack.base.documents import versions
-from golfpack.build.prepare import (
-    BuildOptions,
-    Prepared,
-)
+from golfpack.build.options import AIMS, NAMES, BuildOptions, read_options, told_options
+from golfpack.build.prepare import Prepared
 from golfpack.build.replay import Replay
 from golfpack.build.report import InputFile
 from golfpack.errors import UsageError
 from golfpack.models.checkpoint import Checkpoint
-from golfpack.packer.state import (
-    Budget,
-    PackState,
-)
+from golfpack.packer.aim import Budget
+from golfpack.packer.state import PackState
 
 # Options of a run and not of its result; the rest goes into the report.
 _NOT_RECORDED = frozenset({"threads", "strict", "cache", "dry_run", "plan", "argv", "replay"})
-# How large or how good the artifact is to be: one given on the command line replaces a recorded one.
-_AIMS: dict[str, Any] = {"budget": None, "target_kl": None, "target_bpb": None, "lossless": False}
 # The option that names the files of each use.
 _OPTION_OF = {
     "checkpoint": "checkpoint", "calibration": "calib", "tokenizer": "tokenizer", "code": "code",
     "model": "model",
 }  # fmt: skip
-_SAME_VERSIONS = "all versions in the report are the same, so it was another kind of machine"
+# Float matrix products round differently from one CPU to the next: libraries choose their kernels by it.
+_SAME_VERSIONS = (
+    "all versions in the report are the same, so it was another kind of CPU, whose matrix products "
+    "round differently"
+)
 
 
 def recorded_options(options: BuildOptions, budget: Budget | None) -> dict[str, Any]:
     """What was asked for, as JSON, for the report. A plan's budget is recorded as one."""
-    names = [f.name for f in fields(options) if f.name not in _NOT_RECORDED]
-    found = {n: _as_json(getattr(options, n)) for n in names}
-    aimed = any(found[n] not in (None, False) for n in _AIMS)
-    if budget is not None and not aimed:
-        found["budget"] = str(budget.total)
-    return found
+    table = {n: _as_json(v) for n, v in told_options(options).items() if n not in _NOT_RECORDED}
+    if budget is not None and options.goal.aim is None:
+        table["budget"] = str(budget.total)
+    return table
 
 
 def _as_json(value: Any) -> Any:
@@ -50,76 +45,73 @@ def _as_json(value: Any) -> Any:
     return [_as_json(v) for v in value] if isinstance(value, tuple) else value
 
 
-def rebuild_options(asked: BuildOptions, replay: Replay, given: frozenset[str]) -> BuildOptions:
+def rebuild_options(
+    asked: Mapping[str, Any], replay: Replay, given: frozenset[str]
+) -> BuildOptions:
     """The options of a build to repeat: those of this command line where given, else the report's.
 
     Args:
-        asked: this command line's.
+        asked: this command line's, as `read_options` takes them.
+        replay: the report.
         given: names of the options that were given on it.
 
     Raises:
         UsageError: the report's options make no sense, it names code of the user's that was not named
             again, its checkpoint is not there, or the recorded name is taken by something else.
     """
+    given &= NAMES
     replay = replace(replay, given=given)
-    recorded = _restored(replay)
-    always = _NOT_RECORDED | (given & _NAMES)
-    changes: dict[str, Any] = {name: getattr(asked, name) for name in always}
-    changes["replay"] = replay
-    if not given & _NAMES - (_NOT_RECORDED - {"plan"}):
-        # Repeating tells nothing new: the report that is written stays that of the first build.
-        changes["argv"] = replay.recorded.argv or asked.argv
-    if given & set(_AIMS) or "plan" in given:
-        changes |= {name: aim for name, aim in _AIMS.items() if name not in given}
-    if "settings" in given:
-        changes["settings"] = (*recorded.settings, *asked.settings)
-    if "calib" in given and "data_free" not in given:
-        changes["data_free"] = False
-    if "data_free" in given and "calib" not in given:
-        changes["calib"] = None
-    if "plan" in given:
-        changes["recipe"] = asked.recipe
+    recorded = {k: v for k, v in replay.recorded.options.items() if k in NAMES - _NOT_RECORDED}
+    if "checkpoint" not in recorded:
+        raise UsageError(f"{replay.path}: options name no checkpoint", "it was edited")
     _check_code(recorded, asked, replay)
-    options = replace(recorded, **changes)
-    if not options.checkpoint.exists():
+    options = read_options(_merged(recorded, asked, replay), f"{replay.path}: options")
+    checkpoint = options.inputs.checkpoint
+    if not checkpoint.exists():
         raise UsageError(
-            f"{replay.path} was built from {options.checkpoint}, and there is no such file from here",
+            f"{replay.path} was built from {checkpoint}, and there is no such file from here",
             f"name it: golfpack build CHECKPOINT --from {replay.path}; likewise --calib, --tokenizer "
             "and --code",
         )
-    if "output" in given or asked.dry_run:
+    if "output" in given or options.dry_run:
         return options
     output = _recorded_output(options, replay)
-    by_default = output == Path(checkpoint_stem(options.checkpoint) + ".golf")
+    by_default = output == Path(checkpoint_stem(checkpoint) + ".golf")
     return replace(options, output=None if by_default else output)
 
 
-_NAMES = frozenset(f.name for f in fields(BuildOptions))
+def _merged(
+    recorded: Mapping[str, Any], asked: Mapping[str, Any], replay: Replay
+) -> dict[str, Any]:
+    """The report's options with those of this command line on top, and what these imply."""
+    given = replay.given
+    table = {**recorded, **{n: asked[n] for n in _NOT_RECORDED | given if n in asked}}
+    table["replay"] = replay
+    if not given - (_NOT_RECORDED - {"plan"}):
+        # Repeating tells nothing new: the report that is written stays that of the first build.
+        table["argv"] = replay.recorded.argv or asked.get("argv", ())
+    if given & AIMS.keys() or "plan" in given:
+        # One aim replaces the recorded one.
+        table |= {name: unset for name, unset in AIMS.items() if name not in given}
+    if "settings" in given:
+        table["settings"] = (*recorded.get("settings", ()), *asked["settings"])
+    if "calib" in given and "data_free" not in given:
+        table["data_free"] = False
+    if "data_free" in given and "calib" not in given:
+        table["calib"] = None
+    if "plan" in given:
+        table["recipe"] = asked.get("recipe")
+    return table
 
 
-def _restored(replay: Replay) -> BuildOptions:
-    """The recorded options. Raises UsageError for one that cannot be."""
-    what = f"{replay.path}: options"
-    table = {k: v for k, v in replay.recorded.options.items() if k not in _NOT_RECORDED}
-    for name, value in table.items():
-        if isinstance(value, list) and not all(isinstance(v, str) for v in value):
-            raise UsageError(f"{what}: {name} is not a list of texts", "it was edited")
-        if name in ("checkpoint", "tokenizer", "output") and isinstance(value, str):
-            table[name] = Path(value)
-        if name == "code" and isinstance(value, list):
-            table[name] = tuple(Path(v) for v in value)
-    if "checkpoint" not in table:
-        raise UsageError(f"{what} name no checkpoint", "it was edited")
-    return make(BuildOptions, table, what)
-
-
-def _check_code(recorded: BuildOptions, asked: BuildOptions, replay: Replay) -> None:
+def _check_code(recorded: Mapping[str, Any], asked: Mapping[str, Any], replay: Replay) -> None:
     """Raise UsageError where the build ran a file of the user's: no report makes that happen again."""
-    if recorded.model is not None and ":" in recorded.model and asked.model is None:
+    model = recorded.get("model")
+    if isinstance(model, str) and ":" in model and asked.get("model") is None:
         raise UsageError(
-            f"the build of {replay.path} ran the model's code, {recorded.model}; a report alone does "
-            "not run code",
-            f"look at the file, then add --model {recorded.model}",
+            f"the build of {replay.path} ran the model's code, {model}; a report alone does not run "
+            "code",
+            f"look at the file, then add --model {model}",
         )
 
 
@@ -142,9 +134,9 @@ def _recorded_output(options: BuildOptions, replay: Replay) -> Path | None:
     return path
 
 
-def kept_apart(options: BuildOptions, output: Path, sha256: str) -> Path:
+def kept_apart(replay: Replay | None, output: Path, sha256: str) -> Path:
     """`output`, or a name beside it where a replay would replace what it did not reproduce."""
-    if options.replay is None or "output" in options.replay.given or not output.is_file():
+    if replay is None or "output" in replay.given or not output.is_file():
         return output
     return output if _sha256(output) == sha256 else output.with_suffix(".replayed.golf")
 
@@ -154,11 +146,11 @@ def _changed(replay: Replay) -> frozenset[str]:
     where the inputs themselves differ, which `check_inputs` finds.
     """
     harmless = _NOT_RECORDED - {"plan"} | {"output", *_OPTION_OF.values()}
-    return (replay.given & _NAMES) - harmless
+    return replay.given - harmless
 
 
 def check_inputs(
-    options: BuildOptions, checkpoint: Checkpoint, found: Sequence[InputFile]
+    options: BuildOptions, model: Checkpoint, found: Sequence[InputFile]
 ) -> tuple[str, ...]:
     """Hold the inputs against those of the report that is replayed.
 
@@ -168,23 +160,24 @@ def check_inputs(
     Raises:
         UsageError: another input than the report's; all of them are named.
     """
-    if options.replay is None:
+    replay = options.goal.replay
+    if replay is None:
         return ()
-    replay, recorded = options.replay, options.replay.recorded
+    recorded = replay.recorded
     differ = [
         (use, f"{use} {_named(new, old)} {_how(new, old)}")
         for use in ("calibration", "tokenizer", "code", "model")
         for new, old in [_of_use(use, found, recorded.inputs)]
         if [f.sha256 for f in new] != [f.sha256 for f in old]
     ]
-    if recorded.checkpoint_sha256 not in (None, checkpoint.sha256):
-        old, new = str(recorded.checkpoint_sha256)[:16], checkpoint.sha256[:16]
+    if recorded.checkpoint_sha256 not in (None, model.sha256):
+        old, new = str(recorded.checkpoint_sha256)[:16], model.sha256[:16]
         differ.insert(
-            0, ("checkpoint", f"checkpoint {options.checkpoint} (sha256 {new}, was {old})")
+            0, ("checkpoint", f"checkpoint {options.inputs.checkpoint} (sha256 {new}, was {old})")
         )
     chosen = [text for use, text in differ if _OPTION_OF[use] in replay.given]
     wrong = [text for use, text in differ if _OPTION_OF[use] not in replay.given]
-    wrong += _config_changes(checkpoint, replay)
+    wrong += _config_changes(model, replay)
     if wrong:
         raise UsageError(
             f"these inputs are not what {replay.path} was built from: {'; '.join(wrong)}",
@@ -213,7 +206,7 @@ def _how(new: Sequence[InputFile], old: Sequence[InputFile]) -> str:
     return f"(sha256 {now}, was {then})"
 
 
-def _config_changes(checkpoint: Checkpoint, replay: Replay) -> list[str]:
+def _config_changes(model: Checkpoint, replay: Replay) -> list[str]:
     """Options of the model that were different then, and that nobody changed just now."""
     if not replay.recorded.config or replay.given & {
         "settings",
@@ -222,7 +215,7 @@ def _config_changes(checkpoint: Checkpoint, replay: Replay) -> list[str]:
         "checkpoint",
     }:
         return []
-    then, now = replay.recorded.config, checkpoint.config
+    then, now = replay.recorded.config, model.config
     return [
         f"model option {k} (now {now.get(k)}, was {then.get(k)})"
         for k in sorted({*then, *now})
@@ -231,29 +224,40 @@ def _config_changes(checkpoint: Checkpoint, replay: Replay) -> list[str]:
 
 
 def told_result(
-    options: BuildOptions, state: PackState, prepared: Prepared, told: tuple[str, ...]
+    replay: Replay | None,
+    state: PackState,
+    prepared: Prepared,
+    kl: float | None,
+    differing: tuple[str, ...],
 ) -> PackState:
     """The state, with a warning where an unchanged replay gave another artifact than the report's.
 
     Args:
-        told: inputs that are known to differ, from `check_inputs`: then nothing needs explaining.
+        replay: the report that was replayed, if any.
+        state: of the finished artifact.
+        prepared: what it was made from.
+        kl: what it lost, where that was measured.
+        differing: inputs that are known to differ, from `check_inputs`: then nothing needs explaining.
     """
-    replay = options.replay
-    if replay is None or replay.recorded.artifact_sha256 is None or told or _changed(replay):
+    if replay is None or replay.recorded.artifact_sha256 is None or differing or _changed(replay):
         return state
     assert state.blob is not None
-    found, expected = hashlib.sha256(state.blob).hexdigest(), replay.recorded.artifact_sha256
+    recorded = replay.recorded
+    found, expected = hashlib.sha256(state.blob).hexdigest(), recorded.artifact_sha256
     if found == expected:
         return state
-    then, now = replay.recorded.versions, versions()
+    then, now = recorded.versions, versions()
     reasons = [f"{k} {then.get(k)} -> {now.get(k)}" for k in now if then.get(k) != now.get(k)]
     why = f"versions that differ: {', '.join(reasons)}" if reasons else _SAME_VERSIONS
-    if prepared.calibration is not None and replay.recorded.calibration is not None:
-        same = prepared.calibration["sha256"] == replay.recorded.calibration.get("sha256")
+    if prepared.calibration is not None and recorded.calibration is not None:
+        same = prepared.calibration["sha256"] == recorded.calibration.get("sha256")
         why += "" if same else "; the calibration tokens differ, too"
+    size = f"{state.size:,} bytes in place of {recorded.artifact_bytes or 0:,}"
+    if kl is not None and recorded.measured_kl is not None:
+        size += f", KL {kl:.6f} in place of {recorded.measured_kl:.6f}"
     return state.warn(
         f"this is not the artifact of {replay.path}: sha256 {found[:16]} in place of "
-        f"{expected[:16]}; {why}"
+        f"{str(expected)[:16]}, {size}; {why}"
     )
 
 

@@ -12,31 +12,21 @@ from golfpack.build.distil import (
     distil,
     latent,
 )
-from golfpack.build.prepare import (
-    BuildOptions,
-    Prepared,
-    written_text,
-)
+from golfpack.build.prepare import Prepared
 from golfpack.build.report import Refinement
 from golfpack.calib.sources import (
     CalibTokens,
     training_text,
 )
 from golfpack.errors import UsageError
-from golfpack.models.checkpoint import build_model
 from golfpack.packer.format.steps import step_matrix
 from golfpack.packer.format.tensors import (
     PackedTensor,
     QTensor,
 )
-from golfpack.packer.search import Fit
-from golfpack.packer.state import (
-    UNLIMITED,
-    Budget,
-    PackState,
-    Pass,
-    run_passes,
-)
+from golfpack.packer.passes.encode import encoded
+from golfpack.packer.search import fit_kl
+from golfpack.packer.state import PackState, run_passes
 
 # Text to train on is the model's own distribution, as KL is measured by it.
 TEMPERATURE = 1.0
@@ -60,15 +50,20 @@ class Refiner:
     """Refinement of one build.
 
     Attributes:
-        ready: as the passes before `fit` left it.
-        rounded: as `fit` left it.
+        prepared: what the build works on.
+        ready: as the recipe's `prepare` left it.
+        rounded: as the search left it.
+        tokens: to train on.
+        limit: bytes that the artifact may have; None where a target rules.
+        target: KL that it may have, nats per token; None where a budget rules.
     """
 
-    options: BuildOptions
     prepared: Prepared
     ready: PackState
     rounded: PackState
-    fit: Fit
+    tokens: int
+    limit: int | None
+    target: float | None
 
     def run(self) -> tuple[PackState, Refinement | None]:
         """The artifact with trained codes; the rounded one, with a warning, where that is no worse.
@@ -84,49 +79,49 @@ class Refiner:
         if not any(isinstance(t, QTensor) for t in rounded.tensors.values()):
             return rounded.warn("--refine: nothing is quantized, so nothing was trained"), None
         rounded_kl = rounded.measure(rounded.tensors)
-        found = self._within_budget() if rounded.target_kl is None else self._within_target()
+        found = self._within_target() if self.limit is None else self._within_budget(self.limit)
         if found is not None:
-            done, kl, start = found
-            better = kl < rounded_kl if rounded.target_kl is None else done.size < rounded.size
+            trained, kl, start = found
+            better = trained.size < rounded.size if self.limit is None else kl < rounded_kl
             if better:
-                changed = _changed(start.tensors, done.tensors)
+                changed = _changed(start.tensors, trained.tensors)
                 text, written = self._text
                 octaves = log2(start.dial / rounded.dial)
                 report = Refinement(
                     text.size, written, rounded.size, rounded_kl, kl, changed, octaves
                 )
-                return self._finished(done), report
+                return self._finished(trained), report
         return rounded.warn(NOTHING_BETTER), None
 
-    def _finished(self, done: PackState) -> PackState:
-        """`done` as a build's result."""
+    def _finished(self, trained: PackState) -> PackState:
+        """A trained state as a build's result."""
+        rounded = self.rounded
         return replace(
-            done, budget=self.rounded.budget, target_kl=self.rounded.target_kl,
-            trace=self.rounded.trace, pruning=self.ready.pruning,
-        )  # fmt: skip
+            trained, limit=rounded.limit, trace=rounded.trace, pruning=self.ready.pruning
+        )
 
-    def _within_budget(self) -> "_Found | None":
-        limit = self.rounded.budget.artifact
+    def _within_budget(self, limit: int) -> "_Found | None":
         start, latents = self._trained(self.rounded, round((1 - MARGIN) * limit))
         for _ in range(LAST_TRIES):
-            done = self._encoded(start, latents)
-            if done.size <= limit:
+            trained = self._encoded(start, latents)
+            if trained.size <= limit:
                 assert self.rounded.measure is not None
-                return done, self.rounded.measure(done.tensors), start
-            start, latents = self._resized(start, latents, BACK_OFF * (done.size - limit))
+                return trained, self.rounded.measure(trained.tensors), start
+            start, latents = self._resized(start, latents, BACK_OFF * (trained.size - limit))
         return None
 
     def _within_target(self) -> "_Found | None":
-        target, best, gain = self.rounded.target_kl, None, FIRST_GAIN
+        target, best, gain = self.target, None, FIRST_GAIN
+        recipe = self.prepared.recipe
         assert target is not None
         assert self.rounded.measure is not None
         for _ in range(ATTEMPTS):
-            start = run_passes([self.fit], replace(self.ready, target_kl=target / gain))
+            start = fit_kl(recipe.search, recipe.round, self.ready, target / gain)
             start, latents = self._trained(start, None)
-            done = self._encoded(start, latents)
-            kl = self.rounded.measure(done.tensors)
-            if kl <= target and (best is None or done.size < best[0].size):
-                best = done, kl, start
+            trained = self._encoded(start, latents)
+            kl = self.rounded.measure(trained.tensors)
+            if kl <= target and (best is None or trained.size < best[0].size):
+                best = trained, kl, start
             if (1 - NEAR) * target <= kl <= target:
                 break
             gain *= kl / target / (1 - NEAR / 2)
@@ -134,8 +129,8 @@ class Refiner:
 
     def _start(self, dial: float) -> PackState:
         # What passes behind `round` cut down to a budget is not to be cut before training.
-        free = replace(self.ready, dial=dial, coding=self.rounded.coding, budget=Budget(UNLIMITED))
-        return run_passes(self.fit.body, free)
+        free = replace(self.ready, dial=dial, coding=self.rounded.coding, limit=None)
+        return run_passes(self.prepared.recipe.round, free)
 
     def _trained(self, start: PackState, aim: int | None) -> tuple[PackState, Mapping[str, Latent]]:
         """What was trained, and the state whose steps it has: those that give `aim` bytes, if any."""
@@ -148,9 +143,8 @@ class Refiner:
                 start, latents = self._resized(start, latents, over)
             return latents
 
-        c = self.prepared.checkpoint
         latents = distil(
-            build_model(c.family, c.config, c.weights), self.prepared.model_of(start.tensors),
+            self.prepared.float_module(), self.prepared.module_of(start.tensors),
             _latents(start), self._text[0], threads=start.threads,
             device=self.prepared.backend.device if self.prepared.backend.batched else None,
             resize=None if aim is None else resize,
@@ -178,13 +172,12 @@ class Refiner:
 
         def write(count: int) -> CalibTokens:
             # Another seed than calibration's own text has, which tokens to measure with are part of.
-            return written_text(
-                p.checkpoint, p.backend, self.options, (count, used.sequences.shape[1]),
-                temperature=TEMPERATURE, seed=self.options.seed + 1, purpose="training",
-                notify=self.rounded.notify,
+            return p.written_text(
+                (count, used.sequences.shape[1]), temperature=TEMPERATURE, seed=p.seed + 1,
+                purpose="training", notify=self.rounded.notify,
             )  # fmt: skip
 
-        return training_text(used, self.options.refine, self.options.seed, write)
+        return training_text(used, self.tokens, p.seed, write)
 
     def _encoded(self, start: PackState, latents: Mapping[str, Latent]) -> PackState:
         """The file of `start` with the latents' codes."""
@@ -193,18 +186,11 @@ class Refiner:
             t = tensors[name]
             assert isinstance(t, QTensor)
             tensors[name] = replace(t, codes=np.rint(x.z.numpy()).astype(np.int32))
-        return run_passes([_writer(self.fit.body)], replace(start, tensors=tensors))
+        return encoded(replace(start, tensors=tensors))
 
 
 # The artifact, its measured KL, and the rounding whose steps it has.
 _Found = tuple[PackState, float, PackState]
-
-
-def _writer(body: tuple[Pass, ...]) -> Pass:
-    """The pass that writes the file and does nothing else."""
-    last = body[-1]
-    behind = getattr(last, "body", ())
-    return _writer(behind) if behind else last
 
 
 def _latents(state: PackState) -> dict[str, Latent]:

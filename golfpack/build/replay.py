@@ -24,7 +24,9 @@ class Recorded:
 
     Attributes:
         passes: none where a build failed before its recipe was read.
-        artifact, artifact_sha256: None for a dry run and for a build that failed.
+        search: options of the search for a dial.
+        artifact, artifact_sha256, artifact_bytes, measured_kl: None for a build that failed; the first
+            for a dry run, too.
         calibration: source, tokens and sha256 of the tokens; None without.
         argv: the command line.
     """
@@ -40,6 +42,9 @@ class Recorded:
     calibration: dict[str, Any] | None
     artifact: str | None = None
     artifact_sha256: str | None = None
+    artifact_bytes: int | None = None
+    measured_kl: float | None = None
+    search: dict[str, Any] = field(default_factory=dict)
     argv: list[str] = field(default_factory=list)
 
 
@@ -67,6 +72,7 @@ class Replay:
             "name": self.recorded.recipe or self.path.stem,
             "calibration": self.recorded.calibrates,
             "pass": self.recorded.passes,
+            "search": self.recorded.search,
         }
         return make_recipe(table, str(self.path), settings)
 

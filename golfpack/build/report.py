@@ -97,6 +97,7 @@ class BuildReport:
             one of the points. Modelled, not built; none without gradients.
         options: what was asked for, as `golfpack build --from` reads it again.
         passes: of the recipe, with every option.
+        search: options of its search for a dial.
         calibrates: what the recipe asks of calibration: "none", "inputs" or "gradients".
         inputs: every file that was read besides the checkpoint.
         status: "built".
@@ -140,6 +141,7 @@ class BuildReport:
     frontier: list[FrontierPoint] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     passes: list[dict[str, Any]] = field(default_factory=list)
+    search: dict[str, Any] = field(default_factory=dict)
     calibrates: str = "none"
     inputs: list[InputFile] = field(default_factory=list)
     status: Literal["built"] = "built"
@@ -166,7 +168,8 @@ class FailedBuild:
         calibration: as in a BuildReport; None where it had not come to that.
         warnings: up to the error.
         seconds: wall time per finished stage.
-        options, passes, calibrates, inputs: as in a BuildReport; `golfpack build --from` takes them.
+        options, passes, search, calibrates, inputs: as in a BuildReport; `golfpack build --from` takes
+            them.
         status: "failed".
     """
 
@@ -191,6 +194,7 @@ class FailedBuild:
     passes: list[dict[str, Any]]
     calibrates: str
     inputs: list[InputFile]
+    search: dict[str, Any] = field(default_factory=dict)
     status: Literal["failed"] = "failed"
     argv: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=versions)

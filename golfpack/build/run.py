@@ -1,19 +1,15 @@
 """`golfpack build`: checkpoint -> calibration -> passes -> verified artifact -> report."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from math import ceil, isfinite, log
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil, log
 from pathlib import Path
 
 import numpy as np
 
 from golfpack.base.documents import save
 from golfpack.base.files import write_atomically
-from golfpack.base.progress import (
-    Notify,
-    silent,
-)
-from golfpack.base.sizes import parse_size
+from golfpack.base.progress import Notify, silent
 from golfpack.build.attempt import (
     FAILED_REPORT,
     REPORT,
@@ -24,61 +20,29 @@ from golfpack.build.attempt import (
     output_of,
     report_failure,
 )
-from golfpack.build.planfile import PlanFile
+from golfpack.build.options import BuildOptions, no_one_aim
 from golfpack.build.prepare import (
-    BuildOptions,
     Prepared,
     check_output,
     code_bytes,
-    load_inputs,
+    measures,
     prepare,
-    recalibrated,
+    read_model,
 )
-from golfpack.build.rebuild import (
-    check_inputs,
-    kept_apart,
-    told_result,
-)
+from golfpack.build.rebuild import check_inputs, kept_apart, told_result
 from golfpack.build.refine import Refiner
-from golfpack.build.report import (
-    BuildReport,
-    FailedBuild,
-    Refinement,
-)
-from golfpack.errors import (
-    BudgetError,
-    StrictError,
-    UsageError,
-)
+from golfpack.build.report import BuildReport, FailedBuild, Refinement
+from golfpack.errors import BudgetError, StrictError, UsageError
 from golfpack.models.checkpoint import Checkpoint
 from golfpack.models.tensors import TENSORS
-from golfpack.packer.format.loader import (
-    Artifact,
-    loads,
-)
+from golfpack.packer.aim import Aim, Bpb, Budget, Bytes, Kl, Lossless, told_bits, told_bytes
+from golfpack.packer.format.loader import Artifact, loads
 from golfpack.packer.passes.awq import Awq
-from golfpack.packer.predict import (
-    frontier,
-    kl_ratio,
-    quadratic_kl,
-    split_at_fit,
-)
-from golfpack.packer.quantize.schemes import Keep
+from golfpack.packer.predict import frontier, kl_ratio, quadratic_kl
 from golfpack.packer.rate import RateModel
 from golfpack.packer.recipe import Recipe
-from golfpack.packer.search import (
-    Fit,
-    told_bits,
-    told_bytes,
-)
-from golfpack.packer.state import (
-    UNLIMITED,
-    Budget,
-    PackState,
-    Pass,
-    quantized_names,
-    run_passes,
-)
+from golfpack.packer.search import fit_bytes, fit_kl, kept_exact
+from golfpack.packer.state import PackState, quantized_names, run_passes
 
 # Below this many bits per weight the loss is often large: where nothing measures it, they are refused.
 THIN_BPW = 3.0
@@ -104,7 +68,7 @@ def build(
         UsageError: bad input. BudgetError: nothing fits. StrictError: a warning, under `strict`.
     """
     if not options.dry_run:
-        check_output(output_of(options), options.checkpoint)
+        check_output(output_of(options), options.inputs.checkpoint)
     attempt = Attempt(options)
     try:
         return _build(options, attempt, notify)
@@ -113,44 +77,51 @@ def build(
         raise
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What the search is held to: bytes, or else a KL in nats per token; neither where all is kept."""
+
+    budget: Budget | None
+    kl: float | None
+
+    @property
+    def limit(self) -> int | None:
+        return None if self.budget is None else self.budget.artifact
+
+
 def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildReport:
     clock = attempt.clock
-    asked = [] if options.budget is None else [options.budget]
-    notify("read", 0, 0, options.checkpoint.name)
-    checkpoint, recipe = load_inputs(options, asked)
-    budget = _budget(options, recipe, checkpoint)
-    before, fit = split_at_fit(recipe.passes)
-    _check_extras(options, before)
-    _check_measured(options, recipe, checkpoint, budget)
+    aim = options.goal.aim
+    notify("read", 0, 0, options.inputs.checkpoint.name)
+    model, recipe = read_model(options, [aim] if isinstance(aim, Bytes) else [])
+    aim, budget = _aim(options, recipe, model)
+    _check_extras(options, recipe)
     with clock.measure("calibrate"):
-        attempt.begin(checkpoint, recipe, budget)
-        told = check_inputs(options, checkpoint, attempt.inputs)
-        prepared = attempt.prepared = prepare(checkpoint, recipe, options, notify)
+        attempt.begin(model, recipe, budget)
+        differing = check_inputs(options, model, attempt.inputs)
+        prepared = attempt.prepared = prepare(model, recipe, options, notify)
+        target = _Target(budget, _target_kl(aim, prepared))
     with clock.measure("pack"):
-        state = prepared.state(budget, options.threads, notify)
-        state = replace(state, target_kl=_target_kl(options, prepared), warnings=told)
-        state = (
-            _kept(state) if options.lossless else run_passes(before, _as_planned(options, state))
-        )
-        ready = state
-        state = run_passes(fit.body if options.lossless else [fit], state)
-    if options.recalibrate:
+        ready, state = _packed(options, prepared, target, differing, notify)
+    if options.goal.recalibrate:
         with clock.measure("recalibrate"):
-            stats = recalibrated(prepared, state, options, notify)
-            fresh = prepared.state(budget, options.threads, notify)
-            again = replace(fresh, stats=stats, target_kl=state.target_kl, warnings=ready.warnings)
-            ready = run_passes(before, again)
-            state = run_passes([fit], ready)
+            again = prepared.recalibrated(state, notify)
+            ready = again.ready(target.limit, notify, ready.warnings)
+            state = search(again.recipe, ready, target)
     refined = None
-    if options.refine:
+    if options.goal.refine:
         with clock.measure("refine"):
-            state, refined = Refiner(options, prepared, ready, state, fit).run()
+            state, refined = Refiner(
+                prepared, ready, state, options.goal.refine, target.limit, target.kl
+            ).run()
     with clock.measure("verify"):
         artifact = _verified(state)
-        loss = _loss(prepared, ready, state, fit, refined)
-    state = told_result(options, _told_unmeasured(state), prepared, told)
+        loss = _loss(prepared, ready, state, refined)
+    state = told_result(
+        options.goal.replay, _told_unmeasured(state), prepared, loss.measured, differing
+    )
     attempt.warnings = list(state.warnings)
-    if options.strict and state.warnings:
+    if options.goal.strict and state.warnings:
         raise StrictError(f"--strict: {state.warnings[0]}", "drop --strict to accept it")
     output = None if options.dry_run else _write(options, artifact, state.blob)
     report = build_report(attempt, Built(prepared, ready, state, artifact, loss, output, refined))
@@ -160,104 +131,108 @@ def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildRepo
     return report
 
 
-def _budget(options: BuildOptions, recipe: Recipe, checkpoint: Checkpoint) -> Budget:
-    """The budget, or none where a target rules. Raises UsageError unless exactly one is asked for."""
-    asked = [options.budget, options.target_kl, options.target_bpb, options.lossless or None]
-    given = sum(a is not None for a in asked)
-    if given == 0 and options.plan is not None and options.plan.budget_bytes is not None:
-        return _planned_budget(options.plan, options)
-    if given != 1:
-        raise UsageError(
-            "say how large or how good the artifact is to be",
-            "give exactly one of --budget, --target-kl, --target-bpb and --lossless",
-        )
-    for name, target in (("kl", options.target_kl), ("bpb", options.target_bpb)):
-        if target is not None and not (isfinite(target) and target > 0):
-            raise UsageError(f"--target-{name} {target} cannot be", "give a positive number")
-    code = code_bytes(options.code)
-    if options.budget is not None:
-        return Budget(parse_size(options.budget, checkpoint.spec.numel), code)
+def _packed(
+    options: BuildOptions,
+    prepared: Prepared,
+    target: _Target,
+    warnings: tuple[str, ...],
+    notify: Notify,
+) -> tuple[PackState, PackState]:
+    """The state as the search got it, and as it left it."""
     if options.lossless:
-        _check_lossless(options, checkpoint)
-        return Budget(UNLIMITED, code)
-    if not _measures(options, recipe):
+        ready = kept_exact(replace(prepared.state(None, notify), warnings=warnings))
+        return ready, run_passes(prepared.recipe.round, ready)
+    ready = prepared.ready(target.limit, notify, warnings)
+    plan, stats = options.goal.plan, prepared.stats
+    if plan is not None and plan.calibration_sha256 != (stats and stats.tokens_sha256):
+        ready = ready.warn("the plan was made with other calibration tokens")
+    return ready, search(prepared.recipe, ready, target)
+
+
+def search(recipe: Recipe, ready: PackState, target: "_Target") -> PackState:
+    """The artifact that meets the target, by the recipe's search."""
+    if target.budget is not None:
+        return fit_bytes(recipe.search, recipe.round, ready, target.budget)
+    assert target.kl is not None
+    return fit_kl(recipe.search, recipe.round, ready, target.kl)
+
+
+def _aim(options: BuildOptions, recipe: Recipe, model: Checkpoint) -> tuple[Aim, Budget | None]:
+    """What is aimed at, and its budget in bytes where that is what rules.
+
+    Raises:
+        UsageError: nothing was asked for, or a target that nothing measures.
+        BudgetError: few bits per weight, and nothing measures what they cost.
+    """
+    goal, inputs = options.goal, options.inputs
+    aim = goal.aim
+    if aim is None and goal.plan is not None and goal.plan.budget_bytes is not None:
+        if goal.plan.code_bytes and not inputs.code:
+            raise UsageError(
+                f"{goal.plan.code_bytes:,} bytes of the plan's budget are for code",
+                "add --code FILE, or give another --budget",
+            )
+        aim = Bytes(goal.plan.budget_bytes)
+    if aim is None:
+        raise no_one_aim()
+    code = code_bytes(inputs.code)
+    if isinstance(aim, Bytes):
+        budget = Budget(aim.total(model.spec.numel), code)
+        if not (goal.blind or measures(options, recipe)):
+            _check_thin(model, budget)
+        return aim, budget
+    if isinstance(aim, Lossless):
+        _check_lossless(options, model)
+    elif not measures(options, recipe):
         raise UsageError(
             "a target needs calibration tokens to measure against", "drop --data-free, add --calib"
         )
-    if options.target_bpb is not None and options.tokenizer is None:
+    if isinstance(aim, Bpb) and inputs.tokenizer is None:
         raise UsageError("--target-bpb needs bytes per token", "add --tokenizer FILE.model")
-    return Budget(UNLIMITED, code)
+    return aim, None
 
 
-def _measures(options: BuildOptions, recipe: Recipe) -> bool:
-    """Whether there are calibration tokens, and so a KL."""
-    return not options.data_free and (recipe.calibration != "none" or options.calib is not None)
-
-
-def _check_measured(
-    options: BuildOptions, recipe: Recipe, checkpoint: Checkpoint, budget: Budget
-) -> None:
+def _check_thin(model: Checkpoint, budget: Budget) -> None:
     """Refuse few bits per weight where nothing would tell what they cost.
 
     Raises:
         BudgetError: without a shortfall; a file that small could be made.
     """
-    least = ceil(THIN_BPW * checkpoint.spec.numel / 8)
-    if options.blind or budget.artifact >= least or _measures(options, recipe):
+    spec = model.spec
+    least = ceil(THIN_BPW * spec.numel / 8)
+    if budget.artifact >= least:
         return
-    measure = "" if checkpoint.family == TENSORS.name else "calibrate (--calib, no --data-free), "
+    measure = "" if model.family == TENSORS.name else "calibrate (--calib, no --data-free), "
     raise BudgetError(
-        f"to fit into the budget of {told_bytes(budget)} it needs {told_bits(checkpoint.spec, budget)}, "
+        f"to fit into the budget of {told_bytes(budget)} it needs {told_bits(spec, budget.artifact)}, "
         f"and without calibration nobody knows what so few cost: below {THIN_BPW:g} it is often much",
         f"{measure}raise the budget to {least + budget.code:,} bytes or more, train a smaller model, or "
         "add --blind to build it all the same",
     )
 
 
-def _planned_budget(plan: PlanFile, options: BuildOptions) -> Budget:
-    """The plan's own budget. Raises UsageError where it counts code that nobody names."""
-    assert plan.budget_bytes is not None
-    if plan.code_bytes and not options.code:
-        raise UsageError(
-            f"{plan.code_bytes:,} bytes of the plan's budget are for code",
-            "add --code FILE, or give another --budget",
-        )
-    return Budget(plan.budget_bytes, code_bytes(options.code))
-
-
-def _as_planned(options: BuildOptions, state: PackState) -> PackState:
-    """The state, with a warning where a plan was made on other calibration tokens."""
-    found = None if state.stats is None else state.stats.tokens_sha256
-    if options.plan is None or found == options.plan.calibration_sha256:
-        return state
-    return state.warn("the plan was made with other calibration tokens")
-
-
-def _check_extras(options: BuildOptions, before: Sequence[Pass]) -> None:
-    if options.recalibrate and any(isinstance(p, Awq) and p.fold for p in before):
+def _check_extras(options: BuildOptions, recipe: Recipe) -> None:
+    """Raise UsageError for methods that do not go together."""
+    goal = options.goal
+    if goal.recalibrate and any(isinstance(p, Awq) and p.fold for p in recipe.prepare):
         raise UsageError(
             "--recalibrate does not go with folded column factors", "add --set awq.fold=false"
         )
-    if options.refine and options.unmeasured:
+    if goal.refine and options.unmeasured:
         raise UsageError(
             "--refine trains on calibration tokens", "drop --refine, or --data-free and --lossless"
         )
 
 
-def _check_lossless(options: BuildOptions, checkpoint: Checkpoint) -> None:
-    if options.recalibrate:
+def _check_lossless(options: BuildOptions, model: Checkpoint) -> None:
+    if options.goal.recalibrate:
         raise UsageError("--recalibrate has nothing to do under --lossless", "drop one of the two")
-    for name, dtype in checkpoint.dtypes.items():
+    for name, dtype in model.dtypes.items():
         if dtype == "float64":
             raise UsageError(
                 f"tensor {name!r} is float64; an artifact holds float32 at most",
                 "convert it to float32 first, or give a budget",
             )
-
-
-def _kept(state: PackState) -> PackState:
-    """A plan in place of the recipe's: every tensor in the narrowest float type that is exact."""
-    return replace(state, plan={t.name: Keep("exact") for t in state.spec.tensors})
 
 
 def _told_unmeasured(state: PackState) -> PackState:
@@ -272,12 +247,14 @@ def _told_unmeasured(state: PackState) -> PackState:
     )
 
 
-def _target_kl(options: BuildOptions, prepared: Prepared) -> float | None:
+def _target_kl(aim: Aim, prepared: Prepared) -> float | None:
     """The KL asked for in place of a budget, nats per token."""
-    if options.target_bpb is None:
-        return options.target_kl
+    if isinstance(aim, Kl):
+        return aim.target
+    if not isinstance(aim, Bpb):
+        return None
     assert prepared.bytes_per_token is not None
-    return options.target_bpb * log(2) * prepared.bytes_per_token
+    return aim.target * log(2) * prepared.bytes_per_token
 
 
 def _verified(state: PackState) -> Artifact:
@@ -294,28 +271,28 @@ def _verified(state: PackState) -> Artifact:
 
 
 def _loss(
-    prepared: Prepared, ready: PackState, done: PackState, fit: Fit, refined: Refinement | None
+    prepared: Prepared, ready: PackState, built: PackState, refined: Refinement | None
 ) -> Loss:
     """KL by prediction (before it is measured) and by measurement on held-out calibration tokens."""
-    if done.measure is None:
+    if built.measure is None:
         return Loss()
     if refined is not None:
-        points = frontier(RateModel(ready), done.dial, done.size, refined.kl)
+        points = frontier(RateModel(ready), built.dial, built.size, refined.kl)
         return Loss(refined.kl, frontier=tuple(points))
-    done.notify("verify", 0, 0, "KL to the float model on held-out calibration tokens")
-    measured = done.measure(done.tensors)
-    if prepared.stats is None or not prepared.recipe.gradients or not done.steps:
+    built.notify("verify", 0, 0, "KL to the float model on held-out calibration tokens")
+    measured = built.measure(built.tensors)
+    if prepared.stats is None or not prepared.recipe.gradients or not built.steps:
         return Loss(measured)
-    ratio = kl_ratio(ready, fit)
+    ratio = kl_ratio(ready, prepared.recipe)
     if ratio is None:
         return Loss(measured)
-    predicted = ratio * quadratic_kl(done)
-    points = frontier(RateModel(ready), done.dial, done.size, predicted)
+    predicted = ratio * quadratic_kl(built)
+    points = frontier(RateModel(ready), built.dial, built.size, predicted)
     return Loss(measured, predicted, ratio, tuple(points))
 
 
 def _write(options: BuildOptions, artifact: Artifact, blob: bytes | None) -> Path:
     assert blob is not None
-    output = kept_apart(options, output_of(options), artifact.container.sha256)
+    output = kept_apart(options.goal.replay, output_of(options), artifact.container.sha256)
     write_atomically(output, blob)
     return output

@@ -106,8 +106,8 @@ def build(
 ) -> None:
     """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
     from golfpack.base.documents import to_json
+    from golfpack.build.options import read_options
     from golfpack.build.planfile import read_plan
-    from golfpack.build.prepare import BuildOptions
     from golfpack.build.rebuild import rebuild_options
     from golfpack.build.replay import read_replay
     from golfpack.build.report import FailedBuild
@@ -124,15 +124,21 @@ def build(
     if checkpoint is None and source is None:
         raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
     group = render_build.read_group(table, each="tensor")
-    options = BuildOptions(
-        checkpoint or Path(), budget, output, recipe, tuple(settings or ()), calib, calib_tokens,
-        data_free, tokenizer, tuple(code or ()), seed, threads, strict, not no_cache, dry_run,
-        target_kl, target_bpb, recalibrate, None if plan is None else read_plan(plan),
-        sys.argv[1:], lossless, refine, model, tuple(model_args or ()), device=device, blind=blind,
-    )  # fmt: skip
-    if source is not None:
-        options = rebuild_options(options, read_replay(source), given_options(context))
-    chosen = chosen_model(options.model, options.model_args)
+    asked = {
+        "checkpoint": checkpoint, "budget": budget, "target_kl": target_kl, "target_bpb": target_bpb,
+        "lossless": lossless, "output": output, "recipe": recipe,
+        "plan": None if plan is None else read_plan(plan), "settings": tuple(settings or ()),
+        "calib": calib, "calib_tokens": calib_tokens, "data_free": data_free, "blind": blind,
+        "tokenizer": tokenizer, "code": tuple(code or ()), "model": model,
+        "model_args": tuple(model_args or ()), "recalibrate": recalibrate, "refine": refine,
+        "strict": strict, "dry_run": dry_run, "device": device, "cache": not no_cache, "seed": seed,
+        "threads": threads, "argv": tuple(sys.argv[1:]),
+    }  # fmt: skip
+    if source is None:
+        options = read_options(asked)
+    else:
+        options = rebuild_options(asked, read_replay(source), given_options(context))
+    chosen = chosen_model(options.inputs.model, options.inputs.model_args)
     failed: list[FailedBuild] = []
     try:
         with chosen, render.Reporter(quiet) as notify:
@@ -182,8 +188,8 @@ def plan(
 ) -> None:
     """Predict size, KL and loss for budgets from calibration alone, and every tensor's scheme."""
     from golfpack.base.documents import to_json
+    from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
     from golfpack.build.plan import plan as run
-    from golfpack.build.prepare import BuildOptions
     from golfpack.commands.render import (
         compare as render_tables,
     )
@@ -192,11 +198,13 @@ def plan(
     )
     from golfpack.models.user.choice import chosen_model
 
-    options = BuildOptions(
-        checkpoint, output=output, recipe=recipe, settings=tuple(settings or ()), calib=calib,
-        calib_tokens=calib_tokens, data_free=data_free, tokenizer=tokenizer, code=tuple(code or ()),
-        seed=seed, threads=threads, cache=not no_cache, device=device,
+    inputs = Inputs(
+        checkpoint=checkpoint, calib=calib, calib_tokens=calib_tokens, data_free=data_free,
+        tokenizer=tokenizer, code=tuple(code or ()), settings=tuple(settings or ()),
     )  # fmt: skip
+    goal = Goal(recipe=recipe, seed=seed)
+    machine = Machine(threads=threads, device=device, cache=not no_cache)
+    options = BuildOptions(inputs=inputs, goal=goal, machine=machine, output=output)
     with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
         report = run(options, budget or [], notify)
     render.show_assumed(report.assumed)

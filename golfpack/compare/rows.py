@@ -17,11 +17,8 @@ from golfpack.artifact import (
 from golfpack.base.convert import make
 from golfpack.base.progress import Notify
 from golfpack.base.sizes import parse_size
-from golfpack.build.prepare import (
-    CALIB_TOKENS,
-    BuildOptions,
-    code_bytes,
-)
+from golfpack.build.options import CALIB_TOKENS, BuildOptions, Goal, Inputs, Machine
+from golfpack.build.prepare import code_bytes
 from golfpack.build.report import BuildReport
 from golfpack.build.run import build
 from golfpack.compare.report import CompareRow
@@ -40,6 +37,7 @@ from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.models import find_family
 from golfpack.models.checkpoint import build_model
+from golfpack.packer.aim import Bytes
 from golfpack.packer.recipe import (
     load_recipe,
     pass_tables,
@@ -189,10 +187,18 @@ class Runs:
 
     def _build_options(self, row: CompareRow, path: Path) -> BuildOptions:
         o = self.options
+        recipe = self.recipes[row.recipe]
         return BuildOptions(
-            o.checkpoint, row.budget, path, self.recipes[row.recipe], o.settings, o.calib,
-            o.calib_tokens, tokenizer=o.tokenizer, code=o.code, seed=o.seed, threads=o.threads,
-            strict=o.strict, cache=o.cache, argv=o.argv, blind=True,
+            inputs=Inputs(
+                checkpoint=o.checkpoint, calib=o.calib, calib_tokens=o.calib_tokens,
+                tokenizer=o.tokenizer, code=o.code, settings=o.settings,
+            ),
+            goal=Goal(
+                aim=Bytes(row.budget), recipe=recipe, seed=o.seed, strict=o.strict, blind=True
+            ),
+            machine=Machine(threads=o.threads, cache=o.cache),
+            output=path,
+            argv=tuple(o.argv),
         )  # fmt: skip
 
     def _measured(self, row: CompareRow, path: Path, baseline: Score, notify: Notify) -> CompareRow:

@@ -10,18 +10,13 @@ from golfpack.base.progress import (
     silent,
 )
 from golfpack.base.sizes import parse_size
+from golfpack.build.options import CALIB_TOKENS, BuildOptions, Goal, Inputs, Machine
 from golfpack.build.plan import (
     DEFAULT_BUDGETS,
     plan,
 )
 from golfpack.build.plan_report import PlanReport
-from golfpack.build.prepare import (
-    CALIB_TOKENS,
-    DEFAULT_RECIPE,
-    BuildOptions,
-    check_output,
-    code_bytes,
-)
+from golfpack.build.prepare import DEFAULT_RECIPE, check_output, code_bytes
 from golfpack.compare.compare import open_runs
 from golfpack.compare.frontier import (
     check_plots,
@@ -198,9 +193,12 @@ def _row(found: CompareRow) -> SweepRow:
 def _predicted(options: SweepOptions, notify: Notify) -> SweepReport:
     o = options
     asked = BuildOptions(
-        o.checkpoint, recipe=o.recipe, settings=o.settings, calib=o.calib,
-        calib_tokens=o.calib_tokens, tokenizer=o.tokenizer, code=o.code, seed=o.seed,
-        threads=o.threads, strict=o.strict, cache=o.cache,
+        inputs=Inputs(
+            checkpoint=o.checkpoint, calib=o.calib, calib_tokens=o.calib_tokens,
+            tokenizer=o.tokenizer, code=o.code, settings=o.settings,
+        ),
+        goal=Goal(recipe=o.recipe, seed=o.seed, strict=o.strict),
+        machine=Machine(threads=o.threads, cache=o.cache),
     )  # fmt: skip
     found = plan(asked, o.budgets, notify)
     sizes = sorted((parse_size(b, found.parameters), b) for b in o.budgets)

@@ -37,11 +37,13 @@ class Coding:
 
     Attributes:
         groups: one a code stream, which together hold every quantized tensor.
+        side: how steps, kept floats and orders of rows are coded.
         complete: whether every combination was tried, where they are tried at all. If not, the choice
             depended on the machine's speed.
     """
 
     groups: tuple[CodeGroup, ...]
+    side: ByteStream
     complete: bool = True
 
     def covers(self, names: Iterable[str]) -> bool:
@@ -82,14 +84,14 @@ def choose_coding(
     best: list[tuple[int, CodeGroup]] = []
     for done, (stream, sort) in enumerate(tries):
         if done and time.monotonic() >= until:
-            return Coding(tuple(group for _, group in best), complete=False)
+            return Coding(tuple(group for _, group in best), side, complete=False)
         made = [CodeGroup(g, stream, can_sort & set(g) if sort else unsorted) for g in groups]
         sizes = map_ordered(lambda group: _size(group, tensors, side), made, threads)
         sized = list(zip(sizes, made, strict=True))
         best = [min(pair, key=lambda s: s[0]) for pair in zip(best or sized, sized, strict=True)]
         if progress is not None:
             progress(done + 1, len(tries), f"{sum(size for size, _ in best):,} bytes")
-    return Coding(tuple(group for _, group in best))
+    return Coding(tuple(group for _, group in best), side)
 
 
 def _size(group: CodeGroup, tensors: Mapping[str, QTensor], side: ByteStream) -> int:

@@ -9,31 +9,26 @@ steps weigh more: there a second probe, at the coarsest steps on offer, tells th
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import log2
 
 from golfpack.base.parallel import map_ordered
 from golfpack.errors import (
     BudgetError,
-    UsageError,
 )
+from golfpack.packer.aim import Budget, told_bytes
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.rate import (
     RateModel,
     kept_bytes,
 )
+from golfpack.packer.recipe import Recipe
 from golfpack.packer.search import (
-    Fit,
-    coarsest,
     exact_bytes,
-    told_bytes,
 )
 from golfpack.packer.state import (
-    UNLIMITED,
-    Budget,
     PackState,
-    Pass,
     run_passes,
 )
 from golfpack.spec import as_matrix
@@ -76,14 +71,6 @@ class Prediction:
     tensors: Mapping[str, TensorPrediction]
 
 
-def split_at_fit(passes: Sequence[Pass]) -> tuple[tuple[Pass, ...], Fit]:
-    """The passes before `fit`, and `fit`. Raises UsageError for a recipe without one."""
-    for i, p in enumerate(passes):
-        if isinstance(p, Fit):
-            return tuple(passes[:i]), p
-    raise UsageError("this recipe has no fit pass, so its size does not follow a budget", None)
-
-
 def quadratic_kl(state: PackState) -> float:
     """Expected KL of a state's quantized tensors by the quadratic model, nats per token."""
     return sum(tensor_kl(state).values())
@@ -101,12 +88,11 @@ def tensor_kl(state: PackState) -> dict[str, float]:
     return dict(zip(state.sensitivity, found, strict=True))
 
 
-def kl_ratio(state: PackState, fit: Fit) -> float | None:
+def kl_ratio(state: PackState, recipe: Recipe) -> float | None:
     """`Predictor.kl_ratio` alone: the probe is quantized, but nothing is coded."""
     rate = RateModel(state)
     dial = 2.0 ** rate.solve(PROBE_BPW * rate.weights)
-    quantize = [p for p in fit.body if not p.writes]
-    return _measured_over_quadratic(run_passes(quantize, replace(state, dial=dial)))
+    return _measured_over_quadratic(run_passes(recipe.quantize, replace(state, dial=dial)))
 
 
 def _measured_over_quadratic(probe: PackState) -> float | None:
@@ -144,19 +130,19 @@ class Predictor:
     Attributes:
         kl_ratio: measured over quadratic KL at the probe; 1 when nothing can be measured, None where
             calibration measured no gradients.
-        round_seconds: wall time of the probe, which is one round of `fit`.
+        round_seconds: wall time of the probe, which is one round of the search.
         smallest: real size at the coarsest steps on offer; None until a budget below the probe's size
             is asked about.
     """
 
-    def __init__(self, state: PackState, fit: Fit, dial: float | None = None) -> None:
-        """Probe once, at `dial` or at PROBE_BPW. `state` is as the passes before `fit` left it."""
+    def __init__(self, state: PackState, recipe: Recipe, dial: float | None = None) -> None:
+        """Probe once, at `dial` or at PROBE_BPW. `state` is as the recipe's `prepare` left it."""
         # A probe may be larger than the budget, and nothing is to be pruned from it for that.
-        self.state, self.fit = replace(state, budget=Budget(UNLIMITED)), fit
+        self.state, self.recipe = replace(state, limit=None), recipe
         self.rate = RateModel(self.state)
         x = self.rate.solve(PROBE_BPW * self.rate.weights) if dial is None else log2(dial)
         began = time.perf_counter()
-        probe = run_passes(fit.body, replace(self.state, dial=2.0**x))
+        probe = run_passes(recipe.round, replace(self.state, dial=2.0**x))
         self.round_seconds = time.perf_counter() - began
         # Bits by the rate model and in the real file, of everything that is not kept as floats.
         self.probe = (max(self.rate.bits(x), 1.0), self._coded(probe))
@@ -189,8 +175,8 @@ class Predictor:
     def _probe_floor(self) -> int:
         """Bytes at the coarsest steps, coded for real once: `build` refuses less than that, too."""
         if self.smallest is None:
-            x = coarsest(self.fit, self.rate)
-            coarse = run_passes(self.fit.body, replace(self.state, dial=2.0**x))
+            x = self.recipe.search.coarsest(self.rate)
+            coarse = run_passes(self.recipe.round, replace(self.state, dial=2.0**x))
             self.smallest, self.floor = coarse.size, (self.rate.bits(x), self._coded(coarse))
         return self.smallest
 
@@ -209,9 +195,8 @@ class Predictor:
         """What a dial would give, without coding anything."""
         kls: dict[str, float] = {}
         if self.kl_ratio is not None:
-            quantize = [p for p in self.fit.body if not p.writes]
-            done = run_passes(quantize, replace(self.state, dial=dial))
-            kls = {n: self.kl_ratio * kl for n, kl in tensor_kl(done).items()}
+            rounded = run_passes(self.recipe.quantize, replace(self.state, dial=dial))
+            kls = {n: self.kl_ratio * kl for n, kl in tensor_kl(rounded).items()}
         size = self._bytes(self.rate.bits(log2(dial)))
         kl = None if self.kl_ratio is None else sum(kls.values())
         bpw = 8 * size / self.state.spec.numel

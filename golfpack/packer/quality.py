@@ -1,5 +1,6 @@
 """Quality -> dial: the smallest artifact whose measured KL stays within a target."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import log2
 
@@ -21,9 +22,9 @@ FAR_BELOW = 0.8
 
 
 def fit_quality(
-    state: PackState, body: tuple[Pass, ...], max_rounds: int, floor_bpw: float
+    state: PackState, round_: Sequence[Pass], target: float, max_rounds: int, floor_bpw: float
 ) -> PackState:
-    """Run `body` for real until the measured KL is just below `state.target_kl`.
+    """Run the passes of a round for real until the measured KL is just below `target`.
 
     KL grows about with the square of the dial, so each measurement leads close to the target. The
     search stops at `floor_bpw` bits per weight, where a quantized model says nothing any more.
@@ -31,8 +32,7 @@ def fit_quality(
     Raises:
         BudgetError: even the finest steps of the recipe stay above the target.
     """
-    target, measure = state.target_kl, state.measure
-    assert target is not None
+    measure = state.measure
     assert measure is not None
     rate = RateModel(state)
     x, floor = rate.solve(START_BPW * rate.weights), rate.solve(floor_bpw * rate.weights)
@@ -41,17 +41,16 @@ def fit_quality(
     best, best_kl = None, 0.0
     trace: list[FitRound] = []
     for _ in range(max_rounds):
-        done = run_passes(body, replace(state, dial=2.0**x))
-        kl = max(measure(done.tensors), 1e-12)
-        assert done.blob is not None
-        state = replace(state, coding=done.coding)
-        trace.append(FitRound(2.0**x, len(done.blob)))
-        state.notify("fit", len(trace), max_rounds, f"KL {kl:.3g} at {len(done.blob):,} bytes")
+        tried = run_passes(round_, replace(state, dial=2.0**x))
+        kl = max(measure(tried.tensors), 1e-12)
+        state = replace(state, coding=tried.coding)
+        trace.append(FitRound(2.0**x, tried.size))
+        state.notify("fit", len(trace), max_rounds, f"KL {kl:.3g} at {tried.size:,} bytes")
         # Against the target, in octaves: a little below is the aim.
         excess = log2(kl / target) - log2(1 - TOLERANCE / 2)
         if kl <= target:
-            if best is None or len(done.blob) < len(best.blob or b""):
-                best, best_kl = done, kl
+            if best is None or tried.size < best.size:
+                best, best_kl = tried, kl
             good = (x, excess) if good is None else max(good, (x, excess))
             if kl >= (1 - TOLERANCE) * target or x >= floor:
                 break

@@ -2,11 +2,11 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from golfpack.base.convert import make, parse_value
 from golfpack.errors import (
@@ -28,36 +28,55 @@ from golfpack.packer.passes.quantize import (
     Sense,
     Steps,
 )
-from golfpack.packer.search import Fit
-from golfpack.packer.state import Pass
+from golfpack.packer.search import Search
+from golfpack.packer.state import Pass, Stage
 
 PASSES: dict[str, type[Pass]] = {
     p.name: p
     for p in (
-        Policy, PruneMagnitude, Awq, Sense, Mix, Clip, Fit, Steps, Round, Correct, PruneOnes, Encode,
+        Policy, PruneMagnitude, Awq, Sense, Mix, Clip, Steps, Round, Correct, Encode, PruneOnes,
     )
 }  # fmt: skip
 CALIBRATIONS = ("none", "inputs", "gradients")
-# What `fit` runs for every dial.
-_BODY = ("steps", "round", "encode")
-# Fields of passes that are no options.
-_HIDDEN = frozenset({"body"})
+STAGES: tuple[Stage, ...] = get_args(Stage)
+# What every recipe has, in this order.
+_NEEDED = (Steps.name, Round.name, Encode.name)
+# How a recipe's budget search is named where its passes are.
+_SEARCH = "search"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named list of passes, with what it needs from calibration.
+    """Three lists of passes, the search that drives the last two, and what they need.
 
     Attributes:
+        name: as `--recipe` takes it.
+        about: one line.
         calibration: what it needs: "none", "inputs" (Hessians) or "gradients" (Fisher weights as
             well, which takes a backward pass).
-        passes: in order; a `Fit` among them owns those behind it.
+        prepare: run once: schemes, statistics, clips.
+        quantize: run for every dial: steps and codes.
+        write: run for every dial, behind them: the artifact's bytes.
+        search: how the dial is found.
     """
 
     name: str
     about: str
     calibration: str
-    passes: tuple[Pass, ...]
+    prepare: tuple[Pass, ...]
+    quantize: tuple[Pass, ...]
+    write: tuple[Pass, ...]
+    search: Search = field(default_factory=Search)
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """All passes, in order."""
+        return (*self.prepare, *self.round)
+
+    @property
+    def round(self) -> tuple[Pass, ...]:
+        """What the search runs for every dial."""
+        return (*self.quantize, *self.write)
 
     @property
     def gradients(self) -> bool:
@@ -105,33 +124,25 @@ def make_recipe(table: Mapping[str, Any], origin: str, settings: Sequence[str] =
             f"recipe {origin}: calibration cannot be {calibration!r}",
             f"it is one of {', '.join(CALIBRATIONS)}",
         )
-    entries = _with_settings(entries, settings)
-    passes = tuple(_make_pass(entry, origin) for entry in entries)
+    search = table.get(_SEARCH, {})
+    *entries, search = _with_settings([*entries, {"id": _SEARCH, **search}], settings)
+    by_stage = _staged([_make_pass(entry, origin) for entry in entries], origin)
+    del search["id"]
     return Recipe(
         name=str(table["name"]),
         about=str(table.get("about", "")),
         calibration=calibration,
-        passes=_nest(passes, origin),
+        search=make(Search, search, f"recipe {origin}: search"),
+        **by_stage,
     )
 
 
 def pass_tables(recipe: Recipe) -> list[dict[str, Any]]:
     """The passes as a recipe file lists them, with every option: `make_recipe` reads them again."""
     return [
-        {"id": p.name, **{f.name: getattr(p, f.name) for f in fields(p) if f.name not in _HIDDEN}}  # type: ignore[arg-type]
-        for p in flat_passes(recipe)
+        {"id": p.name, **{f.name: getattr(p, f.name) for f in fields(p)}}  # type: ignore[arg-type]
+        for p in recipe.passes
     ]
-
-
-def flat_passes(recipe: Recipe) -> Iterator[Pass]:
-    """Every pass of a recipe, in order, those that others own included."""
-    yield from _flat(recipe.passes)
-
-
-def _flat(passes: Sequence[Pass]) -> Iterator[Pass]:
-    for p in passes:
-        yield p
-        yield from _flat(getattr(p, "body", ()))
 
 
 def _read(name_or_path: str) -> tuple[str, str]:
@@ -184,6 +195,11 @@ def _with_settings(
 def _make_pass(entry: Mapping[str, Any], origin: str) -> Pass:
     options = dict(entry)
     pass_id = options.pop("id", None)
+    if pass_id == "fit":
+        raise UsageError(
+            f"recipe {origin}: the budget search is no pass any more",
+            "remove the pass 'fit', and put its options into a table [search]",
+        )
     if not isinstance(pass_id, str) or pass_id not in PASSES:
         close = difflib.get_close_matches(str(pass_id), PASSES, 1)
         raise UsageError(
@@ -191,26 +207,22 @@ def _make_pass(entry: Mapping[str, Any], origin: str) -> Pass:
             f"did you mean {close[0]!r}?" if close else f"passes: {', '.join(PASSES)}",
         )
     what = f"recipe {origin}: pass {pass_id!r}"
-    return make(PASSES[pass_id], options, what, hidden=_HIDDEN)
+    return make(PASSES[pass_id], options, what)
 
 
-def _nest(passes: tuple[Pass, ...], origin: str) -> tuple[Pass, ...]:
-    """Hand everything behind `fit`, and behind `prune_ones`, to it."""
-    for i, p in enumerate(passes):
-        if isinstance(p, Fit):
-            body = passes[i + 1 :]
-            if [b.name for b in body if b.name in (*_BODY, Fit.name)] != list(_BODY):
-                raise UsageError(
-                    f"recipe {origin}: fit needs {', '.join(_BODY)} behind it, in that order, once",
-                    "see docs/writing_a_pass.md",
-                )
-            return (*passes[:i], replace(p, body=_nest(body, origin)))
-        if isinstance(p, PruneOnes):
-            body = passes[i + 1 :]
-            if [b.name for b in body] != [Encode.name]:
-                raise UsageError(
-                    f"recipe {origin}: prune_ones needs encode, and nothing else, behind it",
-                    "see docs/writing_a_pass.md",
-                )
-            return (*passes[:i], replace(p, body=body))
-    return passes
+def _staged(passes: Sequence[Pass], origin: str) -> dict[Stage, tuple[Pass, ...]]:
+    """The passes by stage. Raises UsageError where they stand in no usable order."""
+    order = [STAGES.index(p.stage) for p in passes]
+    for earlier, later, p in zip(order, order[1:], passes[1:], strict=False):
+        if later < earlier:
+            raise UsageError(
+                f"recipe {origin}: pass {p.name!r} is one to {p.stage}, and stands behind one to "
+                f"{STAGES[earlier]}",
+                f"passes stand in the order {', '.join(STAGES)}; see docs/writing_a_pass.md",
+            )
+    if [p.name for p in passes if p.name in _NEEDED] != list(_NEEDED):
+        raise UsageError(
+            f"recipe {origin}: it needs the passes {', '.join(_NEEDED)}, in that order, once",
+            "see docs/writing_a_pass.md",
+        )
+    return {stage: tuple(p for p in passes if p.stage == stage) for stage in STAGES}

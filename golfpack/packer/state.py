@@ -1,13 +1,13 @@
 """Passes: a frozen dataclass each, whose fields are its options, over one immutable state.
 
-A recipe is a list of passes. `fit` owns everything behind it: it runs those passes again for every
-dial it tries, so what does not depend on the dial belongs before it.
+A recipe has three lists of passes: `prepare` runs once, `quantize` and `write` run again for every dial
+that the search (`search.py`) tries, so what does not depend on the dial belongs into the first.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -41,25 +41,10 @@ from golfpack.spec import (
     as_matrix,
 )
 
-# What stands for "no budget".
-UNLIMITED = 1 << 40
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Bytes that may ship: `total` for artifact and code together, `code` of them for code."""
-
-    total: int
-    code: int = 0
-
-    @property
-    def artifact(self) -> int:
-        return self.total - self.code
-
 
 @dataclass(frozen=True)
 class FitRound:
-    """One try of `fit`: the dial and the real size of the artifact it gave."""
+    """One try of the search: the dial and the real size of the artifact it gave."""
 
     dial: float
     artifact_bytes: int
@@ -98,7 +83,7 @@ class Pruning:
         method: "magnitude" or "ones".
         zeroed: how many weights (magnitude) or +-1 codes (ones).
         bytes_saved: what magnitude pruning saved at the same steps, below 0 where the file grew; None
-            until `fit` has measured it, and for ones, whose saving is what was asked for.
+            until the search has measured it, and for ones, whose saving is what was asked for.
     """
 
     method: str
@@ -112,6 +97,7 @@ class PackState:
 
     Attributes:
         weights: float32, each in its tensor's own shape.
+        limit: bytes that the artifact may have; None where a target rules, or nothing does.
         dial: the one number behind every step; larger is smaller files.
         plan: per tensor, its scheme (set by `policy`).
         columns: per tensor, (cols,) int32: log2 of what AWQ multiplies its columns by before they
@@ -120,23 +106,22 @@ class PackState:
         clips: per tensor, what its scheme found once for all dials (set by `clip`).
         steps, tensors: per tensor (set by `steps` and `round`).
         blob: the finished artifact (set by `encode`).
-        coding: how all codes are coded, once `encode` has chosen; later rounds of `fit` reuse it.
+        coding: how all codes are coded, once `encode` has chosen; later rounds of the search reuse it.
         allocation: what `mix` chose among, or None.
         pruning: what pruning passes did, in order.
         unpruned: the weights before magnitude pruning, or None.
         original: the weights before any pass changed them, or None while none has.
         warnings: what fell short of what was asked; `--strict` makes them errors.
-        trace: the rounds of `fit`.
+        trace: the rounds of the search.
         measure: KL(float || candidate) of quantized tensors on held-out calibration tokens, nats per
             token; None without calibration.
-        target_kl: find the smallest file within this KL instead of the best one within the budget.
         engine: factors and rounds.
     """
 
     spec: ModelSpec
     weights: Mapping[str, np.ndarray]
     stats: CalibStats | None
-    budget: Budget
+    limit: int | None = None
     threads: int = 1
     notify: Notify = silent
     dial: float = 1.0
@@ -155,7 +140,6 @@ class PackState:
     warnings: tuple[str, ...] = ()
     trace: tuple[FitRound, ...] = ()
     measure: Callable[[Mapping[str, PackedTensor]], float] | None = None
-    target_kl: float | None = None
     engine: Engine = field(default_factory=HostEngine)
 
     @property
@@ -181,15 +165,19 @@ class PackState:
         return replace(self, warnings=(*self.warnings, message))
 
 
+Stage = Literal["prepare", "quantize", "write"]
+
+
 class Pass(ABC):
     """One step of a recipe.
 
     Attributes:
-        writes: whether it makes the artifact's bytes, and not only what goes into them.
+        name: as recipes write it.
+        stage: when it runs: once to "prepare", or for every dial to "quantize" or to "write".
     """
 
     name: ClassVar[str]
-    writes: ClassVar[bool] = False
+    stage: ClassVar[Stage]
 
     def requires(self, state: PackState) -> None:
         """Raise UsageError when an earlier pass is missing."""
@@ -245,7 +233,7 @@ def step_field(state: PackState, name: str, dial: float) -> StepField:
     if clips is None and isinstance(scheme, IntN | Ternary):
         raise UsageError(
             f"tensor {name} has a fixed bit width ({scheme.label}) and no clips",
-            "add the pass 'clip' to the recipe, before 'fit'",
+            "add the pass 'clip' to the recipe, before 'steps'",
         )
     steps = scheme.steps(state.matrix(name), state.sensitivity[name], dial, clips)
     if name in state.columns and isinstance(steps, F16Steps):

@@ -27,6 +27,7 @@ from golfpack.packer.quantize.sensitivity import (
 from golfpack.packer.state import (
     PackState,
     Pass,
+    Stage,
     need,
     quantized_names,
 )
@@ -47,6 +48,7 @@ class Awq(Pass):
     """
 
     name: ClassVar[str] = "awq"
+    stage: ClassVar[Stage] = "prepare"
     grid: int = 20
     fold: bool = True
 

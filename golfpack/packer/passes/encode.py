@@ -23,6 +23,7 @@ from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.state import (
     PackState,
     Pass,
+    Stage,
     need,
 )
 from golfpack.spec import (
@@ -47,11 +48,11 @@ class Encode(Pass):
         group_by: "role" codes all tensors of a role as a stream of their own.
         side_codec: for steps, kept floats and the order of sorted rows.
         time_limit: seconds after which "auto" tries nothing more, and a warning says so. What it
-            chose in the first round of `fit` stays for all rounds.
+            chose in the first round of the search stays for all rounds.
     """
 
     name: ClassVar[str] = "encode"
-    writes: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "write"
     codec: str | dict[str, Any] = "rans"
     filters: tuple[str | dict[str, Any], ...] = ()
     order: Literal["row", "col"] = "row"
@@ -81,26 +82,16 @@ class Encode(Pass):
 
     def run(self, state: PackState) -> PackState:
         state.notify("encode", 0, 0, str(self.codec))
-        spec, side = state.spec, ByteStream(make_codec(self.side_codec))
         quantized = {n: t for n, t in state.tensors.items() if isinstance(t, QTensor)}
         coding = state.coding
         if coding is None or not coding.covers(quantized):
-            coding = self._coding(state, quantized, side)
+            coding = self._coding(state, quantized, ByteStream(make_codec(self.side_codec)))
         if not coding.complete:
             state = state.warn(
                 f"encode.time_limit: {self.time_limit:g} s were too short to try every coding, so the "
                 "choice depends on this machine's speed"
             )
-        manifest, streams = encode_tensors(
-            state.tensors,
-            {t.name: t.shape for t in spec.tensors},
-            {t.name: t.role for t in spec.tensors},
-            coding.groups,
-            side,
-            state.threads,
-        )
-        head = {"family": spec.family, "config": spec.config}
-        return replace(state, blob=assemble(head | manifest, streams), coding=coding)
+        return encoded(replace(state, coding=coding))
 
     def _coding(
         self, state: PackState, quantized: Mapping[str, QTensor], side: ByteStream
@@ -117,7 +108,7 @@ class Encode(Pass):
             )
         stream, roles = self.code_stream(), self._sorted_roles()
         sort = sortable({n: t for n, t in quantized.items() if state.spec[n].role in roles})
-        return Coding(tuple(CodeGroup(names, stream, sort & set(names)) for names in groups))
+        return Coding(tuple(CodeGroup(names, stream, sort & set(names)) for names in groups), side)
 
     def _sorted_roles(self) -> tuple[str, ...]:
         if isinstance(self.sort, bool):
@@ -131,6 +122,22 @@ class Encode(Pass):
         return ByteStream.from_config(
             {"codec": self.codec, "filters": self.filters, "order": self.order}
         )
+
+
+def encoded(state: PackState) -> PackState:
+    """The state with the file of its tensors, coded as `encode` chose to: `state.coding`."""
+    spec, coding = state.spec, state.coding
+    assert coding is not None
+    manifest, streams = encode_tensors(
+        state.tensors,
+        {t.name: t.shape for t in spec.tensors},
+        {t.name: t.role for t in spec.tensors},
+        coding.groups,
+        coding.side,
+        state.threads,
+    )
+    head = {"family": spec.family, "config": spec.config}
+    return replace(state, blob=assemble(head | manifest, streams))
 
 
 def _grouped(names: Sequence[str], spec: ModelSpec, by: str) -> tuple[tuple[str, ...], ...]:

@@ -17,6 +17,7 @@ from golfpack.packer.quantize.lowrank import (
 from golfpack.packer.state import (
     PackState,
     Pass,
+    Stage,
     need,
 )
 
@@ -38,6 +39,7 @@ class Correct(Pass):
     """
 
     name: ClassVar[str] = "lowrank"
+    stage: ClassVar[Stage] = "quantize"
     rank: int = 4
     top: int = 3
     select: Literal["frobenius", "hessian"] = "frobenius"

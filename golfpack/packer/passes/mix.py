@@ -41,6 +41,7 @@ from golfpack.packer.state import (
     Allocation,
     PackState,
     Pass,
+    Stage,
     need,
     quantized_names,
     step_field,
@@ -65,6 +66,7 @@ class Mix(Pass):
     """
 
     name: ClassVar[str] = "mix"
+    stage: ClassVar[Stage] = "prepare"
     widths: tuple[int, ...] = (5, 6, 7, 8)
     roles: tuple[str, ...] = ROLES
     feedback: bool = True
@@ -84,7 +86,7 @@ class Mix(Pass):
                 "pass 'mix' stands behind 'clip', whose clips are those of other widths",
                 "mix stands before clip: fix the order in the recipe",
             )
-        if state.target_kl is not None:
+        if state.limit is None:
             raise UsageError(
                 "mixed precision follows a budget, not a target KL",
                 "give --budget, or use recipe rd",
@@ -102,7 +104,8 @@ class Mix(Pass):
                 "add a policy rule with scheme int, or remove the pass",
             )
         singles = [clipped(replace(state, plan=_at(state, names, b))) for b in self.widths]
-        anchors = _anchors(state, singles)
+        assert state.limit is not None
+        anchors = _anchors(state.limit, singles)
         best: tuple[Menu, float, Choice] | None = None
         for done, anchor in enumerate(anchors):
             state.notify("mix", done, len(anchors), f"dial {anchor.dial:.4g}")
@@ -195,12 +198,12 @@ class _Anchor:
     filled: float
 
 
-def _anchors(state: PackState, singles: list[PackState]) -> list[_Anchor]:
+def _anchors(limit: int, singles: list[PackState]) -> list[_Anchor]:
     """One anchor a width; where no dial shrinks clips, widths with the same steps share one."""
     seen: dict[tuple[int, ...], _Anchor] = {}
     rates = [RateModel(s) for s in singles]
     for i, rate in enumerate(rates):
-        bits = max(8.0 * state.budget.artifact - rate.kept_bits, 1.0)
+        bits = max(8.0 * limit - rate.kept_bits, 1.0)
         x = rate.solve(bits)
         filled = bits / max(rate.bits(x), 1.0)
         seen.setdefault(tuple(round(r.bits(x)) for r in rates), _Anchor(2.0**x, i, filled))

@@ -30,6 +30,7 @@ from golfpack.packer.rate import entropy
 from golfpack.packer.state import (
     PackState,
     Pass,
+    Stage,
 )
 from golfpack.spec import (
     ROLES,
@@ -91,6 +92,7 @@ class Policy(Pass):
     """
 
     name: ClassVar[str] = "policy"
+    stage: ClassVar[Stage] = "prepare"
     rules: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Pruning passes: the smallest weights before quantizing, or +-1 codes after it, down to the budget."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import log, log2
 from typing import ClassVar
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from golfpack.base.convert import require
 from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.passes.encode import encoded
 from golfpack.packer.quantize.prune import (
     Pruned,
     prune_at,
@@ -17,9 +18,9 @@ from golfpack.packer.state import (
     PackState,
     Pass,
     Pruning,
+    Stage,
     need,
     quantized_names,
-    run_passes,
 )
 from golfpack.spec import ROLES
 
@@ -46,6 +47,7 @@ class PruneMagnitude(Pass):
     """
 
     name: ClassVar[str] = "prune_magnitude"
+    stage: ClassVar[Stage] = "prepare"
     share: float = 0.03
     roles: tuple[str, ...] = tuple(r for r in ROLES if r != "vector")
 
@@ -89,47 +91,43 @@ class PruneOnes(Pass):
         most: prune this share of all +-1 codes at most.
         tolerance: headroom that is good enough, as a fraction of the budget.
         max_tries: real encodings at most.
-        body: the passes behind this one; the recipe fills it in.
     """
 
     name: ClassVar[str] = "prune_ones"
-    writes: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "write"
     most: float = 0.1
     tolerance: float = 0.0005
     max_tries: int = 12
-    body: tuple[Pass, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         require(0 < self.most <= 1, f"prune_ones.most is {self.most}", "choose 0 to 1")
         require(self.max_tries >= 1, f"prune_ones.max_tries is {self.max_tries}", "1 or more")
 
     def requires(self, state: PackState) -> None:
-        need(state, "tensors", self.name, "round")
+        need(state, "blob", self.name, "encode")
 
     def run(self, state: PackState) -> PackState:
-        whole = run_passes(self.body, state)
         codes = any(isinstance(t, QTensor) for t in state.tensors.values())
-        if whole.size <= state.budget.artifact or state.target_kl is not None or not codes:
-            return whole
-        return self._down_to(replace(state, coding=whole.coding), whole.size) or whole
+        if state.limit is None or state.size <= state.limit or not codes:
+            return state
+        return self._down_to(state, state.limit) or state
 
-    def _down_to(self, state: PackState, size: int) -> PackState | None:
+    def _down_to(self, state: PackState, limit: int) -> PackState | None:
         """The largest file within the budget that pruning gives, or None where it takes too much.
 
         Some coders' sizes scatter by a few tenths of a percent over nearly equal codes, so every try
         corrects the last one, and no bracket is trusted.
         """
-        limit = state.budget.artifact
         aim = limit - 0.5 * self.tolerance * limit
         prices = _Prices(state, self.most)
-        best, wanted = None, FIRST_ASKS * (size - aim)
+        best, wanted = None, FIRST_ASKS * (state.size - aim)
         for tries in range(self.max_tries):
             pruned = prices.saving(wanted)
             if pruned is None:
                 break
             tensors = {**state.tensors, **pruned.tensors}
             pruning = (*state.pruning, Pruning("ones", pruned.zeroed, None))
-            done = run_passes(self.body, replace(state, tensors=tensors, pruning=pruning))
+            done = encoded(replace(state, tensors=tensors, pruning=pruning))
             size = done.size
             note = f"{pruned.zeroed:,} codes, {size:,} bytes"
             state.notify("prune", tries + 1, self.max_tries, note)

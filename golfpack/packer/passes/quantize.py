@@ -26,6 +26,7 @@ from golfpack.packer.quantize.sensitivity import measure_sensitivity
 from golfpack.packer.state import (
     PackState,
     Pass,
+    Stage,
     clips_of,
     need,
     quantized_names,
@@ -46,6 +47,7 @@ class Sense(Pass):
     """
 
     name: ClassVar[str] = "sense"
+    stage: ClassVar[Stage] = "prepare"
     damp: float = 0.01
     activation_order: bool = False
     two_sided: bool = False
@@ -87,6 +89,7 @@ class Clip(Pass):
     """Find the clips of every tensor of fixed bit width, once: no dial changes them."""
 
     name: ClassVar[str] = "clip"
+    stage: ClassVar[Stage] = "prepare"
 
     def requires(self, state: PackState) -> None:
         need(state, "plan", self.name, "policy")
@@ -114,6 +117,7 @@ class Steps(Pass):
     """Every quantized tensor's step field, from its scheme, its clips and the dial."""
 
     name: ClassVar[str] = "steps"
+    stage: ClassVar[Stage] = "quantize"
 
     def requires(self, state: PackState) -> None:
         need(state, "plan", self.name, "policy")
@@ -137,6 +141,7 @@ class Round(Pass):
     """
 
     name: ClassVar[str] = "round"
+    stage: ClassVar[Stage] = "quantize"
     feedback: bool = True
     rate_weight: float = 0.0
 

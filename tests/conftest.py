@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from golfpack import cli
+from golfpack.build.options import BuildOptions, read_options
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.data.shards import write_shard
@@ -26,10 +27,7 @@ from golfpack.models.checkpoint import (
     load_checkpoint,
 )
 from golfpack.models.golf.family import spec
-from golfpack.packer.state import (
-    Budget,
-    PackState,
-)
+from golfpack.packer.state import PackState
 from golfpack.spec import CalibStats
 
 # Before anything imports triton: its kernels run in the interpreter here, on the CPU (tests/kernels).
@@ -112,13 +110,20 @@ def tiny_stats(tiny: Checkpoint, tiny_tokens: CalibTokens) -> CalibStats:
 
 @pytest.fixture(scope="session")
 def make_state(tiny: Checkpoint, tiny_stats: CalibStats) -> Callable[..., PackState]:
-    """make_state(budget_bytes, **changes) -> a fresh PackState of the tiny model."""
+    """make_state(limit, **changes) -> a fresh PackState of the tiny model."""
 
-    def make(budget: int = 20_000, **changes: Any) -> PackState:
+    def make(limit: int | None = 20_000, **changes: Any) -> PackState:
         fields = {"spec": tiny.spec, "weights": tiny.weights, "stats": tiny_stats}
-        return PackState(**{**fields, "budget": Budget(budget), **changes})
+        return PackState(**{**fields, "limit": limit, **changes})
 
     return make
+
+
+def asked(
+    checkpoint: Path, budget: str | None = None, output: Path | None = None, **options: Any
+) -> BuildOptions:
+    """The options of a build, by the names of the command line."""
+    return read_options({"checkpoint": checkpoint, "budget": budget, "output": output, **options})
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,11 @@ class BuildOptions:
         """Whether nothing is calibrated, so that tensors without a known network will do."""
         return self.inputs.data_free or self.lossless
 
+    def changed(self, **table: Any) -> "BuildOptions":
+        """These options with others in place, by `read_options` names; a new aim replaces the old."""
+        unset = AIMS if AIMS.keys() & table.keys() else {}
+        return read_options({**told_options(self), **unset, **table})
+
 
 # The options' parts, by their field.
 _PARTS = {"inputs": Inputs, "goal": Goal, "machine": Machine}
@@ -190,7 +195,8 @@ def told_options(options: BuildOptions) -> dict[str, Any]:
     table: dict[str, Any] = {name: getattr(options, name) for name in _OWN}
     for part in _PARTS:
         table |= vars(getattr(options, part))
-    return {**table, **_told_aim(table.pop("aim"))}
+    aim = table.pop("aim")
+    return table | _told_aim(aim)
 
 
 def _told_aim(aim: Aim | None) -> dict[str, Any]:

@@ -163,7 +163,6 @@ class Prepared:
         Raises:
             UsageError: unusable calibration data.
         """
-        vocab_size = self.model.config["vocab_size"]
         shape = calib_shape(self.model.family, self.model.config, inputs.calib_tokens)
         if inputs.calib is None:
             tokens = self.written_text(
@@ -171,11 +170,11 @@ class Prepared:
                 notify=notify,
             )  # fmt: skip
         else:
-            tokens = from_data(inputs.calib, tokenizer, vocab_size, *shape)
+            tokens = from_data(inputs.calib, tokenizer, self._vocab_size, *shape)
         used, held_out = tokens.split(HELD_OUT)
         bytes_per_token = None
         if tokenizer is not None:
-            table = ByteTable.from_tokenizer(tokenizer, vocab_size)
+            table = ByteTable.from_tokenizer(tokenizer, self._vocab_size)
             bytes_per_token = float(np.mean([table.count(row) for row in used.sequences]))
         found = replace(self, used=used, held_out=held_out, bytes_per_token=bytes_per_token)
         return replace(found, stats=found._statistics(used, notify))
@@ -199,6 +198,10 @@ class Prepared:
         )  # fmt: skip
         # A cached result may have been measured on the same tokens under another path.
         return replace(stats, source=used.source)
+
+    @property
+    def _vocab_size(self) -> int:
+        return self.model.config["vocab_size"]
 
     @property
     def _key(self) -> dict[str, Any]:

@@ -61,9 +61,7 @@ def rebuild_options(
     """
     given &= NAMES
     replay = replace(replay, given=given)
-    recorded = {k: v for k, v in replay.recorded.options.items() if k in NAMES - _NOT_RECORDED}
-    if "checkpoint" not in recorded:
-        raise UsageError(f"{replay.path}: options name no checkpoint", "it was edited")
+    recorded = {k: v for k, v in replay.recorded.options.items() if k not in _NOT_RECORDED}
     _check_code(recorded, asked, replay)
     options = read_options(_merged(recorded, asked, replay), f"{replay.path}: options")
     checkpoint = options.inputs.checkpoint

@@ -166,7 +166,7 @@ class Runs:
         recipe = load_recipe(self.recipes[row.recipe], settings)
         return {
             **self.inputs,
-            "recipe": [row.recipe, recipe.calibration, pass_tables(recipe)],
+            "recipe": [row.recipe, recipe.calibration, pass_tables(recipe), vars(recipe.search)],
             "budget": [row.budget, row.budget_bytes],
             "calib": [self.calib_sha256, o.calib_tokens, o.seed],
             "code": code_bytes(o.code),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import asked
 from safetensors.torch import save_file
 
 from golfpack.artifact import (
@@ -16,7 +17,6 @@ from golfpack.artifact import (
 from golfpack.base.documents import to_json
 from golfpack.build.plan import plan
 from golfpack.build.run import (
-    BuildOptions,
     build,
 )
 from golfpack.errors import (
@@ -38,7 +38,6 @@ from golfpack.packer.format.container import assemble
 from golfpack.packer.format.loader import load
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import (
-    Budget,
     PackState,
     run_passes,
 )
@@ -47,7 +46,7 @@ from golfpack.packer.state import (
 @pytest.fixture
 def options(tiny_path, tiny_shard, tmp_path):
     """A quick build of the tiny model into tmp_path."""
-    return BuildOptions(
+    return asked(
         tiny_path, "20000", tmp_path / "out.golf", calib=str(tiny_shard), calib_tokens=512,
         cache=False,
     )  # fmt: skip
@@ -62,7 +61,7 @@ REPORT_KEYS = {
 def test_the_report_tells_the_truth_about_the_file(options, tiny, tmp_path):
     code = tmp_path / "train.py"
     code.write_bytes(b"#" * 1234)
-    report = build(replace(options, code=(code, code)))
+    report = build(options.changed(code=(code, code)))
     blob = (tmp_path / "out.golf").read_bytes()
     assert report.code_bytes == 2 * 1234
     assert report.artifact_bytes == len(blob)
@@ -89,7 +88,7 @@ def test_the_report_tells_the_truth_about_the_file(options, tiny, tmp_path):
 
 
 def test_the_reloaded_model_predicts_what_the_packers_did(tiny, tiny_stats, tmp_path):
-    state = PackState(tiny.spec, tiny.weights, tiny_stats, Budget(20_000))
+    state = PackState(tiny.spec, tiny.weights, tiny_stats, 20_000)
     state = run_passes(load_recipe("rd").passes, state)
     path = tmp_path / "x.golf"
     path.write_bytes(state.blob)
@@ -107,8 +106,8 @@ def test_the_reloaded_model_predicts_what_the_packers_did(tiny, tiny_stats, tmp_
 
 @pytest.mark.parametrize("recipe", ["rd", "sdclip-brotli"])
 def test_threads_change_no_byte(options, recipe):
-    one = build(replace(options, recipe=recipe, dry_run=True))
-    two = build(replace(options, recipe=recipe, dry_run=True, threads=2))
+    one = build(options.changed(recipe=recipe, dry_run=True))
+    two = build(options.changed(recipe=recipe, dry_run=True, threads=2))
     assert one.artifact_sha256 == two.artifact_sha256
     assert (one.measured_kl, one.predicted_kl, one.trace) == (
         two.measured_kl, two.predicted_kl, two.trace,
@@ -118,43 +117,43 @@ def test_threads_change_no_byte(options, recipe):
 def test_a_dry_run_writes_nothing(options, tmp_path, monkeypatch):
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-    dry = build(replace(options, dry_run=True))
+    dry = build(options.changed(dry_run=True))
     assert dry.artifact is None
     assert [p.name for p in tmp_path.iterdir()] == ["cwd"]
-    wet = build(replace(options, output=None))
+    wet = build(options.changed(output=None))
     assert wet.artifact == "tiny.golf"
     assert wet.artifact_sha256 == dry.artifact_sha256
     assert sorted(p.name for p in (tmp_path / "cwd").iterdir()) == ["tiny.golf", "tiny.report.json"]
 
 
 def test_the_model_calibrates_itself_when_nothing_is_given(options):
-    report = build(replace(options, calib=None, calib_tokens=64, dry_run=True))
+    report = build(options.changed(calib=None, calib_tokens=64, dry_run=True))
     assert report.calibration is not None
     assert report.calibration["source"] == "self-generated"
-    again = build(replace(options, calib=None, calib_tokens=64, dry_run=True))
-    other = build(replace(options, calib=None, calib_tokens=64, dry_run=True, seed=1))
+    again = build(options.changed(calib=None, calib_tokens=64, dry_run=True))
+    other = build(options.changed(calib=None, calib_tokens=64, dry_run=True, seed=1))
     assert report.artifact_sha256 == again.artifact_sha256 != other.artifact_sha256
 
 
 def test_without_data_nothing_is_measured(options):
-    report = build(replace(options, calib=None, data_free=True, dry_run=True))
+    report = build(options.changed(calib=None, data_free=True, dry_run=True))
     assert (report.calibration, report.predicted_kl, report.measured_kl) == (None, None, None)
     assert 0 <= report.headroom_bytes <= 200
 
 
 def test_a_cached_calibration_gives_the_same_artifact(options, tmp_path, monkeypatch):
     monkeypatch.setenv("GOLFPACK_CACHE", str(tmp_path / "cache"))
-    cached = replace(options, cache=True, dry_run=True)
+    cached = options.changed(cache=True, dry_run=True)
     first = build(cached)
     assert len(list((tmp_path / "cache").iterdir())) == 1
     assert build(cached).artifact_sha256 == first.artifact_sha256
-    assert build(replace(options, dry_run=True)).artifact_sha256 == first.artifact_sha256
+    assert build(options.changed(dry_run=True)).artifact_sha256 == first.artifact_sha256
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_more_bytes_lose_less_and_the_prediction_is_in_the_right_place(options):
-    options = replace(options, calib_tokens=2048, dry_run=True)
-    reports = [build(replace(options, budget=b)) for b in ("15kB", "25kB", "40kB")]
+    options = options.changed(calib_tokens=2048, dry_run=True)
+    reports = [build(options.changed(budget=b)) for b in ("15kB", "25kB", "40kB")]
     losses = [r.measured_kl for r in reports]
     assert losses == sorted(losses, reverse=True)
     for r in reports:
@@ -164,10 +163,10 @@ def test_more_bytes_lose_less_and_the_prediction_is_in_the_right_place(options):
 
 
 def test_strict_refuses_a_warning_and_writes_no_artifact(options, tmp_path):
-    wasteful = replace(options, recipe="sdclip-brotli", budget="100kB")
-    assert build(replace(wasteful, dry_run=True)).warnings
+    wasteful = options.changed(recipe="sdclip-brotli", budget="100kB")
+    assert build(wasteful.changed(dry_run=True)).warnings
     with pytest.raises(StrictError):
-        build(replace(wasteful, strict=True))
+        build(wasteful.changed(strict=True))
     assert [p.name for p in tmp_path.iterdir()] == ["out.failed.report.json"]
 
 
@@ -179,15 +178,18 @@ def test_what_cannot_be_built_is_refused_before_anything_is_measured(
     bad = [
         ({"budget": "16potato"}, "not a size"),
         ({"recipe": "rdd"}, "unknown recipe"),
-        ({"settings": ("fit.tolrance=1",)}, "no option"),
+        ({"settings": ("search.tolrance=1",)}, "no option"),
         ({"settings": ("model.dimm=1",)}, "unknown model option"),
-        ({"settings": ("fit.slack",)}, "no value"),
+        ({"settings": ("search.slack",)}, "no value"),
         ({"code": (tmp_path / "none.py",)}, "--code"),
         ({"code": (tmp_path / "folder",)}, "is a folder"),
         ({"output": tmp_path / "folder"}, "cannot write"),
         ({"output": tmp_path / "none" / "x.golf"}, "cannot write"),
-        ({"output": options.checkpoint}, "checkpoint itself"),
-        ({"checkpoint": tmp_path / "none.pt", "output": options.checkpoint}, "there is no file"),
+        ({"output": options.inputs.checkpoint}, "checkpoint itself"),
+        (
+            {"checkpoint": tmp_path / "none.pt", "output": options.inputs.checkpoint},
+            "there is no file",
+        ),
         ({"checkpoint": tmp_path / "none.pt"}, "no file"),
         ({"calib": str(tmp_path / "tiny_val.bin")}, "validation"),
         ({"calib": str(tmp_path / "none.bin")}, "none.bin"),
@@ -195,18 +197,18 @@ def test_what_cannot_be_built_is_refused_before_anything_is_measured(
     ]
     for changes, says in bad:
         with pytest.raises(UsageError) as e:
-            build(replace(options, **changes))
+            build(options.changed(**changes))
         assert says in e.value.message, changes
     # Unusable calibration data is a build that failed; an option that makes no sense is none.
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "out.failed.report.json"]
 
 
 def test_recalibrating_measures_the_quantized_model(options):
-    plain, again = build(options), build(replace(options, recalibrate=True))
+    plain, again = build(options), build(options.changed(recalibrate=True))
     assert again.artifact_sha256 != plain.artifact_sha256
     assert again.artifact_bytes <= again.budget_bytes
     with pytest.raises(UsageError, match="calibration"):
-        build(replace(options, recalibrate=True, data_free=True))
+        build(options.changed(recalibrate=True, data_free=True))
 
 
 RECIPE = """
@@ -220,8 +222,6 @@ id = "sense"
 [[pass]]
 id = "clip"
 [[pass]]
-id = "fit"
-[[pass]]
 id = "steps"
 [[pass]]
 id = "round"
@@ -233,8 +233,8 @@ id = "encode"
 def test_recalibrating_starts_from_the_checkpoint_again(options, tmp_path):
     recipe = tmp_path / "r.toml"
     recipe.write_text(RECIPE % '[[pass]]\nid = "prune_magnitude"\nshare = 0.2')
-    options = replace(options, recipe=str(recipe))
-    plain, again = build(options), build(replace(options, recalibrate=True))
+    options = options.changed(recipe=str(recipe))
+    plain, again = build(options), build(options.changed(recalibrate=True))
     assert [p["zeroed"] for p in again.pruning] == [p["zeroed"] for p in plain.pruning] != [0]
     for a, b in zip(plain.tensors, again.tensors, strict=True):
         assert a.rel_err == pytest.approx(b.rel_err, rel=0.2)
@@ -243,10 +243,10 @@ def test_recalibrating_starts_from_the_checkpoint_again(options, tmp_path):
 def test_recalibrating_with_column_factors(options, tmp_path):
     recipe = tmp_path / "r.toml"
     recipe.write_text(RECIPE % '[[pass]]\nid = "awq"\nfold = false')
-    options = replace(options, recipe=str(recipe), recalibrate=True)
+    options = options.changed(recipe=str(recipe), recalibrate=True)
     assert build(options).measured_kl is not None
     with pytest.raises(UsageError, match="folded column factors") as e:
-        build(replace(options, settings=("awq.fold=true",)))
+        build(options.changed(settings=("awq.fold=true",)))
     assert "awq.fold=false" in e.value.hint
 
 
@@ -254,25 +254,25 @@ def test_recalibrating_with_column_factors(options, tmp_path):
 def test_a_bad_option_is_refused_before_anything_is_measured(options, monkeypatch, setting):
     monkeypatch.setattr("golfpack.build.backend.calibrate", lambda *a, **k: pytest.fail("too late"))
     with pytest.raises(UsageError):
-        build(replace(options, settings=(setting,)))
+        build(options.changed(settings=(setting,)))
 
 
 @pytest.mark.parametrize("change", [{"data_free": True}, {"recipe": "int8-zlib"}])
 def test_few_bits_that_nothing_measures_are_refused_before_anything_is_built(
     options, tiny, monkeypatch, change
 ):
-    free = replace(options, calib=None, dry_run=True, **change)
+    free = options.changed(calib=None, dry_run=True, **change)
     least = -(-3 * tiny.spec.numel // 8)
     with monkeypatch.context() as patch:
         patch.setattr("golfpack.build.run.prepare", lambda *a: pytest.fail("too late"))
         with pytest.raises(BudgetError) as e:
-            build(replace(free, budget="2.795bpw"))
+            build(free.changed(budget="2.795bpw"))
     assert f"needs 2.795 bits per parameter for {tiny.spec.numel:,} parameters" in e.value.message
     assert f"raise the budget to {least:,} bytes or more" in e.value.hint
     assert "calibrate (--calib" in e.value.hint
-    assert not build(replace(free, budget=str(least))).warnings
-    assert not build(replace(options, budget="2.9bpw", dry_run=True)).warnings
-    (warning,) = build(replace(free, budget="2.9bpw", blind=True)).warnings
+    assert not build(free.changed(budget=str(least))).warnings
+    assert not build(options.changed(budget="2.9bpw", dry_run=True)).warnings
+    (warning,) = build(free.changed(budget="2.9bpw", blind=True)).warnings
     assert "without calibration" in warning
 
 
@@ -285,12 +285,12 @@ def test_a_hopeless_budget_is_refused_before_a_large_checkpoint_is_read(
     saved({name: torch.from_numpy(w) for name, w in tiny.weights.items()}, path)
     numel = tiny.spec.numel
     least = -(-numel // 16)  # half a bit per weight
-    large = replace(options, checkpoint=path, data_free=True, calib=None)
+    large = options.changed(checkpoint=path, data_free=True, calib=None)
     with monkeypatch.context() as patch:
         patch.setattr("golfpack.models.checkpoint.read_bytes", lambda _: pytest.fail("was read"))
         for call in (
-            lambda: build(replace(large, budget=str(least - 1))),
-            lambda: plan(replace(large, output=None), [str(least - 1), "1MB"]),
+            lambda: build(large.changed(budget=str(least - 1))),
+            lambda: plan(large.changed(output=None), [str(least - 1), "1MB"]),
         ):
             with pytest.raises(BudgetError) as e:
                 call()
@@ -299,15 +299,15 @@ def test_a_hopeless_budget_is_refused_before_a_large_checkpoint_is_read(
             assert e.value.shortfall is None
     unread = json.loads((tmp_path / "out.failed.report.json").read_text())
     assert (unread["exit_code"], unread["checkpoint_sha256"]) == (3, None)
-    assert build(replace(large, budget="4bpw")).headroom_bytes >= 0
+    assert build(large.changed(budget="4bpw")).headroom_bytes >= 0
 
 
 def test_code_beyond_the_budget_is_over_budget(options, tmp_path):
     code = tmp_path / "big.py"
     code.write_bytes(bytes(30_000))
     with pytest.raises(BudgetError) as e:
-        build(replace(options, code=(code,)))
-    report = build(replace(options, code=(code,), budget=str(20_000 + e.value.shortfall)))
+        build(options.changed(code=(code,)))
+    report = build(options.changed(code=(code,), budget=str(20_000 + e.value.shortfall)))
     assert report.headroom_bytes >= 0
     assert report.artifact_bytes + 30_000 <= 20_000 + e.value.shortfall
 
@@ -339,7 +339,7 @@ def test_inspect_agrees_with_the_build(options, tiny_path):
 
 
 def test_the_float_checkpoint_is_read_with_the_artifacts_config(options, tiny_path):
-    build(replace(options, settings=("model.softcap=15",)))
+    build(options.changed(settings=("model.softcap=15",)))
     packed, original = open_pair(options.output, tiny_path)
     assert original is not None
     assert original.config == packed.config
@@ -379,7 +379,7 @@ def test_the_wrong_float_checkpoint_is_refused(options, tiny, tmp_path, change, 
     ids=str,
 )  # fmt: skip
 def test_an_artifact_whose_config_lies_is_corrupt(tiny, tiny_stats, tmp_path, config):
-    state = PackState(tiny.spec, tiny.weights, tiny_stats, Budget(10**6))
+    state = PackState(tiny.spec, tiny.weights, tiny_stats, 10**6)
     blob = run_passes(load_recipe("int8-zlib").passes, state).blob
     assert blob is not None
     path = tmp_path / "liar.golf"

@@ -1,13 +1,12 @@
 """What a build says of failures and fallbacks, and what others take from its report."""
 
 import json
-from dataclasses import replace
 from functools import partial
 from unittest.mock import Mock
 
 import pytest
+from conftest import asked
 
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.errors import (
     ExitCode,
@@ -20,7 +19,7 @@ from golfpack.packer.quantize.gptq import factorize
 @pytest.fixture
 def options(tiny_path, tiny_shard, tmp_path):
     """A quick build of the tiny model into tmp_path."""
-    return BuildOptions(
+    return asked(
         tiny_path, "20000", tmp_path / "out.golf", calib=str(tiny_shard), calib_tokens=512,
         cache=False,
     )  # fmt: skip
@@ -33,7 +32,7 @@ def test_a_fault_is_reported_and_an_interruption_is_not(options, tmp_path, monke
     for error in (Interrupted("stop"), RuntimeError("it broke")):
         monkeypatch.setattr("golfpack.build.backend.calibrate", Mock(side_effect=error))
         with pytest.raises(type(error)):
-            build(replace(options, dry_run=True))
+            build(options.changed(dry_run=True))
         assert not list(tmp_path.iterdir())
         with pytest.raises(type(error)):
             build(options)
@@ -45,12 +44,12 @@ def test_a_fault_is_reported_and_an_interruption_is_not(options, tmp_path, monke
 
 
 def test_fallbacks_are_told_tensor_by_tensor(options, monkeypatch):
-    exact = build(replace(options, budget="1MB", dry_run=True))
+    exact = build(options.changed(budget="1MB", dry_run=True))
     assert all(t.fallback and t.fallback.startswith("kept as floats") for t in exact.tensors)
     assert exact.frontier == []
     raised = partial(factorize, damp=0.5)
     monkeypatch.setattr("golfpack.packer.engine.factorize", lambda m, **_: raised(m))
-    damped = build(replace(options, dry_run=True))
+    damped = build(options.changed(dry_run=True))
     told = {t.name for t in damped.tensors if t.fallback and "damp raised to 0.5" in t.fallback}
     assert told == {t.name for t in damped.tensors if t.trace_h is not None} != set()
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import asked
 
 from golfpack.build import backend
 from golfpack.build.backend import choose_backend
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.errors import UsageError
 from golfpack.eval.dist import ALONE
@@ -54,7 +54,7 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(tiny_path, tiny_shard
         choose_backend("auto").key == choose_backend("cpu").key != choose_backend("cpu", True).key
     )
     for device, message in (("cuda", "no CUDA device"), ("gpu", "unknown device 'gpu'")):
-        options = BuildOptions(tiny_path, "20000", tmp_path / "x.golf", device=device)
+        options = asked(tiny_path, "20000", tmp_path / "x.golf", device=device)
         with pytest.raises(UsageError, match=message) as caught:
             build(options)
         assert caught.value.hint
@@ -86,11 +86,11 @@ def test_memory_and_transfers(tiny_path):
 
 def test_a_build_in_batches_is_the_same_build(tiny_path, tiny_shard, tmp_path, monkeypatch):
     monkeypatch.setenv("GOLFPACK_CACHE", str(tmp_path / "cache"))
-    plain = BuildOptions(
+    plain = asked(
         tiny_path, "20000", tmp_path / "plain.golf", calib=str(tiny_shard), calib_tokens=2048
     )
     one = build(plain)
-    two = build(replace(plain, output=tmp_path / "batched.golf", device="cpu", batched=True))
+    two = build(plain.changed(output=tmp_path / "batched.golf", device="cpu", batched=True))
     assert len(list((tmp_path / "cache").iterdir())) == 2  # neither took the other's statistics
     assert one.measured_kl is not None
     assert two.measured_kl == pytest.approx(one.measured_kl, rel=0.02)
@@ -104,10 +104,10 @@ def test_a_build_in_batches_is_the_same_build(tiny_path, tiny_shard, tmp_path, m
 
 
 def test_text_the_model_writes_is_the_same(tiny_path, tmp_path):
-    options = BuildOptions(
+    options = asked(
         tiny_path, "20000", tmp_path / "x.golf", calib_tokens=128, cache=False, dry_run=True
     )
-    one, two = build(options), build(replace(options, batched=True))
+    one, two = build(options), build(options.changed(batched=True))
     assert one.calibration == two.calibration
 
 

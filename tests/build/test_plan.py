@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import asked
 from typer.testing import CliRunner
 
 from golfpack.build.plan import (
@@ -13,7 +14,6 @@ from golfpack.build.plan import (
     plan,
 )
 from golfpack.build.planfile import read_plan
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.cli import app
 from golfpack.errors import (
@@ -27,7 +27,7 @@ from golfpack.packer.recipe import recipe_names
 @pytest.fixture
 def options(tiny_path, tiny_shard, tmp_path):
     """Calibration of the tiny model on its shard; nothing cached, nothing to write."""
-    return BuildOptions(tiny_path, calib=str(tiny_shard), calib_tokens=2048, cache=False)
+    return asked(tiny_path, calib=str(tiny_shard), calib_tokens=2048, cache=False)
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def planned(options, tmp_path):
 
     def make(recipe, *budgets, edit=None, **changes):
         path = tmp_path / "plan.json"
-        plan(replace(options, recipe=recipe, output=path, **changes), budgets)
+        plan(options.changed(recipe=recipe, output=path, **changes), budgets)
         data = json.loads(path.read_text())
         if edit is not None:
             edit(data)
             path.write_text(json.dumps(data))
-        return replace(options, plan=read_plan(path), dry_run=True)
+        return options.changed(plan=read_plan(path), dry_run=True)
 
     return make
 
@@ -55,7 +55,7 @@ def test_a_plan_is_what_the_builds_then_find(options, tmp_path):
     assert report.tensors == []
     assert report.kl_ratio > 0
     for row in report.rows:
-        built = build(replace(options, budget=str(row.budget_bytes), dry_run=True))
+        built = build(options.changed(budget=str(row.budget_bytes), dry_run=True))
         assert row.artifact_bytes == pytest.approx(built.artifact_bytes, rel=0.01)
         assert row.bits_per_weight == pytest.approx(built.bits_per_weight, rel=0.01)
         assert built.measured_kl is not None
@@ -67,9 +67,9 @@ def test_a_plan_is_what_the_builds_then_find(options, tmp_path):
 
 @pytest.mark.parametrize("recipe", ["rd", "sdclip-brotli"])
 def test_a_plan_refuses_what_the_build_refuses(options, recipe):
-    options = replace(options, recipe=recipe, calib_tokens=512, dry_run=True, output=None)
+    options = options.changed(recipe=recipe, calib_tokens=512, dry_run=True, output=None)
     with pytest.raises(BudgetError) as refused:
-        build(replace(options, budget="1kB"))
+        build(options.changed(budget="1kB"))
     least = 1000 + refused.value.shortfall
     with pytest.raises(BudgetError) as e:
         plan(options, [str(least - 1)])
@@ -78,7 +78,7 @@ def test_a_plan_refuses_what_the_build_refuses(options, recipe):
     report = plan(options, [str(least), str(least + 1500), str(least + 4000)])
     assert report.rows[0].artifact_bytes == least
     for row in report.rows:
-        built = build(replace(options, budget=str(row.budget_bytes)))
+        built = build(options.changed(budget=str(row.budget_bytes)))
         assert row.artifact_bytes <= row.budget_bytes
         assert row.dial == pytest.approx(built.dial, rel=0.25)
 
@@ -94,7 +94,7 @@ def test_without_a_budget_the_plan_spans_where_people_build(options):
 def test_code_counts_towards_every_budget(options, tmp_path):
     code = tmp_path / "run.py"
     code.write_bytes(b"#" * 5_000)
-    alone, beside = plan(options, ["15kB"]), plan(replace(options, code=(code,)), ["20kB"])
+    alone, beside = plan(options, ["15kB"]), plan(options.changed(code=(code,)), ["20kB"])
     assert beside.rows[0].budget_bytes == 20_000
     assert replace(beside.rows[0], budget_bytes=15_000) == alone.rows[0]
 
@@ -114,16 +114,16 @@ def test_what_cannot_be_planned_is_refused_before_calibration(
 ):
     monkeypatch.setattr("golfpack.build.backend.calibrate", lambda *a, **k: pytest.fail("too late"))
     with pytest.raises(UsageError, match=says):
-        plan(replace(options, **changes), budgets)
+        plan(options.changed(**changes), budgets)
 
 
 @pytest.mark.parametrize(
     ("recipe", "budget"), [("rd", "20kB"), ("sdclip-brotli", "20kB"), ("int5-mlp", "45kB")]
 )
 def test_one_budget_is_planned_tensor_by_tensor(options, recipe, budget):
-    options = replace(options, recipe=recipe)
+    options = options.changed(recipe=recipe)
     report = plan(options, [budget])
-    built = build(replace(options, budget=budget, dry_run=True))
+    built = build(options.changed(budget=budget, dry_run=True))
     row = report.rows[0]
     assert row.artifact_bytes == pytest.approx(built.artifact_bytes, rel=0.02)
     assert [t.name for t in report.tensors] == [t.name for t in built.tensors]
@@ -140,11 +140,11 @@ def test_one_budget_is_planned_tensor_by_tensor(options, recipe, budget):
 
 
 def test_without_a_budget_a_classic_recipe_is_planned_as_it_is_written(options):
-    options = replace(options, recipe="int8-zlib")
+    options = options.changed(recipe="int8-zlib")
     report = plan(options, [])
     assert report.budget_bytes is None
     assert [(r.budget_bytes, r.dial) for r in report.rows] == [(None, 1.0)]
-    built = build(replace(options, budget="70kB", dry_run=True))
+    built = build(options.changed(budget="70kB", dry_run=True))
     assert built.dial <= 1
     assert report.rows[0].artifact_bytes == pytest.approx(built.artifact_bytes, abs=2)
 
@@ -156,16 +156,16 @@ def test_a_budget_that_holds_everything_is_planned_so(options, tiny):
         sum(t.bytes for t in report.tensors) == 4 * tiny.spec.numel == report.rows[0].artifact_bytes
     )
     with pytest.raises(BudgetError):
-        plan(replace(options, recipe="int5-mlp"), ["20kB"])
+        plan(options.changed(recipe="int5-mlp"), ["20kB"])
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_a_replayed_plan_gives_the_same_bytes(options, planned, recipe):
     budget = "45kB" if recipe == "int5-mlp" else "24kB"
-    options = replace(options, calib_tokens=512)
-    replay = replace(planned(recipe, budget, calib_tokens=512), calib_tokens=512)
+    options = options.changed(calib_tokens=512)
+    replay = planned(recipe, budget, calib_tokens=512).changed(calib_tokens=512)
     again = build(replay)
-    direct = build(replace(options, recipe=recipe, budget=budget, dry_run=True))
+    direct = build(options.changed(recipe=recipe, budget=budget, dry_run=True))
     assert again.artifact_sha256 == direct.artifact_sha256
     assert (again.recipe, again.budget_bytes) == (recipe, direct.budget_bytes)
     assert again.plan is not None
@@ -181,7 +181,7 @@ def test_an_edited_plan_is_honoured(planned, tiny, tmp_path):
                 t["scheme"], t["options"] = "keep", {"dtype": kept[t["name"]]}
 
     out = tmp_path / "x.golf"
-    report = build(replace(planned("rd", "20kB", edit=edit), dry_run=False, output=out))
+    report = build(planned("rd", "20kB", edit=edit).changed(dry_run=False, output=out))
     assert 20_000 < report.artifact_bytes <= 30_000
     assert {t.name: t.scheme for t in report.tensors if t.name in kept} == kept
     name = "blocks.0.attn.c_q.weight"
@@ -191,13 +191,13 @@ def test_an_edited_plan_is_honoured(planned, tiny, tmp_path):
 def test_a_replay_takes_other_budgets_and_settings_and_says_what_differs(options, planned):
     replay = planned("sdclip-brotli", "20kB")
     assert build(replay).warnings == []
-    other = build(replace(replay, budget="25kB", calib_tokens=512))
+    other = build(replay.changed(budget="25kB", calib_tokens=512))
     assert 20_000 < other.artifact_bytes <= 25_000
     assert any("other calibration" in w for w in other.warnings)
-    plain = build(replace(replay, settings=("round.feedback=false",)))
+    plain = build(replay.changed(settings=("round.feedback=false",)))
     assert plain.artifact_sha256 != build(replay).artifact_sha256
     with pytest.raises(UsageError, match="its own passes"):
-        build(replace(replay, recipe="rd"))
+        build(replay.changed(recipe="rd"))
 
 
 def test_code_that_a_plan_counts_must_be_named_again(options, planned, tmp_path):
@@ -206,7 +206,7 @@ def test_code_that_a_plan_counts_must_be_named_again(options, planned, tmp_path)
     replay = planned("int8-zlib", "40kB", code=(code,))
     with pytest.raises(UsageError, match="5,000 bytes"):
         build(replay)
-    report = build(replace(replay, code=(code,)))
+    report = build(replay.changed(code=(code,)))
     assert report.artifact_bytes <= 35_000
     assert report.budget_bytes == 40_000
 

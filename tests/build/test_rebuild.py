@@ -24,7 +24,7 @@ def made(tmp_path_factory, tiny_path, tiny_shard) -> Path:
     (path / "code.py").write_text("#" * 100)
     args = (
         "build", "tiny.pt", "--budget", "3.5bpw", "--calib", "train.bin", "--calib-tokens", "512",
-        "--seed", "3", "--code", "code.py", "--set", "sense.damp=0.02", "--set", "fit.max_rounds=3",
+        "--seed", "3", "--code", "code.py", "--set", "sense.damp=0.02", "--set", "search.max_rounds=3",
         "--set", "model.softcap=20", "-o", "x.golf", *QUIET,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -111,9 +111,9 @@ def test_from_another_folder_the_files_are_named(inside, folder, built, tmp_path
 
 
 def test_the_command_line_wins(inside, folder, built):
-    report = again(inside, "--budget", "5bpw", "--set", "fit.slack=500", "-o", "y.golf").report
+    report = again(inside, "--budget", "5bpw", "--set", "search.slack=500", "-o", "y.golf").report
     assert report["artifact_bytes"] > built["artifact_bytes"]
-    assert report["settings"] == [*built["settings"], "fit.slack=500"]
+    assert report["settings"] == [*built["settings"], "search.slack=500"]
     assert report["options"]["seed"] == 3
     assert not report["warnings"]
     report = again(inside, "--recipe", "int8-zlib", "--target-kl", "2", "-o", "z.golf",
@@ -235,9 +235,9 @@ def test_what_is_no_report_is_refused(inside, folder, text, says):
     ("options", "says"),
     [
         ({"checkpoint": 3}, "checkpoint cannot be 3"),
-        ({"settings": [1]}, "settings is not a list of texts"),
+        ({"checkpoint": "c.pt", "settings": [1]}, "settings[0] cannot be 1"),
         ({"checkpoint": "c.pt", "hidden": 1}, "no option 'hidden'"),
-        ({"threads": 7}, "name no checkpoint"),
+        ({"threads": 7}, "has no 'checkpoint'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(inside, folder, options, says):

@@ -1,9 +1,8 @@
 """`build --refine`: never over, never worse, and the same file every time."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from conftest import asked
 
 from golfpack.build.distil import (
     BATCH_TOKENS,
@@ -11,7 +10,6 @@ from golfpack.build.distil import (
 )
 from golfpack.build.refine import NOTHING_BETTER
 from golfpack.build.run import (
-    BuildOptions,
     build,
 )
 from golfpack.errors import UsageError
@@ -30,7 +28,7 @@ def fast(monkeypatch):
 @pytest.fixture
 def options(tiny_path, tiny_shard, tmp_path):
     """A quick build of the tiny model into tmp_path, refined."""
-    return BuildOptions(
+    return asked(
         tiny_path, "3bpw", tmp_path / "out.golf", calib=str(tiny_shard), calib_tokens=2048,
         cache=False, refine=SHORT,
     )  # fmt: skip
@@ -38,7 +36,7 @@ def options(tiny_path, tiny_shard, tmp_path):
 
 @pytest.mark.parametrize("recipe", ["gptq-lite", "sdclip-lqer-pergroup"])
 def test_training_lowers_the_kl_within_the_budget(options, recipe):
-    report = build(replace(options, recipe=recipe, budget="2bpw"))
+    report = build(options.changed(recipe=recipe, budget="2bpw"))
     assert report.artifact_bytes <= report.budget_bytes
     assert report.refined is not None
     assert report.measured_kl == report.refined.kl < 0.5 * report.refined.rounded_kl
@@ -54,13 +52,13 @@ def test_training_lowers_the_kl_within_the_budget(options, recipe):
 def test_steps_follow_the_size_and_the_end_is_within_the_budget(options, monkeypatch, looks):
     """By looks on the way; without any, only where it ends, and never over."""
     monkeypatch.setattr("golfpack.build.distil.LOOKS", looks)
-    report = build(replace(options, recipe="gptq-lite", budget="2bpw"))
+    report = build(options.changed(recipe="gptq-lite", budget="2bpw"))
     assert report.refined.octaves > 0
     assert 0.99 * report.budget_bytes < report.artifact_bytes <= report.budget_bytes
 
 
 def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatch):
-    rounded = build(replace(options, refine=0))
+    rounded = build(options.changed(refine=0))
     monkeypatch.setattr("golfpack.build.distil.RATE", 1.0)  # no training, but noise
     report = build(options)
     assert report.artifact_sha256 == rounded.artifact_sha256
@@ -69,13 +67,13 @@ def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatc
 
 
 def test_threads_change_no_byte(options):
-    runs = [build(replace(options, threads=n, refine=BATCH_TOKENS)) for n in (1, 2)]
+    runs = [build(options.changed(threads=n, refine=BATCH_TOKENS)) for n in (1, 2)]
     assert runs[0].artifact_sha256 == runs[1].artifact_sha256
 
 
 def test_a_target_is_met_with_a_smaller_file(options):
-    target, aim = 0.5, replace(options, recipe="gptq-lite", budget=None)
-    plain, trained = (build(replace(aim, target_kl=target, refine=n)) for n in (0, SHORT))
+    target, aim = 0.5, options.changed(recipe="gptq-lite", budget=None)
+    plain, trained = (build(aim.changed(target_kl=target, refine=n)) for n in (0, SHORT))
     assert trained.measured_kl <= target
     assert trained.artifact_bytes < plain.artifact_bytes
 
@@ -83,11 +81,11 @@ def test_a_target_is_met_with_a_smaller_file(options):
 @pytest.mark.parametrize("change", [{"data_free": True}, {"lossless": True, "budget": None}])
 def test_without_calibration_there_is_nothing_to_train_on(options, change):
     with pytest.raises(UsageError, match="--refine trains on calibration tokens"):
-        build(replace(options, **change))
+        build(options.changed(**change))
     assert not options.output.exists()
 
 
 def test_a_model_kept_in_full_is_not_trained(options):
-    report = build(replace(options, budget="64bpw"))
+    report = build(options.changed(budget="64bpw"))
     assert report.refined is None
     assert any("nothing was trained" in w for w in report.warnings)

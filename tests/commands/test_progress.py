@@ -4,10 +4,10 @@ import io
 import re
 
 import pytest
+from conftest import asked
 from rich.console import Console
 
 from golfpack.build import backend
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.commands.render.progress import (
     PLAIN_INTERVAL,
@@ -148,7 +148,7 @@ class Recorder:
 
 def test_a_build_tells_of_every_stage_and_writes_its_text_once(tiny_path, tmp_path, monkeypatch):
     monkeypatch.setenv("GOLFPACK_CACHE", str(tmp_path / "cache"))
-    options = BuildOptions(tiny_path, "20kB", tmp_path / "x.golf", calib_tokens=512)
+    options = asked(tiny_path, "20kB", tmp_path / "x.golf", calib_tokens=512)
     seen = Recorder()
     first = build(options, seen)
     ended = {stage for stage, (done, total, _) in seen.stages.items() if done == total > 0}

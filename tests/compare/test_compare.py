@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, trained_looking
+from conftest import TINY, asked, trained_looking
 from typer.testing import CliRunner
 
 from golfpack.artifact import open_model
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.cli import app
 from golfpack.compare import rows as compare_rows
@@ -82,7 +81,7 @@ def test_rows_are_what_build_and_eval_say(options, world):
     blob = Path(row.artifact).read_bytes()
     assert row.artifact_sha256 == hashlib.sha256(blob).hexdigest()
     built = build(
-        BuildOptions(
+        asked(
             options.checkpoint, "3bpw", recipe="sdclip-brotli", calib=options.calib,
             calib_tokens=512, cache=False, dry_run=True,
         )
@@ -119,7 +118,9 @@ def test_a_rerun_takes_finished_rows_and_only_those(options, monkeypatch):
     with pytest.raises(Stopped):
         compare(options, on_row=stop)
     calls = []
-    monkeypatch.setattr(compare_rows, "build", lambda o, n: calls.append(o.budget) or build(o, n))
+    monkeypatch.setattr(
+        compare_rows, "build", lambda o, n: calls.append(o.goal.aim.size) or build(o, n)
+    )
     report = compare(options)
     assert calls == ["3bpw", "3bpw"]
     assert [r.reused for r in report.rows] == [True, True, False, False]
@@ -137,7 +138,7 @@ def test_a_rerun_takes_finished_rows_and_only_those(options, monkeypatch):
     "changes",
     [
         {"calib_tokens": 576}, {"limit": 601}, {"window": 63}, {"kl_tokens": 64}, {"seed": 1},
-        {"code": (Path(__file__),)}, {"settings": ("fit.slack=65",)},
+        {"code": (Path(__file__),)}, {"settings": ("search.slack=65",)},
         {"settings": ("model.softcap=20",)},
     ],
     ids=str,
@@ -153,12 +154,14 @@ def test_a_refusal_is_a_row_and_not_the_end(options, tmp_path, monkeypatch):
     picky = tmp_path / "picky.toml"
     picky.write_text(
         '[[pass]]\nid = "policy"\nrules = [{ name = "nothing", scheme = "rd" }]\n'
-        '[[pass]]\nid = "sense"\n[[pass]]\nid = "fit"\n[[pass]]\nid = "steps"\n'
+        '[[pass]]\nid = "sense"\n[[pass]]\nid = "steps"\n'
         '[[pass]]\nid = "round"\n[[pass]]\nid = "encode"\n'
     )
     options = replace(options, recipes=(str(picky), "int5-mlp", "int8-zlib"), budgets=("3bpw",))
     calls = []
-    monkeypatch.setattr(compare_rows, "build", lambda o, n: calls.append(o.recipe) or build(o, n))
+    monkeypatch.setattr(
+        compare_rows, "build", lambda o, n: calls.append(o.goal.recipe) or build(o, n)
+    )
     for reused in (False, True):
         rows = compare(options).rows
         assert [r.recipe for r in rows] == ["picky", "int5-mlp", "int8-zlib"]
@@ -178,7 +181,7 @@ def test_a_refusal_is_a_row_and_not_the_end(options, tmp_path, monkeypatch):
         ({"recipes": ("int8-zlib", "int8-zlib")}, "twice"),
         ({"recipes": ()}, "no recipes"),
         ({"budgets": ("4bpw", "16potato")}, "16potato"),
-        ({"settings": ("fit.tolrance=1",)}, "no option"),
+        ({"settings": ("search.tolrance=1",)}, "no option"),
         ({"tokens": "none.bin"}, "none.bin"),
         ({"tokenizer": Path("none.model")}, "none.model"),
         ({"checkpoint": Path("none.pt")}, "none.pt"),

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, trained_looking
+from conftest import TINY, asked, trained_looking
 
 from golfpack.build.plan import plan
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.compare import rows as compare_rows
 from golfpack.compare.sweep import (
@@ -72,7 +71,9 @@ def test_rows_are_what_build_says_and_a_rerun_takes_them(options, monkeypatch):
     saved = json.loads((options.out / "sweep.report.json").read_text())
     assert [r["kl"] for r in saved["rows"]] == [r.kl for r in report.rows]
     calls = []
-    monkeypatch.setattr(compare_rows, "build", lambda o, n: calls.append(o.budget) or build(o, n))
+    monkeypatch.setattr(
+        compare_rows, "build", lambda o, n: calls.append(o.goal.aim.size) or build(o, n)
+    )
     again = sweep(replace(options, budgets=("15kB", "20kB", "25kB")))
     assert calls == ["20kB"]
     assert [r.reused for r in again.rows] == [True, False, True]
@@ -98,8 +99,8 @@ def test_an_evaluation_measures_on_its_own_tokens(options, folder):
 def test_a_prediction_is_the_plan_and_writes_nothing(options, tmp_path):
     report = sweep(replace(options, predict=True))
     assert not list(tmp_path.iterdir())
-    asked = BuildOptions(options.checkpoint, calib=options.calib, calib_tokens=512, cache=False)
-    planned = plan(asked, ["15kB", "25kB"])
+    prediction = asked(options.checkpoint, calib=options.calib, calib_tokens=512, cache=False)
+    planned = plan(prediction, ["15kB", "25kB"])
     assert [(r.budget_bytes, r.artifact_bytes, r.kl) for r in report.rows] == [
         (r.budget_bytes, r.artifact_bytes, r.predicted_kl) for r in planned.rows
     ]

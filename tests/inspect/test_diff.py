@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import asked
 from rich.console import Console
 
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.commands.render import diff as render_diff
 from golfpack.errors import (
@@ -29,7 +29,7 @@ def folder(tmp_path_factory, tiny_path, tiny_shard) -> Path:
     (path / "tiny.pt").write_bytes(tiny_path.read_bytes())
     for name, budget in (("small", "15kB"), ("large", "25kB")):
         build(
-            BuildOptions(
+            asked(
                 path / "tiny.pt", budget, path / f"{name}.golf", calib=str(tiny_shard),
                 calib_tokens=512, cache=False,
             )
@@ -37,7 +37,7 @@ def folder(tmp_path_factory, tiny_path, tiny_shard) -> Path:
     rng = np.random.default_rng(0)
     other = {"fc.weight": torch.from_numpy(rng.standard_normal((40, 30)).astype("f4"))}
     torch.save(other, path / "other.pt")
-    build(BuildOptions(path / "other.pt", "6bpw", path / "other.golf", data_free=True))
+    build(asked(path / "other.pt", "6bpw", path / "other.golf", data_free=True))
     (path / "bare.golf").write_bytes((path / "small.golf").read_bytes())
     return path
 
@@ -198,7 +198,7 @@ def test_values_are_words_and_never_cut():
         ([zlib | {"stream": "a"}, {}], "codec zlib (level 9), filters shuffle (stride 2), order row, "
          "stream a, none"),
         ([], "none"),
-        (["fit.slack=1", "model.softcap=20"], "fit.slack=1, model.softcap=20"),
+        (["search.slack=1", "model.softcap=20"], "search.slack=1, model.softcap=20"),
         ([long, long], f"{long}, {long}"),
         ("ab" * 32, "abababababababab"),
         (None, "-"),

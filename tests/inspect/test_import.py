@@ -125,4 +125,4 @@ def test_files_are_replaced_only_when_asked(tiny_path, tmp_path):
     import_checkpoint(tiny_path, out, force=True)
     assert out.read_bytes() == before
     with pytest.raises(UsageError, match="sets nothing here"):
-        import_checkpoint(tiny_path, out, ("fit.slack=1",), force=True)
+        import_checkpoint(tiny_path, out, ("search.slack=1",), force=True)

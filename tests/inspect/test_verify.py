@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import asked
 
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.errors import (
     ExitCode,
@@ -29,7 +29,7 @@ def folder(tmp_path_factory, tiny_path, tiny_shard) -> Path:
     path = tmp_path_factory.mktemp("verify")
     (path / "tiny.pt").write_bytes(tiny_path.read_bytes())
     build(
-        BuildOptions(
+        asked(
             path / "tiny.pt", "20kB", path / "x.golf", calib=str(tiny_shard), calib_tokens=512,
             cache=False,
         )
@@ -165,9 +165,7 @@ def test_a_checkpoint_of_another_model_or_build_fails(folder, tmp_path):
 
 def test_other_bytes_for_the_same_tensors_are_no_fault(folder, monkeypatch):
     blob = (folder / "x.golf").read_bytes()
-    other = build(
-        BuildOptions(folder / "tiny.pt", "20kB", folder / "y.golf", data_free=True, cache=False)
-    )
+    other = build(asked(folder / "tiny.pt", "20kB", folder / "y.golf", data_free=True, cache=False))
     assert other.artifact is not None
     monkeypatch.setattr(verify_module, "encode_again", lambda artifact: blob)
     # The same bytes are ok, those of other tensors are not.

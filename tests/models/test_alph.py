@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import asked
 
 from golfpack.artifact import open_model
 from golfpack.build.run import (
-    BuildOptions,
     build,
 )
 from golfpack.data.tokenizer import load_tokenizer
@@ -371,7 +371,7 @@ def test_a_checkpoint_builds_on_its_own_text_and_its_artifact_opens(tmp_path):
     _, weights, model = toy()
     path, output = tmp_path / "checkpoint-5000.json", tmp_path / "out.golf"
     path.write_bytes(alph_bytes(weights))
-    report = build(BuildOptions(path, "6bpw", output, calib_tokens=256, cache=False))
+    report = build(asked(path, "6bpw", output, calib_tokens=256, cache=False))
     assert report.headroom_bytes is not None
     assert report.headroom_bytes >= 0
     packed = open_model(output)
@@ -393,8 +393,6 @@ def test_system_003_beats_raw_packing(raw_bytes, rel_err, tmp_path):
     config = {**MODEL_CONFIG, "nHead": 8}
     path, output = tmp_path / "checkpoint-0.json", tmp_path / "out.golf"
     path.write_bytes(alph_bytes(weights, header_of(weights, modelConfig=config)))
-    report = build(
-        BuildOptions(path, str(raw_bytes), output, data_free=True, threads=1, cache=False)
-    )
+    report = build(asked(path, str(raw_bytes), output, data_free=True, threads=1, cache=False))
     assert output.stat().st_size == report.artifact_bytes <= raw_bytes
     assert max(t.rel_err for t in report.tensors) < rel_err

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import asked
 from golf_reference import TINY, reference_logits
 
 from golfpack.artifact import (
@@ -15,7 +16,6 @@ from golfpack.artifact import (
     open_pair,
 )
 from golfpack.build.run import (
-    BuildOptions,
     build,
 )
 from golfpack.errors import UsageError
@@ -236,7 +236,7 @@ def test_artifacts_keep_the_split_matrices_and_the_whole_config(tmp_path, tiny_s
     state["tok_emb.weight"] = torch.randn(256, 16, generator=gen)
     torch.save(state, path)
     shard = str(tiny_shard)
-    build(BuildOptions(path, "24000", out, calib=shard, calib_tokens=512, cache=False))
+    build(asked(path, "24000", out, calib=shard, calib_tokens=512, cache=False))
     packed, original = open_pair(out, path)
     assert original is not None
     assert packed.config == original.config

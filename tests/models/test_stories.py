@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from conftest import asked
 from llama_reference import reference_logits
 
 from golfpack.build.run import (
-    BuildOptions,
     build,
 )
 from golfpack.data.tokenizer import (
@@ -112,7 +112,7 @@ def test_an_artifact_of_stories_at_3_5_bits_loses_less_than_0_02_bpb(shared, sto
     first, second = documents[: len(documents) // 2], documents[len(documents) // 2 :]
     (tmp_path / "first.txt").write_text("<|endoftext|>".join(first))
     report = build(
-        BuildOptions(
+        asked(
             stories / "stories260K.bin", "3.5bpw", tmp_path / "out.golf",
             calib=str(tmp_path / "first.txt"), tokenizer=stories / "tok512.bin",
             calib_tokens=53_000, refine=1_200_000, threads=2, cache=False,

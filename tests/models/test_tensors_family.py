@@ -1,15 +1,14 @@
 """Tensors without a network: packed by relative error or exactly, unpacked again, never run."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import asked
 from typer.testing import CliRunner
 
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.cli import app
 from golfpack.errors import (
@@ -47,7 +46,7 @@ def state():
 @pytest.fixture
 def options(state, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(safetensors.torch.save(state))
-    return BuildOptions(
+    return asked(
         tmp_path / "x.safetensors", "6bpw", tmp_path / "x.golf", data_free=True, cache=False
     )
 
@@ -71,11 +70,11 @@ def test_a_budget_is_kept_and_the_report_tells_the_errors(options, state, tmp_pa
     assert max(errors) < 2 * min(errors)  # equal relative errors, whatever a tensor's scale
     again = load_checkpoint(tmp_path / "back.safetensors", fallback="tensors")
     assert again.family == "tensors"
-    assert inspect(options.output, options.checkpoint).parameters == report.parameters
+    assert inspect(options.output, options.inputs.checkpoint).parameters == report.parameters
 
 
 def test_lossless_is_bit_exact(options, state, tmp_path):
-    report = build(replace(options, budget=None, data_free=False, lossless=True))
+    report = build(options.changed(budget=None, data_free=False, lossless=True))
     assert (report.budget_bytes, report.headroom_bytes, report.calibration) == (None, None, None)
     unpack(options.output, tmp_path / "back.safetensors")
     back = safetensors.torch.load_file(tmp_path / "back.safetensors")
@@ -86,36 +85,38 @@ def test_lossless_is_bit_exact(options, state, tmp_path):
     assert all(row.rel_err == 0 for row in report.tensors)
     for wrong in ({"budget": "6bpw"}, {"target_kl": 0.1}, {"recalibrate": True}):
         with pytest.raises(UsageError):
-            build(replace(options, **{"budget": None, "lossless": True, **wrong}))
+            build(options.changed(**{"budget": None, "lossless": True, **wrong}))
 
 
 def test_float64_is_not_called_lossless(options, state):
-    options.checkpoint.write_bytes(safetensors.torch.save({**state, "d": torch.ones(2).double()}))
+    options.inputs.checkpoint.write_bytes(
+        safetensors.torch.save({**state, "d": torch.ones(2).double()})
+    )
     with pytest.raises(UsageError, match="'d' is float64"):
-        build(replace(options, budget=None, lossless=True))
+        build(options.changed(budget=None, lossless=True))
 
 
 def test_equal_tensors_give_equal_bytes_in_any_order(options, state, tmp_path):
-    first = build(replace(options, dry_run=True)).artifact_sha256
+    first = build(options.changed(dry_run=True)).artifact_sha256
     torch.save({"state_dict": dict(reversed(state.items()))}, tmp_path / "x.pt")
-    other = build(replace(options, checkpoint=tmp_path / "x.pt", dry_run=True))
+    other = build(options.changed(checkpoint=tmp_path / "x.pt", dry_run=True))
     assert other.artifact_sha256 == first
 
 
 def test_there_is_nothing_to_run(options, tmp_path):
     build(options)
-    for path in (options.output, options.checkpoint):
+    for path in (options.output, options.inputs.checkpoint):
         with chosen_model("tensors"), pytest.raises(UsageError, match="without a network"):
             evaluate(EvalOptions(path, "none.bin", tmp_path / "none.model"))
     with chosen_model("tensors"), pytest.raises(UsageError, match="without a network"):
-        build(replace(options, data_free=False))
+        build(options.changed(data_free=False))
     with pytest.raises(BudgetError):
-        build(replace(options, budget="0.01bpw"))
+        build(options.changed(budget="0.01bpw"))
 
 
 def test_a_family_can_be_left_aside(tiny_path, tmp_path):
-    options = BuildOptions(tiny_path, "4bpw", tmp_path / "x.golf", data_free=True, cache=False)
-    assert build(replace(options, dry_run=True)).family == "golf"
+    options = asked(tiny_path, "4bpw", tmp_path / "x.golf", data_free=True, cache=False)
+    assert build(options.changed(dry_run=True)).family == "golf"
     with chosen_model("tensors"):
         assert build(options).family == "tensors"
     with chosen_model("golf"), pytest.raises(UsageError, match="family tensors, not golf"):
@@ -137,7 +138,7 @@ def test_the_command_line(options, tmp_path, monkeypatch):
 def test_rwkv(shared, tmp_path):
     """A network golfpack has no family for: six bits a weight, errors as reported, exact when asked."""
     source = shared / "checkpoints" / "rwkv_730K" / "tiny-rwkv-5v2-730K.fp32.safetensors"
-    options = BuildOptions(source, "6bpw", tmp_path / "r.golf", data_free=True, cache=False)
+    options = asked(source, "6bpw", tmp_path / "r.golf", data_free=True, cache=False)
     report = build(options)
     weights = safetensors.torch.load_file(source)
     assert report.parameters == sum(t.numel() for t in weights.values())
@@ -148,7 +149,7 @@ def test_rwkv(shared, tmp_path):
         w, q = weights[row.name].double(), back[row.name].double()
         assert row.rel_err == pytest.approx(float((w - q).norm() / w.norm()), rel=1e-5, abs=1e-9)
         assert row.rel_err < 0.03
-    build(replace(options, budget=None, lossless=True))
+    build(options.changed(budget=None, lossless=True))
     unpack(options.output, tmp_path / "r.safetensors", force=True)
     exact = safetensors.torch.load_file(tmp_path / "r.safetensors")
     assert all(torch.equal(exact[n], t) for n, t in weights.items())

@@ -2,16 +2,15 @@
 
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import asked
 from typer.testing import CliRunner
 
 from golfpack.artifact import open_model
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
@@ -153,13 +152,13 @@ def test_decoding_with_a_cache_gives_the_same_logits(folder, ref, net):
 
 @pytest.fixture(scope="module")
 def artifact(folder, ref, net, data):
-    options = BuildOptions(
+    options = asked(
         folder / "net.pt", "5bpw", folder / "net.golf", calib=str(data[0]), calib_tokens=1024,
         settings=("model.seq_len=64",), cache=False,
     )  # fmt: skip
     with chosen_model(ref, ['{"vocab": 300}']):
         report = build(options)
-        again = build(replace(options, calib=None, calib_tokens=64, dry_run=True))
+        again = build(options.changed(calib=None, calib_tokens=64, dry_run=True))
     assert report.budget_bytes is not None
     assert report.headroom_bytes >= 0
     assert report.measured_kl is not None
@@ -275,9 +274,7 @@ def test_the_example_in_the_docs_works(tmp_path):
     torch.save({**state, "scale": torch.ones(())}, tmp_path / "doc.pt")
     with chosen_model(f"{tmp_path / 'doc.py'}:Net", ["vocab=50"]):
         found = load_checkpoint(tmp_path / "doc.pt")
-        options = BuildOptions(
-            tmp_path / "doc.pt", "4bpw", calib_tokens=32, cache=False, dry_run=True
-        )
+        options = asked(tmp_path / "doc.pt", "4bpw", calib_tokens=32, cache=False, dry_run=True)
         assert build(options).measured_kl is not None
     hooks = {t.name: [h.kind for h in t.hooks] for t in found.spec.tensors}
     assert hooks == {

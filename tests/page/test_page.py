@@ -5,18 +5,17 @@ import hashlib
 import html
 import json
 import re
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import asked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from safetensors.numpy import save_file
 
 from golfpack.base.schema import schema_of
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.errors import UsageError
 from golfpack.packer.format.loader import load
@@ -55,7 +54,7 @@ def built(tiny_path, tiny_shard, tmp_path_factory):
     path = folder / "tiny.golf"
     code = folder / "train.py"
     code.write_bytes(b"#" * 321)
-    options = BuildOptions(
+    options = asked(
         tiny_path, "20000", path, calib=str(tiny_shard), calib_tokens=512, cache=False, code=(code,)
     )
     return SimpleNamespace(path=path, report=build(options))
@@ -75,7 +74,7 @@ def hostile(tmp_path_factory):
     weights = {n: rng.standard_normal((40, 24)).astype(np.float32) for n in names}
     save_file(weights, folder / "x.safetensors")
     path = folder / "x.golf"
-    build(BuildOptions(folder / "x.safetensors", "4bpw", path, data_free=True))
+    build(asked(folder / "x.safetensors", "4bpw", path, data_free=True))
     return path
 
 
@@ -283,9 +282,9 @@ def test_figures_that_are_no_numbers_become_unknown(copied):
 
 
 def test_a_build_that_failed_has_a_page(tiny_path, tmp_path):
-    options = BuildOptions(tiny_path, "9000", tmp_path / "x.golf", data_free=True, blind=True)
+    options = asked(tiny_path, "9000", tmp_path / "x.golf", data_free=True, blind=True)
     with pytest.raises(Exception, match="budget"):
-        build(replace(options, budget="100"))
+        build(options.changed(budget="100"))
     failed = tmp_path / "x.failed.report.json"
     found = data_of(page_of(failed))
     assert found["build"]["status"] == "failed"
@@ -321,5 +320,5 @@ def test_a_page_of_120_tensors_is_small(tmp_path):
         for i in range(120)
     }
     save_file({n: w.astype(np.float32) for n, w in weights.items()}, tmp_path / "x.safetensors")
-    build(BuildOptions(tmp_path / "x.safetensors", "6bpw", tmp_path / "x.golf", data_free=True))
+    build(asked(tmp_path / "x.safetensors", "6bpw", tmp_path / "x.golf", data_free=True))
     assert report(PageOptions(tmp_path / "x.golf")).page_bytes < 400_000

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import asked
 from safetensors.numpy import save_file
 
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.page.make import (
     PageOptions,
@@ -93,7 +93,7 @@ class Tiny:
 def tiny_page(tiny_path, tiny_shard, tmp_path_factory) -> Tiny:
     path = tmp_path_factory.mktemp("browser") / "tiny.golf"
     found = build(
-        BuildOptions(tiny_path, "20000", path, calib=str(tiny_shard), calib_tokens=512, cache=False)
+        asked(tiny_path, "20000", path, calib=str(tiny_shard), calib_tokens=512, cache=False)
     )
     report(PageOptions(path))
     side = sum(t.side_bytes for t in found.tensors)
@@ -271,7 +271,7 @@ def test_hostile_names_are_shown_as_they_are(opened, tmp_path):
     rng = np.random.default_rng(0)
     weights = {HOSTILE: rng.standard_normal((40, 24)).astype(np.float32)}
     save_file(weights, tmp_path / "x.safetensors")
-    build(BuildOptions(tmp_path / "x.safetensors", "4bpw", tmp_path / "x.golf", data_free=True))
+    build(asked(tmp_path / "x.safetensors", "4bpw", tmp_path / "x.golf", data_free=True))
     report(PageOptions(tmp_path / "x.golf"))
     page = opened(tmp_path / "x.html")
     page.locator(".cell").click()
@@ -281,7 +281,7 @@ def test_hostile_names_are_shown_as_they_are(opened, tmp_path):
 
 def test_the_page_of_a_failed_build_says_why(opened, tiny_path, tmp_path):
     with pytest.raises(Exception, match="budget"):
-        build(BuildOptions(tiny_path, "100", tmp_path / "x.golf", data_free=True))
+        build(asked(tiny_path, "100", tmp_path / "x.golf", data_free=True))
     report(PageOptions(tmp_path / "x.failed.report.json"))
     page = opened(tmp_path / "x.failed.html")
     assert "The build failed" in page.locator('[role="alert"]').inner_text()

@@ -1,4 +1,4 @@
-"""What the shell completes: names of recipes, families, presets and kinds. Nothing heavy is imported.
+"""What the shell completes: names of recipes, families and kinds. Nothing heavy is imported.
 
 Names from tables that need torch are repeated here; tests hold them equal.
 """
@@ -7,6 +7,7 @@ import tomllib
 from importlib import resources
 
 FAMILIES = ("golf", "bottleneck", "alph", "llama", "gpt2", "user", "tensors")
+TRAINED_FAMILIES = ("golf",)
 KINDS = ("recipes", "families", "ttt", "passes", "schemes", "clips", "codecs", "filters")
 MODES = ("plain", "sliding")
 DEVICES = ("auto", "cpu", "cuda")
@@ -34,6 +35,11 @@ def ttt(incomplete: str) -> Found:
 def family(incomplete: str) -> list[str]:
     """Model families."""
     return [name for name in FAMILIES if name.startswith(incomplete)]
+
+
+def trained_family(incomplete: str) -> list[str]:
+    """Model families that `golfpack train` trains."""
+    return [name for name in TRAINED_FAMILIES if name.startswith(incomplete)]
 
 
 def kind(incomplete: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the shell completes: names of recipes, families and kinds. Nothing heavy is imported.
+"""What the shell completes: names of recipes, families, kinds. Nothing heavy is imported.
 
 Names from tables that need torch are repeated here; tests hold them equal.
 """
@@ -28,7 +28,7 @@ def recipes(incomplete: str) -> Found:
 
 
 def ttt(incomplete: str) -> Found:
-    """Presets of test-time training."""
+    """Settings of test-time training."""
     return _starting(incomplete, [("none", "No training."), *_shipped("ttt")])
 
 

@@ -21,11 +21,11 @@ from golfpack.eval.report import (
     StatsReport,
 )
 from golfpack.inspect.diff_report import DiffReport
-from golfpack.inspect.environment_report import EnvReport
+from golfpack.inspect.environment import EnvReport
 from golfpack.inspect.importing import ImportReport
-from golfpack.inspect.inspect_report import InspectReport
-from golfpack.inspect.listing_report import ListReport
-from golfpack.inspect.verify_report import VerifyReport
+from golfpack.inspect.inspect import InspectReport
+from golfpack.inspect.listing import ListReport
+from golfpack.inspect.verify import VerifyReport
 from golfpack.measure.columns import (
     COLUMNS,
     Column,

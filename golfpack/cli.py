@@ -12,16 +12,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from golfpack import __version__
-from golfpack.commands.render.console import (
-    data,
-    note,
-)
-from golfpack.errors import (
-    ExitCode,
-    GolfpackError,
-    PeerError,
-    UsageError,
-)
+from golfpack.commands.render.console import data, note
+from golfpack.errors import ExitCode, GolfpackError, PeerError, UsageError
 
 app = typer.Typer(
     name="golfpack",

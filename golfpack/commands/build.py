@@ -36,18 +36,12 @@ from golfpack.commands.render.console import (
     show_notes,
     warn,
 )
-from golfpack.commands.render.tensors import (
-    read_group,
-    show_tensors,
-)
+from golfpack.commands.render.tensors import read_group, show_tensors
 from golfpack.commands.report import write_page
 from golfpack.errors import UsageError
 
 if TYPE_CHECKING:
-    from golfpack.build.report import (
-        BuildReport,
-        FailedBuild,
-    )
+    from golfpack.build.report import BuildReport, FailedBuild
 
 EXAMPLES = (
     "Examples: golfpack build ckpt.pt --budget 16MB | golfpack build ckpt.pt --budget 3.5bpw "

@@ -3,8 +3,7 @@
 Names from tables that need torch are repeated here; tests hold them equal.
 """
 
-import tomllib
-from importlib import resources
+from typing import Any
 
 FAMILIES = ("golf", "bottleneck", "alph", "llama", "gpt2", "user", "tensors")
 TRAINED_FAMILIES = ("golf",)
@@ -58,14 +57,17 @@ def device(incomplete: str) -> list[str]:
 
 
 def _shipped(folder: str) -> Found:
+    from importlib import resources  # here: --help does without
+
     files = (resources.files("golfpack") / folder).iterdir()
-    names = sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
-    return [(name, _about(folder, name)) for name in names]
+    found = [f for f in files if f.name.endswith(".toml")]
+    return sorted((f.name.removesuffix(".toml"), _about(f)) for f in found)
 
 
-def _about(folder: str, name: str) -> str:
-    text = (resources.files("golfpack") / folder / f"{name}.toml").read_text(encoding="utf-8")
-    return str(tomllib.loads(text).get("about", ""))
+def _about(file: Any) -> str:
+    import tomllib
+
+    return str(tomllib.loads(file.read_text(encoding="utf-8")).get("about", ""))
 
 
 def _starting(incomplete: str, known: Found) -> Found:

@@ -6,19 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from golfpack.commands.options import (
-    CORES,
-    Json,
-    Quiet,
-    Seed,
-    Threads,
-)
-from golfpack.commands.render.console import (
-    Reporter,
-    number,
-    out,
-    show_json,
-)
+from golfpack.commands.options import CORES, Json, Quiet, Seed, Threads
+from golfpack.commands.render.console import Reporter, number, out, show_json
 from golfpack.commands.render.tables import plain_table
 
 if TYPE_CHECKING:

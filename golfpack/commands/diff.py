@@ -9,39 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from golfpack.commands.options import (
-    Json,
-    Quiet,
-)
-from golfpack.commands.render.console import (
-    Reporter,
-    data,
-    number,
-    out,
-    show_json,
-)
-from golfpack.commands.render.tables import (
-    fitting,
-    left_out_line,
-    plain_table,
-    table_of,
-)
-from golfpack.errors import (
-    ExitCode,
-    UsageError,
-)
+from golfpack.commands.options import Json, Quiet
+from golfpack.commands.render.console import Reporter, data, number, out, show_json
+from golfpack.commands.render.tables import fitting, left_out_line, plain_table, table_of
+from golfpack.errors import ExitCode, UsageError
 from golfpack.measure.columns import Column
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from golfpack.inspect.diff_report import (
-        Change,
-        DiffReport,
-        DiffSide,
-        TensorDiff,
-        TensorSide,
-    )
+    from golfpack.inspect.diff_report import Change, DiffReport, DiffSide, TensorDiff, TensorSide
 
 EXAMPLES = (
     "Examples: golfpack diff old.golf new.golf | golfpack diff old.report.json new.report.json --md "

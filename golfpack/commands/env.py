@@ -3,10 +3,7 @@
 from typing import TYPE_CHECKING
 
 from golfpack.commands.options import Json
-from golfpack.commands.render.console import (
-    out,
-    show_json,
-)
+from golfpack.commands.render.console import out, show_json
 from golfpack.commands.render.tables import plain_table
 
 if TYPE_CHECKING:

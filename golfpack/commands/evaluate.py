@@ -22,13 +22,7 @@ from golfpack.commands.options import (
     Threads,
     compile_mode,
 )
-from golfpack.commands.render.console import (
-    Reporter,
-    out,
-    show_assumed,
-    show_json,
-    warn,
-)
+from golfpack.commands.render.console import Reporter, out, show_assumed, show_json, warn
 from golfpack.commands.render.tables import plain_table
 
 if TYPE_CHECKING:

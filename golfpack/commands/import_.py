@@ -5,22 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from golfpack.commands.options import (
-    Checkpoint,
-    Force,
-    Json,
-    Model,
-    ModelArgs,
-    Quiet,
-    Set,
-)
-from golfpack.commands.render.console import (
-    Reporter,
-    out,
-    show_assumed,
-    show_json,
-    show_notes,
-)
+from golfpack.commands.options import Checkpoint, Force, Json, Model, ModelArgs, Quiet, Set
+from golfpack.commands.render.console import Reporter, out, show_assumed, show_json, show_notes
 
 if TYPE_CHECKING:
     from golfpack.inspect.importing import ImportReport

@@ -7,26 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from golfpack.commands.options import (
-    Explain,
-    Json,
-    Model,
-    ModelArgs,
-    Quiet,
-    Set,
-)
-from golfpack.commands.render.console import (
-    Reporter,
-    out,
-    show_assumed,
-    show_json,
-    show_notes,
-)
-from golfpack.commands.render.tensors import (
-    read_group,
-    read_table,
-    show_tensors,
-)
+from golfpack.commands.options import Explain, Json, Model, ModelArgs, Quiet, Set
+from golfpack.commands.render.console import Reporter, out, show_assumed, show_json, show_notes
+from golfpack.commands.render.tensors import read_group, read_table, show_tensors
 
 if TYPE_CHECKING:
     from golfpack.inspect.inspect import InspectReport

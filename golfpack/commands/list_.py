@@ -6,10 +6,7 @@ import typer
 
 from golfpack.commands import complete
 from golfpack.commands.options import Json
-from golfpack.commands.render.console import (
-    out,
-    show_json,
-)
+from golfpack.commands.render.console import out, show_json
 from golfpack.commands.render.tables import plain_table
 
 if TYPE_CHECKING:

@@ -25,13 +25,7 @@ from golfpack.commands.options import (
     Threads,
     Tokenizer,
 )
-from golfpack.commands.render.console import (
-    Reporter,
-    number,
-    out,
-    show_assumed,
-    show_json,
-)
+from golfpack.commands.render.console import Reporter, number, out, show_assumed, show_json
 from golfpack.commands.render.tables import plain_table
 
 if TYPE_CHECKING:

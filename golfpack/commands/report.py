@@ -5,17 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from golfpack.commands.options import (
-    Force,
-    Json,
-    Model,
-    ModelArgs,
-    Set,
-)
-from golfpack.commands.render.console import (
-    note,
-    show_json,
-)
+from golfpack.commands.options import Force, Json, Model, ModelArgs, Set
+from golfpack.commands.render.console import note, show_json
 
 if TYPE_CHECKING:
     from golfpack.page.page import PageReport

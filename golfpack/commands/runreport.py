@@ -5,17 +5,8 @@ from typing import Annotated
 
 import typer
 
-from golfpack.commands.options import (
-    Force,
-    Json,
-    Strict,
-)
-from golfpack.commands.render.console import (
-    data,
-    note,
-    show_json,
-    warn,
-)
+from golfpack.commands.options import Force, Json, Strict
+from golfpack.commands.render.console import data, note, show_json, warn
 
 EXAMPLES = (
     "Examples: golfpack runreport run -o run.md | golfpack runreport run --notes notes.md --json | "

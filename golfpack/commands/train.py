@@ -19,11 +19,7 @@ from golfpack.commands.options import (
     Threads,
     compile_mode,
 )
-from golfpack.commands.render.console import (
-    Reporter,
-    out,
-    show_json,
-)
+from golfpack.commands.render.console import Reporter, out, show_json
 
 if TYPE_CHECKING:
     from golfpack.train.report import TrainReport

@@ -5,14 +5,8 @@ from typing import Annotated
 
 import typer
 
-from golfpack.commands.options import (
-    Force,
-    Quiet,
-)
-from golfpack.commands.render.console import (
-    Reporter,
-    note,
-)
+from golfpack.commands.options import Force, Quiet
+from golfpack.commands.render.console import Reporter, note
 
 EXAMPLES = "Example: golfpack unpack x.golf -o weights.safetensors"
 

@@ -5,18 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from golfpack.commands.options import (
-    Json,
-    Model,
-    ModelArgs,
-    Quiet,
-    Set,
-)
-from golfpack.commands.render.console import (
-    Reporter,
-    out,
-    show_json,
-)
+from golfpack.commands.options import Json, Model, ModelArgs, Quiet, Set
+from golfpack.commands.render.console import Reporter, out, show_json
 from golfpack.commands.render.tables import plain_table
 from golfpack.errors import CorruptError
 

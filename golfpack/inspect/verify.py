@@ -8,36 +8,13 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from golfpack.artifact import (
-    LoadedModel,
-    check_against_family,
-    names_artifact,
-    open_original,
-)
-from golfpack.base.documents import (
-    SCHEMA_VERSION,
-    versions,
-)
-from golfpack.base.progress import (
-    Notify,
-    silent,
-)
+from golfpack.artifact import LoadedModel, check_against_family, names_artifact, open_original
+from golfpack.base.documents import SCHEMA_VERSION, versions
+from golfpack.base.progress import Notify, silent
 from golfpack.build.reportfile import read_build_report
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-    unreadable,
-)
-from golfpack.packer.format.container import (
-    DIGEST,
-    VERSION,
-    Frame,
-    divide,
-)
-from golfpack.packer.format.loader import (
-    Artifact,
-    loads,
-)
+from golfpack.errors import CorruptError, UsageError, unreadable
+from golfpack.packer.format.container import DIGEST, VERSION, Frame, divide
+from golfpack.packer.format.loader import Artifact, loads
 from golfpack.packer.format.reencode import encode_again
 
 T = TypeVar("T")

@@ -5,12 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from golfpack.commands.render.console import out
-from golfpack.commands.render.tables import (
-    GAP,
-    fitting,
-    left_out_line,
-    table_of,
-)
+from golfpack.commands.render.tables import GAP, fitting, left_out_line, table_of
 from golfpack.errors import UsageError
 from golfpack.measure.columns import (
     COLUMNS,

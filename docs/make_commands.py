@@ -20,7 +20,7 @@ Everywhere: data goes to stdout, progress, notes and warnings to stderr; `--json
 JSON; `--set` sets an option of a pass or of the model; nothing is written half. Progress is a live line
 on a terminal (none under `-q`), plain lines elsewhere; `NO_COLOR` turns colours off.
 `golfpack --install-completion` makes the shell complete commands, options and the names of recipes,
-families, presets and kinds.
+families, settings of test-time training and kinds.
 
 Exit codes: 0 done, 1 a fault of golfpack, 2 unusable input, 3 nothing fits the budget (of `sweep` and
 `compare`: every row was refused), 4 a damaged file

@@ -1,32 +1,19 @@
 """The command line: the commands by name, and what becomes of errors. They live in `commands/`."""
 
+import errno
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from golfpack import __version__
-from golfpack.commands import (
-    about,
-    build,
-    check,
-    compare,
-    evaluate,
-    files,
-    report,
-    runreport,
-    sweep,
-    train,
-)
-from golfpack.errors import (
-    ExitCode,
-    GolfpackError,
-    PeerError,
-)
+from golfpack.commands.render.console import data, note
+from golfpack.errors import ExitCode, GolfpackError, PeerError, UsageError
 
 app = typer.Typer(
     name="golfpack",
@@ -41,7 +28,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        sys.stdout.write(f"golfpack {__version__}\n")
+        data(f"golfpack {__version__}")
         raise typer.Exit
 
 
@@ -54,30 +41,44 @@ def _root(
     del version
 
 
-# In the order in which --help lists them: name, command, examples.
-COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
-    ("build", build.build, build.BUILD_EXAMPLES),
-    ("plan", build.plan, build.PLAN_EXAMPLES),
-    ("eval", evaluate.evaluate, evaluate.EVAL_EXAMPLES),
-    ("stats", evaluate.stats, evaluate.STATS_EXAMPLES),
-    ("compare", compare.compare, compare.COMPARE_EXAMPLES),
-    ("sweep", sweep.sweep, sweep.SWEEP_EXAMPLES),
-    ("train", train.train, train.TRAIN_EXAMPLES),
-    ("runreport", runreport.runreport, runreport.RUNREPORT_EXAMPLES),
-    ("report", report.report, report.REPORT_EXAMPLES),
-    ("inspect", files.inspect, files.INSPECT_EXAMPLES),
-    ("diff", check.diff, check.DIFF_EXAMPLES),
-    ("verify", check.verify, check.VERIFY_EXAMPLES),
-    ("unpack", files.unpack, files.UNPACK_EXAMPLES),
-    ("import", files.import_, files.IMPORT_EXAMPLES),
-    ("demo", train.demo, train.DEMO_EXAMPLES),
-    ("list", about.list_, about.LIST_EXAMPLES),
-    ("env", about.env, about.ENV_EXAMPLES),
-)
-for _name, _command, _examples in COMMANDS:
+# What people type, in the order in which --help lists it, and the file in commands/: that has a function
+# of the same name, and EXAMPLES.
+_FILES = {
+    "build": "build",
+    "plan": "plan",
+    "eval": "evaluate",
+    "stats": "stats",
+    "compare": "compare",
+    "sweep": "sweep",
+    "train": "train",
+    "runreport": "runreport",
+    "report": "report",
+    "inspect": "inspect",
+    "diff": "diff",
+    "verify": "verify",
+    "unpack": "unpack",
+    "import": "import_",
+    "demo": "demo",
+    "list": "list_",
+    "env": "env",
+}
+
+
+def _command(name: str, file: str) -> tuple[str, Callable[..., Any], str]:
+    module = import_module(f"golfpack.commands.{file}")
+    return name, getattr(module, file), module.EXAMPLES
+
+
+# Name, command, examples.
+COMMANDS = tuple(_command(name, file) for name, file in _FILES.items())
+for _name, _run, _examples in COMMANDS:
     # "Examples: a | b": --help shows each on a line of its own.
     _lines = _examples.partition(": ")[2].split(" | ")
-    app.command(_name, epilog="\n\n".join(["Examples:", *_lines]))(_command)
+    app.command(_name, epilog="\n\n".join(["Examples:", *_lines]))(_run)
+
+
+# Errors of writing that are no fault of golfpack.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 
 
 class _Interrupted(GolfpackError):
@@ -93,12 +94,12 @@ def main() -> NoReturn:
     debug = bool(os.environ.get("GOLFPACK_DEBUG"))
     signal.signal(signal.SIGINT, _on_interrupt)
     try:
-        app(prog_name="golfpack")
+        _run_command()
     except PeerError as e:
         _leave(e.exit_code)
     except GolfpackError as e:
         for text in getattr(e, "__notes__", []):
-            sys.stderr.write(f"note: {text}\n")
+            note(f"note: {text}")
         _fail(e.message, e.hint, e.exit_code, debug)
     except (Exception, KeyboardInterrupt) as e:
         notes = "; ".join(getattr(e, "__notes__", []))
@@ -109,6 +110,31 @@ def main() -> NoReturn:
             debug,
         )
     _leave(ExitCode.OK)
+
+
+def _run_command() -> None:
+    """Run what was typed, to the last byte of what it prints.
+
+    Raises:
+        UsageError: the disk or device that stdout, or a log, is written to takes no more.
+    """
+    try:
+        try:
+            app(prog_name="golfpack")
+        except SystemExit:  # so ends every command that typer runs
+            sys.stdout.flush()
+            raise
+    except OSError as e:
+        if e.errno not in _FULL:
+            raise
+        # What could not be written is not tried again as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if e.errno == errno.EPIPE:  # `| head` has seen enough
+            sys.exit(ExitCode.INTERNAL)
+        raise UsageError(
+            f"the output cannot be written: {e.strerror}",
+            "check where it goes, and the space there",
+        ) from e
 
 
 def _leave(code: ExitCode) -> NoReturn:
@@ -123,7 +149,7 @@ def _leave(code: ExitCode) -> NoReturn:
 def _fail(message: str, hint: str | None, code: ExitCode, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    sys.stderr.write(f"error: {message}\n")
+    note(f"error: {message}")
     if hint:
-        sys.stderr.write(f"hint: {hint}\n")
+        note(f"hint: {hint}")
     _leave(code)

@@ -147,6 +147,7 @@ def test_inspect_and_unpack(folder, built, inside):
     run = inside("inspect", "tiny.golf")
     assert not [line for line in run.stdout.splitlines() if line != line.rstrip()]
     assert all(t["name"] in run.stdout for t in seen["tensors"])
+    assert inside("inspect", "tiny.golf", "--columns", "name,").stdout.startswith("   tensor\n")
     (folder / "odd [bold] name").mkdir()
     target = folder / "odd [bold] name" / "[x].safetensors"
     run = inside("unpack", "tiny.golf", "-o", target)

@@ -25,6 +25,12 @@ make_commands = importlib.import_module("make_commands")
 COMMANDS = {c.name or c.callback.__name__: c for c in app.registered_commands if c.callback}
 
 
+def test_every_file_of_commands_is_in_the_table():
+    shared = {"__init__", "complete", "documents", "options"}
+    files = {p.stem for p in (ROOT / "golfpack" / "commands").glob("*.py")} - shared
+    assert files == {c.callback.__name__ for c in COMMANDS.values()}
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_help_and_an_example(name):
     command = COMMANDS[name]

@@ -1,8 +1,8 @@
-"""The commands that pack: parse, call the api, render. No torch until a command runs."""
+"""`golfpack build`: its options, and what it prints."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,6 @@ from golfpack.commands.options import (
     CORES,
     Calib,
     CalibTokens,
-    Checkpoint,
     Code,
     DataFree,
     Device,
@@ -24,21 +23,30 @@ from golfpack.commands.options import (
     RecipeName,
     Seed,
     Set,
+    Strict,
     Threads,
     Tokenizer,
     given_options,
 )
+from golfpack.commands.render.console import (
+    Reporter,
+    out,
+    show_assumed,
+    show_json,
+    show_notes,
+    warn,
+)
+from golfpack.commands.render.tensors import read_group, show_tensors
 from golfpack.commands.report import write_page
+from golfpack.errors import UsageError
 
-BUILD_EXAMPLES = (
+if TYPE_CHECKING:
+    from golfpack.build.report import BuildReport, FailedBuild
+
+EXAMPLES = (
     "Examples: golfpack build ckpt.pt --budget 16MB | golfpack build ckpt.pt --budget 3.5bpw "
     "--calib train.bin -o small.golf | golfpack build ckpt.pt --target-kl 0.01 --calib train.bin | "
     "golfpack build --from ckpt.report.json | golfpack build ckpt.pt --budget 16MB --table tensor"
-)
-PLAN_EXAMPLES = (
-    "Examples: golfpack plan ckpt.pt --calib train.bin | golfpack plan ckpt.pt --budget 8MB "
-    "--budget 16MB --calib train.bin --tokenizer bpe.model | golfpack plan ckpt.pt --budget 16MB "
-    "--recipe mixed-int5-int6 --calib train.bin -o plan.json"
 )
 
 
@@ -90,7 +98,7 @@ def build(
             min=0, metavar="TOKENS", help="Train the codes on so many tokens, 200000 say; slower."
         ),
     ] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
+    strict: Strict = False,
     device: Device = "auto",
     no_cache: NoCache = False,
     settings: Set = None,
@@ -105,25 +113,16 @@ def build(
     quiet: Quiet = False,
 ) -> None:
     """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
-    from golfpack.base.documents import to_json
     from golfpack.build.options import read_options
     from golfpack.build.planfile import read_plan
     from golfpack.build.rebuild import rebuild_options
     from golfpack.build.replay import read_replay
-    from golfpack.build.report import FailedBuild
     from golfpack.build.run import build as run
-    from golfpack.commands.render import (
-        build as render_build,
-    )
-    from golfpack.commands.render import (
-        console as render,
-    )
-    from golfpack.errors import UsageError
     from golfpack.models.user.choice import chosen_model
 
     if checkpoint is None and source is None:
         raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
-    group = render_build.read_group(table, each="tensor")
+    group = read_group(table, each="tensor")
     asked = {
         "checkpoint": checkpoint, "budget": budget, "target_kl": target_kl, "target_bpb": target_bpb,
         "lossless": lossless, "output": output, "recipe": recipe,
@@ -141,74 +140,46 @@ def build(
     chosen = chosen_model(options.inputs.model, options.inputs.model_args)
     failed: list[FailedBuild] = []
     try:
-        with chosen, render.Reporter(quiet) as notify:
+        with chosen, Reporter(quiet) as notify:
             report = run(options, notify, failed.append)
     except Exception:
         if json and failed:
-            render.data(to_json(failed[0]))
+            show_json(failed[0])
         raise
-    render.show_notes(report.notes)
-    render.show_assumed(report.assumed)
-    render.warn(report.warnings)
+    show_notes(report.notes)
+    show_assumed(report.assumed)
+    warn(report.warnings)
     if json:
-        render.data(to_json(report))
+        show_json(report)
     else:
-        render_build.show_build(report, group, explain)
+        show_build(report, group, explain)
     if html:
         write_page(report.artifact)
 
 
-def plan(
-    checkpoint: Checkpoint,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SIZE",
-            help="A budget; several are one table. Default: a range, or the recipe as is.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the plan, for build --plan.")
-    ] = None,
-    recipe: RecipeName = None,
-    calib: Calib = None,
-    calib_tokens: CalibTokens = 32768,
-    tokenizer: Tokenizer = None,
-    code: Code = None,
-    data_free: DataFree = False,
-    model: Model = None,
-    model_args: ModelArgs = None,
-    device: Device = "auto",
-    no_cache: NoCache = False,
-    settings: Set = None,
-    seed: Seed = 0,
-    threads: Threads = CORES,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Predict size, KL and loss for budgets from calibration alone, and every tensor's scheme."""
-    from golfpack.base.documents import to_json
-    from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
-    from golfpack.build.plan import plan as run
-    from golfpack.commands.render import (
-        compare as render_tables,
-    )
-    from golfpack.commands.render import (
-        console as render,
-    )
-    from golfpack.models.user.choice import chosen_model
-
-    inputs = Inputs(
-        checkpoint=checkpoint, calib=calib, calib_tokens=calib_tokens, data_free=data_free,
-        tokenizer=tokenizer, code=tuple(code or ()), settings=tuple(settings or ()),
-    )  # fmt: skip
-    goal = Goal(recipe=recipe, seed=seed)
-    machine = Machine(threads=threads, device=device, cache=not no_cache)
-    options = BuildOptions(inputs=inputs, goal=goal, machine=machine, output=output)
-    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
-        report = run(options, budget or [], notify)
-    render.show_assumed(report.assumed)
-    if json:
-        render.data(to_json(report))
+def show_build(report: "BuildReport", group: str | None = "role", explain: bool = False) -> None:
+    """The summary of a build: its tensors by role, by block or each (None), then the budget."""
+    show_tensors(report.tensors, group, explain=explain)
+    code = f" + code {report.code_bytes:,}" if report.code_bytes else ""
+    size = f"artifact {report.artifact_bytes:,}{code}"
+    if report.budget_bytes is not None and report.headroom_bytes is not None:
+        share = report.headroom_bytes / report.budget_bytes
+        size += (
+            f" of {report.budget_bytes:,} bytes, headroom {report.headroom_bytes:,} ({share:.3%})"
+        )
     else:
-        render_tables.show_plan(report)
+        size += " bytes"
+    out.print(f"{size}, {report.bits_per_weight:.3f} bits per weight")
+    if report.measured_kl is not None:
+        expected = ""
+        if report.refined is not None:
+            expected = f" ({report.refined.rounded_kl:.5f} before --refine)"
+        elif report.predicted_kl is not None:
+            expected = f" (predicted {report.predicted_kl:.5f})"
+        out.print(
+            f"KL to the float model {report.measured_kl:.5f} nats per token on held-out calibration "
+            f"tokens{expected}"
+        )
+    out.print(f"sha256 {report.artifact_sha256}")
+    if report.artifact:
+        out.print(f"wrote {report.artifact}")

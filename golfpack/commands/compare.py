@@ -25,7 +25,7 @@ from golfpack.commands.options import (
     Window,
 )
 
-COMPARE_EXAMPLES = (
+EXAMPLES = (
     "Examples: golfpack compare ckpt.pt --recipes rd,sdclip-brotli --budget 16MB --calib "
     "train.bin --tokens val.bin --tokenizer bpe.model | golfpack compare ckpt.pt --budget 4bpw "
     "--budget 3bpw --recipes rd,mine.toml --tokens val.bin --tokenizer bpe.model --out cmp --json"

@@ -1,12 +1,12 @@
-"""What the shell completes: names of recipes, families, presets and kinds. Nothing heavy is imported.
+"""What the shell completes: names of recipes, families, kinds. Nothing heavy is imported.
 
 Names from tables that need torch are repeated here; tests hold them equal.
 """
 
-import tomllib
-from importlib import resources
+from typing import Any
 
 FAMILIES = ("golf", "bottleneck", "alph", "llama", "gpt2", "user", "tensors")
+TRAINED_FAMILIES = ("golf",)
 KINDS = ("recipes", "families", "ttt", "passes", "schemes", "clips", "codecs", "filters")
 MODES = ("plain", "sliding")
 DEVICES = ("auto", "cpu", "cuda")
@@ -27,13 +27,18 @@ def recipes(incomplete: str) -> Found:
 
 
 def ttt(incomplete: str) -> Found:
-    """Presets of test-time training."""
+    """Settings of test-time training."""
     return _starting(incomplete, [("none", "No training."), *_shipped("ttt")])
 
 
 def family(incomplete: str) -> list[str]:
     """Model families."""
     return [name for name in FAMILIES if name.startswith(incomplete)]
+
+
+def trained_family(incomplete: str) -> list[str]:
+    """Model families that `golfpack train` trains."""
+    return [name for name in TRAINED_FAMILIES if name.startswith(incomplete)]
 
 
 def kind(incomplete: str) -> list[str]:
@@ -52,14 +57,17 @@ def device(incomplete: str) -> list[str]:
 
 
 def _shipped(folder: str) -> Found:
+    from importlib import resources  # here: --help does without
+
     files = (resources.files("golfpack") / folder).iterdir()
-    names = sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
-    return [(name, _about(folder, name)) for name in names]
+    found = [f for f in files if f.name.endswith(".toml")]
+    return sorted((f.name.removesuffix(".toml"), _about(f)) for f in found)
 
 
-def _about(folder: str, name: str) -> str:
-    text = (resources.files("golfpack") / folder / f"{name}.toml").read_text(encoding="utf-8")
-    return str(tomllib.loads(text).get("about", ""))
+def _about(file: Any) -> str:
+    import tomllib
+
+    return str(tomllib.loads(file.read_text(encoding="utf-8")).get("about", ""))
 
 
 def _starting(incomplete: str, known: Found) -> Found:

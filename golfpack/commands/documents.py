@@ -4,32 +4,20 @@ from dataclasses import replace
 from inspect import getdoc
 from typing import Any, get_args
 
-from golfpack.base.schema import (
-    field_table,
-    nested,
-)
+from golfpack.base.schema import field_table, nested
 from golfpack.build.demo import DemoRow
 from golfpack.build.plan_report import PlanReport
-from golfpack.build.report import (
-    BuildReport,
-    FailedBuild,
-)
+from golfpack.build.report import BuildReport, FailedBuild
 from golfpack.compare.report import CompareReport
 from golfpack.compare.sweep_report import SweepReport
-from golfpack.eval.report import (
-    EvalReport,
-    StatsReport,
-)
+from golfpack.eval.report import EvalReport, StatsReport
 from golfpack.inspect.diff_report import DiffReport
-from golfpack.inspect.environment_report import EnvReport
+from golfpack.inspect.environment import EnvReport
 from golfpack.inspect.importing import ImportReport
-from golfpack.inspect.inspect_report import InspectReport
-from golfpack.inspect.listing_report import ListReport
-from golfpack.inspect.verify_report import VerifyReport
-from golfpack.measure.columns import (
-    COLUMNS,
-    Column,
-)
+from golfpack.inspect.inspect import InspectReport
+from golfpack.inspect.listing import ListReport
+from golfpack.inspect.verify import VerifyReport
+from golfpack.measure.columns import COLUMNS, Column
 from golfpack.page.page import PageReport
 from golfpack.runlog.report import RunReport
 from golfpack.train.report import TrainReport

@@ -1,9 +1,9 @@
-"""The commands that evaluate: parse, call the api, render. No torch until a command runs."""
+"""`golfpack eval`: its options, and what it prints."""
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,19 +18,21 @@ from golfpack.commands.options import (
     ModelArgs,
     Quiet,
     Set,
+    Strict,
     Threads,
     compile_mode,
 )
+from golfpack.commands.render.console import Reporter, out, show_assumed, show_json, warn
+from golfpack.commands.render.tables import plain_table
 
-EVAL_EXAMPLES = (
+if TYPE_CHECKING:
+    from golfpack.eval.report import EvalReport
+
+EXAMPLES = (
     "Examples: golfpack eval ckpt.golf --tokens val.bin --tokenizer bpe.model | "
     "golfpack eval ckpt.golf --float ckpt.pt --tokens 'val_*.bin' --tokenizer t.model --mode sliding | "
     "golfpack eval ckpt.golf --tokens val.bin --tokenizer bpe.model --ttt sgd --set ttt.lr=0.002 | "
     "torchrun --nproc-per-node 8 -m golfpack eval ckpt.golf --device cuda ..."
-)
-STATS_EXAMPLES = (
-    "Examples: golfpack stats seed1.json seed2.json seed3.json --baseline 1.0810 | "
-    "golfpack stats a.json b.json c.json --baseline record.json"
 )
 
 
@@ -84,7 +86,7 @@ def evaluate(
     per_position: Annotated[
         bool, typer.Option("--per-position", help="Loss by context length, in the JSON.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
+    strict: Strict = False,
     model: Model = None,
     model_args: ModelArgs = None,
     settings: Set = None,
@@ -93,55 +95,80 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a model in bits per byte, every target once, with an audit of bytes and of legality."""
-    from golfpack.base.documents import to_json
-    from golfpack.commands.render import (
-        console as render,
-    )
-    from golfpack.commands.render import (
-        evaluate as render_eval,
-    )
     from golfpack.eval.evaluate import evaluate as run
     from golfpack.eval.inputs import EvalOptions
     from golfpack.models.user.choice import chosen_model
 
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
     options = EvalOptions(
-        path, tokens, tokenizer, mode, window, stride, ttt, limit, tuple(settings or ()), baseline,
-        byte_counts, source_text, threads, device, batch_tokens,
-        compile_mode(compiled, mode_of_compile), legality, per_document,
-        per_position, strict, sys.argv[1:],
+        path, tokens, tokenizer, mode=mode, window=window, stride=stride, ttt=ttt, limit=limit,
+        settings=tuple(settings or ()), baseline=baseline, byte_counts=byte_counts,
+        source_text=source_text, threads=threads, device=device, batch_tokens=batch_tokens,
+        compiled=compile_mode(compiled, mode_of_compile), legality=legality,
+        per_document=per_document, per_position=per_position, strict=strict, argv=sys.argv[1:],
     )  # fmt: skip
-    with chosen_model(model, model_args or ()), render.Reporter(quiet or not first) as notify:
+    with chosen_model(model, model_args or ()), Reporter(quiet or not first) as notify:
         report = run(options, notify)
     if not first:
         return
-    render.show_assumed(report.assumed)
-    render.warn(report.warnings)
+    show_assumed(report.assumed)
+    warn(report.warnings)
     if json:
-        render.data(to_json(report))
+        show_json(report)
     else:
-        render_eval.show_eval(report)
+        show_eval(report)
 
 
-def stats(
-    reports: Annotated[list[Path], typer.Argument(help="Reports of golfpack eval --json.")],
-    baseline: Annotated[
-        str, typer.Option(help="A report, bits per byte (1.0810), or a loss (2.94nats).")
-    ],
-    json: Json = False,
-) -> None:
-    """Test whether runs of several seeds beat a baseline, by the challenge's rule."""
-    from golfpack.base.documents import to_json
-    from golfpack.commands.render import (
-        console as render,
-    )
-    from golfpack.commands.render import (
-        evaluate as render_eval,
-    )
-    from golfpack.eval.stats import significance
+def show_eval(report: "EvalReport") -> None:
+    """The figures of an evaluation."""
+    table = plain_table()
+    training = "" if report.ttt == "none" else f", test-time training {report.ttt}"
+    for name, value in (
+        ("val_loss", f"{report.val_loss:.6f} nats per token"),
+        ("val_bpb", f"{report.val_bpb:.6f} bits per byte"),
+        ("scored", f"{report.scored_tokens:,} of {report.targets:,} targets, once each"),
+        ("bytes", f"{report.scored_bytes:,} by the {_bytes_source(report)}"),
+        ("audit", _audit_line(report.byte_audit)),
+        ("documents", _documents_line(report)),
+        ("mode", f"{report.mode}, window {report.window}{_stride(report)}{training}"),
+        ("legality", _legality_line(report)),
+        ("model", f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}"),
+        ("tokens", f"sha256 {report.tokens_sha256[:16]}"),
+        ("seconds", f"{report.seconds:.1f} ({report.tokens_per_second:,.0f} tokens per second)"),
+    ):
+        table.add_row(name, value)
+    if report.quant_gap is not None:
+        table.add_row("float", f"{report.float_bpb:.6f} bits per byte")
+        table.add_row("quant gap", f"{report.quant_gap:+.6f} bits per byte")
+    out.print(table)
 
-    report = significance(reports, baseline)
-    if json:
-        render.data(to_json(report))
-    else:
-        render_eval.show_stats(report)
+
+def _bytes_source(report: "EvalReport") -> str:
+    if report.bytes_source == "table":
+        return "tokenizer's table"
+    return f"side-car {report.bytes_source}"
+
+
+def _stride(report: "EvalReport") -> str:
+    return f", stride {report.options['stride']}" if report.mode == "sliding" else ""
+
+
+def _documents_line(report: "EvalReport") -> str:
+    tried = report.round_trip
+    line = f"{report.documents:,}"
+    if tried["documents"]:
+        line += f"; {tried['lossy']:,} of {tried['documents']:,} whole ones do not round-trip"
+    return line
+
+
+def _legality_line(report: "EvalReport") -> str:
+    if report.legality is None:
+        return "not checked"
+    return ", ".join(f"{c['name']} {'ok' if c['passed'] else 'FAILED'}" for c in report.legality)
+
+
+def _audit_line(audit: dict[str, int]) -> str:
+    line = f"{audit['table_bytes']:,} bytes by the table"
+    if audit["uncounted_spaces"]:
+        line += f" + {audit['uncounted_spaces']:,} spaces it leaves out by rule"
+    return line + f" = {audit['decoded_bytes']:,} decoded"

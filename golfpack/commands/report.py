@@ -1,19 +1,17 @@
-"""`golfpack report`: parse, call the api, render. No torch until it runs."""
+"""`golfpack report`: its options, and what it prints."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from golfpack.commands.options import (
-    Force,
-    Json,
-    Model,
-    ModelArgs,
-    Set,
-)
+from golfpack.commands.options import Force, Json, Model, ModelArgs, Set
+from golfpack.commands.render.console import note, show_json
 
-REPORT_EXAMPLES = (
+if TYPE_CHECKING:
+    from golfpack.page.page import PageReport
+
+EXAMPLES = (
     "Examples: golfpack report x.golf | golfpack report x.golf --eval x.eval.json -o page.html | "
     "golfpack report x.golf --float ckpt.pt"
 )
@@ -44,8 +42,6 @@ def report(
     json: Json = False,
 ) -> None:
     """Write where the bytes went and what each tensor lost as one self-contained HTML page."""
-    from golfpack.base.documents import to_json
-    from golfpack.commands.render import console as render
     from golfpack.models.user.choice import chosen_model
     from golfpack.page.make import PageOptions
     from golfpack.page.make import report as run
@@ -54,21 +50,26 @@ def report(
     with chosen_model(model, model_args or ()):
         found = run(options)
     for text in found.missing:
-        render.note(f"not shown: {text}")
+        note(f"not shown: {text}")
     if json:
-        render.data(to_json(found))
+        show_json(found)
     else:
-        render.show_page(found)
+        show_page(found)
 
 
 def write_page(artifact: str | None) -> None:
     """What `build --html` adds: the page of the artifact that was just built."""
-    from golfpack.commands.render import console as render
     from golfpack.page.make import PageOptions
     from golfpack.page.make import report as run
 
     if artifact is None:
-        render.note("no page: --dry-run writes no file")
+        note("no page: --dry-run writes no file")
         return
     # As the build replaces the artifact.
-    render.show_page(run(PageOptions(Path(artifact), force=True)))
+    show_page(run(PageOptions(Path(artifact), force=True)))
+
+
+def show_page(report: "PageReport") -> None:
+    """Where the page is, on stderr; that another was there is not passed over."""
+    did = "replaced" if report.replaced else "wrote"
+    note(f"{did} {report.page}, {report.page_bytes:,} bytes")

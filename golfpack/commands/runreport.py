@@ -1,16 +1,14 @@
-"""The command that reports on training runs. No torch until it runs."""
+"""`golfpack runreport`: its options, and what it prints."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from golfpack.commands.options import (
-    Force,
-    Json,
-)
+from golfpack.commands.options import Force, Json, Strict
+from golfpack.commands.render.console import data, note, show_json, warn
 
-RUNREPORT_EXAMPLES = (
+EXAMPLES = (
     "Examples: golfpack runreport run -o run.md | golfpack runreport run --notes notes.md --json | "
     "golfpack runreport run --format summary"
 )
@@ -28,21 +26,19 @@ def runreport(
     notes: Annotated[
         Path | None, typer.Option(help="Markdown with prose for the report's ## sections.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Turn warnings into errors.")] = False,
+    strict: Strict = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Report on a training run: losses, gradient norms, timing, samples, KV-cache memory."""
-    from golfpack.base.documents import to_json
-    from golfpack.commands.render import console as render
     from golfpack.runlog.write import RunReportOptions
     from golfpack.runlog.write import runreport as run
 
     report, text = run(RunReportOptions(run_dir, form, output, notes, strict, force))
-    render.warn(report.warnings)
+    warn(report.warnings)
     if json:
-        render.data(to_json(report))
+        show_json(report)
     elif output is None:
-        render.data(text)
+        data(text)
     if output is not None:
-        render.note(f"wrote {output}")
+        note(f"wrote {output}")

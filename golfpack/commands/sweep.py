@@ -26,7 +26,7 @@ from golfpack.commands.options import (
     Window,
 )
 
-SWEEP_EXAMPLES = (
+EXAMPLES = (
     "Examples: golfpack sweep ckpt.pt --budgets 8MB,12MB,16MB --calib train.bin | "
     "golfpack sweep ckpt.pt --budgets 2.5bpw,3bpw,4bpw --calib train.bin --eval --tokens val.bin "
     "--tokenizer bpe.model --png frontier.png | golfpack sweep ckpt.pt --predict --json"

@@ -1,8 +1,8 @@
-"""The commands that train. No torch until a command runs."""
+"""`golfpack train`: its options, and what it prints."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,12 +19,15 @@ from golfpack.commands.options import (
     Threads,
     compile_mode,
 )
+from golfpack.commands.render.console import Reporter, out, show_json
 
-TRAIN_EXAMPLES = (
+if TYPE_CHECKING:
+    from golfpack.train.report import TrainReport
+
+EXAMPLES = (
     "Examples: golfpack train --tokens 'shards/*_train_*.bin' --tokenizer bpe.model --out run "
     "--minutes 10 | golfpack train --text book.txt --train-vocab 1024 --out run --steps 500"
 )
-DEMO_EXAMPLES = "Example: golfpack demo --out demo"
 
 
 def train(
@@ -39,7 +42,7 @@ def train(
     ] = None,
     val_tokens: Annotated[str | None, typer.Option(help="Shard for validation losses.")] = None,
     family: Annotated[
-        str, typer.Option(help="Model family.", autocompletion=complete.family)
+        str, typer.Option(help="Model family.", autocompletion=complete.trained_family)
     ] = "golf",
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in wall-clock minutes.")] = None,
@@ -54,44 +57,32 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a float checkpoint of the golf family."""
-    from golfpack.base.documents import to_json
-    from golfpack.commands.render import console as render
     from golfpack.train.report import TrainReport
     from golfpack.train.train import TrainOptions
     from golfpack.train.train import train as run
 
     options = TrainOptions(
-        out, family, tokens, tuple(text or ()), val_tokens, tokenizer, train_vocab, steps, minutes,
-        seed, threads, device, resume, tuple(settings or ()),
-        compile_mode(compiled, mode_of_compile), sys.argv[1:],
+        out, family=family, tokens=tokens, text=tuple(text or ()), val_tokens=val_tokens,
+        tokenizer=tokenizer, train_vocab=train_vocab, steps=steps, minutes=minutes, seed=seed,
+        threads=threads, device=device, resume=resume, settings=tuple(settings or ()),
+        compile_mode=compile_mode(compiled, mode_of_compile), argv=sys.argv[1:],
     )  # fmt: skip
-    with render.Reporter(quiet) as notify:
+    with Reporter(quiet) as notify:
         result = run(options, notify)
     report = TrainReport(
         result.steps, result.seconds, result.final_loss, result.val_loss, str(result.checkpoint),
         sys.argv[1:],
     )  # fmt: skip
     if json:
-        render.data(to_json(report))
+        show_json(report)
     else:
-        render.show_train(report)
+        show_train(report)
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
-    seed: Seed = 0,
-    threads: Threads = CORES,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a small model on text every Python carries, build it twice, and compare."""
-    from golfpack.base.documents import to_json
-    from golfpack.build.demo import demo as run
-    from golfpack.commands.render import console as render
-
-    with render.Reporter(quiet) as notify:
-        rows = run(out, seed=seed, threads=threads, notify=notify)
-    if json:
-        render.data(to_json(rows))
-    else:
-        render.show_demo(rows)
+def show_train(report: "TrainReport") -> None:
+    """Where the checkpoint is and how good it got."""
+    val = "" if report.val_loss is None else f", validation loss {report.val_loss:.4f}"
+    out.print(
+        f"{report.steps:,} steps in {report.seconds:.0f} s, loss {report.final_loss:.4f}{val} nats "
+        f"per token\nwrote {report.checkpoint}"
+    )

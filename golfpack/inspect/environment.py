@@ -3,6 +3,7 @@
 import os
 import platform
 import zlib
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,44 @@ import torch
 import zstandard
 
 from golfpack import __version__
+from golfpack.base.documents import SCHEMA_VERSION
 from golfpack.calib.cache import cache_folder
-from golfpack.inspect.environment_report import EnvReport
 
 # What golfpack runs on, and what it uses where it is installed.
 _PACKAGES = (
     "torch", "numpy", "scipy", "numba", "llvmlite", "threadpoolctl", "zstandard", "brotli",
     "safetensors", "sentencepiece", "typer", "rich", "matplotlib", "triton", "transformers",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EnvReport:
+    """What `golfpack env` found. Nothing of the user's but the cache folder's place.
+
+    Attributes:
+        golfpack: its version.
+        python: implementation and version.
+        platform: system, release and C library.
+        packages: name -> version of what golfpack uses; None where an optional one is missing.
+        libraries: versions of the compression libraries behind the codecs.
+        cpu: name, architecture, logical cores, and those this process may run on.
+        memory_bytes: of the machine; None where it does not say.
+        threads: of torch and of the BLAS and OpenMP pools, as this process starts.
+        cuda: version torch was built for (None: a CPU build), and name and bytes of each device.
+        cache: folder (the home folder as ~), files and bytes in it.
+    """
+
+    golfpack: str
+    python: str
+    platform: str
+    packages: dict[str, str | None]
+    libraries: dict[str, str]
+    cpu: dict[str, Any]
+    memory_bytes: int | None
+    threads: dict[str, Any]
+    cuda: dict[str, Any]
+    cache: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
 
 
 def environment() -> EnvReport:

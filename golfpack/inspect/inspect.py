@@ -1,7 +1,8 @@
 """`golfpack inspect` and `golfpack unpack`: what is in a file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,13 +13,12 @@ from golfpack.artifact import (
     open_pair,
 )
 from golfpack.base.convert import from_json
-from golfpack.base.documents import read_json
+from golfpack.base.documents import SCHEMA_VERSION, read_json
 from golfpack.errors import UsageError
 from golfpack.inspect.importing import (
     check_writable,
     write_checkpoint,
 )
-from golfpack.inspect.inspect_report import InspectReport
 from golfpack.measure.tensor_errors import excess_kurtosis
 from golfpack.measure.tensors import (
     Known,
@@ -36,6 +36,35 @@ from golfpack.packer.format.loader import (
     load,
 )
 from golfpack.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """What `golfpack inspect` sees in an artifact or a checkpoint.
+
+    Attributes:
+        path: of the file.
+        sha256: of its bytes.
+        bytes: its size.
+        streams: coded bytes of every stream of an artifact, and "header", all that is no stream.
+        tensors: a row each, in stored order.
+        errors: where the tensors' errors come from: a float checkpoint, or the build's report beside
+            the artifact; None where neither is known.
+        notes: why a report beside the artifact was not used.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+    family: str
+    config: dict[str, Any]
+    assumed: dict[str, Any]
+    parameters: int
+    streams: dict[str, int]
+    tensors: list[TensorReport]
+    errors: str | None = None
+    notes: list[str] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,16 @@
 """`golfpack list`: everything that options and recipes name, with a line on what it is."""
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from golfpack.base.documents import SCHEMA_VERSION
 from golfpack.errors import UsageError
 from golfpack.eval.choose import (
     load_ttt,
     ttt_names,
-)
-from golfpack.inspect.listing_report import (
-    ListReport,
-    Named,
 )
 from golfpack.models import FAMILIES
 from golfpack.packer.format.codecs import CODECS
@@ -25,6 +23,35 @@ from golfpack.packer.recipe import (
     load_recipe,
     recipe_names,
 )
+
+
+@dataclass(frozen=True)
+class Named:
+    """Something that options and recipes name.
+
+    Attributes:
+        name: as it is typed.
+        about: one sentence on what it is.
+    """
+
+    name: str
+    about: str
+
+
+@dataclass(frozen=True)
+class ListReport:
+    """What `golfpack list KIND` found.
+
+    Attributes:
+        kind: "codecs", "recipes", ...; "kinds" where none was asked for.
+        used: where such a name goes.
+        entries: everything of the kind.
+    """
+
+    kind: str
+    used: str
+    entries: list[Named]
+    schema_version: int = SCHEMA_VERSION
 
 
 @dataclass(frozen=True)
@@ -52,7 +79,11 @@ def list_names(kind: str | None = None) -> ListReport:
         kinds = [Named(name, k.about) for name, k in KINDS.items()]
         return ListReport("kinds", "golfpack list KIND", kinds)
     if kind not in KINDS:
-        raise UsageError(f"there is no kind {kind!r} to list", f"kinds: {', '.join(KINDS)}")
+        near = difflib.get_close_matches(kind, KINDS, 1)
+        raise UsageError(
+            f"there is no kind {kind!r} to list",
+            f"did you mean {near[0]!r}?" if near else f"kinds: {', '.join(KINDS)}",
+        )
     return ListReport(kind, KINDS[kind].used, KINDS[kind].entries())
 
 

@@ -2,44 +2,65 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from golfpack.artifact import (
-    LoadedModel,
-    check_against_family,
-    names_artifact,
-    open_original,
-)
-from golfpack.base.progress import (
-    Notify,
-    silent,
-)
+from golfpack.artifact import LoadedModel, check_against_family, names_artifact, open_original
+from golfpack.base.documents import SCHEMA_VERSION, versions
+from golfpack.base.progress import Notify, silent
 from golfpack.build.reportfile import read_build_report
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-    unreadable,
-)
-from golfpack.inspect.verify_report import (
-    Check,
-    VerifyReport,
-)
-from golfpack.packer.format.container import (
-    DIGEST,
-    VERSION,
-    Frame,
-    divide,
-)
-from golfpack.packer.format.loader import (
-    Artifact,
-    loads,
-)
+from golfpack.errors import CorruptError, UsageError, unreadable
+from golfpack.packer.format.container import DIGEST, VERSION, Frame, divide
+from golfpack.packer.format.loader import Artifact, loads
 from golfpack.packer.format.reencode import encode_again
 
 T = TypeVar("T")
+# "differs" is no fault of the file: other software may write other bytes for the same tensors.
+Status = Literal["ok", "failed", "differs", "skipped"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: "frame", "stream codes", "tensors", ...
+        status: "differs" where this software would write other bytes for the same tensors, "skipped"
+            where an earlier check failed, so that there was nothing to look at.
+        detail: what was found, in words.
+    """
+
+    name: str
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `golfpack verify` found.
+
+    Attributes:
+        path: of the file.
+        bytes: its size.
+        sha256: of all of them, as they are.
+        report: the build report it was held to; None without.
+        against: the checkpoint it was held to; None without.
+        passed: whether no check failed.
+        checks: in the order in which they were made.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    report: str | None
+    against: str | None
+    passed: bool
+    checks: list[Check]
+    versions: dict[str, str] = field(default_factory=versions)
+    schema_version: int = SCHEMA_VERSION
 
 
 def verify(

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from golfpack.measure.tensors import TensorReport
+if TYPE_CHECKING:  # commands import this file, and nothing heavy, to print --help
+    from golfpack.measure.tensors import TensorReport
 
 # This many tensors stand out as those that lost most.
 WORST = 5
@@ -111,13 +112,13 @@ class Group:
         return self.role or ("" if self.block is None else f"{self.block:06d}")
 
 
-def grouped(rows: Sequence[TensorReport], by: str) -> list[Group]:
+def grouped(rows: "Sequence[TensorReport]", by: str) -> list[Group]:
     """Groups in the order of their first tensors; `by` is one of GROUPINGS."""
     keys = dict.fromkeys(getattr(r, by) for r in rows)
     return [_group([r for r in rows if getattr(r, by) == key], by) for key in keys]
 
 
-def _group(rows: Sequence[TensorReport], by: str) -> Group:
+def _group(rows: "Sequence[TensorReport]", by: str) -> Group:
     params, size = sum(prod(r.shape) for r in rows), sum(r.bytes for r in rows)
     return Group(
         role=rows[0].role if by == "role" else None,
@@ -158,7 +159,7 @@ def ordered(rows: Sequence[Any], by: str | None) -> list[Any]:
     return sorted(known, key=lambda r: getattr(r, by), reverse=not COLUMNS[by].left) + unknown
 
 
-def worst(rows: Sequence[TensorReport]) -> frozenset[str]:
+def worst(rows: "Sequence[TensorReport]") -> frozenset[str]:
     """Names of the tensors that lost most: by expected KL, or by relative error where none is known."""
     by = "kl_share" if any(r.kl_share for r in rows) else "rel_err"
     lost = [r for r in rows if getattr(r, by)]

@@ -15,7 +15,7 @@ from golfpack.build.report import (
 )
 from golfpack.errors import UsageError
 from golfpack.eval.report import EvalReport
-from golfpack.inspect.inspect_report import InspectReport
+from golfpack.inspect.inspect import InspectReport
 from golfpack.measure.columns import COLUMNS
 from golfpack.measure.tensors import TensorReport
 from golfpack.packer.format.loader import Artifact

@@ -21,7 +21,7 @@ from golfpack.commands.documents import (
     REPORTS,
 )
 from golfpack.errors import UsageError
-from golfpack.inspect.inspect_report import InspectReport
+from golfpack.inspect.inspect import InspectReport
 from golfpack.measure.columns import COLUMNS
 from golfpack.measure.tensors import (
     Histogram,

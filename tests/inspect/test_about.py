@@ -49,7 +49,7 @@ def test_every_entry_says_what_it_is_in_one_line(kind):
         assert entry.about.endswith("."), entry.name
 
 
-def test_kinds_and_presets_are_listed(inside):
+def test_kinds_and_what_they_hold_are_listed(inside):
     kinds = inside("list", "--json").report
     assert [e["name"] for e in kinds["entries"]] == list(KINDS)
     ttt = inside("list", "ttt", "--json").report
@@ -60,6 +60,7 @@ def test_kinds_and_presets_are_listed(inside):
     run = inside("list", "potatoes")
     assert run.returncode == ExitCode.USAGE
     assert "hint: kinds: recipes, families," in run.stderr
+    assert inside("list", "recipe").stderr.endswith("hint: did you mean 'recipes'?\n")
 
 
 def test_a_first_sentence_ends_where_the_next_begins():
@@ -76,6 +77,13 @@ def test_completion_knows_the_tables_it_repeats():
     assert [name for name, _ in complete.ttt("")] == ["none", *ttt_names()]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_completion_offers_the_families_that_can_be_trained(family, inside):
+    run = inside("train", "--family", family, "--out", "run", "--tokens", "none.bin")
+    refused = f"family {family!r} cannot be trained" in run.stderr
+    assert refused == (family not in complete.TRAINED_FAMILIES)
+
+
 @pytest.mark.parametrize(
     ("words", "completes"),
     [
@@ -85,6 +93,7 @@ def test_completion_knows_the_tables_it_repeats():
         ("eval x.golf --mode s", "sliding"),
         ("build x.pt --model ll", "llama"),
         ("list fi", "filters"),
+        ("train --family g", "golf"),
         ("swe", "sweep"),
     ],
 )

@@ -11,7 +11,7 @@ from conftest import asked
 from rich.console import Console
 
 from golfpack.build.run import build
-from golfpack.commands.render import diff as render_diff
+from golfpack.commands import diff as render_diff
 from golfpack.errors import (
     ExitCode,
     UsageError,

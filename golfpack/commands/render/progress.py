@@ -8,19 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
+from golfpack.commands.render.escape import escaped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 # Off a terminal a running stage says how far it is this often, in seconds.
 PLAIN_INTERVAL = 10.0
@@ -33,10 +27,11 @@ _TINY = 40
 class Reporter:
     """A `Notify` callback that shows progress on stderr; use as a context manager."""
 
-    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
+    def __init__(self, quiet: bool = False, console: "Console | None" = None) -> None:
         """Show nothing if `quiet`. `console` stands in for stderr in tests."""
+        from rich.console import Console
+
         self.quiet = quiet
-        # Not `render.err`: that one lets text run on, and a live line must be cut.
         self.console = console or Console(stderr=True, highlight=False)
         live = self.console.is_terminal and not self.console.is_dumb_terminal
         self.live = _progress(self.console) if live and not quiet else None
@@ -71,6 +66,7 @@ class Reporter:
     def __call__(self, stage: str, done: int, total: int, note: str) -> None:
         if self.quiet:
             return
+        note = escaped(note)
         again = done < self.done.get(stage, 0)  # as in a second build: its time starts anew
         self.done[stage] = done
         if self.live:
@@ -81,7 +77,7 @@ class Reporter:
             self.began[stage] = time.monotonic(), done
         self._plain(stage, done, total, note)
 
-    def _show(self, live: Progress, stage: str, again: bool) -> None:
+    def _show(self, live: "Progress", stage: str, again: bool) -> None:
         """Give the stage a line, and take it from those that only said that they had begun."""
         if stage not in self.tasks:
             self.tasks[stage] = live.add_task(stage, total=None, note="")
@@ -105,12 +101,23 @@ class Reporter:
             print(f"{stage}{share} {note}{eta}".rstrip(), file=sys.stderr, flush=True)
 
 
-def _progress(console: Console) -> Progress:
+def _progress(console: "Console") -> "Progress":
+    from rich.progress import Progress
+
     return Progress(*_columns(console.width), console=console, transient=True, expand=True)
 
 
-def _columns(width: int) -> list[ProgressColumn]:
+def _columns(width: int) -> "list[ProgressColumn]":
     """What a terminal of this width has room for; the note takes what is left."""
+    from rich.progress import (
+        BarColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+
     fixed = Column(no_wrap=True)
     columns: list[ProgressColumn] = [
         SpinnerColumn(table_column=fixed.copy()),

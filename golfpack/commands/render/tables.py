@@ -1,16 +1,31 @@
 """Tables that fit a terminal: which columns stay, how wide they are, and what is left out."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
+from golfpack.commands.render.escape import escaped
 from golfpack.measure.columns import Column
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # Between columns.
 GAP = 2
 # A name is shortened to this before any column of figures is left out.
 _SHORT_NAME = 24
+
+
+def plain_table(columns: Sequence[str] = (), left: Collection[str] = ()) -> "Table":
+    """An empty table: those of its columns that are `left` hold text, the others figures.
+
+    Without columns it has no head, and holds text.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=bool(columns))
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right")
+    return table
 
 
 def fitting(
@@ -21,7 +36,7 @@ def fitting(
     The first column always stays, and of the others the most important that fit. The names of tensors
     are shortened before any column is left out.
     """
-    wide = {c.name: max([len(c.header), *(len(c.text(r)) for r in rows)]) for c in columns}
+    wide = {c.name: max([len(c.header), *(len(_cell(c, r)) for r in rows)]) for c in columns}
     least = {n: min(w, _SHORT_NAME) if n == "name" else w for n, w in wide.items()}
     shown: list[Column] = []
     for c in (columns[0], *sorted(columns[1:], key=lambda c: -c.importance)):
@@ -40,8 +55,10 @@ def table_of(
     widths: Mapping[str, int],
     rows: Sequence[Any],
     marked: Collection[str] = (),
-) -> Table:
+) -> "Table":
     """The rows in these columns; rows whose name is `marked` stand out."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     if marked:
         table.add_column("", width=1)
@@ -52,7 +69,7 @@ def table_of(
     table.width = sum(widths.values()) + GAP * (len(widths) - 1) + (1 + GAP if marked else 0)
     for row in rows:
         stands_out = bool(marked) and row.name in marked
-        cells = [_shortened(c.text(row), widths[c.name]) for c in columns]
+        cells = [_shortened(_cell(c, row), widths[c.name]) for c in columns]
         mark = ["!" if stands_out else ""] if marked else []
         table.add_row(*mark, *cells, style="bold red" if stands_out else None)
     return table
@@ -61,6 +78,11 @@ def table_of(
 def left_out_line(columns: Sequence[Column], width: int) -> str:
     """What the user is told of columns that a terminal of `width` has no room for."""
     return f"left out, as the terminal has {width} columns: {', '.join(c.header for c in columns)}"
+
+
+def _cell(column: Column, row: Any) -> str:
+    """As it is printed: what is escaped is longer."""
+    return escaped(column.text(row))
 
 
 def _width(columns: Sequence[Column], widths: Mapping[str, int]) -> int:

@@ -1,30 +1,29 @@
-"""What `golfpack diff` shows, as tables or as Markdown."""
+"""`golfpack diff`: its options, and what it prints, as tables or as Markdown."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
+import typer
 
-from golfpack.commands.render.console import (
-    data,
-    number,
-    out,
-)
-from golfpack.commands.render.tables import (
-    fitting,
-    left_out_line,
-    table_of,
-)
-from golfpack.inspect.diff_report import (
-    Change,
-    DiffReport,
-    DiffSide,
-    TensorDiff,
-    TensorSide,
-)
+from golfpack.commands.options import Json, Quiet
+from golfpack.commands.render.console import Reporter, data, number, out, show_json
+from golfpack.commands.render.tables import fitting, left_out_line, plain_table, table_of
+from golfpack.errors import ExitCode, UsageError
 from golfpack.measure.columns import Column
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from golfpack.inspect.diff_report import Change, DiffReport, DiffSide, TensorDiff, TensorSide
+
+EXAMPLES = (
+    "Examples: golfpack diff old.golf new.golf | golfpack diff old.report.json new.report.json --md "
+    "| golfpack diff ckpt.pt x.golf --json | golfpack diff a.golf b.golf --exit-code --quiet"
+)
 
 _OVERALL = ("what", "a", "b", "change")
 _LEFT = frozenset({"what", "tensor", "scheme", "steps"})
@@ -56,7 +55,37 @@ _TENFOLD = 10
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def show_diff(report: DiffReport) -> None:
+def diff(
+    a: Annotated[Path, typer.Argument(help="Artifact, .report.json or checkpoint.")],
+    b: Annotated[Path, typer.Argument(help="What it is compared with: any of these, too.")],
+    original: Annotated[
+        Path | None, typer.Option("--float", help="Float checkpoint, for the artifacts' rel_err.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--md", help="Markdown, for a pull request.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 6 where anything differs.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what changed between two files, overall and tensor by tensor."""
+    from golfpack.inspect.diff import diff as run
+
+    if json and markdown:
+        raise UsageError("--json and --md are two formats", "give one of them")
+    with Reporter(quiet) as notify:
+        report = run(a, b, original, notify, sys.argv[1:])
+    if json:
+        show_json(report)
+    elif markdown:
+        show_markdown(report)
+    else:
+        show_diff(report)
+    if exit_code and not report.same:
+        raise typer.Exit(ExitCode.DIFFERENT)
+
+
+def show_diff(report: "DiffReport") -> None:
     """The two files, what changed overall, and a row per tensor that did."""
     for letter, side in (("a", report.a), ("b", report.b)):
         out.print(f"{letter}  {_side(side)}")
@@ -77,7 +106,7 @@ def show_diff(report: DiffReport) -> None:
     out.print(_verdict(report))
 
 
-def show_markdown(report: DiffReport) -> None:
+def show_markdown(report: "DiffReport") -> None:
     """The same as Markdown, for a pull request."""
     lines = [f"- **{letter}**: {_side(s)}" for letter, s in (("a", report.a), ("b", report.b))]
     if report.changes:
@@ -102,19 +131,19 @@ def _key(columns: Sequence[Column]) -> str:
     return " ".join(dict.fromkeys(c.explain for c in columns if c.explain))
 
 
-def _side(side: DiffSide) -> str:
+def _side(side: "DiffSide") -> str:
     told = "" if side.kind != "artifact" or side.report else ", no report of it beside it"
     return f"{side.path}: {side.kind}, {side.bytes:,} bytes, sha256 {side.sha256[:16]}{told}"
 
 
-def _verdict(report: DiffReport) -> str:
+def _verdict(report: "DiffReport") -> str:
     total = len(report.tensors) + report.unchanged
     if report.same:
         return f"no difference, in all {total} tensors"
     return f"{len(report.tensors)} of {total} tensors differ"
 
 
-def _change(c: Change) -> list[str]:
+def _change(c: "Change") -> list[str]:
     return [c.what, _value(c.a), _value(c.b), _delta(c.a, c.b)]
 
 
@@ -154,7 +183,7 @@ def _delta(a: Any, b: Any) -> str:
     return f"{change} ({share:+.1%})" if abs(share) < _TENFOLD else change
 
 
-def _tensor(t: TensorDiff) -> dict[str, str]:
+def _tensor(t: "TensorDiff") -> dict[str, str]:
     a, b = t.a, t.b
     steps = "" if t.steps is None else ("others" if t.steps else "same")
     cells = [
@@ -164,7 +193,7 @@ def _tensor(t: TensorDiff) -> dict[str, str]:
     return {c.name: cell for c, cell in zip(_TENSORS, cells, strict=True)}
 
 
-def _scheme(own: TensorSide | None, other: TensorSide | None) -> str:
+def _scheme(own: "TensorSide | None", other: "TensorSide | None") -> str:
     """The scheme of a side, with its shape where that is not the other's."""
     if own is None:
         return "none"
@@ -177,24 +206,23 @@ def _arrow(a: str, b: str) -> str:
     return a if a == b else f"{a} -> {b}"
 
 
-def _bytes(side: TensorSide | None) -> str:
+def _bytes(side: "TensorSide | None") -> str:
     return "-" if side is None else f"{side.bytes:,}"
 
 
-def _gained(a: TensorSide | None, b: TensorSide | None) -> str:
+def _gained(a: "TensorSide | None", b: "TensorSide | None") -> str:
     return f"{(0 if b is None else b.bytes) - (0 if a is None else a.bytes):+,}"
 
 
-def _error(side: TensorSide | None) -> str:
+def _error(side: "TensorSide | None") -> str:
     return number(None if side is None else side.rel_err, ".4f")
 
 
-def _overall(rows: Sequence[Sequence[str]]) -> Table:
+def _overall(rows: Sequence[Sequence[str]]) -> "Table":
     """What changed overall; here a narrow terminal gets longer rows, for every column matters."""
-    table = Table(box=None, pad_edge=False)
-    for column in _OVERALL:
-        justify = "left" if column in _LEFT else "right"
-        table.add_column(column, justify=justify, overflow="fold")
+    table = plain_table(_OVERALL, _LEFT)
+    for column in table.columns:
+        column.overflow = "fold"
     for row in rows:
         table.add_row(*row)
     return table

@@ -1,43 +1,37 @@
-"""What `golfpack verify`, `list` and `env` show; it prints through `commands/render/console.py`."""
+"""`golfpack env`: its options, and what it prints."""
 
-from rich.table import Table
+from typing import TYPE_CHECKING
 
-from golfpack.commands.render.console import out
-from golfpack.inspect.environment_report import EnvReport
-from golfpack.inspect.listing_report import ListReport
-from golfpack.inspect.verify_report import VerifyReport
+from golfpack.commands.options import Json
+from golfpack.commands.render.console import out, show_json
+from golfpack.commands.render.tables import plain_table
 
+if TYPE_CHECKING:
+    from golfpack.inspect.environment import EnvReport
 
-def show_verify(report: VerifyReport) -> None:
-    """A line per check, then the verdict."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for check in report.checks:
-        status = "FAILED" if check.status == "failed" else check.status
-        table.add_row(check.name, status, check.detail)
-    out.print(table)
-    if report.passed:
-        out.print(f"{report.path} is whole: {report.bytes:,} bytes")
-        out.print(f"sha256 of the file, digest included: {report.sha256}")
+EXAMPLES = "Examples: golfpack env | golfpack env --json > env.json"
 
 
-def show_list(report: ListReport) -> None:
-    """A name and what it is, line by line."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for entry in report.entries:
-        table.add_row(entry.name, entry.about)
-    out.print(table)
-    out.print(f"used in: {report.used}")
+def env(json: Json = False) -> None:
+    """Show versions, threads, memory and devices, for a bug report; no names, no secrets."""
+    from golfpack.inspect.environment import environment
+
+    report = environment()
+    if json:
+        show_json(report)
+    else:
+        show_env(report)
 
 
-def show_env(report: EnvReport) -> None:
+def show_env(report: "EnvReport") -> None:
     """What to paste into a bug report."""
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = plain_table()
     for name, value in _env_lines(report):
         table.add_row(name, value)
     out.print(table)
 
 
-def _env_lines(r: EnvReport) -> list[tuple[str, str]]:
+def _env_lines(r: "EnvReport") -> list[tuple[str, str]]:
     cpu, devices = r.cpu, r.cuda["devices"]
     usable = "" if cpu["usable"] in (None, cpu["cores"]) else f", {cpu['usable']} usable"
     omp = r.threads["OMP_NUM_THREADS"]

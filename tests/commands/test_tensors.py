@@ -7,7 +7,8 @@ import pytest
 from conftest import TINY
 from rich.console import Console
 
-from golfpack.commands.render import build as render_build
+from golfpack.commands.inspect import show_inspect
+from golfpack.commands.render import tensors as render
 from golfpack.errors import UsageError
 from golfpack.inspect.inspect import inspect
 from golfpack.measure.columns import (
@@ -48,8 +49,8 @@ def shown(monkeypatch):
             file=file, highlight=False, soft_wrap=True, markup=False, width=width or 200,
             force_terminal=width is not None, no_color=True, color_system=None,
         )  # fmt: skip
-        monkeypatch.setattr(render_build, "out", console)
-        render_build.show_tensors(ROWS, *args, **options)
+        monkeypatch.setattr(render, "out", console)
+        render.show_tensors(ROWS, *args, **options)
         return file.getvalue().splitlines()
 
     return show
@@ -130,9 +131,12 @@ def test_every_column_is_explained(shown):
 
 
 def test_tables_that_cannot_be_are_refused():
-    assert render_build.read_group("tensor", each="tensor") is None
+    assert render.read_group("tensor", each="tensor") is None
     with pytest.raises(UsageError, match="no table by 'family'"):
-        render_build.read_group("family", each="none")
+        render.read_group("family", each="none")
+    with pytest.raises(UsageError) as refused:
+        render.read_group("blocks", each="none")
+    assert refused.value.hint == "did you mean 'block'? choose from role, block, none"
     for args, says, hint in (
         (
             (None, "size", None),
@@ -145,9 +149,11 @@ def test_tables_that_cannot_be_are_refused():
         ((None, "klshare", None), "no column 'klshare'", "did you mean 'kl_share'?"),
         (("role", None, ["clipped"]), "no column 'clipped'", "columns: role, block"),
         (("role", "entropy", None), "no column 'entropy'", "columns: role, block"),
+        (("block", None, ["name"]), "'name' in a table by block: its rows are gr", "columns: role"),
+        ((None, None, []), "no column is named", "columns: name, role"),
     ):
         with pytest.raises(UsageError, match=says) as e:
-            render_build.read_table(*args)
+            render.read_table(*args)
         assert (e.value.hint or "").startswith(hint)
 
 
@@ -157,12 +163,12 @@ def test_every_heading_and_every_json_key_means_its_column():
         shown = [n for n in COLUMNS if (n in keys if group is None else hasattr(rows[0], n))]
         names = [n for n in shown if group is None or n != "name"]
         for said in (names, [COLUMNS[n].header for n in names]):
-            assert render_build.read_table(group, None, said)[1] == names
-            assert render_build.read_table(group, None, [s.upper() for s in said])[1] == names
-            assert render_build.read_table(group, None, [*said, *names])[1] == names
-            assert [render_build.read_table(group, s, None)[0] for s in said] == names
-        assert render_build.read_table(group, "kl", None) == ("predicted_kl", None)
-        assert render_build.read_table(group, "name", None) == ("name", None)
+            assert render.read_table(group, None, said)[1] == names
+            assert render.read_table(group, None, [s.upper() for s in said])[1] == names
+            assert render.read_table(group, None, [*said, *names])[1] == names
+            assert [render.read_table(group, s, None)[0] for s in said] == names
+        assert render.read_table(group, "kl", None) == ("predicted_kl", None)
+        assert render.read_table(group, "name", None) == ("name", None)
 
 
 def test_groups_say_that_errors_are_of_their_worst_tensor(shown):
@@ -175,7 +181,7 @@ def test_groups_say_that_errors_are_of_their_worst_tensor(shown):
 
 def test_inspect_tells_of_the_config_what_its_family_does_not(tiny_path, capsys):
     report = inspect(tiny_path, settings=("model.softcap=20", "model.ln_scale=true"))
-    render_build.show_inspect(report)
+    show_inspect(report)
     (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("family golf: "))
     told = line.partition(": ")[2].split(", ")
     given = {"softcap": 20.0, "ln_scale": True}

@@ -34,8 +34,8 @@ from golfpack.measure.tensors import (
     TensorReport,
     tensor_reports,
 )
-from golfpack.models.checkpoint import Checkpoint
 from golfpack.models.device import peak_memory_bytes
+from golfpack.models.model import Model
 from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.quantize import Sense
@@ -74,14 +74,14 @@ class Attempt:
     def __init__(self, options: BuildOptions) -> None:
         self.options = options
         self.clock = Clock()
-        self.checkpoint: Checkpoint | None = None
+        self.checkpoint: Model | None = None
         self.recipe: Recipe | None = None
         self.budget: Budget | None = None
         self.prepared: Prepared | None = None
         self.inputs: list[InputFile] = []
         self.warnings: list[str] = []
 
-    def begin(self, checkpoint: Checkpoint, recipe: Recipe, budget: Budget) -> None:
+    def begin(self, checkpoint: Model, recipe: Recipe, budget: Budget) -> None:
         """The options are understood and the work begins: from here on a failure is reported."""
         self.checkpoint, self.recipe, self.budget = checkpoint, recipe, budget
         self.inputs = input_files(self.options)
@@ -149,7 +149,7 @@ def build_report(attempt: Attempt, built: Built) -> BuildReport:
     return BuildReport(
         checkpoint=str(options.checkpoint),
         checkpoint_sha256=checkpoint.sha256,
-        family=checkpoint.family,
+        family=checkpoint.family.name,
         config=checkpoint.config,
         assumed=checkpoint.assumed,
         recipe=prepared.recipe.name,
@@ -261,7 +261,7 @@ def _failed(attempt: Attempt, error: Exception, code: ExitCode) -> FailedBuild:
         exit_code=int(code),
         checkpoint=str(options.checkpoint),
         checkpoint_sha256=None if checkpoint is None else checkpoint.sha256,
-        family=None if checkpoint is None else checkpoint.family,
+        family=None if checkpoint is None else checkpoint.family.name,
         config={} if checkpoint is None else checkpoint.config,
         assumed={} if checkpoint is None else checkpoint.assumed,
         recipe=None if recipe is None else recipe.name,

@@ -38,14 +38,13 @@ from golfpack.data.tokenizer import (
 )
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable
-from golfpack.models import find_family
 from golfpack.models.checkpoint import (
-    Checkpoint,
-    build_model,
     load_checkpoint,
     peek_spec,
 )
+from golfpack.models.choose import choose_family
 from golfpack.models.files import already_packed
+from golfpack.models.model import Model
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.format.loader import is_artifact
 from golfpack.packer.format.tensors import PackedTensor
@@ -90,7 +89,7 @@ class BuildOptions:
         recalibrate: measure the statistics again behind the quantized layers, and quantize again.
         lossless: instead of a budget: every float exactly as it is.
         refine: train the codes by self-distillation on this many calibration tokens; 0: not at all.
-        model, model_args: how `chosen_model` was opened around the build, for its report.
+        model, model_args: what `choose_family` takes; a file that they name is run.
         replay: repeat the build of a report: its passes, and its inputs must be the same.
         device: "auto", "cpu" or "cuda": where calibration, rounding and the KL are worked out.
         batched: work in batches as on CUDA, wherever it is; None for what suits the device.
@@ -141,7 +140,7 @@ class Prepared:
         backend: what computes.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: Model
     recipe: Recipe
     stats: CalibStats | None
     used: CalibTokens | None
@@ -173,8 +172,7 @@ class Prepared:
     ) -> float:
         """KL(float || tensors) on the held-out calibration tokens, nats per token."""
         assert self.held_out is not None
-        c = self.checkpoint
-        before = build_model(c.family, c.config, c.weights)
+        before = self.checkpoint.module()
         tell = lambda done, total, note: notify("KL", done, total, note)  # noqa: E731
         after = self.model_of(tensors)
         return self.backend.mean_kl(before, after, self.held_out.sequences, threads, tell)
@@ -184,7 +182,7 @@ class Prepared:
         c = self.checkpoint
         shapes = {t.name: t.shape for t in c.spec.tensors}
         weights = {n: t.dequantize().reshape(shapes[n]) for n, t in tensors.items()}
-        return build_model(c.family, c.config, weights)
+        return c.module(weights)
 
     def bpb(self, kl: float | None) -> float | None:
         """The loss in bits per byte that a KL stands for, where a tokenizer tells bytes per token."""
@@ -193,7 +191,7 @@ class Prepared:
         return kl / log(2) / self.bytes_per_token
 
 
-def load_inputs(options: BuildOptions, budgets: Sequence[str] = ()) -> tuple[Checkpoint, Recipe]:
+def load_inputs(options: BuildOptions, budgets: Sequence[str] = ()) -> tuple[Model, Recipe]:
     """The checkpoint and the recipe: what is quick to read and to refuse.
 
     Args:
@@ -203,14 +201,15 @@ def load_inputs(options: BuildOptions, budgets: Sequence[str] = ()) -> tuple[Che
         UsageError: bad input. BudgetError: a large checkpoint and a hopeless budget.
     """
     model_settings, pass_settings = split_settings(options.settings)
-    fallback = TENSORS.name if options.unmeasured else None
+    fallback = TENSORS if options.unmeasured else None
     recipe = _recipe(options, pass_settings)
-    spec = peek_spec(options.checkpoint, model_settings, fallback) if budgets else None
+    family = choose_family(options.model, options.model_args)
+    spec = peek_spec(options.checkpoint, model_settings, family, fallback) if budgets else None
     if spec is not None:
         fit, code = split_at_fit(recipe.passes)[1], code_bytes(options.code)
         for budget in budgets:
             check_reach(fit, spec, Budget(parse_size(budget, spec.numel), code))
-    checkpoint = load_checkpoint(options.checkpoint, model_settings, fallback=fallback)
+    checkpoint = load_checkpoint(options.checkpoint, model_settings, family, fallback)
     if options.plan is not None:
         options.plan.check(checkpoint.spec)
     return checkpoint, recipe
@@ -226,9 +225,7 @@ def _recipe(options: BuildOptions, settings: Sequence[str]) -> Recipe:
     return options.plan.make_recipe(settings)
 
 
-def prepare(
-    checkpoint: Checkpoint, recipe: Recipe, options: BuildOptions, notify: Notify
-) -> Prepared:
+def prepare(checkpoint: Model, recipe: Recipe, options: BuildOptions, notify: Notify) -> Prepared:
     """Calibrate, which is the first thing that takes time.
 
     Raises:
@@ -288,15 +285,15 @@ def code_bytes(files: tuple[Path, ...]) -> int:
     return total
 
 
-def calib_shape(family: str, config: dict[str, Any], tokens: int) -> tuple[int, int]:
+def calib_shape(model: Model, tokens: int) -> tuple[int, int]:
     """How many sequences, held-out ones among them, and how long: for `tokens` to calibrate on."""
-    longest = find_family(family).max_length(config)
+    longest = model.family.max_length(model.config)
     length = min(CALIB_LENGTH, tokens, longest or CALIB_LENGTH)
     return tokens // length + HELD_OUT, length
 
 
 def written_text(
-    checkpoint: Checkpoint,
+    checkpoint: Model,
     backend: Backend,
     options: BuildOptions,
     shape: tuple[int, int],
@@ -311,7 +308,7 @@ def written_text(
     Raises:
         UsageError: the model's logits are not finite.
     """
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    model = checkpoint.module()
     inputs = {
         "checkpoint": checkpoint.sha256,
         "config": checkpoint.config,
@@ -336,7 +333,7 @@ def written_text(
 
 
 def _calibrate(
-    checkpoint: Checkpoint,
+    checkpoint: Model,
     recipe: Recipe,
     options: BuildOptions,
     sp: Tokenizer | None,
@@ -344,8 +341,8 @@ def _calibrate(
     notify: Notify,
 ) -> tuple[CalibStats | None, CalibTokens, CalibTokens]:
     """Statistics for the recipe, the tokens used, and those held out to measure the loss on."""
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
-    count, length = calib_shape(checkpoint.family, checkpoint.config, options.calib_tokens)
+    model = checkpoint.module()
+    count, length = calib_shape(checkpoint, options.calib_tokens)
     if options.calib is None:
         tokens = written_text(
             checkpoint, backend, options, (count, length), temperature=SELF_TEMPERATURE,

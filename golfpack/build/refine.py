@@ -23,7 +23,6 @@ from golfpack.calib.sources import (
     training_text,
 )
 from golfpack.errors import UsageError
-from golfpack.models.checkpoint import build_model
 from golfpack.packer.format.steps import step_matrix
 from golfpack.packer.format.tensors import (
     PackedTensor,
@@ -148,9 +147,8 @@ class Refiner:
                 start, latents = self._resized(start, latents, over)
             return latents
 
-        c = self.prepared.checkpoint
         latents = distil(
-            build_model(c.family, c.config, c.weights), self.prepared.model_of(start.tensors),
+            self.prepared.checkpoint.module(), self.prepared.model_of(start.tensors),
             _latents(start), self._text[0], threads=start.threads,
             device=self.prepared.backend.device if self.prepared.backend.batched else None,
             resize=None if aim is None else resize,

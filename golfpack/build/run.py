@@ -50,7 +50,7 @@ from golfpack.errors import (
     StrictError,
     UsageError,
 )
-from golfpack.models.checkpoint import Checkpoint
+from golfpack.models.model import Model
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.format.loader import (
     Artifact,
@@ -160,7 +160,7 @@ def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildRepo
     return report
 
 
-def _budget(options: BuildOptions, recipe: Recipe, checkpoint: Checkpoint) -> Budget:
+def _budget(options: BuildOptions, recipe: Recipe, checkpoint: Model) -> Budget:
     """The budget, or none where a target rules. Raises UsageError unless exactly one is asked for."""
     asked = [options.budget, options.target_kl, options.target_bpb, options.lossless or None]
     given = sum(a is not None for a in asked)
@@ -195,7 +195,7 @@ def _measures(options: BuildOptions, recipe: Recipe) -> bool:
 
 
 def _check_measured(
-    options: BuildOptions, recipe: Recipe, checkpoint: Checkpoint, budget: Budget
+    options: BuildOptions, recipe: Recipe, checkpoint: Model, budget: Budget
 ) -> None:
     """Refuse few bits per weight where nothing would tell what they cost.
 
@@ -205,7 +205,7 @@ def _check_measured(
     least = ceil(THIN_BPW * checkpoint.spec.numel / 8)
     if options.blind or budget.artifact >= least or _measures(options, recipe):
         return
-    measure = "" if checkpoint.family == TENSORS.name else "calibrate (--calib, no --data-free), "
+    measure = "" if checkpoint.family is TENSORS else "calibrate (--calib, no --data-free), "
     raise BudgetError(
         f"to fit into the budget of {told_bytes(budget)} it needs {told_bits(checkpoint.spec, budget)}, "
         f"and without calibration nobody knows what so few cost: below {THIN_BPW:g} it is often much",
@@ -244,7 +244,7 @@ def _check_extras(options: BuildOptions, before: Sequence[Pass]) -> None:
         )
 
 
-def _check_lossless(options: BuildOptions, checkpoint: Checkpoint) -> None:
+def _check_lossless(options: BuildOptions, checkpoint: Model) -> None:
     if options.recalibrate:
         raise UsageError("--recalibrate has nothing to do under --lossless", "drop one of the two")
     for name, dtype in checkpoint.dtypes.items():

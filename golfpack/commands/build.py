@@ -119,7 +119,6 @@ def build(
         console as render,
     )
     from golfpack.errors import UsageError
-    from golfpack.models.user.choice import chosen_model
 
     if checkpoint is None and source is None:
         raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
@@ -132,10 +131,9 @@ def build(
     )  # fmt: skip
     if source is not None:
         options = rebuild_options(options, read_replay(source), given_options(context))
-    chosen = chosen_model(options.model, options.model_args)
     failed: list[FailedBuild] = []
     try:
-        with chosen, render.Reporter(quiet) as notify:
+        with render.Reporter(quiet) as notify:
             report = run(options, notify, failed.append)
     except Exception:
         if json and failed:
@@ -190,14 +188,14 @@ def plan(
     from golfpack.commands.render import (
         console as render,
     )
-    from golfpack.models.user.choice import chosen_model
 
     options = BuildOptions(
         checkpoint, output=output, recipe=recipe, settings=tuple(settings or ()), calib=calib,
         calib_tokens=calib_tokens, data_free=data_free, tokenizer=tokenizer, code=tuple(code or ()),
         seed=seed, threads=threads, cache=not no_cache, device=device,
+        model=model, model_args=tuple(model_args or ()),
     )  # fmt: skip
-    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+    with render.Reporter(quiet) as notify:
         report = run(options, budget or [], notify)
     render.show_assumed(report.assumed)
     if json:

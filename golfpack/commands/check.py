@@ -58,10 +58,11 @@ def verify(
         files as render_files,
     )
     from golfpack.inspect.verify import verify as run
-    from golfpack.models.user.choice import chosen_model
+    from golfpack.models.choose import choose_family
 
-    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
-        found = run(path, report, against, tuple(settings or ()), notify)
+    family = choose_family(model, model_args or ())
+    with render.Reporter(quiet) as notify:
+        found = run(path, report, against, tuple(settings or ()), notify, family)
     if json:
         render.data(to_json(found))
     else:

@@ -102,16 +102,16 @@ def evaluate(
     )
     from golfpack.eval.evaluate import evaluate as run
     from golfpack.eval.inputs import EvalOptions
-    from golfpack.models.user.choice import chosen_model
+    from golfpack.models.choose import choose_family
 
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
     options = EvalOptions(
         path, tokens, tokenizer, mode, window, stride, ttt, limit, tuple(settings or ()), baseline,
         byte_counts, source_text, threads, device, batch_tokens,
         compile_mode(compiled, mode_of_compile), legality, per_document,
-        per_position, strict, sys.argv[1:],
+        per_position, strict, sys.argv[1:], choose_family(model, model_args or ()),
     )  # fmt: skip
-    with chosen_model(model, model_args or ()), render.Reporter(quiet or not first) as notify:
+    with render.Reporter(quiet or not first) as notify:
         report = run(options, notify)
     if not first:
         return

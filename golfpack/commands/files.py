@@ -59,14 +59,15 @@ def inspect(
         console as render,
     )
     from golfpack.inspect.inspect import inspect as run
-    from golfpack.models.user.choice import chosen_model
+    from golfpack.models.choose import choose_family
 
     chosen = None if columns is None else [c.strip() for c in columns.split(",")]
     by = render_build.read_group(group, each="none")
     sort, chosen = render_build.read_table(by, sort, chosen)
-    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+    family = choose_family(model, model_args or ())
+    with render.Reporter(quiet) as notify:
         notify("inspect", 0, 0, path.name)
-        report = run(path, against, tuple(settings or ()))
+        report = run(path, against, tuple(settings or ()), family)
     if json:
         render.data(to_json(report))
     else:
@@ -114,12 +115,13 @@ def import_(
     from golfpack.base.documents import to_json
     from golfpack.commands.render import console as render
     from golfpack.inspect.importing import import_checkpoint
-    from golfpack.models.user.choice import chosen_model
+    from golfpack.models.choose import choose_family
 
     output = output or Path(f"{checkpoint.stem}.imported.safetensors")
-    with chosen_model(model, model_args or ()), render.Reporter(quiet) as notify:
+    family = choose_family(model, model_args or ())
+    with render.Reporter(quiet) as notify:
         notify("import", 0, 0, checkpoint.name)
-        report = import_checkpoint(checkpoint, output, tuple(settings or ()), force=force)
+        report = import_checkpoint(checkpoint, output, tuple(settings or ()), family, force=force)
     if json:
         render.data(to_json(report))
     else:

@@ -1,4 +1,4 @@
-"""What a model family is. A family is a file or two beside this one plus one line in `FAMILIES`.
+"""What a model family is. A family is a folder beside this file, plus one line in `FAMILIES`.
 
 A family's module must:
 - take token ids (B, T) int64 and return logits (B, T, V) float32;
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -69,6 +70,13 @@ class Family:
     newer: frozenset[str] = frozenset()
     describe: Callable[[Mapping[str, Any], StateDict], ModelSpec] | None = None
     asked_only: bool = False
+
+    def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:
+        """The model with these weights: float32, on CPU, in eval mode, no gradients asked for."""
+        net = self.build(config)
+        # Copied: a module must not share memory with arrays its caller still holds.
+        net.load_state_dict({name: torch.tensor(w) for name, w in weights.items()}, assign=True)
+        return net.requires_grad_(False)
 
 
 Net = TypeVar("Net", bound=nn.Module)

@@ -8,18 +8,15 @@ import torch
 from golf_reference import TINY, reference_logits
 
 from golfpack.errors import UsageError
-from golfpack.models import (
-    FAMILIES,
-    detect,
-)
+from golfpack.models import find_family
 from golfpack.models.base import (
     KVCache,
     generate,
 )
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
+from golfpack.models.detect import detect
 from golfpack.models.golf.family import GOLF
 from golfpack.spec import Hook
 
@@ -47,7 +44,7 @@ def random_weights(config):
 def tiny(**changes):
     config = GOLF.spec({**TINY, **changes}).config
     weights = random_weights(config)
-    return config, weights, build_model("golf", config, weights)
+    return config, weights, GOLF.module(config, weights)
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
@@ -62,7 +59,7 @@ def test_logits_match_the_float64_reference(changes):
 
 def test_a_real_checkpoint_matches_the_float64_reference(shared):
     checkpoint = load_checkpoint(shared / "checkpoints/books_6x256/final_model.pt")
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    model = checkpoint.module()
     tokens = np.random.default_rng(1).integers(0, 1024, 200)
     expected = reference_logits(checkpoint.weights, checkpoint.config, tokens)
     logits = model(torch.from_numpy(tokens)[None])[0].numpy()
@@ -141,7 +138,7 @@ def test_detection_recovers_the_config_from_shapes(name):
     config = GOLF.spec({**TINY, **VARIANTS[name]}).config
     state = {n: torch.from_numpy(w) for n, w in random_weights(config).items()}
     found = detect(state)
-    assert (found.family, found.config) == (FAMILIES["golf"], config)
+    assert (found.family, found.config) == (GOLF, config)
     assert set(found.assumed) == ASSUMED - ({"activation"} if name == "swiglu-passes" else set())
     assert (found.state, found.notes) == (state, ())
 
@@ -218,4 +215,4 @@ def test_unknown_families_list_the_known_ones():
         detect({"layers.0.w": torch.zeros(2, 2)})
     assert "golf: tok_emb.weight" in (caught.value.hint or "")
     with pytest.raises(UsageError, match="unknown model family 'gulf'"):
-        detect(state_of(), family="gulf")
+        find_family("gulf")

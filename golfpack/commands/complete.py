@@ -6,7 +6,6 @@ Names from tables that need torch are repeated here; tests hold them equal.
 import tomllib
 from importlib import resources
 
-FAMILIES = ("golf", "bottleneck", "alph", "llama", "gpt2", "user", "tensors")
 KINDS = ("recipes", "families", "ttt", "passes", "schemes", "clips", "codecs", "filters")
 MODES = ("plain", "sliding")
 DEVICES = ("auto", "cpu", "cuda")
@@ -32,8 +31,10 @@ def ttt(incomplete: str) -> Found:
 
 
 def family(incomplete: str) -> list[str]:
-    """Model families."""
-    return [name for name in FAMILIES if name.startswith(incomplete)]
+    """Model families: a folder each, and the one without a network."""
+    folders = (resources.files("golfpack") / "models").iterdir()
+    names = [f.name for f in folders if (f / "family.py").is_file()]
+    return [name for name in sorted([*names, "tensors"]) if name.startswith(incomplete)]
 
 
 def kind(incomplete: str) -> list[str]:

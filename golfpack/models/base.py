@@ -8,7 +8,6 @@ A family's module must:
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from golfpack.base.convert import options_of
 from golfpack.errors import UsageError
 from golfpack.models.device import send
 from golfpack.spec import ModelSpec
@@ -191,45 +191,8 @@ def pick(p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
 
 def typed_overrides(config_type: type, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Check config overrides against a config dataclass and convert strings to the field types.
-
-    Raises:
-        UsageError: an unknown key (with near matches) or a value of the wrong type.
-    """
-    types = {f.name: f.type for f in dataclasses.fields(config_type)}
-    for key in overrides:
-        if key not in types:
-            near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
-            raise UsageError(
-                f"unknown model option {key!r}",
-                f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(types)}",
-            )
-    return {key: _convert(key, value, types[key]) for key, value in overrides.items()}
-
-
-def _convert(key: str, value: object, kind: Any) -> Any:
-    """`value` as a `kind` (int, float, bool or str), or UsageError."""
-    try:
-        if kind is str and type(value) is int:  # "9" as an option that lists numbers
-            return str(value)
-        if kind is bool and isinstance(value, str):
-            return {"true": True, "false": False}[value.lower()]
-        if isinstance(value, str):
-            return kind(value)
-        if kind is float and type(value) is int:
-            return float(value)
-    except (ValueError, KeyError):
-        pass
-    else:
-        if type(value) is kind:
-            return value
-    raise UsageError(
-        f"model option {key} must be of type {kind.__name__}, not {value!r}",
-        f"for example --set model.{key}={_EXAMPLES[kind]}",
-    )
-
-
-_EXAMPLES = {int: "8", float: "10000.0", bool: "true", str: "relu2"}
+    """Config overrides, each of its field's type. Raises UsageError as `options_of`."""
+    return options_of(config_type, overrides, "model option", "--set model.")
 
 
 def settle(

@@ -67,10 +67,8 @@ def detect(
             continue
         if sidecar and not fields(candidate.config_type):
             given = overrides or {}
-            notes = [
-                *notes,
-                f"the .config.json beside it was left aside: {candidate.name} takes none",
-            ]
+            what = "the .config.json beside the checkpoint was left aside"
+            notes = [*notes, f"{what}: {candidate.name} have no options"]
         own = candidate.read_config(stored) if candidate.read_config and stored else {}
         typed = typed_overrides(candidate.config_type, {**own, **given})
         told = candidate.infer(adapted, typed)

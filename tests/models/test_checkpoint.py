@@ -110,7 +110,7 @@ def test_the_sidecar_gives_config_and_explicit_overrides_win(state, tmp_path):
     with pytest.raises(UsageError, match="holds no JSON object"):
         load_checkpoint(path)
     sidecar.write_text("{")
-    with pytest.raises(UsageError, match="not valid JSON"):
+    with pytest.raises(UsageError, match="is not JSON"):
         load_checkpoint(path)
 
 

@@ -161,9 +161,14 @@ def test_overrides_set_what_shapes_cannot_tell():
     ("overrides", "message", "hint"),
     [
         ({"rope_bass": "1"}, "unknown model option 'rope_bass'", "rope_base"),
-        ({"seq_len": "long"}, "seq_len must be of type int, not 'long'", "--set model.seq_len"),
-        ({"seq_len": True}, "seq_len must be of type int", "--set"),
-        ({"tied": "maybe"}, "tied must be of type bool", "--set"),
+        ({"seq_len": "long"}, "seq_len cannot be 'long'", "an integer: --set model.seq_len=1024"),
+        ({"seq_len": True}, "seq_len cannot be True", "--set"),
+        ({"tied": "maybe"}, "tied cannot be 'maybe'", "--set model.tied=true"),
+        (
+            {"layer_order": [0, 1]},
+            "layer_order cannot be [0, 1]",
+            "text: --set model.layer_order=VALUE",
+        ),
         ({"dim": 32}, "dim=32 contradicts the checkpoint", "leave dim out"),
         ({"activation": "gelu"}, "unknown activation 'gelu'", "leaky_relu2"),
         ({"activation": "swiglu"}, "needs tensors named mlp.gate_up.weight", "relu2"),

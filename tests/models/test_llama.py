@@ -114,7 +114,7 @@ def test_copies_of_tied_heads_and_rotary_tables_are_left_out(tmp_path):
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"attention_bias": True}, "attention_bias True"),
         ({"num_attention_heads": 3}, "3 heads do not fit"),
-        ({"num_attention_heads": "many"}, "num_heads must be of type int"),
+        ({"num_attention_heads": "many"}, "num_heads cannot be 'many'"),
         ({"hidden_size": 32}, "dim=32 contradicts"),
     ],
 )  # fmt: skip

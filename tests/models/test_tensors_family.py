@@ -114,6 +114,18 @@ def test_there_is_nothing_to_run(options, tmp_path):
         build(replace(options, budget="0.01bpw"))
 
 
+@pytest.mark.parametrize("asked", [{"family": TENSORS}, {"fallback": TENSORS}], ids=list)
+def test_a_sidecar_is_left_aside_and_a_note_says_so(options, asked):
+    options.checkpoint.with_suffix(".config.json").write_text('{"hidden": 3}')
+    found = load_checkpoint(options.checkpoint, **asked)
+    assert found.config == {}
+    assert [n for n in found.notes if ".config.json" in n] == [
+        "the .config.json beside the checkpoint was left aside: tensors have no options"
+    ]
+    with pytest.raises(UsageError, match="unknown model option 'hidden'"):
+        load_checkpoint(options.checkpoint, {"hidden": 3}, **asked)
+
+
 def test_a_family_can_be_left_aside(tiny_path, tmp_path):
     options = BuildOptions(tiny_path, "4bpw", tmp_path / "x.golf", data_free=True, cache=False)
     assert build(replace(options, dry_run=True)).family == "golf"

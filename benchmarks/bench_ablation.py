@@ -20,7 +20,6 @@ from golfpack.build.run import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
 from golfpack.packer.format.loader import load
@@ -31,14 +30,14 @@ WINDOW = 512
 def curve(options: BuildOptions, budgets: list[str], sequences: np.ndarray) -> np.ndarray:
     """(budgets, 2): artifact bytes and KL to the float model of each budget's build."""
     c = load_checkpoint(options.checkpoint)
-    reference = build_model(c.family, c.config, c.weights)
+    reference = c.module()
     points = []
     with tempfile.TemporaryDirectory() as folder:
         for budget in budgets:
             output = Path(folder) / "x.golf"
             report = build(replace(options, budget=budget, output=output))
             a = load(output)
-            model = build_model(a.family, a.config, a.weights())
+            model = c.module(a.weights())
             kl = mean_kl(reference, model, sequences, options.threads)
             points.append((report.artifact_bytes, kl))
     return np.array(points, np.float64)

@@ -18,7 +18,6 @@ from golfpack.build.run import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
 from golfpack.packer.format.loader import load
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.checkpoint)
-    reference = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    reference = checkpoint.module()
     stream = read_tokens(args.tokens, args.kl_tokens).astype(np.int64)
     sequences = stream[: len(stream) // WINDOW * WINDOW].reshape(-1, WINDOW)
     print("| calibration tokens | bytes | predicted KL | measured KL | validation KL | seconds |")
@@ -53,7 +52,7 @@ def main() -> None:
                 )
             )  # fmt: skip
             artifact = load(output)
-            model = build_model(artifact.family, artifact.config, artifact.weights())
+            model = checkpoint.module(artifact.weights())
             kl = mean_kl(reference, model, sequences, args.threads)
             print(
                 f"| {count:,} | {report.artifact_bytes:,} | {report.predicted_kl:.5f} "

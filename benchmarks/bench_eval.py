@@ -41,10 +41,9 @@ from golfpack.eval.ttt_sgd import (
 from golfpack.eval.windows import lay_windows
 from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import (
-    Checkpoint,
-    build_model,
     load_checkpoint,
 )
+from golfpack.models.model import Model
 
 BOS = 1
 
@@ -67,11 +66,9 @@ def timed(run: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
     return min(runs, key=lambda r: r[0])
 
 
-def mode_run(
-    checkpoint: Checkpoint, mode: Mode, tokens: np.ndarray, kind: type[Scorer]
-) -> Callable:
+def mode_run(checkpoint: Model, mode: Mode, tokens: np.ndarray, kind: type[Scorer]) -> Callable:
     """A run of a mode, ready to be timed."""
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    model = checkpoint.module()
     scorer = kind(model, checkpoint.spec, batch_tokens=1 if kind is LoopScorer else None)
     stream = Stream.of(tokens, document_bounds(tokens, BOS))
 
@@ -161,7 +158,7 @@ def main() -> None:
             f"| {abs(nll.mean() - other.mean()):.1e} |",
             flush=True,
         )
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    model = checkpoint.module()
     stream = torch.from_numpy(tokens.astype(np.int64))
     batched, nll = timed(
         mode_run(checkpoint, Windowed(args.window, args.stride), tokens, Scorer)

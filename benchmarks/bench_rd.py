@@ -41,7 +41,6 @@ from golfpack.build.prepare import (
 from golfpack.build.run import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
-from golfpack.models.checkpoint import build_model
 from golfpack.packer.format.tensors import (
     PackedTensor,
     QTensor,
@@ -105,7 +104,7 @@ class Bench:
         return self.checkpoint.spec.numel
 
     def _model(self, weights: Mapping[str, np.ndarray]) -> nn.Module:
-        return build_model(self.checkpoint.family, self.checkpoint.config, weights)
+        return self.checkpoint.module(weights)
 
     def kl(self, weights: Mapping[str, np.ndarray]) -> float:
         """KL(float || weights) on the validation tokens, nats per token."""

@@ -25,7 +25,6 @@ from golfpack.data.tokenizer import load_tokenizer
 from golfpack.eval.bytes import ByteTable
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
 from golfpack.packer.format.loader import load
@@ -68,7 +67,7 @@ def halves(text: Path, folder: Path) -> tuple[str, str]:
 def table(args: argparse.Namespace) -> None:
     """Print the table."""
     c = load_checkpoint(args.checkpoint)
-    reference = build_model(c.family, c.config, c.weights)
+    reference = c.module()
     tokenizer, window = load_tokenizer(args.tokenizer), args.window
     stream = read_stream(args.tokens, tokenizer, args.score_tokens)
     rows = stream[: len(stream) // window * window].reshape(-1, window).astype(np.int64)
@@ -88,7 +87,7 @@ def table(args: argparse.Namespace) -> None:
                     )
                 )  # fmt: skip
                 a = load(Path(folder) / "x.golf")
-            model = build_model(a.family, a.config, a.weights())
+            model = c.module(a.weights())
             kl = mean_kl(reference, model, rows, args.threads)
             gap = (validation_loss(model, stream, window, 8) - before) / per_byte
             print(

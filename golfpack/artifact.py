@@ -1,11 +1,9 @@
 """Opening what a path names: a checkpoint or an artifact."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from golfpack.base.convert import parse_value
@@ -13,16 +11,18 @@ from golfpack.errors import (
     CorruptError,
     UsageError,
 )
-from golfpack.models import (
-    detect,
-    find_family,
-)
+from golfpack.models import find_family
+from golfpack.models.base import Family
 from golfpack.models.checkpoint import load_checkpoint
-from golfpack.models.user.choice import current_choice
+from golfpack.models.detect import (
+    describe,
+    detect,
+)
+from golfpack.models.model import Model
 from golfpack.models.user.family import (
     USER,
+    ClassError,
     check_form,
-    chosen_class,
 )
 from golfpack.packer.format.loader import (
     Artifact,
@@ -31,40 +31,34 @@ from golfpack.packer.format.loader import (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A model in memory, from a checkpoint or from an artifact."""
-
-    family: str
-    config: dict[str, Any]
-    weights: Mapping[str, np.ndarray]
-    sha256: str
-    assumed: dict[str, Any]
-
-
-def open_model(path: Path, settings: tuple[str, ...] = ()) -> LoadedModel:
+def open_model(path: Path, settings: tuple[str, ...] = (), family: Family | None = None) -> Model:
     """Read a checkpoint or an artifact, whichever the file is.
 
+    Args:
+        settings: "model.option=value" of a checkpoint; an artifact carries its own.
+        family: what `--model` says it is (see `choose_family`); None takes an artifact's word, and
+            detects what a checkpoint is of.
+
     Raises:
-        UsageError, CorruptError: as `load_checkpoint` and `load`.
+        UsageError, CorruptError: as `load_checkpoint` and `load`, or `--model` is not the artifact's.
     """
     overrides = _model_settings(settings)
     if not names_artifact(path):
-        return _open_checkpoint(path, overrides)
+        return load_checkpoint(path, overrides, family)
     if overrides:
         raise UsageError(
             "an artifact carries its model's options; --set model... cannot change them",
             "set them when building",
         )
-    artifact = load(path)
-    _check_choice(artifact, path)
-    config = check_against_family(artifact)
-    return LoadedModel(artifact.family, config, artifact.weights(), artifact.container.sha256, {})
+    return model_of(load(path), path, family)
 
 
 def open_pair(
-    path: Path, float_path: Path | None, settings: tuple[str, ...] = ()
-) -> tuple[LoadedModel, LoadedModel | None]:
+    path: Path,
+    float_path: Path | None,
+    settings: tuple[str, ...] = (),
+    family: Family | None = None,
+) -> tuple[Model, Model | None]:
     """A model, and the float checkpoint it is to be held against, if any.
 
     Beside an artifact the settings are those of the float checkpoint; what its shapes leave open and
@@ -75,14 +69,14 @@ def open_pair(
         CorruptError: a damaged artifact.
     """
     if float_path is None:
-        return open_model(path, settings), None
+        return open_model(path, settings, family), None
     if not names_artifact(path):
-        return open_model(path, settings), open_model(float_path, settings)
-    packed = open_model(path)
+        return open_model(path, settings, family), open_model(float_path, settings, family)
+    packed = open_model(path, family=family)
     return packed, open_original(packed, float_path, settings)
 
 
-def open_original(packed: LoadedModel, path: Path, settings: tuple[str, ...] = ()) -> LoadedModel:
+def open_original(packed: Model, path: Path, settings: tuple[str, ...] = ()) -> Model:
     """The float checkpoint of an artifact's model.
 
     What its shapes leave open and no setting tells is as the artifact says.
@@ -91,23 +85,9 @@ def open_original(packed: LoadedModel, path: Path, settings: tuple[str, ...] = (
         UsageError: as `open_model`, or its tensors are others.
     """
     overrides = _left_open(packed) | _model_settings(settings)
-    original = _open_checkpoint(path, overrides, packed.family)
+    original = load_checkpoint(path, overrides, packed.family)
     _check_same_tensors(packed, original, path)
     return original
-
-
-def _check_choice(artifact: Artifact, path: Path) -> None:
-    """Raise UsageError where `--model` says something else than an artifact does."""
-    choice = current_choice()
-    if choice is None:
-        return
-    if choice.family != artifact.family:
-        raise UsageError(
-            f"{path} holds a model of family {artifact.family}, not {choice.family}",
-            "leave --model out: an artifact says what it is",
-        )
-    if choice.family == USER.name:
-        chosen_class(str(artifact.config.get("class_name")))
 
 
 def names_artifact(path: Path) -> bool:
@@ -115,24 +95,17 @@ def names_artifact(path: Path) -> bool:
     return is_artifact(path) or path.suffix == ".golf"
 
 
-def _open_checkpoint(
-    path: Path, overrides: Mapping[str, Any], family: str | None = None
-) -> LoadedModel:
-    c = load_checkpoint(path, overrides, family)
-    return LoadedModel(c.family, c.config, c.weights, c.sha256, c.assumed)
-
-
-def _left_open(model: LoadedModel) -> dict[str, Any]:
+def _left_open(model: Model) -> dict[str, Any]:
     """The config values that a checkpoint of this model does not tell by its shapes."""
     shapes = {n: torch.empty(w.shape, device="meta") for n, w in model.weights.items()}
     try:
-        told = find_family(model.family).infer(shapes, {})
+        told = model.family.infer(shapes, {})
     except UsageError:  # shapes leave a dimension open: then all of the config is needed
         return model.config
     return {k: v for k, v in model.config.items() if k not in told}
 
 
-def _check_same_tensors(packed: LoadedModel, original: LoadedModel, path: Path) -> None:
+def _check_same_tensors(packed: Model, original: Model, path: Path) -> None:
     for name in {**packed.weights, **original.weights}:
         shapes = [m.weights[name].shape if name in m.weights else None for m in (packed, original)]
         if shapes[0] != shapes[1]:
@@ -143,29 +116,43 @@ def _check_same_tensors(packed: LoadedModel, original: LoadedModel, path: Path) 
             )
 
 
-def check_against_family(artifact: Artifact) -> dict[str, Any]:
-    """The artifact's complete config, which must be what its tensors tell; and they must all be there.
+def model_of(artifact: Artifact, path: Path, family: Family | None = None) -> Model:
+    """An artifact's model. Its tensors must all be there, and its config must be what they tell.
 
     The config is checked against the shapes before anything is built from it: one that lies could ask
     for any amount of memory. Options that the artifact is older than take their defaults.
 
+    Args:
+        path: the artifact's.
+        family: what `--model` says it is. Of a user's class, nothing runs unless this is its family.
+
     Raises:
+        UsageError: `family` is not the artifact's.
         CorruptError: the config and the tensors are of no model, or contradict each other.
     """
+    if family is not None and family.name != artifact.family:
+        raise UsageError(
+            f"{path} holds a model of family {artifact.family}, not {family.name}",
+            "leave --model out: an artifact says what it is",
+        )
     shapes = {n: torch.empty(e.shape, device="meta") for n, (e, _) in artifact.tensors.items()}
     try:
-        if artifact.family == USER.name:
+        family = family or find_family(artifact.family)
+        if family.name == USER.name:
             check_form(artifact.config)
-            if current_choice() is None:
-                return artifact.config  # nothing of the user's runs unasked
-        family, config = detect(shapes, artifact.family, artifact.config)[:2]
+        if family is USER:
+            config, spec = artifact.config, describe(USER, artifact.config, shapes)
+        else:
+            _, config, spec, *_ = detect(shapes, family, artifact.config)
+    except ClassError:
+        raise  # of what the user named, not of the file
     except UsageError as e:
         raise CorruptError(f"the artifact holds no usable model: {e.message}", e.hint) from e
     if missing := sorted(set(config) - set(artifact.config) - family.newer):
         raise CorruptError(f"the artifact's config lacks {', '.join(missing)}", None)
     if mistyped := [k for k, v in artifact.config.items() if config[k] != v]:
         raise CorruptError(f"the artifact's config holds no proper {', '.join(mistyped)}", None)
-    return config
+    return Model(family, config, spec, artifact.weights(), artifact.container.sha256, {}, path)
 
 
 def _model_settings(settings: Sequence[str]) -> dict[str, Any]:

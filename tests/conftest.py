@@ -22,11 +22,10 @@ from golfpack.calib.stats import calibrate
 from golfpack.data.shards import write_shard
 from golfpack.kernels.select import interpreted
 from golfpack.models.checkpoint import (
-    Checkpoint,
-    build_model,
     load_checkpoint,
 )
 from golfpack.models.golf.family import spec
+from golfpack.models.model import Model
 from golfpack.packer.state import PackState
 from golfpack.spec import CalibStats
 
@@ -80,7 +79,7 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_path: Path) -> Checkpoint:
+def tiny(tiny_path: Path) -> Model:
     """The tiny checkpoint, loaded."""
     return load_checkpoint(tiny_path)
 
@@ -102,14 +101,14 @@ def tiny_shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_stats(tiny: Checkpoint, tiny_tokens: CalibTokens) -> CalibStats:
+def tiny_stats(tiny: Model, tiny_tokens: CalibTokens) -> CalibStats:
     """Calibration of the tiny model, with gradients."""
-    model = build_model(tiny.family, tiny.config, tiny.weights)
+    model = tiny.module()
     return calibrate(model, tiny.spec, tiny_tokens, gradients=True, seed=0, threads=1)
 
 
 @pytest.fixture(scope="session")
-def make_state(tiny: Checkpoint, tiny_stats: CalibStats) -> Callable[..., PackState]:
+def make_state(tiny: Model, tiny_stats: CalibStats) -> Callable[..., PackState]:
     """make_state(limit, **changes) -> a fresh PackState of the tiny model."""
 
     def make(limit: int | None = 20_000, **changes: Any) -> PackState:

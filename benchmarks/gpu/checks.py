@@ -17,7 +17,7 @@ from golfpack.kernels.select import (
     interpreted,
     triton_available,
 )
-from golfpack.models.checkpoint import build_model
+from golfpack.models import FAMILIES
 from golfpack.models.golf.family import spec
 from golfpack.packer.devicecoding import device_decoder
 from golfpack.packer.engine import (
@@ -197,7 +197,7 @@ def _decoding(job: Job, found: Findings) -> None:
 def _calibration(job: Job, found: Findings) -> None:
     config = {**TINY, "num_layers": 2}
     of, weights = spec(config), {n: w.numpy() for n, w in looks_trained(config).items()}
-    model = build_model("golf", of.config, weights)
+    model = FAMILIES["golf"].module(of.config, weights)
     rows = some_tokens(job, config["vocab_size"], 16 * 32).astype(np.int64).reshape(16, 32)
     tokens = CalibTokens(rows, "random")
     options = {"gradients": True, "seed": 0, "threads": job.threads}

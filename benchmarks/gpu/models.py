@@ -13,10 +13,10 @@ from golfpack.data.shards import (
     write_shard,
 )
 from golfpack.models.checkpoint import (
-    Checkpoint,
     load_checkpoint,
 )
 from golfpack.models.golf.family import spec
+from golfpack.models.model import Model
 
 
 def looks_trained(config: Mapping[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def looks_trained(config: Mapping[str, Any], seed: int = 0) -> dict[str, torch.T
     return weights
 
 
-def save_checkpoint(config: Mapping[str, Any], path: Path) -> Checkpoint:
+def save_checkpoint(config: Mapping[str, Any], path: Path) -> Model:
     """Such weights as a checkpoint on disk, and read back."""
     torch.save(looks_trained(config), path)
     return load_checkpoint(path, {"seq_len": config["seq_len"]})

@@ -17,7 +17,7 @@ from golfpack.eval.ttt_sgd import (
     SgdOptions,
     SgdTtt,
 )
-from golfpack.models.checkpoint import build_model
+from golfpack.models import FAMILIES
 from golfpack.models.golf.family import spec
 
 STRIDE = 64
@@ -69,7 +69,7 @@ def _timed_mode(
     config = job.model
     of = spec(config)
     weights = {n: w.numpy() for n, w in looks_trained(config).items()}
-    scorer = kind(build_model("golf", of.config, weights), of, job.device, None, compiled)
+    scorer = kind(FAMILIES["golf"].module(of.config, weights), of, job.device, None, compiled)
     if kind is LoopScorer:
         scorer.fetch_every = 1
     if compiled:

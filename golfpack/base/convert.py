@@ -7,6 +7,7 @@ through here, so that a mistake is told in the same words wherever it was made.
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -42,7 +43,7 @@ def make(
     known = [name for name in _names(kind) if name not in hidden]
     for name in options:
         if name not in known:
-            raise unknown_option(name, known, what)
+            raise unknown_option(f"{what} has no option {name!r}", name, known)
     return _complete(kind, options, what, None)
 
 
@@ -60,11 +61,12 @@ def from_json(kind: type[T], data: Any, what: str, hint: str = EDITED) -> T:
     return _complete(kind, data, what, hint)
 
 
-def options_of(kind: type, options: Mapping[str, Any], what: str) -> dict[str, Any]:
+def options_of(kind: type, options: Mapping[str, Any], what: str, setting: str) -> dict[str, Any]:
     """Those of a dataclass's fields that were given, each of its field's type; texts are read as such.
 
     Args:
         what: what such an option is called, for messages: "model option".
+        setting: how one is set, up to its name, for hints: "--set model.".
 
     Raises:
         UsageError: an unknown option (with near matches), or a value of another type.
@@ -72,11 +74,16 @@ def options_of(kind: type, options: Mapping[str, Any], what: str) -> dict[str, A
     hints, known = get_type_hints(kind), _names(kind)
     for name in options:
         if name not in known:
-            raise unknown_option(name, known, what)
-    return {
-        name: to_type(hints[name], _read(hints[name], value), f"{what} {name}")
-        for name, value in options.items()
+            raise unknown_option(f"unknown {what} {name!r}", name, known)
+    shown = {
+        f.name: "VALUE" if f.default in (MISSING, "", None) else f.default for f in fields(kind)
     }
+    out = {}
+    for name, value in options.items():
+        example = f"{setting}{name}={_typed(shown[name])}"
+        tell = f"it takes {_described(hints[name])}: {example}"
+        out[name] = to_type(hints[name], _read(hints[name], value), f"{what} {name}", tell)
+    return out
 
 
 def parse_value(text: str) -> Any:
@@ -156,9 +163,17 @@ def _read(hint: Any, value: Any) -> Any:
     """A text as the number or truth that its field asks for; anything else as it is."""
     if hint is str:
         return str(value) if type(value) is int else value  # "9" as an option that lists numbers
-    return (
-        parse_value(value.lower() if hint is bool else value) if isinstance(value, str) else value
-    )
+    if not isinstance(value, str):
+        return value
+    if hint in (int, float):  # such as ".5", which is no JSON
+        with suppress(ValueError):
+            return hint(value)
+    return parse_value(value.lower() if hint is bool else value)
+
+
+def _typed(value: Any) -> str:
+    """A value as one types it: the other way of `_read`."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _names(kind: type) -> list[str]:
@@ -166,12 +181,12 @@ def _names(kind: type) -> list[str]:
     return [f.name for f in fields(kind)]
 
 
-def unknown_option(name: str, known: Sequence[str], what: str) -> UsageError:
+def unknown_option(message: str, name: str, known: Sequence[str]) -> UsageError:
     """The error for an option that nobody knows, with those it may have meant."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     meant = " or ".join(repr(n) for n in near)
     return UsageError(
-        f"{what} has no option {name!r}",
+        message,
         f"did you mean {meant}?" if near else f"its options: {', '.join(known)}",
     )
 

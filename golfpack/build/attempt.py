@@ -32,8 +32,8 @@ from golfpack.measure.tensors import (
     TensorReport,
     tensor_reports,
 )
-from golfpack.models.checkpoint import Checkpoint
 from golfpack.models.device import peak_memory_bytes
+from golfpack.models.model import Model
 from golfpack.packer.aim import Budget
 from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.tensors import QTensor
@@ -71,14 +71,14 @@ class Attempt:
     def __init__(self, options: BuildOptions) -> None:
         self.options = options
         self.clock = Clock()
-        self.model: Checkpoint | None = None
+        self.model: Model | None = None
         self.recipe: Recipe | None = None
         self.budget: Budget | None = None
         self.prepared: Prepared | None = None
         self.inputs: list[InputFile] = []
         self.warnings: list[str] = []
 
-    def begin(self, model: Checkpoint, recipe: Recipe, budget: Budget | None) -> None:
+    def begin(self, model: Model, recipe: Recipe, budget: Budget | None) -> None:
         """The options are understood and the work begins: from here on a failure is reported."""
         self.model, self.recipe, self.budget = model, recipe, budget
         self.inputs = input_files(self.options.inputs)
@@ -146,7 +146,7 @@ def build_report(attempt: Attempt, built: Built) -> BuildReport:
     return BuildReport(
         checkpoint=str(options.inputs.checkpoint),
         checkpoint_sha256=model.sha256,
-        family=model.family,
+        family=model.family.name,
         config=model.config,
         assumed=model.assumed,
         recipe=prepared.recipe.name,
@@ -258,7 +258,7 @@ def _failed(attempt: Attempt, error: Exception, code: ExitCode) -> FailedBuild:
         exit_code=int(code),
         checkpoint=str(options.inputs.checkpoint),
         checkpoint_sha256=None if model is None else model.sha256,
-        family=None if model is None else model.family,
+        family=None if model is None else model.family.name,
         config={} if model is None else model.config,
         assumed={} if model is None else model.assumed,
         recipe=None if recipe is None else recipe.name,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golfpack.base.convert import require
+from golfpack.base.convert import from_json, require
 from golfpack.base.documents import read_json
 from golfpack.errors import UsageError
 from golfpack.packer.passes.mix import Mix
@@ -38,6 +38,27 @@ class PlannedTensor:
     def rule(self) -> dict[str, Any]:
         """The policy rule that takes this tensor and no other."""
         return {"name": glob.escape(self.name), "scheme": self.scheme, **self.options}
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a plan file must say of each pass; the recipe checks the rest."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A plan file as it was written; see `PlanFile`."""
+
+    recipe: str
+    calibrates: str
+    passes: tuple[dict[str, Any], ...]
+    search: dict[str, Any]
+    tensors: tuple[PlannedTensor, ...]
+    budget_bytes: int | None
+    code_bytes: int
+    calibration: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -110,49 +131,30 @@ def read_plan(path: Path) -> PlanFile:
     Raises:
         UsageError: unreadable, not JSON, or something in it is missing or of the wrong type.
     """
-    data = read_json(path, _HINT)
     where = f"plan {path}"
-    tensors = _get(data, "tensors", list, where)
-    names = [_get(t, "name", str, f"{where}: tensors") for t in tensors]
+    written = from_json(_Written, read_json(path, _HINT), where, _HINT)
+    names = [t.name for t in written.tensors]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
         raise UsageError(f"{where} names tensor {twice} twice", "remove one of them")
-    calibration = _get(data, "calibration", dict | None, where)
-    passes = _get(data, "passes", list, where)
-    for entry in passes:
-        _get(entry, "id", str, f"{where}: a pass")
-    budget = _get(data, "budget_bytes", int | None, where)
-    code = _get(data, "code_bytes", int, where)
+    for entry in written.passes:
+        from_json(_Pass, entry, f"{where}: a pass", _HINT)
+    for tensor in written.tensors:
+        for key in tensor.options:
+            selects = key in SELECTORS or key == "scheme"
+            what = f"{where}: tensor {tensor.name}: {key!r} is no option of a scheme"
+            require(not selects, what, f"remove {key!r}")
+    budget, code, calibration = written.budget_bytes, written.code_bytes, written.calibration
     require(budget is None or budget > 0, f"{where}: budget_bytes is {budget}", "give 1 or more")
     require(code >= 0, f"{where}: code_bytes is {code}", "give 0 or more")
     return PlanFile(
         path=path,
-        recipe=_get(data, "recipe", str, where),
-        calibrates=_get(data, "calibrates", str, where),
-        passes=tuple(passes),
-        search=_get(data, "search", dict, where),
-        tensors=tuple(_tensor(t, where) for t in tensors),
+        recipe=written.recipe,
+        calibrates=written.calibrates,
+        passes=written.passes,
+        search=written.search,
+        tensors=written.tensors,
         budget_bytes=budget,
         code_bytes=code,
         calibration_sha256=None if calibration is None else calibration.get("sha256"),
     )
-
-
-def _tensor(table: Any, where: str) -> PlannedTensor:
-    name = _get(table, "name", str, where)
-    where = f"{where}: tensor {name}"
-    options = _get(table, "options", dict, where)
-    for key in options:
-        selects = key in SELECTORS or key == "scheme"
-        require(not selects, f"{where}: {key!r} is no option of a scheme", f"remove {key!r}")
-    shape = tuple(_get(table, "shape", list, where))
-    return PlannedTensor(name, shape, _get(table, "scheme", str, where), options)
-
-
-def _get(table: Any, key: str, kind: Any, where: str) -> Any:
-    if not isinstance(table, dict) or key not in table:
-        raise UsageError(f"{where} has no {key!r}", _HINT)
-    value = table[key]
-    if not isinstance(value, kind) or isinstance(value, bool):  # a bool is an int to Python
-        raise UsageError(f"{where}: {key} cannot be {value!r}", _HINT)
-    return value

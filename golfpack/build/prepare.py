@@ -18,9 +18,10 @@ from golfpack.calib.sources import SELF_TEMPERATURE, CalibTokens, from_data, tex
 from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable
-from golfpack.models import find_family
-from golfpack.models.checkpoint import Checkpoint, build_model, load_checkpoint, peek_spec
+from golfpack.models.checkpoint import load_checkpoint, peek_spec
+from golfpack.models.choose import choose_family
 from golfpack.models.files import already_packed
+from golfpack.models.model import Model
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.aim import Budget, Bytes, check_reach
 from golfpack.packer.format.loader import is_artifact
@@ -49,7 +50,7 @@ class Prepared:
         bytes_per_token: of the calibration tokens; None without a tokenizer.
     """
 
-    model: Checkpoint
+    model: Model
     recipe: Recipe
     backend: Backend
     machine: Machine
@@ -94,18 +95,14 @@ class Prepared:
         tell = lambda done, total, note: notify("KL", done, total, note)  # noqa: E731
         sequences, threads = self.held_out.sequences, self.machine.threads
         return self.backend.mean_kl(
-            self.float_module(), self.module_of(tensors), sequences, threads, tell
+            self.model.module(), self.module_of(tensors), sequences, threads, tell
         )
-
-    def float_module(self) -> nn.Module:
-        """The runnable float model."""
-        return build_model(self.model.family, self.model.config, self.model.weights)
 
     def module_of(self, tensors: Mapping[str, PackedTensor]) -> nn.Module:
         """The model with these tensors as weights."""
         shapes = {t.name: t.shape for t in self.model.spec.tensors}
         weights = {n: t.dequantize().reshape(shapes[n]) for n, t in tensors.items()}
-        return build_model(self.model.family, self.model.config, weights)
+        return self.model.module(weights)
 
     def bpb(self, kl: float | None) -> float | None:
         """The loss in bits per byte that a KL stands for, where a tokenizer tells bytes per token."""
@@ -144,7 +141,7 @@ class Prepared:
         Raises:
             UsageError: the model's logits are not finite.
         """
-        module = self.float_module()
+        module = self.model.module()
         inputs = {**self._key, "shape": shape, "temperature": temperature, "seed": seed}
         calls, total = 0, text_calls(*shape)
 
@@ -163,7 +160,7 @@ class Prepared:
         Raises:
             UsageError: unusable calibration data.
         """
-        shape = calib_shape(self.model.family, self.model.config, inputs.calib_tokens)
+        shape = calib_shape(self.model, inputs.calib_tokens)
         if inputs.calib is None:
             tokens = self.written_text(
                 shape, temperature=SELF_TEMPERATURE, seed=self.seed, purpose="calibration",
@@ -191,7 +188,7 @@ class Prepared:
         stats = cached(
             self._cache, inputs,
             lambda: self.backend.calibrate(
-                self.float_module(), self.model.spec, used, gradients=gradients, seed=self.seed,
+                self.model.module(), self.model.spec, used, gradients=gradients, seed=self.seed,
                 threads=self.machine.threads,
                 progress=lambda d, t, note: notify("calibrate", d, t, note),
             ),
@@ -214,7 +211,7 @@ class Prepared:
         return cache_folder() if self.machine.cache else None
 
 
-def read_model(options: BuildOptions, budgets: Sequence[Bytes] = ()) -> tuple[Checkpoint, Recipe]:
+def read_model(options: BuildOptions, budgets: Sequence[Bytes] = ()) -> tuple[Model, Recipe]:
     """The checkpoint and the recipe: what is quick to read and to refuse.
 
     Args:
@@ -226,14 +223,15 @@ def read_model(options: BuildOptions, budgets: Sequence[Bytes] = ()) -> tuple[Ch
     """
     inputs = options.inputs
     model_settings, pass_settings = split_settings(inputs.settings)
-    fallback = TENSORS.name if options.unmeasured else None
+    fallback = TENSORS if options.unmeasured else None
     recipe = _recipe(options.goal, pass_settings)
-    spec = peek_spec(inputs.checkpoint, model_settings, fallback) if budgets else None
+    family = choose_family(inputs.model, inputs.model_args)
+    spec = peek_spec(inputs.checkpoint, model_settings, family, fallback) if budgets else None
     if spec is not None:
         code = code_bytes(inputs.code)
         for budget in budgets:
             check_reach(recipe.search.floor_bpw, spec, Budget(budget.total(spec.numel), code))
-    model = load_checkpoint(inputs.checkpoint, model_settings, fallback=fallback)
+    model = load_checkpoint(inputs.checkpoint, model_settings, family, fallback)
     if options.goal.plan is not None:
         options.goal.plan.check(model.spec)
     return model, recipe
@@ -249,7 +247,7 @@ def _recipe(goal: Goal, settings: Sequence[str]) -> Recipe:
     return goal.plan.make_recipe(settings)
 
 
-def prepare(model: Checkpoint, recipe: Recipe, options: BuildOptions, notify: Notify) -> Prepared:
+def prepare(model: Model, recipe: Recipe, options: BuildOptions, notify: Notify) -> Prepared:
     """Calibrate, which is the first thing that takes time.
 
     Raises:
@@ -294,8 +292,8 @@ def code_bytes(files: tuple[Path, ...]) -> int:
     return total
 
 
-def calib_shape(family: str, config: dict[str, Any], tokens: int) -> tuple[int, int]:
+def calib_shape(model: Model, tokens: int) -> tuple[int, int]:
     """How many sequences, held-out ones among them, and how long: for `tokens` to calibrate on."""
-    longest = find_family(family).max_length(config)
+    longest = model.family.max_length(model.config)
     length = min(CALIB_LENGTH, tokens, longest or CALIB_LENGTH)
     return tokens // length + HELD_OUT, length

@@ -13,7 +13,7 @@ from golfpack.build.prepare import Prepared
 from golfpack.build.replay import Replay
 from golfpack.build.report import InputFile
 from golfpack.errors import UsageError
-from golfpack.models.checkpoint import Checkpoint
+from golfpack.models.model import Model
 from golfpack.packer.aim import Budget
 from golfpack.packer.state import PackState
 
@@ -148,7 +148,7 @@ def _changed(replay: Replay) -> frozenset[str]:
 
 
 def check_inputs(
-    options: BuildOptions, model: Checkpoint, found: Sequence[InputFile]
+    options: BuildOptions, model: Model, found: Sequence[InputFile]
 ) -> tuple[str, ...]:
     """Hold the inputs against those of the report that is replayed.
 
@@ -204,7 +204,7 @@ def _how(new: Sequence[InputFile], old: Sequence[InputFile]) -> str:
     return f"(sha256 {now}, was {then})"
 
 
-def _config_changes(model: Checkpoint, replay: Replay) -> list[str]:
+def _config_changes(model: Model, replay: Replay) -> list[str]:
     """Options of the model that were different then, and that nobody changed just now."""
     if not replay.recorded.config or replay.given & {
         "settings",

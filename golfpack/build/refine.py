@@ -144,7 +144,7 @@ class Refiner:
             return latents
 
         latents = distil(
-            self.prepared.float_module(), self.prepared.module_of(start.tensors),
+            self.prepared.model.module(), self.prepared.module_of(start.tensors),
             _latents(start), self._text[0], threads=start.threads,
             device=self.prepared.backend.device if self.prepared.backend.batched else None,
             resize=None if aim is None else resize,

@@ -33,7 +33,7 @@ from golfpack.build.rebuild import check_inputs, kept_apart, told_result
 from golfpack.build.refine import Refiner
 from golfpack.build.report import BuildReport, FailedBuild, Refinement
 from golfpack.errors import BudgetError, StrictError, UsageError
-from golfpack.models.checkpoint import Checkpoint
+from golfpack.models.model import Model
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.aim import Aim, Bpb, Budget, Bytes, Kl, Lossless, told_bits, told_bytes
 from golfpack.packer.format.loader import Artifact, loads
@@ -157,7 +157,7 @@ def search(recipe: Recipe, ready: PackState, target: "_Target") -> PackState:
     return fit_kl(recipe.search, recipe.round, ready, target.kl)
 
 
-def _aim(options: BuildOptions, recipe: Recipe, model: Checkpoint) -> tuple[Aim, Budget | None]:
+def _aim(options: BuildOptions, recipe: Recipe, model: Model) -> tuple[Aim, Budget | None]:
     """What is aimed at, and its budget in bytes where that is what rules.
 
     Raises:
@@ -192,7 +192,7 @@ def _aim(options: BuildOptions, recipe: Recipe, model: Checkpoint) -> tuple[Aim,
     return aim, None
 
 
-def _check_thin(model: Checkpoint, budget: Budget) -> None:
+def _check_thin(model: Model, budget: Budget) -> None:
     """Refuse few bits per weight where nothing would tell what they cost.
 
     Raises:
@@ -202,7 +202,7 @@ def _check_thin(model: Checkpoint, budget: Budget) -> None:
     least = ceil(THIN_BPW * spec.numel / 8)
     if budget.artifact >= least:
         return
-    measure = "" if model.family == TENSORS.name else "calibrate (--calib, no --data-free), "
+    measure = "" if model.family is TENSORS else "calibrate (--calib, no --data-free), "
     raise BudgetError(
         f"to fit into the budget of {told_bytes(budget)} it needs {told_bits(spec, budget.artifact)}, "
         f"and without calibration nobody knows what so few cost: below {THIN_BPW:g} it is often much",
@@ -224,7 +224,7 @@ def _check_extras(options: BuildOptions, recipe: Recipe) -> None:
         )
 
 
-def _check_lossless(options: BuildOptions, model: Checkpoint) -> None:
+def _check_lossless(options: BuildOptions, model: Model) -> None:
     if options.goal.recalibrate:
         raise UsageError("--recalibrate has nothing to do under --lossless", "drop one of the two")
     for name, dtype in model.dtypes.items():

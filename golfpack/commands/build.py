@@ -118,7 +118,6 @@ def build(
     from golfpack.build.rebuild import rebuild_options
     from golfpack.build.replay import read_replay
     from golfpack.build.run import build as run
-    from golfpack.models.user.choice import chosen_model
 
     if checkpoint is None and source is None:
         raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
@@ -137,10 +136,9 @@ def build(
         options = read_options(asked)
     else:
         options = rebuild_options(asked, read_replay(source), given_options(context))
-    chosen = chosen_model(options.inputs.model, options.inputs.model_args)
     failed: list[FailedBuild] = []
     try:
-        with chosen, Reporter(quiet) as notify:
+        with Reporter(quiet) as notify:
             report = run(options, notify, failed.append)
     except Exception:
         if json and failed:

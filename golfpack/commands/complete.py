@@ -5,7 +5,6 @@ Names from tables that need torch are repeated here; tests hold them equal.
 
 from typing import Any
 
-FAMILIES = ("golf", "bottleneck", "alph", "llama", "gpt2", "user", "tensors")
 TRAINED_FAMILIES = ("golf",)
 KINDS = ("recipes", "families", "ttt", "passes", "schemes", "clips", "codecs", "filters")
 MODES = ("plain", "sliding")
@@ -33,7 +32,11 @@ def ttt(incomplete: str) -> Found:
 
 def family(incomplete: str) -> list[str]:
     """Model families."""
-    return [name for name in FAMILIES if name.startswith(incomplete)]
+    from importlib import resources
+
+    folders = (resources.files("golfpack") / "models").iterdir()
+    names = [f.name for f in folders if (f / "family.py").is_file()]
+    return [name for name in sorted([*names, "tensors"]) if name.startswith(incomplete)]
 
 
 def trained_family(incomplete: str) -> list[str]:

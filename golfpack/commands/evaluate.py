@@ -97,7 +97,7 @@ def evaluate(
     """Score a model in bits per byte, every target once, with an audit of bytes and of legality."""
     from golfpack.eval.evaluate import evaluate as run
     from golfpack.eval.inputs import EvalOptions
-    from golfpack.models.user.choice import chosen_model
+    from golfpack.models.choose import choose_family
 
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
     options = EvalOptions(
@@ -106,8 +106,9 @@ def evaluate(
         source_text=source_text, threads=threads, device=device, batch_tokens=batch_tokens,
         compiled=compile_mode(compiled, mode_of_compile), legality=legality,
         per_document=per_document, per_position=per_position, strict=strict, argv=sys.argv[1:],
+        family=choose_family(model, model_args or ()),
     )  # fmt: skip
-    with chosen_model(model, model_args or ()), Reporter(quiet or not first) as notify:
+    with Reporter(quiet or not first) as notify:
         report = run(options, notify)
     if not first:
         return

@@ -34,12 +34,13 @@ def import_(
 ) -> None:
     """Convert any checkpoint to safetensors with its config beside it, every tied tensor once."""
     from golfpack.inspect.importing import import_checkpoint
-    from golfpack.models.user.choice import chosen_model
+    from golfpack.models.choose import choose_family
 
     output = output or Path(f"{checkpoint.stem}.imported.safetensors")
-    with chosen_model(model, model_args or ()), Reporter(quiet) as notify:
+    family = choose_family(model, model_args or ())
+    with Reporter(quiet) as notify:
         notify("import", 0, 0, checkpoint.name)
-        report = import_checkpoint(checkpoint, output, tuple(settings or ()), force=force)
+        report = import_checkpoint(checkpoint, output, tuple(settings or ()), family, force=force)
     if json:
         show_json(report)
     else:

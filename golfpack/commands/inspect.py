@@ -45,14 +45,15 @@ def inspect(
 ) -> None:
     """Show what a file holds, tensor by tensor; errors where the build's report lies beside it."""
     from golfpack.inspect.inspect import inspect as run
-    from golfpack.models.user.choice import chosen_model
+    from golfpack.models.choose import choose_family
 
     chosen = None if columns is None else [c.strip() for c in columns.split(",") if c.strip()]
     by = read_group(group, each="none")
     sort, chosen = read_table(by, sort, chosen)
-    with chosen_model(model, model_args or ()), Reporter(quiet) as notify:
+    family = choose_family(model, model_args or ())
+    with Reporter(quiet) as notify:
         notify("inspect", 0, 0, path.name)
-        report = run(path, against, tuple(settings or ()))
+        report = run(path, against, tuple(settings or ()), family)
     if json:
         show_json(report)
     else:

@@ -71,7 +71,6 @@ def plan(
     """Predict size, KL and loss for budgets from calibration alone, and every tensor's scheme."""
     from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
     from golfpack.build.plan import plan as run
-    from golfpack.models.user.choice import chosen_model
 
     inputs = Inputs(
         checkpoint=checkpoint, calib=calib, calib_tokens=calib_tokens, data_free=data_free,
@@ -81,7 +80,7 @@ def plan(
     goal = Goal(recipe=recipe, seed=seed)
     machine = Machine(threads=threads, device=device, cache=not no_cache)
     options = BuildOptions(inputs=inputs, goal=goal, machine=machine, output=output)
-    with chosen_model(model, model_args or ()), Reporter(quiet) as notify:
+    with Reporter(quiet) as notify:
         report = run(options, budget or [], notify)
     show_assumed(report.assumed)
     if json:

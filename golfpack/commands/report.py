@@ -42,13 +42,15 @@ def report(
     json: Json = False,
 ) -> None:
     """Write where the bytes went and what each tensor lost as one self-contained HTML page."""
-    from golfpack.models.user.choice import chosen_model
+    from golfpack.models.choose import choose_family
     from golfpack.page.make import PageOptions
     from golfpack.page.make import report as run
 
-    options = PageOptions(path, source, evaluation, against, output, tuple(settings or ()), force)
-    with chosen_model(model, model_args or ()):
-        found = run(options)
+    options = PageOptions(
+        path, source, evaluation, against, output, tuple(settings or ()), force,
+        choose_family(model, model_args or ()),
+    )  # fmt: skip
+    found = run(options)
     for text in found.missing:
         note(f"not shown: {text}")
     if json:

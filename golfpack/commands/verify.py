@@ -41,10 +41,11 @@ def verify(
 ) -> None:
     """Check an artifact: every digest, the structure, all tensors decoded, and encoded again."""
     from golfpack.inspect.verify import verify as run
-    from golfpack.models.user.choice import chosen_model
+    from golfpack.models.choose import choose_family
 
-    with chosen_model(model, model_args or ()), Reporter(quiet) as notify:
-        found = run(path, report, against, tuple(settings or ()), notify)
+    family = choose_family(model, model_args or ())
+    with Reporter(quiet) as notify:
+        found = run(path, report, against, tuple(settings or ()), notify, family)
     if json:
         show_json(found)
     else:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from golfpack.artifact import (
-    LoadedModel,
     checkpoint_stem,
     open_model,
     split_settings,
@@ -31,7 +30,6 @@ from golfpack.compare.rows import (
     Score,
     file_sha256,
     model_settings,
-    parameters,
 )
 from golfpack.compare.store import (
     Store,
@@ -43,6 +41,7 @@ from golfpack.data.tokenizer import (
     load_tokenizer,
 )
 from golfpack.errors import UsageError
+from golfpack.models.model import Model
 from golfpack.packer.recipe import load_recipe
 
 
@@ -96,7 +95,7 @@ def open_runs(options: CompareOptions, command: str) -> Runs:
     _check_limits(options)
     model = open_model(options.checkpoint, model_settings(options))
     for budget in options.budgets:
-        parse_size(budget, parameters(model))
+        parse_size(budget, model.spec.numel)
     recipes = _recipes(options)
     code_bytes(options.code)
     tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
@@ -123,7 +122,7 @@ def _report(runs: Runs, baseline: Score) -> CompareReport:
     return CompareReport(
         checkpoint=str(o.checkpoint),
         checkpoint_sha256=runs.model.sha256,
-        family=runs.model.family,
+        family=runs.model.family.name,
         config=runs.model.config,
         assumed=runs.model.assumed,
         settings=list(o.settings),
@@ -169,13 +168,11 @@ def _recipes(options: CompareOptions) -> dict[str, str]:
     return named
 
 
-def _calib_sha256(
-    options: CompareOptions, model: LoadedModel, tokenizer: Tokenizer | None
-) -> str | None:
+def _calib_sha256(options: CompareOptions, model: Model, tokenizer: Tokenizer | None) -> str | None:
     """Of the tokens that every row calibrates on. Raises UsageError where no row could."""
     if options.calib is None:
         return None
-    shape = calib_shape(model.family, model.config, options.calib_tokens)
+    shape = calib_shape(model, options.calib_tokens)
     return from_data(options.calib, tokenizer, model.config["vocab_size"], *shape).sha256
 
 

@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from golfpack.artifact import (
-    LoadedModel,
-    open_model,
-    split_settings,
-)
+from golfpack.artifact import open_model, split_settings
 from golfpack.base.convert import make
 from golfpack.base.progress import Notify
 from golfpack.base.sizes import parse_size
@@ -35,8 +30,7 @@ from golfpack.errors import (
 from golfpack.eval.divergence import mean_kl
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
-from golfpack.models import find_family
-from golfpack.models.checkpoint import build_model
+from golfpack.models.model import Model
 from golfpack.packer.aim import Bytes
 from golfpack.packer.recipe import (
     load_recipe,
@@ -109,7 +103,7 @@ class Runs:
     """
 
     options: CompareOptions
-    model: LoadedModel
+    model: Model
     recipes: dict[str, str]
     tokens: np.ndarray
     store: Store
@@ -132,7 +126,7 @@ class Runs:
         Raises:
             StrictError: a warning, under `strict`; the rows before it are kept.
         """
-        row = CompareRow(name, budget, parse_size(budget, parameters(self.model)))
+        row = CompareRow(name, budget, parse_size(budget, self.model.spec.numel))
         key, path = key_of(self._row_inputs(row)), self._path(row)
         known = self._known(key, path)
         if known is not None:
@@ -203,7 +197,7 @@ class Runs:
 
     def _measured(self, row: CompareRow, path: Path, baseline: Score, notify: Notify) -> CompareRow:
         found = self._evaluate(path, (), notify)
-        before, after = _module(self.model), _module(open_model(path))
+        before, after = self.model.module(), open_model(path).module()
         tell = lambda done, total, note: notify("KL", done, total, note)  # noqa: E731
         sequences = self.sequences(baseline.window)
         kl = mean_kl(before, after, sequences, self.options.threads, tell)
@@ -241,15 +235,6 @@ def require_any(rows: Sequence[CompareRow | SweepRow]) -> None:
             "nothing was built: every row was refused",
             "the rows say why, and how many bytes would do",
         )
-
-
-def _module(model: LoadedModel) -> nn.Module:
-    return build_model(model.family, model.config, model.weights)
-
-
-def parameters(model: LoadedModel) -> int:
-    """How many weights, for budgets in bits per weight."""
-    return find_family(model.family).spec(model.config).numel
 
 
 def model_settings(options: CompareOptions) -> tuple[str, ...]:

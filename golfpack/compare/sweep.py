@@ -29,7 +29,6 @@ from golfpack.compare.rows import (
     CompareOptions,
     Runs,
     Score,
-    parameters,
 )
 from golfpack.compare.sweep_report import (
     SweepReport,
@@ -115,7 +114,7 @@ def _built(options: SweepOptions, notify: Notify) -> SweepReport:
     began = time.perf_counter()
     runs = open_runs(_rows_wanted(options), "sweep")
     (name,) = runs.recipes
-    numel = parameters(runs.model)
+    numel = runs.model.spec.numel
     baseline = runs.score_float(notify) if options.evaluate else None
     budgets = sorted(options.budgets, key=lambda b: parse_size(b, numel))
     rows = []

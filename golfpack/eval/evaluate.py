@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from golfpack.artifact import LoadedModel
 from golfpack.base.progress import (
     Notify,
     silent,
@@ -32,12 +31,11 @@ from golfpack.eval.legality import (
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.report import EvalReport
 from golfpack.eval.scorer import Scorer
-from golfpack.models import find_family
-from golfpack.models.checkpoint import build_model
 from golfpack.models.device import (
     peak_memory_bytes,
     watch_memory,
 )
+from golfpack.models.model import Model
 
 
 def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
@@ -74,7 +72,7 @@ class _Run:
 
 
 def _score(
-    model: LoadedModel,
+    model: Model,
     stage: str,
     inputs: EvalInputs,
     options: EvalOptions,
@@ -82,9 +80,7 @@ def _score(
     notify: Notify,
 ) -> _Run:
     scorer = Scorer(
-        build_model(model.family, model.config, model.weights),
-        find_family(model.family).spec(model.config),
-        group.device, options.batch_tokens, options.compiled,
+        model.module(), model.spec, group.device, options.batch_tokens, options.compiled,
     )  # fmt: skip
     if options.compiled:
         notify("compile", 0, 0, "warm-up on random tokens")
@@ -130,7 +126,7 @@ def _report(
         model=str(options.model),
         model_sha256=inputs.loaded.sha256,
         model_bytes=options.model.stat().st_size,
-        family=inputs.loaded.family,
+        family=inputs.loaded.family.name,
         config=inputs.loaded.config,
         assumed=inputs.loaded.assumed,
         tokens=options.tokens,

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golfpack.artifact import (
-    LoadedModel,
-    open_pair,
-)
+from golfpack.artifact import open_pair
 from golfpack.base.progress import (
     Notify,
     silent,
@@ -46,8 +43,9 @@ from golfpack.eval.sidecar import (
     read_byte_counts,
 )
 from golfpack.eval.ttt_phased import PhasedTtt
-from golfpack.models import find_family
+from golfpack.models.base import Family
 from golfpack.models.device import check_compile_mode
+from golfpack.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ class EvalOptions:
         legality: check the run's legality.
         per_document, per_position: put these tables in the report.
         strict: turn warnings, such as a failed legality check, into errors.
+        family: what `--model` says the models are (see `choose_family`); None detects it.
     """
 
     model: Path
@@ -96,6 +95,7 @@ class EvalOptions:
     per_position: bool = False
     strict: bool = False
     argv: list[str] = field(default_factory=list)
+    family: Family | None = None
 
     @property
     def raw_text(self) -> Path | None:
@@ -117,8 +117,8 @@ class EvalInputs:
         round_trip: whether the tokens of documents come back.
     """
 
-    loaded: LoadedModel
-    float_model: LoadedModel | None
+    loaded: Model
+    float_model: Model | None
     mode: Mode
     ttt: TttRecipe | None
     tokens: np.ndarray
@@ -151,7 +151,7 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
         raise UsageError(f"--set 'ttt.{bad}' has no value", "use --set KEY=VALUE")
     ttt = load_ttt(options.ttt, for_ttt)
     notify("read", 0, 4, options.model.name)
-    loaded, float_model = open_pair(options.model, options.baseline, for_model)
+    loaded, float_model = open_pair(options.model, options.baseline, for_model, options.family)
     mode = _mode(options, ttt, loaded)
     sp = load_tokenizer(options.tokenizer)
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
@@ -183,7 +183,7 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     )  # fmt: skip
 
 
-def _mode(options: EvalOptions, ttt: TttRecipe | None, loaded: LoadedModel) -> Mode:
+def _mode(options: EvalOptions, ttt: TttRecipe | None, loaded: Model) -> Mode:
     check_compile_mode(options.compiled)
     if options.compiled and ttt is not None:
         raise UsageError(
@@ -193,7 +193,7 @@ def _mode(options: EvalOptions, ttt: TttRecipe | None, loaded: LoadedModel) -> M
     return choose_mode(
         options.mode, options.window, options.stride, ttt,
         trained_length=int(loaded.config.get("seq_len", 1024)),
-        longest=find_family(loaded.family).max_length(loaded.config),
+        longest=loaded.family.max_length(loaded.config),
     )  # fmt: skip
 
 

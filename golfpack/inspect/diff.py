@@ -214,7 +214,7 @@ def _report(path: Path) -> _Side:
 
 
 def _checkpoint(path: Path) -> _Side:
-    c = load_checkpoint(path, fallback=TENSORS.name)
+    c = load_checkpoint(path, fallback=TENSORS)
     rows = {}
     for t in c.spec.tensors:
         size = getattr(torch, c.dtypes[t.name]).itemsize
@@ -224,7 +224,7 @@ def _checkpoint(path: Path) -> _Side:
     size = path.stat().st_size
     facts = {
         **_size(size, c.sha256, c.spec.numel),
-        "family": c.family,
+        "family": c.family.name,
         "checkpoint sha256": c.sha256,
         **_nested("config", c.config),
     }

@@ -18,10 +18,9 @@ from golfpack.artifact import (
 from golfpack.base.documents import SCHEMA_VERSION
 from golfpack.base.files import write_atomically
 from golfpack.errors import UsageError
-from golfpack.models.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-)
+from golfpack.models.base import Family
+from golfpack.models.checkpoint import load_checkpoint
+from golfpack.models.model import Model
 from golfpack.models.tensors import TENSORS
 
 
@@ -54,7 +53,12 @@ class ImportReport:
 
 
 def import_checkpoint(
-    path: Path, output: Path, settings: tuple[str, ...] = (), *, force: bool = False
+    path: Path,
+    output: Path,
+    settings: tuple[str, ...] = (),
+    family: Family | None = None,
+    *,
+    force: bool = False,
 ) -> ImportReport:
     """Write a checkpoint as safetensors, every tensor once, in its own float type.
 
@@ -63,6 +67,7 @@ def import_checkpoint(
 
     Args:
         settings: "model.option=value".
+        family: what `--model` says it is; None detects it.
         force: replace files that exist.
 
     Raises:
@@ -74,16 +79,16 @@ def import_checkpoint(
     if rest:
         raise UsageError(f"--set {rest[0]!r} sets nothing here", "use --set model.OPTION=VALUE")
     check_writable(output, force=force)
-    checkpoint = load_checkpoint(path, model_settings, fallback=TENSORS.name)
-    aliases = _repeats(checkpoint) if checkpoint.family == TENSORS.name else {}
+    checkpoint = load_checkpoint(path, model_settings, family, TENSORS)
+    aliases = _repeats(checkpoint) if checkpoint.family is TENSORS else {}
     kept = {n: w for n, w in checkpoint.weights.items() if n not in aliases}
-    origin = {"family": checkpoint.family, "sha256": checkpoint.sha256, "aliases": aliases}
+    origin = {"family": checkpoint.family.name, "sha256": checkpoint.sha256, "aliases": aliases}
     tensors = {n: _stored(w, checkpoint.dtypes[n]) for n, w in kept.items()}
     size = write_checkpoint(output, tensors, checkpoint.config, origin)
     return ImportReport(
         source=str(path),
         source_sha256=checkpoint.sha256,
-        family=checkpoint.family,
+        family=checkpoint.family.name,
         config=checkpoint.config,
         assumed=checkpoint.assumed,
         checkpoint=str(output),
@@ -95,7 +100,7 @@ def import_checkpoint(
     )
 
 
-def _repeats(checkpoint: Checkpoint) -> dict[str, str]:
+def _repeats(checkpoint: Model) -> dict[str, str]:
     """Matrices that hold the same values as an earlier one -> its name.
 
     Constant matrices are left alone: two of them say nothing about each other.
@@ -111,7 +116,7 @@ def _repeats(checkpoint: Checkpoint) -> dict[str, str]:
     return repeats
 
 
-def _notes(checkpoint: Checkpoint, aliases: Mapping[str, str]) -> list[str]:
+def _notes(checkpoint: Model, aliases: Mapping[str, str]) -> list[str]:
     notes = list(checkpoint.notes)
     notes += [f"{name} repeats {kept} and is kept once" for name, kept in aliases.items()]
     doubles = [n for n, dtype in checkpoint.dtypes.items() if dtype == "float64"]

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from golfpack.artifact import (
-    LoadedModel,
-    check_against_family,
+    model_of,
     names_artifact,
     open_pair,
 )
@@ -25,17 +24,12 @@ from golfpack.measure.tensors import (
     TensorReport,
     tensor_reports,
 )
-from golfpack.models import (
-    describe,
-    find_family,
-)
-from golfpack.models.user.choice import current_choice
-from golfpack.models.user.family import USER
+from golfpack.models.base import Family
+from golfpack.models.model import Model
 from golfpack.packer.format.loader import (
     is_artifact,
     load,
 )
-from golfpack.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,10 @@ class _Rows:
 
 
 def inspect(
-    path: Path, against: Path | None = None, settings: tuple[str, ...] = ()
+    path: Path,
+    against: Path | None = None,
+    settings: tuple[str, ...] = (),
+    family: Family | None = None,
 ) -> InspectReport:
     """What an artifact or a checkpoint holds, tensor by tensor.
 
@@ -83,10 +80,11 @@ def inspect(
         against: the float checkpoint an artifact was built from, for the errors; without it they are
             taken from the build's report, where that lies beside the artifact.
         settings: "model.option=value" of the checkpoint; an artifact carries its own.
+        family: what `--model` says the model is; None takes an artifact's word, or detects it.
     """
     if against is not None and not names_artifact(path):
         raise UsageError(f"{path} is not an artifact", "--float is for artifacts; leave it out")
-    loaded, original = open_pair(path, against, settings)
+    loaded, original = open_pair(path, against, settings, family)
     streams: dict[str, int] = {}
     notes: list[str] = []
     errors = None if against is None else str(against)
@@ -94,7 +92,10 @@ def inspect(
         artifact = load(path)
         streams = {n: len(data) for n, data in artifact.container.streams.items()}
         streams["header"] = artifact.container.overhead
-        known = Known(_blocks(loaded), None if original is None else original.weights)
+        known = Known(
+            {t.name: t.block for t in loaded.spec.tensors},
+            None if original is None else original.weights,
+        )
         rows = tensor_reports(artifact, known)
         beside = path.with_suffix(".report.json")
         if against is None and beside.is_file():
@@ -107,7 +108,7 @@ def inspect(
         path=str(path),
         sha256=loaded.sha256,
         bytes=path.stat().st_size,
-        family=loaded.family,
+        family=loaded.family.name,
         config=loaded.config,
         assumed=loaded.assumed,
         parameters=sum(w.size for w in loaded.weights.values()),
@@ -151,29 +152,17 @@ def unpack(path: Path, output: Path, *, force: bool = False) -> int:
         raise UsageError(f"{path}: this is not a .golf artifact; unpack takes one", "see `inspect`")
     check_writable(output, force=force)
     artifact = load(path)
-    config = check_against_family(artifact)
-    tensors = {n: torch.tensor(w) for n, w in artifact.weights().items()}
+    model = model_of(artifact, path)
+    tensors = {n: torch.tensor(w) for n, w in model.weights.items()}
     origin = {"family": artifact.family, "sha256": artifact.container.sha256}
-    return write_checkpoint(output, tensors, config, origin)
+    return write_checkpoint(output, tensors, model.config, origin)
 
 
-def _checkpoint_rows(loaded: LoadedModel) -> list[TensorReport]:
+def _checkpoint_rows(loaded: Model) -> list[TensorReport]:
     return [
         TensorReport(
             t.name, t.role, t.shape, "f32", 4 * t.numel, 0, 32.0, None, None, block=t.block,
             kurtosis=excess_kurtosis(loaded.weights[t.name]),
         )
-        for t in _spec(loaded).tensors
+        for t in loaded.spec.tensors
     ]  # fmt: skip
-
-
-def _blocks(loaded: LoadedModel) -> dict[str, int | None]:
-    """The block of every tensor; none are known of a class of the user's that was not named."""
-    if loaded.family == USER.name and current_choice() is None:
-        return {}
-    return {t.name: t.block for t in _spec(loaded).tensors}
-
-
-def _spec(loaded: LoadedModel) -> ModelSpec:
-    shapes = {n: torch.empty(w.shape, device="meta") for n, w in loaded.weights.items()}
-    return describe(find_family(loaded.family), loaded.config, shapes)

@@ -8,11 +8,13 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from golfpack.artifact import LoadedModel, check_against_family, names_artifact, open_original
+from golfpack.artifact import model_of, names_artifact, open_original
 from golfpack.base.documents import SCHEMA_VERSION, versions
 from golfpack.base.progress import Notify, silent
 from golfpack.build.reportfile import read_build_report
 from golfpack.errors import CorruptError, UsageError, unreadable
+from golfpack.models.base import Family
+from golfpack.models.model import Model
 from golfpack.packer.format.container import DIGEST, VERSION, Frame, divide
 from golfpack.packer.format.loader import Artifact, loads
 from golfpack.packer.format.reencode import encode_again
@@ -69,6 +71,7 @@ def verify(
     against: Path | None = None,
     settings: tuple[str, ...] = (),
     notify: Notify = silent,
+    family: Family | None = None,
 ) -> VerifyReport:
     """Look at everything that can be wrong with an artifact, one check after the other.
 
@@ -76,6 +79,7 @@ def verify(
         report: the build's report, which must be of this file.
         against: the checkpoint it was built from, which must have the same tensors.
         settings: "model.option=value" of the checkpoint.
+        family: what `--model` says the artifact is; None takes its word.
 
     Raises:
         UsageError: a file that is not there, or is something else. A damaged artifact raises
@@ -89,7 +93,7 @@ def verify(
     told = None if report is None else read_build_report(report)
     blob, checks = path.read_bytes(), _Checks(notify)
     artifact = _whole(blob, checks)
-    model = checks.run("model", lambda: _model(_there(artifact)))
+    model = checks.run("model", lambda: _model(_there(artifact), path, family))
     checks.run("encoding", lambda: _encoding(_there(artifact), blob))
     if told is not None:
         checks.run("report", lambda: _report(told, _there(artifact)))
@@ -184,10 +188,8 @@ def _tensors(blob: bytes) -> tuple[Artifact, str]:
     return artifact, f"{len(weights)} decode to {numel:,} finite weights"
 
 
-def _model(artifact: Artifact) -> tuple[LoadedModel, str]:
-    config = check_against_family(artifact)
-    sha256 = artifact.container.sha256
-    model = LoadedModel(artifact.family, config, artifact.weights(), sha256, {})
+def _model(artifact: Artifact, path: Path, family: Family | None) -> tuple[Model, str]:
+    model = model_of(artifact, path, family)
     return model, f"family {artifact.family}, its config and tensors belong together"
 
 
@@ -237,7 +239,7 @@ def _report(told: dict[str, Any], artifact: Artifact) -> tuple[bool, str]:
 
 
 def _checkpoint(
-    model: LoadedModel, path: Path, settings: tuple[str, ...], told: dict[str, Any] | None
+    model: Model, path: Path, settings: tuple[str, ...], told: dict[str, Any] | None
 ) -> tuple[bool, str]:
     original = open_original(model, path, settings)
     if told is not None and told["checkpoint_sha256"] != original.sha256:

@@ -1,4 +1,4 @@
-"""What a model family is. A family is a file or two beside this one plus one line in `FAMILIES`.
+"""What a model family is. A family is a folder beside this file, plus one line in `FAMILIES`.
 
 A family's module must:
 - take token ids (B, T) int64 and return logits (B, T, V) float32;
@@ -8,14 +8,15 @@ A family's module must:
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
+from golfpack.base.convert import options_of
 from golfpack.errors import UsageError
 from golfpack.models.device import send
 from golfpack.spec import ModelSpec
@@ -69,6 +70,13 @@ class Family:
     newer: frozenset[str] = frozenset()
     describe: Callable[[Mapping[str, Any], StateDict], ModelSpec] | None = None
     asked_only: bool = False
+
+    def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:
+        """The model with these weights: float32, on CPU, in eval mode, no gradients asked for."""
+        net = self.build(config)
+        # Copied: a module must not share memory with arrays its caller still holds.
+        net.load_state_dict({name: torch.tensor(w) for name, w in weights.items()}, assign=True)
+        return net.requires_grad_(False)
 
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -183,45 +191,8 @@ def pick(p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
 
 def typed_overrides(config_type: type, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Check config overrides against a config dataclass and convert strings to the field types.
-
-    Raises:
-        UsageError: an unknown key (with near matches) or a value of the wrong type.
-    """
-    types = {f.name: f.type for f in dataclasses.fields(config_type)}
-    for key in overrides:
-        if key not in types:
-            near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
-            raise UsageError(
-                f"unknown model option {key!r}",
-                f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(types)}",
-            )
-    return {key: _convert(key, value, types[key]) for key, value in overrides.items()}
-
-
-def _convert(key: str, value: object, kind: Any) -> Any:
-    """`value` as a `kind` (int, float, bool or str), or UsageError."""
-    try:
-        if kind is str and type(value) is int:  # "9" as an option that lists numbers
-            return str(value)
-        if kind is bool and isinstance(value, str):
-            return {"true": True, "false": False}[value.lower()]
-        if isinstance(value, str):
-            return kind(value)
-        if kind is float and type(value) is int:
-            return float(value)
-    except (ValueError, KeyError):
-        pass
-    else:
-        if type(value) is kind:
-            return value
-    raise UsageError(
-        f"model option {key} must be of type {kind.__name__}, not {value!r}",
-        f"for example --set model.{key}={_EXAMPLES[kind]}",
-    )
-
-
-_EXAMPLES = {int: "8", float: "10000.0", bool: "true", str: "relu2"}
+    """Config overrides, each of its field's type. Raises UsageError as `options_of`."""
+    return options_of(config_type, overrides, "model option", "--set model.")
 
 
 def settle(

@@ -1,21 +1,19 @@
 """Reading float checkpoints: file -> family, config, spec and float32 weights."""
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from golfpack.base.documents import read_json
 from golfpack.errors import UsageError
-from golfpack.models import (
+from golfpack.models.base import Family
+from golfpack.models.detect import (
     Detected,
     detect,
-    find_family,
 )
 from golfpack.models.files import (
     Stored,
@@ -23,42 +21,16 @@ from golfpack.models.files import (
     peek,
     read_bytes,
 )
+from golfpack.models.model import Model
 from golfpack.spec import ModelSpec
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint, recognised and in memory.
-
-    Attributes:
-        family: name of the model family.
-        config: complete, JSON-safe config of the family.
-        spec: what the packer may know about the model.
-        weights: float32 arrays by tensor name, in the order of `spec.tensors`.
-        dtypes: the dtype each tensor had in the file, such as "bfloat16".
-        sha256: of the file, hex.
-        path: the file.
-        assumed: config values that neither the shapes nor the user told: defaults taken on trust.
-        notes: what was renamed, split or dropped on the way from the file's tensors to `weights`.
-    """
-
-    family: str
-    config: dict[str, Any]
-    spec: ModelSpec
-    weights: dict[str, np.ndarray]
-    dtypes: dict[str, str]
-    sha256: str
-    path: Path
-    assumed: dict[str, Any]
-    notes: tuple[str, ...] = ()
 
 
 def load_checkpoint(
     path: str | Path,
     overrides: Mapping[str, Any] | None = None,
-    family: str | None = None,
-    fallback: str | None = None,
-) -> Checkpoint:
+    family: Family | None = None,
+    fallback: Family | None = None,
+) -> Model:
     """Read a checkpoint file and recognise its model.
 
     Config values that shapes cannot tell come from `overrides`, else from the sidecar file
@@ -68,9 +40,8 @@ def load_checkpoint(
     Args:
         path: the file.
         overrides: config values by field name, typed or as strings.
-        family: name of the family to read it as; None for the one that `--model` chose, or else
-            detects it.
-        fallback: name of the family to read it as where none is recognised; None: an error.
+        family: the family to read it as; None detects it.
+        fallback: the family to read it as where none is recognised; None: an error.
 
     Raises:
         UsageError: the file cannot be read, or is of no known or consistent model.
@@ -79,8 +50,8 @@ def load_checkpoint(
     data = read_bytes(path)
     found = _recognise(parse(data, path), path, overrides, family, fallback)
     tensors = {t.name: _floating(t.name, found.state[t.name], path) for t in found.spec.tensors}
-    return Checkpoint(
-        family=found.family.name,
+    return Model(
+        family=found.family,
         config=found.config,
         spec=found.spec,
         weights={name: _to_numpy(name, t) for name, t in tensors.items()},
@@ -93,41 +64,33 @@ def load_checkpoint(
 
 
 def peek_spec(
-    path: Path, overrides: Mapping[str, Any] | None = None, fallback: str | None = None
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    family: Family | None = None,
+    fallback: Family | None = None,
 ) -> ModelSpec | None:
     """The spec of a large checkpoint without reading its weights; None where it must be read for that.
 
     Args:
-        overrides, fallback: as for `load_checkpoint`.
+        overrides, family, fallback: as for `load_checkpoint`.
 
     Raises:
         UsageError: the tensors are of no known or consistent model.
     """
     stored = peek(path)
-    return None if stored is None else _recognise(stored, path, overrides, None, fallback).spec
+    return None if stored is None else _recognise(stored, path, overrides, family, fallback).spec
 
 
 def _recognise(
     stored: Stored,
     path: Path,
     overrides: Mapping[str, Any] | None,
-    family: str | None,
-    fallback: str | None,
+    family: Family | None,
+    fallback: Family | None,
 ) -> Detected:
     state = {name: _stored_in_full(name, t, path) for name, t in stored.tensors.items()}
-    overrides = {**_sidecar(path), **(overrides or {})}
     config = stored.config or _transformers_config(path)
-    return detect(state, family, overrides, config, fallback)
-
-
-def build_model(
-    family: str, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]
-) -> nn.Module:
-    """The model with these weights: float32, on CPU, in eval mode, no gradients asked for."""
-    model = find_family(family).build(config)
-    # Copied: a module must not share memory with arrays its caller still holds.
-    model.load_state_dict({name: torch.tensor(w) for name, w in weights.items()}, assign=True)
-    return model.requires_grad_(False)
+    return detect(state, family, overrides, config, fallback, _sidecar(path))
 
 
 def _stored_in_full(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
@@ -175,12 +138,4 @@ def _transformers_config(path: Path) -> dict[str, Any]:
 
 def _json_object(path: Path) -> dict[str, Any]:
     """What a JSON file holds; {} where it does not exist."""
-    if not path.exists():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not valid JSON: {error}", "fix or delete it") from error
-    if not isinstance(config, dict):
-        raise UsageError(f"{path} must hold one JSON object", 'such as {"rope_base": 10000.0}')
-    return config
+    return read_json(path, "fix or delete it") if path.exists() else {}

@@ -11,6 +11,7 @@ from golfpack.build.report import (
 )
 from golfpack.errors import UsageError
 from golfpack.inspect.inspect import inspect
+from golfpack.models.base import Family
 from golfpack.packer.format.loader import load
 from golfpack.page.checked import (
     read_build,
@@ -39,6 +40,7 @@ class PageOptions:
         output: the page; None for NAME.html beside `path`.
         settings: "model.option=value" of the float checkpoint.
         force: replace a file that is no page of ours, too.
+        family: what `--model` says the artifact is; None takes its word.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class PageOptions:
     output: Path | None = None
     settings: tuple[str, ...] = ()
     force: bool = False
+    family: Family | None = None
 
 
 def report(options: PageOptions) -> PageReport:
@@ -70,7 +73,7 @@ def report(options: PageOptions) -> PageReport:
     evaluation = None if options.evaluation is None else read_eval(options.evaluation)
     inspected = None
     if artifact is not None and (build is None or options.against is not None):
-        inspected = inspect(path, options.against, options.settings)
+        inspected = inspect(path, options.against, options.settings, options.family)
     source = None if found is None else found.name
     data = page_data(_title(path, build), build, artifact, inspected, evaluation, source)
     page = page_html(data).encode()

@@ -30,7 +30,6 @@ from golfpack.inspect.inspect import (
     unpack,
 )
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
 from golfpack.models.golf.family import spec
@@ -95,13 +94,13 @@ def test_the_reloaded_model_predicts_what_the_packers_did(tiny, tiny_stats, tmp_
     expected = {n: t.dequantize().reshape(tiny.weights[n].shape) for n, t in state.tensors.items()}
     loaded = open_model(path)
     tokens = torch.arange(60)[None]
-    one = build_model(loaded.family, loaded.config, loaded.weights)(tokens)
-    two = build_model(tiny.family, tiny.config, expected)(tokens)
+    one = loaded.module()(tokens)
+    two = tiny.module(expected)(tokens)
     assert torch.equal(one, two)
     unpack(path, tmp_path / "x.safetensors")
     back = load_checkpoint(tmp_path / "x.safetensors")
     assert back.config == tiny.config
-    assert torch.equal(build_model(back.family, back.config, back.weights)(tokens), one)
+    assert torch.equal(back.module()(tokens), one)
 
 
 @pytest.mark.parametrize("recipe", ["rd", "sdclip-brotli"])

@@ -25,7 +25,6 @@ from golfpack.eval.modes import (
 )
 from golfpack.eval.scorer import Scorer
 from golfpack.kernels.select import Device
-from golfpack.models.checkpoint import build_model
 from golfpack.models.device import (
     check_compile_mode,
     peak_memory_bytes,
@@ -116,7 +115,7 @@ def test_kl_on_a_device(tiny):
     near = {
         n: w + 0.01 * rng.standard_normal(w.shape).astype("f4") for n, w in tiny.weights.items()
     }
-    models = [build_model(tiny.family, tiny.config, w) for w in (tiny.weights, near)]
+    models = [tiny.module(w) for w in (tiny.weights, near)]
     sequences = rng.integers(0, 256, (3, 32))
     wanted = mean_kl(*models, sequences, threads=1)
     assert wanted > 1e-5
@@ -127,7 +126,7 @@ def test_fetching_losses_together_changes_nothing(tiny):
     tokens = np.random.default_rng(0).integers(0, 256, 200).astype(np.uint16)
     stream, logs = Stream.of(tokens, np.array([0, 199])), []
     for together in (1, 3, 1000):
-        model = build_model(tiny.family, tiny.config, tiny.weights)
+        model = tiny.module()
         scorer = Scorer(model, tiny.spec, batch_tokens=64)
         scorer.fetch_every = together
         logs.append(ScoreLog(stream.targets))
@@ -140,7 +139,7 @@ def test_fetching_losses_together_changes_nothing(tiny):
 
 
 def test_a_compiled_model_that_is_off_is_refused(tiny, monkeypatch):
-    model = build_model(tiny.family, tiny.config, tiny.weights)
+    model = tiny.module()
     monkeypatch.setattr(torch, "compile", lambda m, mode: lambda tokens: 1.5 * m(tokens))
     with pytest.raises(UsageError, match="losses are off by"):
         Scorer(model, tiny.spec, compiled="default").warm_up(16)

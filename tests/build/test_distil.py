@@ -13,7 +13,6 @@ from golfpack.build.distil import (
 )
 from golfpack.errors import UsageError
 from golfpack.eval.divergence import mean_kl
-from golfpack.models.checkpoint import build_model
 
 STEP = 0.08
 
@@ -26,7 +25,7 @@ def fast(monkeypatch):
 
 @pytest.fixture
 def teacher(tiny):
-    return build_model(tiny.family, tiny.config, tiny.weights)
+    return tiny.module()
 
 
 def start(tiny, limit=None):
@@ -42,7 +41,7 @@ def start(tiny, limit=None):
 
 def student(tiny, latents):
     weights = {**tiny.weights, **{n: x.weight().numpy() for n, x in latents.items()}}
-    return build_model(tiny.family, tiny.config, weights)
+    return tiny.module(weights)
 
 
 def trained(tiny, teacher, tokens, updates, threads=1, seed=0, device=None):
@@ -139,7 +138,7 @@ def test_what_no_gradient_reaches_stays(tiny, teacher, tiny_tokens):
     latents = start(tiny)
     name = next(n for n in latents if n.endswith("mlp.proj.weight"))
     dead = {**tiny.weights, name.replace("mlp.proj", "mlp.fc"): 0 * tiny.weights[name].T}
-    net = build_model(tiny.family, tiny.config, dead)
+    net = tiny.module(dead)
     only = {name: latents[name]}
     after = distil(net, net, only, tiny_tokens.sequences[:1], threads=1)
     assert torch.equal(after[name].z, latents[name].z)
@@ -149,6 +148,6 @@ def test_a_network_that_overflows_is_an_error(tiny, teacher, tiny_tokens):
     latents = start(tiny)
     name = next(iter(latents))
     nan = {**tiny.weights, name: np.full_like(tiny.weights[name], np.nan)}
-    broken = build_model(tiny.family, tiny.config, nan)
+    broken = tiny.module(nan)
     with pytest.raises(UsageError, match="the KL is nan after 0 updates"):
         distil(broken, student(tiny, latents), latents, tiny_tokens.sequences[:1], threads=1)

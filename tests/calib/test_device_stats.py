@@ -8,11 +8,11 @@ from golfpack.calib.device import calibrate_on
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
+from golfpack.models import FAMILIES
 from golfpack.models.base import (
     generate,
     pick,
 )
-from golfpack.models.checkpoint import build_model
 from golfpack.models.golf.family import spec as golf_spec
 
 LOOPED = {
@@ -36,14 +36,14 @@ def arrays(stats):
 def test_statistics_are_the_hosts_up_to_rounding(tiny, tiny_tokens, monkeypatch, looped, gradients):
     monkeypatch.setattr("golfpack.calib.stats.BATCH_TOKENS", 192)
     model, spec, tokens = (
-        build_model(tiny.family, tiny.config, tiny.weights),
+        tiny.module(),
         tiny.spec,
         tiny_tokens,
     )
     if looped:
         spec, rng = golf_spec(LOOPED), np.random.default_rng(0)
         weights = {t.name: rng.standard_normal(t.shape).astype("f4") for t in spec.tensors}
-        model = build_model("golf", spec.config, weights)
+        model = FAMILIES["golf"].module(spec.config, weights)
         tokens = CalibTokens(rng.integers(0, 24, (7, 16)), "synthetic")
     before = {n: p.clone() for n, p in model.named_parameters()}
     options = {"gradients": gradients, "seed": 3, "threads": 2}
@@ -59,7 +59,7 @@ def test_statistics_are_the_hosts_up_to_rounding(tiny, tiny_tokens, monkeypatch,
 
 
 def test_other_seeds_draw_other_labels(tiny, tiny_tokens):
-    model = build_model(tiny.family, tiny.config, tiny.weights)
+    model = tiny.module()
     one, two = (
         arrays(
             calibrate_on("cpu", model, tiny.spec, tiny_tokens, gradients=True, seed=s, threads=1)
@@ -72,7 +72,7 @@ def test_other_seeds_draw_other_labels(tiny, tiny_tokens):
 
 def test_overflow_is_found_at_the_end(tiny, tiny_tokens):
     weights = {n: w * np.float32(1e30) for n, w in tiny.weights.items()}
-    model = build_model(tiny.family, tiny.config, weights)
+    model = tiny.module(weights)
     with pytest.raises(UsageError, match="not finite"):
         calibrate_on("cpu", model, tiny.spec, tiny_tokens, gradients=True, seed=0, threads=1)
 
@@ -86,6 +86,6 @@ def test_draws_are_torchs_own():
 
 def test_a_model_that_overflows_writes_no_text(tiny):
     weights = {n: w * np.float32(np.nan) for n, w in tiny.weights.items()}
-    model = build_model(tiny.family, tiny.config, weights)
+    model = tiny.module(weights)
     with pytest.raises(UsageError, match="not finite"):
         generate(model, 2, 6, 1, 1.0, torch.Generator().manual_seed(0))

@@ -15,7 +15,6 @@ from golfpack.calib.sources import (
 )
 from golfpack.data.shards import write_shard
 from golfpack.errors import UsageError
-from golfpack.models.checkpoint import build_model
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_held_out_sequences_are_the_last_and_the_digest_is_of_uint32():
 
 
 def test_self_generated_text_depends_on_the_seed_alone(tiny):
-    model = build_model(tiny.family, tiny.config, tiny.weights)
+    model = tiny.module()
     state = torch.get_rng_state()
     one = self_generated(model, 3, 20, seed=1)
     torch.manual_seed(99)  # noqa: TID251
@@ -142,7 +141,7 @@ def test_a_model_writes_what_calibration_tokens_would_repeat_too_often(source, r
 
 def test_long_texts_are_written_in_parts_and_all_is_told(tiny, monkeypatch):
     monkeypatch.setattr("golfpack.calib.sources.WRITTEN_AT_ONCE", 64)
-    model, calls = build_model(tiny.family, tiny.config, tiny.weights), []
+    model, calls = tiny.module(), []
     model.register_forward_hook(lambda *_: calls.append(1))
     text = self_generated(model, 5, 32, 0).sequences
     assert text.shape == (5, 32)

@@ -14,7 +14,7 @@ from golfpack.calib.cache import cached
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
-from golfpack.models.checkpoint import build_model
+from golfpack.models import FAMILIES
 from golfpack.models.golf.family import spec as golf_spec
 
 SEED = 5
@@ -32,7 +32,7 @@ def small(request):
     rng = np.random.default_rng(0)
     weights = {t.name: rng.standard_normal(t.shape).astype("f4") for t in spec.tensors}
     tokens = CalibTokens(rng.integers(0, 24, (5, 16)), "synthetic")
-    return build_model("golf", spec.config, weights), spec, tokens
+    return FAMILIES["golf"].module(spec.config, weights), spec, tokens
 
 
 def run(small, **options):
@@ -202,7 +202,7 @@ def test_a_model_that_overflows_is_named(small):
     model, spec, tokens = small
     weights = {n: p.numpy().copy() for n, p in model.named_parameters()}
     weights["blocks.0.mlp.fc.weight"] *= 1e20
-    broken = build_model("golf", spec.config, weights)
+    broken = FAMILIES["golf"].module(spec.config, weights)
     for gradients in (True, False):
         with pytest.raises(UsageError, match="not finite"):
             run((broken, spec, tokens), gradients=gradients)

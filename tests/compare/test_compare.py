@@ -32,7 +32,6 @@ from golfpack.errors import (
 )
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
-from golfpack.models.checkpoint import build_model
 
 TEXT = [
     f"The {a} {n} of {b} went to the {c} and said that {n} would be {a}."
@@ -101,8 +100,7 @@ def _kl(before: Path, after: Path, held: str) -> float:
     """KL on the first four windows, from float64 probabilities."""
     tokens = torch.from_numpy(read_tokens(held, 256).astype(np.int64)).view(4, 64)
     p, q = (
-        build_model(m.family, m.config, m.weights)(tokens).double().softmax(-1)
-        for m in (open_model(before), open_model(after))
+        m.module()(tokens).double().softmax(-1) for m in (open_model(before), open_model(after))
     )
     return float((p * (p / q).log()).sum() / 256)
 

@@ -37,7 +37,6 @@ from golfpack.eval.ttt_sgd import (
     SgdTtt,
     cosine,
 )
-from golfpack.models.checkpoint import build_model
 from golfpack.models.golf.family import (
     build,
     spec,
@@ -57,7 +56,7 @@ def losses_of(call, tokens):
 
 def sgd_by_hand(tiny, tokens, window, options):
     """Score a chunk's plain windows, then train on its sequences, one by one, momentum by hand."""
-    model = build_model(tiny.family, tiny.config, tiny.weights).requires_grad_(True)
+    model = tiny.module().requires_grad_(True)
     velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     nll = []
     chunks = -(-(len(tokens) - 1) // options.chunk_tokens)
@@ -119,7 +118,7 @@ def test_a_window_belongs_to_the_chunk_of_its_first_target(tiny):
 
 def lora_by_hand(tiny, tokens, options):
     """One document: chunk by chunk, with weights W + scale B A, and AdamW on A and B."""
-    model = build_model(tiny.family, tiny.config, tiny.weights)
+    model = tiny.module()
     modules = module_shapes(tiny.spec, options.targets)
     slots = {(name, 0): shape for name, shape in modules.items()}
     adapters = Adapters(Sites(slots, options.rank, 2.0), 1, "cpu", options.seed)

@@ -14,10 +14,7 @@ from golfpack.eval.modes import (
     Stream,
 )
 from golfpack.eval.scorer import Scorer
-from golfpack.models.checkpoint import (
-    Checkpoint,
-    build_model,
-)
+from golfpack.models.model import Model
 from golfpack.spec import (
     ModelSpec,
     TensorSpec,
@@ -36,8 +33,8 @@ class RunningMean(nn.Module):
         return seen / seen.sum(-1, keepdim=True)
 
 
-def scorer_of(checkpoint: Checkpoint, kind: type[Scorer] = Scorer, **options: Any) -> Scorer:
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+def scorer_of(checkpoint: Model, kind: type[Scorer] = Scorer, **options: Any) -> Scorer:
+    model = checkpoint.module()
     return kind(model, checkpoint.spec, **options)
 
 

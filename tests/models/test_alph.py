@@ -16,14 +16,13 @@ from golfpack.build.run import (
 )
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
-from golfpack.models import detect
 from golfpack.models.alph.family import ALPH
 from golfpack.models.alph.file import read_alph
 from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
+from golfpack.models.detect import detect
 
 TOY = {
     "vocab_size": 29, "num_layers": 2, "dim": 16, "num_heads": 2, "mlp_hidden": 64, "seq_len": 16,
@@ -93,7 +92,7 @@ def random_weights(config):
 def toy(**changes):
     config = ALPH.spec({**TOY, **changes}).config
     weights = random_weights(config)
-    return config, weights, build_model("alph", config, weights)
+    return config, weights, ALPH.module(config, weights)
 
 
 def layer_norm(w, name, x):
@@ -211,7 +210,7 @@ def test_both_formats_load_by_content(write, tmp_path):
     path = tmp_path / "checkpoint-5000.json"
     path.write_bytes(write(weights))
     checkpoint = load_checkpoint(path)
-    assert (checkpoint.family, checkpoint.config) == ("alph", config)
+    assert (checkpoint.family, checkpoint.config) == (ALPH, config)
     assert set(checkpoint.assumed) == {"score_cap"}
     assert "wte is wte.weight" in checkpoint.notes[0]
     assert list(checkpoint.weights) == list(weights)
@@ -219,7 +218,7 @@ def test_both_formats_load_by_content(write, tmp_path):
         np.testing.assert_array_equal(checkpoint.weights[name], w)
     alph = read_alph(path.read_bytes(), path)
     assert alph.config == MODEL_CONFIG
-    build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    checkpoint.module()
     tokenizer = load_tokenizer(path)
     assert tokenizer.vocab_size() == 3
     assert tokenizer.Encode("abba") == [2, 1, 0]
@@ -228,7 +227,7 @@ def test_both_formats_load_by_content(write, tmp_path):
 def test_a_checkpoint_may_come_without_its_tokenizer(tmp_path):
     path = tmp_path / "checkpoint-5000.json"
     path.write_bytes(alph_bytes(toy()[1], header_of(toy()[1], tokenizerArtifacts=None)))
-    assert load_checkpoint(path).family == "alph"
+    assert load_checkpoint(path).family is ALPH
     with pytest.raises(UsageError, match="holds no BPE tokenizer"):
         load_tokenizer(path)
 
@@ -375,9 +374,9 @@ def test_a_checkpoint_builds_on_its_own_text_and_its_artifact_opens(tmp_path):
     assert report.headroom_bytes is not None
     assert report.headroom_bytes >= 0
     packed = open_model(output)
-    assert (packed.family, packed.config) == ("alph", ALPH.spec(TOY).config)
+    assert (packed.family, packed.config) == (ALPH, ALPH.spec(TOY).config)
     tokens = torch.arange(16)[None]
-    quantized = build_model(packed.family, packed.config, packed.weights)(tokens)
+    quantized = packed.module()(tokens)
     assert 0 < float((quantized - model(tokens)).abs().max()) < 2
 
 

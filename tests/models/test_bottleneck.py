@@ -14,15 +14,14 @@ from golfpack.errors import (
     BudgetError,
     UsageError,
 )
-from golfpack.models import detect
 from golfpack.models.base import KVCache
 from golfpack.models.bottleneck.config import BottleneckConfig
 from golfpack.models.bottleneck.family import BOTTLENECK
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
     peek_spec,
 )
+from golfpack.models.detect import detect
 from golfpack.packer.search import (
     Fit,
     check_reach,
@@ -80,7 +79,7 @@ def random_weights(config):
 def toy(**changes):
     config = BOTTLENECK.spec({**TOY, **changes}).config
     weights = random_weights(config)
-    return config, weights, build_model("bottleneck", config, weights)
+    return config, weights, BOTTLENECK.module(config, weights)
 
 
 def golden_model(changes):
@@ -345,7 +344,7 @@ def test_tied_checkpoints_import_without_their_aliases(container, tmp_path):
     assert checkpoint.spec.numel == 4084
     assert len(checkpoint.notes) == 1
     assert "4 tensors equal others (blocks.0.attn.k_geo.weight" in checkpoint.notes[0]
-    again = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    again = checkpoint.module()
     tokens = torch.arange(10)[None]
     assert torch.equal(again(tokens), model(tokens))
     safetensors.torch.save(again.state_dict())  # which refuses tensors that share memory

@@ -15,7 +15,6 @@ import torch
 from golfpack.errors import UsageError
 from golfpack.models import files as module
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
     peek_spec,
 )
@@ -61,10 +60,10 @@ def test_formats_are_told_by_content(state, wrap, tmp_path):
         path.write_bytes(torch_bytes(state if wrap == "plain" else {wrap: state, "step": 3}))
     checkpoint = load_checkpoint(path)
     assert_weights(checkpoint, state)
-    assert checkpoint.family == "golf"
+    assert checkpoint.family is GOLF
     assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert {"activation", "rope_base", "softcap", "seq_len"} <= set(checkpoint.assumed)
-    build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    checkpoint.module()
 
 
 def int8_export(state):
@@ -108,10 +107,10 @@ def test_the_sidecar_gives_config_and_explicit_overrides_win(state, tmp_path):
     config = load_checkpoint(path, {"seq_len": "64"}).config
     assert (config["rope_base"], config["seq_len"]) == (500.0, 64)
     sidecar.write_text("[1]")
-    with pytest.raises(UsageError, match="must hold one JSON object"):
+    with pytest.raises(UsageError, match="holds no JSON object"):
         load_checkpoint(path)
     sidecar.write_text("{")
-    with pytest.raises(UsageError, match="not valid JSON"):
+    with pytest.raises(UsageError, match="is not JSON"):
         load_checkpoint(path)
 
 
@@ -187,7 +186,7 @@ def test_real_checkpoints_load(shared):
     assert len(paths) == 7
     for path in paths:
         checkpoint = load_checkpoint(path)
-        model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+        model = checkpoint.module()
         assert sum(p.numel() for p in model.parameters()) == checkpoint.spec.numel
     zero_proj = load_checkpoint(next(folder.glob("zero_proj*/*.ptz")))
     assert (zero_proj.config["passes"], zero_proj.config["activation"]) == (3, "swiglu")

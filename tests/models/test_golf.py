@@ -8,18 +8,15 @@ import torch
 from golf_reference import TINY, reference_logits
 
 from golfpack.errors import UsageError
-from golfpack.models import (
-    FAMILIES,
-    detect,
-)
+from golfpack.models import find_family
 from golfpack.models.base import (
     KVCache,
     generate,
 )
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
+from golfpack.models.detect import detect
 from golfpack.models.golf.family import GOLF
 from golfpack.spec import Hook
 
@@ -47,7 +44,7 @@ def random_weights(config):
 def tiny(**changes):
     config = GOLF.spec({**TINY, **changes}).config
     weights = random_weights(config)
-    return config, weights, build_model("golf", config, weights)
+    return config, weights, GOLF.module(config, weights)
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
@@ -62,7 +59,7 @@ def test_logits_match_the_float64_reference(changes):
 
 def test_a_real_checkpoint_matches_the_float64_reference(shared):
     checkpoint = load_checkpoint(shared / "checkpoints/books_6x256/final_model.pt")
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    model = checkpoint.module()
     tokens = np.random.default_rng(1).integers(0, 1024, 200)
     expected = reference_logits(checkpoint.weights, checkpoint.config, tokens)
     logits = model(torch.from_numpy(tokens)[None])[0].numpy()
@@ -141,7 +138,7 @@ def test_detection_recovers_the_config_from_shapes(name):
     config = GOLF.spec({**TINY, **VARIANTS[name]}).config
     state = {n: torch.from_numpy(w) for n, w in random_weights(config).items()}
     found = detect(state)
-    assert (found.family, found.config) == (FAMILIES["golf"], config)
+    assert (found.family, found.config) == (GOLF, config)
     assert set(found.assumed) == ASSUMED - ({"activation"} if name == "swiglu-passes" else set())
     assert (found.state, found.notes) == (state, ())
 
@@ -164,9 +161,14 @@ def test_overrides_set_what_shapes_cannot_tell():
     ("overrides", "message", "hint"),
     [
         ({"rope_bass": "1"}, "unknown model option 'rope_bass'", "rope_base"),
-        ({"seq_len": "long"}, "seq_len must be of type int, not 'long'", "--set model.seq_len"),
-        ({"seq_len": True}, "seq_len must be of type int", "--set"),
-        ({"tied": "maybe"}, "tied must be of type bool", "--set"),
+        ({"seq_len": "long"}, "seq_len cannot be 'long'", "an integer: --set model.seq_len=1024"),
+        ({"seq_len": True}, "seq_len cannot be True", "--set"),
+        ({"tied": "maybe"}, "tied cannot be 'maybe'", "--set model.tied=true"),
+        (
+            {"layer_order": [0, 1]},
+            "layer_order cannot be [0, 1]",
+            "text: --set model.layer_order=VALUE",
+        ),
         ({"dim": 32}, "dim=32 contradicts the checkpoint", "leave dim out"),
         ({"activation": "gelu"}, "unknown activation 'gelu'", "leaky_relu2"),
         ({"activation": "swiglu"}, "needs tensors named mlp.gate_up.weight", "relu2"),
@@ -218,4 +220,4 @@ def test_unknown_families_list_the_known_ones():
         detect({"layers.0.w": torch.zeros(2, 2)})
     assert "golf: tok_emb.weight" in (caught.value.hint or "")
     with pytest.raises(UsageError, match="unknown model family 'gulf'"):
-        detect(state_of(), family="gulf")
+        find_family("gulf")

@@ -12,7 +12,6 @@ from golfpack.models.base import (
     KVCache,
     generate,
 )
-from golfpack.models.checkpoint import build_model
 from golfpack.models.golf.config import (
     GolfConfig,
     index_list,
@@ -89,7 +88,7 @@ def tiny(**changes):
         t.name: np.asarray(rng.normal(0, 0.4, t.shape), np.float32)
         for t in GOLF.spec(config).tensors
     }
-    return config, weights, build_model("golf", config, weights)
+    return config, weights, GOLF.module(config, weights)
 
 
 @pytest.mark.parametrize("changes", FEATURES.values(), ids=FEATURES)

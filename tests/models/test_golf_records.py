@@ -19,11 +19,10 @@ from golfpack.build.run import (
     build,
 )
 from golfpack.errors import UsageError
-from golfpack.models import detect
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
+from golfpack.models.detect import detect
 from golfpack.models.golf.adapt import adapt
 from golfpack.models.golf.config import GolfConfig
 from golfpack.models.golf.family import GOLF
@@ -179,7 +178,7 @@ def test_banked_checkpoints_load_and_predict_as_the_formula_says(tmp_path):
     assert checkpoint.dtypes["tok_emb.weight"] == "bfloat16"
     for name, w in checkpoint.weights.items():
         np.testing.assert_array_equal(w, weights[name].float().numpy())
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    model = checkpoint.module()
     tokens = np.array([1, 5, 3, 1, 0, 9, 9, 2, 1, 1, 4])
     expected = reference_logits(checkpoint.weights, checkpoint.config, tokens)
     logits = model(torch.from_numpy(tokens)[None])[0].numpy()
@@ -242,7 +241,7 @@ def test_artifacts_keep_the_split_matrices_and_the_whole_config(tmp_path, tiny_s
     assert packed.config == original.config
     assert set(packed.weights) == set(weights)
     tokens = torch.arange(40)[None] % 7
-    logits = [build_model(m.family, m.config, m.weights)(tokens) for m in (packed, original)]
+    logits = [m.module()(tokens) for m in (packed, original)]
     assert 0 < (logits[0] - logits[1]).abs().max() < 0.1 * logits[1].abs().max()
 
 
@@ -254,7 +253,7 @@ def test_artifacts_older_than_the_features_are_as_they_were(name):
     assert set(opened.config) - set(artifact.config) == GOLF.newer >= {"rope_dims", "smear"}
     assert opened.config == GOLF.spec(artifact.config).config
     tokens = np.arange(20) % opened.config["vocab_size"]
-    model = build_model(opened.family, opened.config, opened.weights)
+    model = opened.module()
     logits = model(torch.from_numpy(tokens)[None])[0].numpy()
     expected = reference_logits(opened.weights, opened.config, tokens)
     np.testing.assert_allclose(logits, expected, atol=1e-4)

@@ -11,7 +11,6 @@ import torch
 from golfpack.errors import UsageError
 from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
 from golfpack.models.gpt2.family import GPT2
@@ -76,7 +75,7 @@ def test_logits_are_the_formula(changes):
     config = {**CONFIG, **changes}
     weights = random_weights(config)
     tokens = np.random.default_rng(1).integers(0, 23, 13)
-    model = build_model("gpt2", config, weights).double()
+    model = GPT2.module(config, weights).double()
     got = model(torch.from_numpy(tokens)[None])[0].numpy()
     expected = reference_logits(weights, tokens, 3, 1e-3, config["activation"] == "gelu")
     np.testing.assert_allclose(got, expected, atol=2e-6)
@@ -87,7 +86,7 @@ def test_parameters_are_counted_without_memory():
 
 
 def test_decoding_with_a_cache_gives_the_same_logits():
-    model = build_model("gpt2", CONFIG, random_weights(CONFIG))
+    model = GPT2.module(CONFIG, random_weights(CONFIG))
     tokens = torch.from_numpy(np.random.default_rng(2).integers(0, 23, (2, 12)))
     full = model(tokens)
     for cuts in ([1] * 12, [5, 4, 3]):
@@ -115,7 +114,7 @@ def test_the_layout_of_transformers(tmp_path, prefix):
     (tmp_path / "config.json").write_text(json.dumps(HF))
     torch.save(state, tmp_path / "pytorch_model.bin")
     found = load_checkpoint(tmp_path / "pytorch_model.bin")
-    assert (found.family, found.config, found.assumed) == ("gpt2", CONFIG, {})
+    assert (found.family, found.config, found.assumed) == (GPT2, CONFIG, {})
     for name, w in weights.items():
         np.testing.assert_array_equal(found.weights[name], w)
     said = "; ".join(found.notes)
@@ -164,7 +163,7 @@ def test_transformers_agrees(tmp_path):
     theirs.save_pretrained(tmp_path)
     found = load_checkpoint(tmp_path / "model.safetensors")
     assert (found.config["num_heads"], found.config["tied"]) == (4, True)
-    model = build_model(found.family, found.config, found.weights)
+    model = found.module()
     tokens = torch.from_numpy(np.random.default_rng(3).integers(0, 40, (2, 32)))
     with torch.no_grad():
         expected = theirs.eval()(tokens).logits

@@ -30,7 +30,6 @@ from golfpack.eval.scorer import (
 )
 from golfpack.eval.windows import lay_windows
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
 from golfpack.packer.format.loader import load
@@ -85,7 +84,7 @@ def test_bpb_of_stories_agrees_with_the_reference(shared, stories):
     documents = [story.strip() for story in text.split("<|endoftext|>")]
     tokens = encode_documents(sp, documents)[:1025]
     found = load_checkpoint(stories / "stories260K.bin")
-    model = build_model(found.family, found.config, found.weights)
+    model = found.module()
     table = ByteTable.from_tokenizer(sp, 512)
     assert audit(sp, table, tokens).table_bytes == int(table.count(tokens).sum())
     counts, stream = table.count(tokens), torch.from_numpy(tokens.astype(np.int64))
@@ -128,7 +127,7 @@ def test_an_artifact_of_stories_at_3_5_bits_loses_less_than_0_02_bpb(shared, sto
     for weights in (found.weights, packed.weights()):
         log, model = (
             ScoreLog(len(tokens) - 1, counts),
-            build_model(found.family, found.config, weights),
+            found.module(weights),
         )
         windows = lay_windows(len(tokens) - 1, 512, 512)
         score_windows(Scorer(model, found.spec), stream.long(), stream.long(), windows, log)

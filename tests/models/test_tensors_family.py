@@ -21,12 +21,13 @@ from golfpack.inspect.inspect import (
     inspect,
     unpack,
 )
+from golfpack.models import FAMILIES
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.roles import (
     block_of,
     guess_role,
 )
-from golfpack.models.user.choice import chosen_model
+from golfpack.models.tensors import TENSORS
 from golfpack.packer.format.loader import load
 
 
@@ -68,8 +69,8 @@ def test_a_budget_is_kept_and_the_report_tells_the_errors(options, state, tmp_pa
             )
     errors = [t.rel_err for t in report.tensors if t.role != "vector" and t.name != "zeros"]
     assert max(errors) < 2 * min(errors)  # equal relative errors, whatever a tensor's scale
-    again = load_checkpoint(tmp_path / "back.safetensors", fallback="tensors")
-    assert again.family == "tensors"
+    again = load_checkpoint(tmp_path / "back.safetensors", fallback=TENSORS)
+    assert again.family is TENSORS
     assert inspect(options.output, options.inputs.checkpoint).parameters == report.parameters
 
 
@@ -106,21 +107,32 @@ def test_equal_tensors_give_equal_bytes_in_any_order(options, state, tmp_path):
 def test_there_is_nothing_to_run(options, tmp_path):
     build(options)
     for path in (options.output, options.inputs.checkpoint):
-        with chosen_model("tensors"), pytest.raises(UsageError, match="without a network"):
-            evaluate(EvalOptions(path, "none.bin", tmp_path / "none.model"))
-    with chosen_model("tensors"), pytest.raises(UsageError, match="without a network"):
-        build(options.changed(data_free=False))
+        with pytest.raises(UsageError, match="without a network"):
+            evaluate(EvalOptions(path, "none.bin", tmp_path / "none.model", family=TENSORS))
+    with pytest.raises(UsageError, match="without a network"):
+        build(options.changed(data_free=False, model="tensors"))
     with pytest.raises(BudgetError):
         build(options.changed(budget="0.01bpw"))
+
+
+@pytest.mark.parametrize("how", [{"family": TENSORS}, {"fallback": TENSORS}], ids=list)
+def test_a_sidecar_is_left_aside_and_a_note_says_so(options, how):
+    options.inputs.checkpoint.with_suffix(".config.json").write_text('{"hidden": 3}')
+    found = load_checkpoint(options.inputs.checkpoint, **how)
+    assert found.config == {}
+    assert [n for n in found.notes if ".config.json" in n] == [
+        "the .config.json beside the checkpoint was left aside: tensors have no options"
+    ]
+    with pytest.raises(UsageError, match="unknown model option 'hidden'"):
+        load_checkpoint(options.inputs.checkpoint, {"hidden": 3}, **how)
 
 
 def test_a_family_can_be_left_aside(tiny_path, tmp_path):
     options = asked(tiny_path, "4bpw", tmp_path / "x.golf", data_free=True, cache=False)
     assert build(options.changed(dry_run=True)).family == "golf"
-    with chosen_model("tensors"):
-        assert build(options).family == "tensors"
-    with chosen_model("golf"), pytest.raises(UsageError, match="family tensors, not golf"):
-        inspect(options.output)
+    assert build(options.changed(model="tensors")).family == "tensors"
+    with pytest.raises(UsageError, match="family tensors, not golf"):
+        inspect(options.output, family=FAMILIES["golf"])
 
 
 def test_the_command_line(options, tmp_path, monkeypatch):
@@ -153,7 +165,7 @@ def test_rwkv(shared, tmp_path):
     unpack(options.output, tmp_path / "r.safetensors", force=True)
     exact = safetensors.torch.load_file(tmp_path / "r.safetensors")
     assert all(torch.equal(exact[n], t) for n, t in weights.items())
-    roles = {t.role for t in load_checkpoint(source, fallback="tensors").spec.tensors}
+    roles = {t.role for t in load_checkpoint(source, fallback=TENSORS).spec.tensors}
     assert roles == {
         "embed", "head", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_out", "vector",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,11 @@ from golfpack.inspect.inspect import (
 )
 from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
-from golfpack.models.user.choice import (
-    chosen_model,
-    current_choice,
+from golfpack.models.choose import choose_family
+from golfpack.models.user.open_class import (
+    open_class,
     parse_args,
 )
 from golfpack.packer.format.container import assemble
@@ -61,13 +61,15 @@ def ref(folder):
 
 
 @pytest.fixture(scope="module")
+def family(ref):
+    """The class's family, as --model and --model-args give it."""
+    return choose_family(ref, ["vocab=300"])
+
+
+@pytest.fixture(scope="module")
 def net(folder, ref):
     """The class's own instance, and its state dict as any training script saves it."""
-    with chosen_model(ref, ["vocab=300"]):
-        choice = current_choice()
-        assert choice is not None
-        assert choice.module_class is not None
-        module = choice.module_class(vocab=300)
+    module = open_class(folder / "net.py", "Net")(vocab=300)
     gen = torch.Generator().manual_seed(0)
     for p in module.parameters():
         p.data.copy_(torch.randn(p.shape, generator=gen) / max(p.shape) ** 0.5)
@@ -87,13 +89,12 @@ def data(folder):
     return folder / "train.bin", model
 
 
-def test_the_state_dict_is_read_as_the_class_ties_it(folder, ref, net):
-    with chosen_model(ref, ["vocab=300"]):
-        found = load_checkpoint(folder / "net.pt")
-        model = build_model(found.family, found.config, found.weights)
-        tokens = torch.arange(20)[None]
-        with torch.no_grad():
-            assert torch.equal(model(tokens), net(tokens)[0])
+def test_the_state_dict_is_read_as_the_class_ties_it(folder, family, net):
+    found = load_checkpoint(folder / "net.pt", family=family)
+    model = found.module()
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(model(tokens), net(tokens)[0])
     names = {n for n, _ in net.named_parameters()}
     assert set(found.weights) == names  # "again" and the mask are not stored
     assert found.config == {
@@ -112,15 +113,13 @@ def test_the_state_dict_is_read_as_the_class_ties_it(folder, ref, net):
     assert roles[2] == "vector"
 
 
-def test_calibration_sees_every_use(folder, ref, net):
+def test_calibration_sees_every_use(folder, family, net):
     """The statistics equal those of inputs and gradients worked out by hand on the class itself."""
     tokens = np.random.default_rng(0).integers(0, 300, (3, 10))
-    with chosen_model(ref, ["vocab=300"]):
-        found = load_checkpoint(folder / "net.pt")
-        model = build_model(found.family, found.config, found.weights)
-        stats = calibrate(
-            model, found.spec, CalibTokens(tokens, "x"), gradients=True, seed=0, threads=1
-        )
+    found = load_checkpoint(folder / "net.pt", family=family)
+    stats = calibrate(
+        found.module(), found.spec, CalibTokens(tokens, "x"), gradients=True, seed=0, threads=1
+    )
     seen = []
     handle = net.mixer.out_proj.register_forward_hook(
         lambda _m, a, _o: seen.append(a[0].flatten(0, 1))
@@ -140,10 +139,8 @@ def test_calibration_sees_every_use(folder, ref, net):
     assert all(f.max() > 0 for f in stats.vector_fisher.values())
 
 
-def test_decoding_with_a_cache_gives_the_same_logits(folder, ref, net):
-    with chosen_model(ref, ["vocab=300"]):
-        found = load_checkpoint(folder / "net.pt")
-        model = build_model(found.family, found.config, found.weights)
+def test_decoding_with_a_cache_gives_the_same_logits(folder, family, net):
+    model = load_checkpoint(folder / "net.pt", family=family).module()
     tokens = torch.arange(12).view(2, 6)
     cache = KVCache(6)
     parts = [model(part, cache=cache) for part in tokens.split([1, 3, 2], 1)]
@@ -154,11 +151,10 @@ def test_decoding_with_a_cache_gives_the_same_logits(folder, ref, net):
 def artifact(folder, ref, net, data):
     options = asked(
         folder / "net.pt", "5bpw", folder / "net.golf", calib=str(data[0]), calib_tokens=1024,
-        settings=("model.seq_len=64",), cache=False,
+        settings=("model.seq_len=64",), cache=False, model=ref, model_args=('{"vocab": 300}',),
     )  # fmt: skip
-    with chosen_model(ref, ['{"vocab": 300}']):
-        report = build(options)
-        again = build(options.changed(calib=None, calib_tokens=64, dry_run=True))
+    report = build(options)
+    again = build(options.changed(calib=None, calib_tokens=64, dry_run=True))
     assert report.budget_bytes is not None
     assert report.headroom_bytes >= 0
     assert report.measured_kl is not None
@@ -177,15 +173,15 @@ def test_an_artifact_names_its_class_and_never_runs_it(folder, ref, artifact, da
     with pytest.raises(UsageError, match="class of its own, Net") as caught:
         evaluate(EvalOptions(artifact, str(data[0]), data[1]))
     assert ":Net" in (caught.value.hint or "")
-    with chosen_model(ref):  # the arguments are in the artifact
-        packed = evaluate(
-            EvalOptions(artifact, str(data[0]), data[1], baseline=folder / "net.pt", limit=500)
-        )
-        assert load_checkpoint(tmp_path / "back.safetensors").config == text
+    family = choose_family(ref)  # the arguments are in the artifact
+    options = EvalOptions(artifact, str(data[0]), data[1], family=family)
+    packed = evaluate(replace(options, baseline=folder / "net.pt", limit=500))
+    assert load_checkpoint(tmp_path / "back.safetensors", family=family).config == text
     assert packed.window == 64
     assert abs(packed.quant_gap) < 0.2
-    with chosen_model(ref.replace(":Net", ":Linear")), pytest.raises(UsageError, match="class Net"):
-        evaluate(EvalOptions(artifact, str(data[0]), data[1]))
+    other = choose_family(ref.replace(":Net", ":Linear"))
+    with pytest.raises(UsageError, match="class Net"):
+        evaluate(replace(options, family=other))
 
 
 @pytest.mark.parametrize(
@@ -205,14 +201,14 @@ def test_a_linear_module_that_shares_the_embedding(folder):
     state = {"emb.weight": torch.randn(9, 4, generator=torch.Generator().manual_seed(0))}
     torch.save({**state, "head.weight": state["emb.weight"]}, folder / "tied.pt")
     torch.save({**state, "head.weight": state["emb.weight"] + 1}, folder / "untied.pt")
-    with chosen_model(f"{folder / 'net.py'}:Linear", ["vocab=9", "dim=4"]):
-        found = load_checkpoint(folder / "tied.pt")
-        assert list(found.weights) == ["emb.weight"]
-        assert [h.kind for h in found.spec.tensors[0].hooks] == ["embedding", "linear"]
-        model = build_model(found.family, found.config, found.weights)
-        assert model.get_parameter("emb.weight") is model.get_parameter("head.weight")
-        with pytest.raises(UsageError, match=r"ties 'head\.weight'"):
-            load_checkpoint(folder / "untied.pt")
+    family = choose_family(f"{folder / 'net.py'}:Linear", ["vocab=9", "dim=4"])
+    found = load_checkpoint(folder / "tied.pt", family=family)
+    assert list(found.weights) == ["emb.weight"]
+    assert [h.kind for h in found.spec.tensors[0].hooks] == ["embedding", "linear"]
+    model = found.module()
+    assert model.get_parameter("emb.weight") is model.get_parameter("head.weight")
+    with pytest.raises(UsageError, match=r"ties 'head\.weight'"):
+        load_checkpoint(folder / "untied.pt", family=family)
 
 
 @pytest.mark.parametrize(
@@ -234,8 +230,10 @@ def test_a_linear_module_that_shares_the_embedding(folder):
 )  # fmt: skip
 def test_what_cannot_be_used_says_why(folder, net, model, args, says):
     (folder / "bad.py").write_text("1 / 0\n")
-    with pytest.raises(UsageError) as caught, chosen_model(model and model.format(f=folder), args):
-        load_checkpoint(folder / "net.pt")
+    with pytest.raises(UsageError) as caught:
+        load_checkpoint(
+            folder / "net.pt", family=choose_family(model and model.format(f=folder), args)
+        )
     assert says in caught.value.message
 
 
@@ -247,8 +245,9 @@ def test_arguments_are_typed():
 
 def test_the_callers_random_state_is_left_alone(folder, ref, net):
     before = torch.random.get_rng_state()
-    with chosen_model(ref, ["vocab=300", "dim=24"]), pytest.raises(UsageError):
-        load_checkpoint(folder / "net.pt")
+    family = choose_family(ref, ["vocab=300", "dim=24"])
+    with pytest.raises(UsageError):
+        load_checkpoint(folder / "net.pt", family=family)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -272,10 +271,13 @@ def test_the_example_in_the_docs_works(tmp_path):
     shapes = {"emb.weight": (50, 64), "block.qkv.weight": (192, 64), "block.out.weight": (64, 64)}
     state = {n: torch.randn(s, generator=gen) / 8 for n, s in shapes.items()}
     torch.save({**state, "scale": torch.ones(())}, tmp_path / "doc.pt")
-    with chosen_model(f"{tmp_path / 'doc.py'}:Net", ["vocab=50"]):
-        found = load_checkpoint(tmp_path / "doc.pt")
-        options = asked(tmp_path / "doc.pt", "4bpw", calib_tokens=32, cache=False, dry_run=True)
-        assert build(options).measured_kl is not None
+    model, args = f"{tmp_path / 'doc.py'}:Net", ("vocab=50",)
+    found = load_checkpoint(tmp_path / "doc.pt", family=choose_family(model, args))
+    options = asked(
+        tmp_path / "doc.pt", "4bpw", calib_tokens=32, cache=False, dry_run=True, model=model,
+        model_args=args,
+    )  # fmt: skip
+    assert build(options).measured_kl is not None
     hooks = {t.name: [h.kind for h in t.hooks] for t in found.spec.tensors}
     assert hooks == {
         "scale": [], "emb.weight": ["embedding", "linear"], "block.qkv.weight": ["linear"],

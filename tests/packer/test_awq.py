@@ -7,7 +7,6 @@ import pytest
 
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
-from golfpack.models.checkpoint import build_model
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.awq import Awq
 from golfpack.packer.passes.policy import Policy
@@ -126,7 +125,7 @@ def test_folded_statistics_are_those_of_the_folded_model(make_state, tiny, tiny_
         logs = rng.integers(-24, 24, max(fold.rows) + 1)[list(fold.rows)].astype(np.int32)
         uses |= fold_uses(uses, fold, logs, len(weights[fold.producer]))
         weights |= fold_weights(weights, fold, logs)
-    model = build_model(tiny.family, tiny.config, weights)
+    model = tiny.module(weights)
     again = calibrate(model, tiny.spec, tiny_tokens, gradients=True, seed=0, threads=1)
     for name, measured in again.uses.items():
         for a, b in zip(measured, uses[name], strict=True):

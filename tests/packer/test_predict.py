@@ -8,7 +8,6 @@ import pytest
 
 from golfpack.errors import UsageError
 from golfpack.eval.divergence import mean_kl
-from golfpack.models.checkpoint import build_model
 from golfpack.packer.format.tensors import Raw
 from golfpack.packer.passes.policy import Policy
 from golfpack.packer.predict import (
@@ -39,11 +38,11 @@ def ready(make_state):
 def measure(tiny, tiny_tokens):
     """KL(float || tensors) of the tiny model, for real."""
     shapes = {t.name: t.shape for t in tiny.spec.tensors}
-    reference = build_model(tiny.family, tiny.config, tiny.weights)
+    reference = tiny.module()
 
     def kl(tensors):
         weights = {n: t.dequantize().reshape(shapes[n]) for n, t in tensors.items()}
-        other = build_model(tiny.family, tiny.config, weights)
+        other = tiny.module(weights)
         return mean_kl(reference, other, tiny_tokens.sequences, 1)
 
     return kl

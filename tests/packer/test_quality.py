@@ -10,7 +10,6 @@ from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.errors import BudgetError
 from golfpack.eval.divergence import mean_kl
-from golfpack.models.checkpoint import build_model
 from golfpack.packer.passes.policy import Policy
 from golfpack.packer.passes.quantize import Sense
 from golfpack.packer.recipe import load_recipe
@@ -28,11 +27,11 @@ NO_BUDGET = Budget(1 << 40)
 def fitted(make_state, tiny, tiny_tokens):
     """fitted(target, recipe) -> (finished state, its measured KL), of the tiny model for real."""
     shapes = {t.name: t.shape for t in tiny.spec.tensors}
-    reference = build_model(tiny.family, tiny.config, tiny.weights)
+    reference = tiny.module()
 
     def measure(tensors):
         weights = {n: t.dequantize().reshape(shapes[n]) for n, t in tensors.items()}
-        other = build_model(tiny.family, tiny.config, weights)
+        other = tiny.module(weights)
         return mean_kl(reference, other, tiny_tokens.sequences[:4], 1)
 
     def fit(target, recipe="rd", settings=()):

@@ -13,7 +13,6 @@ from golfpack.errors import (
     UsageError,
 )
 from golfpack.models.checkpoint import (
-    build_model,
     load_checkpoint,
 )
 from golfpack.train.config import TrainConfig
@@ -116,7 +115,7 @@ def test_checkpoint_is_the_model_that_was_validated(straight: Path) -> None:
     loaded = load_checkpoint(straight / "final_model.pt")
     assert (loaded.config["seq_len"], loaded.config["num_kv_heads"]) == (16, 1)
     assert not loaded.assumed
-    model = build_model(loaded.family, loaded.config, loaded.weights)
+    model = loaded.module()
     last = log_of(straight)[-1]
     assert last["step"] == 30
     assert validation_loss(model, HELD_OUT, 16, 8) == pytest.approx(last["val_loss"], abs=1e-6)

@@ -1,15 +1,14 @@
 """The family of everything else: a user's own module, named with `--model FILE.py:CLASS`.
 
-The class needs no changes. It is built with its keyword arguments and called with token ids (B, T);
-it gives logits (B, T, V), alone, first in a tuple, or as `.logits`. What calibration hooks is found
-by watching one call (`weight_uses.py`). The artifact keeps the class's name and arguments, never code.
+`user_family` makes it of a class: there is one family per class, and what it does is that class's.
+`USER` is the family without its class, which is all that an artifact leads to: it says what the
+artifact tells, and what to add where more is asked. The artifact keeps the class's name and arguments,
+never code.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,37 +17,22 @@ from torch import nn
 from golfpack.errors import UsageError
 from golfpack.models.base import (
     Family,
-    KVCache,
     StateDict,
     typed_overrides,
 )
-from golfpack.models.roles import (
-    block_of,
-    guess_role,
+from golfpack.models.tensors import describe
+from golfpack.models.user.blueprint import (
+    blueprint,
+    parsed,
+    runnable,
 )
-from golfpack.models.user.choice import (
-    USER_FAMILY,
-    canonical,
-    current_choice,
-)
-from golfpack.models.user.weight_uses import (
-    USE_MODULES,
-    Parameters,
-    Route,
-    Watch,
-    use_key,
-)
-from golfpack.spec import (
-    Hook,
-    ModelSpec,
-    Role,
-    TensorSpec,
-)
+from golfpack.spec import ModelSpec
 
-# The submodule that holds the modules of `weight_uses.py`; it has no parameters.
-_USES = "golfpack_uses"
-# More than one position, so that a class that only gives the last one's logits is found out.
-_PROBE_LENGTH = 2
+USER_FAMILY = "user"
+
+
+class ClassError(UsageError):
+    """The class of a user's model is not named, or is another than the model's."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +41,7 @@ class UserConfig:
 
     Attributes:
         class_name: the class to name with `--model FILE.py:CLASS`.
+        vocab_size: how many tokens it tells apart.
         args: its keyword arguments, canonical JSON.
         seq_len: longest sequence the model takes, and the default window of scoring.
     """
@@ -69,185 +54,78 @@ class UserConfig:
     def __post_init__(self) -> None:
         if min(self.vocab_size, self.seq_len) < 1:
             raise UsageError("model options vocab_size and seq_len must be positive", None)
-        _parsed(self.args)
+        parsed(self.args)
 
 
 @dataclass(frozen=True)
-class _Blueprint:
-    """What one call of a freshly built module tells.
+class _Chosen:
+    """What `--model FILE.py:CLASS` chose; the functions of its family.
 
     Attributes:
-        aliases: further names of a shared parameter -> its first name.
-        buffers: what the class makes itself and saves with its weights.
+        module_class: the class; None where no class was named.
+        args: its keyword arguments, canonical JSON; None where none were given.
     """
 
-    tensors: tuple[TensorSpec, ...]
-    aliases: Mapping[str, str]
-    buffers: Mapping[str, torch.Tensor]
-    vocab_size: int
+    module_class: type[nn.Module] | None
+    args: str | None
+
+    def named(self, class_name: str | None) -> type[nn.Module]:
+        """The class. Raises ClassError where there is none, or the model's is another."""
+        named = class_name or "CLASS"
+        hint = f"add --model path/to/file.py:{named}"
+        if self.module_class is None:
+            what = f"this is a model of a class of its own, {named}, which golfpack does not have"
+            raise ClassError(what, hint)
+        if class_name not in (None, self.module_class.__name__):
+            what = f"the model is of class {named}, not {self.module_class.__name__}"
+            raise ClassError(what, hint)
+        return self.module_class
+
+    def args_of(self, overrides: Mapping[str, Any]) -> str:
+        """The class's arguments: from --model-args, else as the checkpoint or artifact has them."""
+        return overrides.get("args", "{}") if self.args is None else self.args
+
+    def adapt(self, state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, list[str]]:
+        """One tensor per parameter of the class, and nothing that it makes itself."""
+        plan = blueprint(self.named(overrides.get("class_name")), self.args_of(overrides))
+        out, notes = dict(state), []
+        for alias, kept in plan.aliases.items():
+            if alias in out:
+                tensor = out.pop(alias)
+                _check_alias(alias, tensor, kept, out.setdefault(kept, tensor))
+                notes.append(f"{alias} is {kept} (tied) and is kept once")
+        for name, made in plan.buffers.items():
+            if name in out:
+                _check_buffer(name, out.pop(name), made)
+                notes.append(f"{name} left out: the class makes it itself")
+        return out, notes
+
+    def infer(self, _state: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """The class and its arguments; see `Family.infer`."""
+        module_class = self.named(overrides.get("class_name"))
+        vocab_size = blueprint(module_class, self.args_of(overrides)).vocab_size
+        told = {"class_name": module_class.__name__, "vocab_size": vocab_size}
+        return told if self.args is None else {**told, "args": self.args}
+
+    def build(self, config: Mapping[str, Any]) -> nn.Module:
+        return runnable(self.named(config["class_name"]), config["args"])
+
+    def spec(self, config: Mapping[str, Any]) -> ModelSpec:
+        tensors = blueprint(self.named(config["class_name"]), config["args"]).tensors
+        return ModelSpec(USER_FAMILY, dict(config), tensors)
+
+    def max_length(self, config: Mapping[str, Any]) -> int | None:
+        self.named(config["class_name"])  # who asks is about to run it
+        return config["seq_len"]
 
 
-class _Adapter(nn.Module):
-    """Put before the user's class in a class of both: what golfpack asks of a module."""
-
-    def forward(self, tokens: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
-        """Tokens (B, T) int64 -> logits (B, T, V) float32.
-
-        The class has no cache of its own: with one, the tokens seen so far are computed again.
-        """
-        seen = tokens if cache is None else cache.with_last_tokens(tokens, cache.capacity)
-        with Route(self, self.get_submodule(_USES)):  # type: ignore[arg-type]
-            out = super().forward(seen)
-        return _logits(out)[:, -tokens.shape[1] :].float()
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Copy one tensor per parameter; assigning them would untie what the class has tied."""
-        del strict, assign
-        parameters = dict(self.named_parameters())
-        if parameters.keys() != state_dict.keys():
-            raise ValueError(f"not the parameters: {sorted(parameters.keys() ^ state_dict.keys())}")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(state_dict[name])
-
-
-def _logits(out: Any) -> torch.Tensor:
-    """The logits in what a class returned."""
-    first: Any = out[0] if isinstance(out, (tuple, list)) and out else out
-    return getattr(first, "logits", first)
-
-
-def _parsed(args: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(args)
-    except ValueError:
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise UsageError(f"model option args is {args!r}", "it must be one JSON object")
-    return parsed
-
-
-def chosen_class(class_name: str | None) -> type[nn.Module]:
-    """The class in force. Raises UsageError where none is, or another than asked for."""
-    choice = current_choice()
-    named = class_name or "CLASS"
-    if choice is None or choice.module_class is None:
-        raise UsageError(
-            f"this is a model of a class of its own, {named}, which golfpack does not have",
-            f"add --model path/to/file.py:{named}",
-        )
-    if class_name not in (None, choice.module_class.__name__):
-        raise UsageError(
-            f"the model is of class {named}, not {choice.module_class.__name__}",
-            f"add --model path/to/file.py:{named}",
-        )
-    return choice.module_class
-
-
-@contextmanager
-def _blaming(what: str, hint: str) -> Iterator[None]:
-    """Turn whatever a user's code raises into one UsageError."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{what} raised {type(error).__name__}: {error}", hint) from error
-
-
-def _make(module_class: type[nn.Module], args: str) -> nn.Module:
-    """An instance, adapted, float32, in eval mode, with its class's own initial weights."""
-    adapted = type(module_class.__name__, (_Adapter, module_class), {})
-    hint = "give its arguments with --model-args key=value, or as a JSON object"
-    # The class's initialisers draw from torch's own random state, which is left as it was.
-    with _blaming(f"{module_class.__name__}({args})", hint), torch.random.fork_rng(devices=[]):
-        module = adapted(**_parsed(args))
-    module.add_module(_USES, nn.ModuleDict())
-    return module.float().eval()
-
-
-@lru_cache(maxsize=4)
-def _blueprint(module_class: type[nn.Module], args: str) -> _Blueprint:
-    module = _make(module_class, args)
-    known = Parameters(module)
-    watch = Watch(known)
-    name = module_class.__name__
-    hint = "its forward must take token ids (B, T) alone and give logits (B, T, V)"
-    with torch.no_grad(), _blaming(f"{name}'s forward", hint), watch:
-        logits = module(torch.zeros(1, _PROBE_LENGTH, dtype=torch.int64))
-    if logits.ndim != 3 or logits.shape[:2] != (1, _PROBE_LENGTH):
-        raise UsageError(
-            f"{name}'s forward gives {tuple(logits.shape)} for {_PROBE_LENGTH} tokens",
-            f"{hint}: of every position, not the last alone",
-        )
-    first = {id(p): n for n, p in known.by_name.items()}
-    named = {n: first[id(p)] for n, p in module.named_parameters(remove_duplicate=False)}
-    return _Blueprint(
-        tensors=tuple(_tensor_spec(n, p, watch, logits.shape[2]) for n, p in known.by_name.items()),
-        aliases={n: kept for n, kept in named.items() if n != kept},
-        buffers={n: b for n, b in module.state_dict().items() if n not in named},
-        vocab_size=logits.shape[2],
-    )
-
-
-def _tensor_spec(name: str, parameter: nn.Parameter, watch: Watch, vocab: int) -> TensorSpec:
-    shape = tuple(parameter.shape)
-    seen = len(shape) == 2 and name not in watch.other
-    kinds = watch.kinds.get(name, []) if seen else []
-    role: Role = guess_role(name, shape)
-    if "embedding" in kinds:
-        role = "embed"
-    elif kinds and shape[0] == vocab:
-        role = "head"
-    elif role in ("embed", "head"):
-        role = "mlp_in"  # named like one, used like any other matrix
-    hooks = tuple(Hook(f"{_USES}.{use_key(kind, name)}", kind) for kind in kinds)
-    return TensorSpec(name, shape, role, block_of(name), hooks)
-
-
-def build(config: Mapping[str, Any]) -> nn.Module:
-    module_class = chosen_class(config["class_name"])
-    module = _make(module_class, config["args"])
-    uses = module.get_submodule(_USES)
-    for tensor in _blueprint(module_class, config["args"]).tensors:
-        for hook in tensor.hooks:
-            uses.add_module(hook.module.removeprefix(f"{_USES}."), USE_MODULES[hook.kind]())
-    return module
-
-
-def spec(config: Mapping[str, Any]) -> ModelSpec:
-    tensors = _blueprint(chosen_class(config["class_name"]), config["args"]).tensors
-    return ModelSpec(USER_FAMILY, dict(config), tensors)
-
-
-def matches(_state: StateDict) -> bool:
+def _matches(_state: StateDict) -> bool:
     return True  # asked for by name; `check_tensors` compares the rest
 
 
-def _args(overrides: Mapping[str, Any]) -> str:
-    """The class's arguments: from --model-args, else as the checkpoint or artifact has them."""
-    choice = current_choice()
-    if choice is None or choice.args is None:
-        return overrides.get("args", "{}")
-    return canonical(choice.args)
-
-
-def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, list[str]]:
-    """One tensor per parameter of the class, and nothing that it makes itself."""
-    plan = _blueprint(chosen_class(overrides.get("class_name")), _args(overrides))
-    out, notes = dict(state), []
-    for alias, kept in plan.aliases.items():
-        if alias in out:
-            tensor = out.pop(alias)
-            _check_alias(alias, tensor, kept, out.setdefault(kept, tensor))
-            notes.append(f"{alias} is {kept} (tied) and is kept once")
-    for name, made in plan.buffers.items():
-        if name in out:
-            _check_buffer(name, out.pop(name), made)
-            notes.append(f"{name} left out: the class makes it itself")
-    return out, notes
+def _guess(config: Mapping[str, Any], state: StateDict) -> ModelSpec:
+    """What names and shapes tell of the tensors, where nobody named the class."""
+    return ModelSpec(USER_FAMILY, dict(config), describe({}, state).tensors)
 
 
 def _check_alias(alias: str, tensor: torch.Tensor, kept: str, original: torch.Tensor) -> None:
@@ -270,21 +148,6 @@ def _check_buffer(name: str, stored: torch.Tensor, made: torch.Tensor) -> None:
         )
 
 
-def infer(_state: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The class and its arguments; see `Family.infer`."""
-    module_class, choice = chosen_class(overrides.get("class_name")), current_choice()
-    vocab_size = _blueprint(module_class, _args(overrides)).vocab_size
-    told = {"class_name": module_class.__name__, "vocab_size": vocab_size}
-    if choice is not None and choice.args is not None:
-        told["args"] = canonical(choice.args)
-    return told
-
-
-def _max_length(config: Mapping[str, Any]) -> int | None:
-    chosen_class(config["class_name"])  # who asks is about to run it
-    return config["seq_len"]
-
-
 def check_form(config: Mapping[str, Any]) -> None:
     """Raise UsageError unless a config is complete: all that can be said without the class."""
     missing = {"class_name", "vocab_size", "args", "seq_len"} - config.keys()
@@ -296,16 +159,31 @@ def check_form(config: Mapping[str, Any]) -> None:
     UserConfig(**typed)
 
 
-USER = Family(
-    name=USER_FAMILY,
-    about="A torch module of your own, unchanged, by --model FILE.py:CLASS.",
-    needs="the parameters of the class that --model FILE.py:CLASS names",
-    config_type=UserConfig,
-    matches=matches,
-    infer=infer,
-    build=build,
-    spec=spec,
-    max_length=_max_length,
-    adapt=adapt,
-    asked_only=True,
-)
+def user_family(
+    module_class: type[nn.Module] | None, args: Mapping[str, Any] | None = None
+) -> Family:
+    """The family of one class.
+
+    Args:
+        module_class: None for what is known without it.
+        args: the class's keyword arguments; None to take those that the checkpoint or artifact has.
+    """
+    given = None if args is None else json.dumps(args, sort_keys=True, separators=(",", ":"))
+    chosen = _Chosen(module_class, given)
+    return Family(
+        name=USER_FAMILY,
+        about="A torch module of your own, unchanged, by --model FILE.py:CLASS.",
+        needs="the parameters of the class that --model FILE.py:CLASS names",
+        config_type=UserConfig,
+        matches=_matches,
+        infer=chosen.infer,
+        build=chosen.build,
+        spec=chosen.spec,
+        max_length=chosen.max_length,
+        adapt=chosen.adapt,
+        describe=_guess if module_class is None else None,
+        asked_only=True,
+    )
+
+
+USER = user_family(None)

@@ -1,15 +1,12 @@
-"""What `--model` says: a family by name, or a class in a file of the user's.
+"""Running a user's file for the class in it: `--model FILE.py:CLASS`.
 
-The choice is in force inside a `with` block and nowhere else. Opening the block is the one place that
-runs a user's file: nothing in a checkpoint or an artifact can lead to it.
+`open_class` is the one place that runs a user's file, and `choose_family` (`golfpack.models.choose`)
+the only one that calls it: nothing in a checkpoint or an artifact can lead here.
 """
 
 import importlib.util
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,62 +15,6 @@ from torch import nn
 
 from golfpack.base.convert import parse_value
 from golfpack.errors import UsageError
-
-# The family of models that are a user's own class (`user.py`).
-USER_FAMILY = "user"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a block of `chosen_model` chose.
-
-    Attributes:
-        family: name of the family to read checkpoints as.
-        module_class: the user's class; None unless `family` is "user".
-        args: keyword arguments of the class; None where none were given.
-    """
-
-    family: str
-    module_class: type[nn.Module] | None
-    args: dict[str, Any] | None
-
-
-_OPEN: list[Choice] = []
-
-
-def current_choice() -> Choice | None:
-    """The innermost open choice, or None where families are detected."""
-    return _OPEN[-1] if _OPEN else None
-
-
-@contextmanager
-def chosen_model(model: str | None, args: Sequence[str] = ()) -> Iterator[None]:
-    """Read checkpoints as `model` inside this block. None changes nothing.
-
-    Args:
-        model: name of a family, or "path/to/file.py:ClassName", whose file is run right here.
-        args: the class's keyword arguments, each "key=value", or a JSON object.
-
-    Raises:
-        UsageError: no such file or class, the file raises, or arguments without a class.
-    """
-    if model is None:
-        if args:
-            raise UsageError("--model-args without --model", "add --model FILE.py:CLASS")
-        yield
-        return
-    file, colon, name = model.rpartition(":")
-    if not colon:
-        if args:
-            raise UsageError("--model-args is for classes", "set options with --set model.NAME=")
-        choice = Choice(model, None, None)
-    else:
-        choice = Choice(USER_FAMILY, _class(Path(file), name), parse_args(args) if args else None)
-    _OPEN.append(choice)
-    try:
-        yield
-    finally:
-        _OPEN.pop()
 
 
 def parse_args(args: Sequence[str]) -> dict[str, Any]:
@@ -98,7 +39,12 @@ def parse_args(args: Sequence[str]) -> dict[str, Any]:
     return out
 
 
-def _class(path: Path, name: str) -> type[nn.Module]:
+def open_class(path: Path, name: str) -> type[nn.Module]:
+    """Run a Python file and take the class of that name.
+
+    Raises:
+        UsageError: no such file or class, or the file raises.
+    """
     module = _run(path)
     found = getattr(module, name, None)
     if isinstance(found, type) and issubclass(found, nn.Module):
@@ -135,8 +81,3 @@ def _run(path: Path) -> ModuleType:
     finally:
         sys.path.remove(str(path.parent))
     return module
-
-
-def canonical(args: Mapping[str, Any]) -> str:
-    """Keyword arguments as canonical JSON, the form in which artifacts keep them."""
-    return json.dumps(args, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,94 @@
+"""Which family a state dict is of, and with which config."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from golfpack.errors import UsageError
+from golfpack.models import FAMILIES
+from golfpack.models.base import (
+    Family,
+    StateDict,
+    check_tensors,
+    settle,
+    typed_overrides,
+)
+from golfpack.spec import ModelSpec
+
+
+class Detected(NamedTuple):
+    """A recognised state dict.
+
+    Attributes:
+        family: the family.
+        config: complete, JSON-safe config.
+        spec: what the packer may know about the model.
+        assumed: the part of `config` that neither shapes nor the user told: the family's defaults.
+        state: the tensors as the family's module names them (see `Family.adapt`).
+        notes: what was done to the names to get there, and what was left aside, for the user.
+    """
+
+    family: Family
+    config: dict[str, Any]
+    spec: ModelSpec
+    assumed: dict[str, Any]
+    state: StateDict
+    notes: tuple[str, ...]
+
+
+def detect(
+    state: StateDict,
+    family: Family | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    stored: Mapping[str, Any] | None = None,
+    fallback: Family | None = None,
+    sidecar: Mapping[str, Any] | None = None,
+) -> Detected:
+    """Recognise the family of a state dict and read its config from names and shapes.
+
+    Args:
+        state: tensors by name; their values matter only where a family tells aliases by them.
+        family: the family to read it as; None tries all.
+        overrides: config values that win over all others, as typed values or strings.
+        stored: the config that the checkpoint carries, by its trainer's names.
+        fallback: the family to read it as where none is recognised; None: an error.
+        sidecar: config values from beside the checkpoint, which win over the stored ones. A family
+            without options leaves them aside.
+
+    Raises:
+        UsageError: no family, or contradicting shapes or overrides.
+    """
+    candidates = [f for f in FAMILIES.values() if not f.asked_only] if family is None else [family]
+    stored, given = stored or {}, {**(sidecar or {}), **(overrides or {})}
+    for candidate in candidates:
+        known = {**stored, **given}
+        adapted, notes = candidate.adapt(state, known) if candidate.adapt else (state, [])
+        if not candidate.matches(adapted):
+            continue
+        if sidecar and not fields(candidate.config_type):
+            given = overrides or {}
+            what = "the .config.json beside the checkpoint was left aside"
+            notes = [*notes, f"{what}: {candidate.name} have no options"]
+        own = candidate.read_config(stored) if candidate.read_config and stored else {}
+        typed = typed_overrides(candidate.config_type, {**own, **given})
+        told = candidate.infer(adapted, typed)
+        config, assumed = settle(candidate.config_type, told, typed)
+        spec = describe(candidate, config, adapted)
+        check_tensors(spec, adapted)
+        return Detected(candidate, config, spec, assumed, adapted, tuple(notes))
+    if fallback is not None:
+        found = detect(state, fallback, overrides, stored, sidecar=sidecar)
+        note = f"the tensors are of no known model family: taken as they are ({fallback.name})"
+        return found._replace(notes=(*found.notes, note))
+    needs = "; ".join(f"{f.name}: {f.needs}" for f in candidates)
+    names = ", ".join(sorted(state)[:3])
+    raise UsageError(
+        f"the checkpoint's {len(state)} tensors ({names}, ...) are of no known model family",
+        f"add --data-free to pack them as they are, or --model FILE.py:CLASS. A family needs these "
+        f"tensors: {needs}",
+    )
+
+
+def describe(family: Family, config: Mapping[str, Any], state: StateDict) -> ModelSpec:
+    """The spec of a model of `family`, which its config tells, or else its tensors."""
+    return family.spec(config) if family.describe is None else family.describe(config, state)

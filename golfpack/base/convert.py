@@ -43,7 +43,7 @@ def make(
     known = [name for name in _names(kind) if name not in hidden]
     for name in options:
         if name not in known:
-            raise unknown_option(f"{what} has no option {name!r}", name, known)
+            raise unknown_option(name, known, what)
     return _complete(kind, options, what, None)
 
 
@@ -65,7 +65,7 @@ def options_of(kind: type, options: Mapping[str, Any], what: str, setting: str) 
     """Those of a dataclass's fields that were given, each of its field's type; texts are read as such.
 
     Args:
-        what: what such an option is called, for messages: "model option".
+        what: whose they are, for messages: "the model".
         setting: how one is set, up to its name, for hints: "--set model.".
 
     Raises:
@@ -74,16 +74,16 @@ def options_of(kind: type, options: Mapping[str, Any], what: str, setting: str) 
     hints, known = get_type_hints(kind), _names(kind)
     for name in options:
         if name not in known:
-            raise unknown_option(f"unknown {what} {name!r}", name, known)
-    shown = {
-        f.name: "VALUE" if f.default in (MISSING, "", None) else f.default for f in fields(kind)
+            raise unknown_option(name, known, what)
+    return {
+        name: to_type(
+            hints[name],
+            _read(hints[name], value),
+            f"{what}'s {name}",
+            f"it takes {_described(hints[name])}: {setting}{name}={_example(kind, name)}",
+        )
+        for name, value in options.items()
     }
-    out = {}
-    for name, value in options.items():
-        example = f"{setting}{name}={_typed(shown[name])}"
-        tell = f"it takes {_described(hints[name])}: {example}"
-        out[name] = to_type(hints[name], _read(hints[name], value), f"{what} {name}", tell)
-    return out
 
 
 def parse_value(text: str) -> Any:
@@ -171,9 +171,12 @@ def _read(hint: Any, value: Any) -> Any:
     return parse_value(value.lower() if hint is bool else value)
 
 
-def _typed(value: Any) -> str:
-    """A value as one types it: the other way of `_read`."""
-    return value if isinstance(value, str) else json.dumps(value)
+def _example(kind: type, name: str) -> str:
+    """A field's default as one types it, where it has one."""
+    default = next(f.default for f in fields(kind) if f.name == name)  # type: ignore[arg-type]
+    if default is MISSING or default in ("", None):
+        return "VALUE"
+    return default if isinstance(default, str) else json.dumps(default)
 
 
 def _names(kind: type) -> list[str]:
@@ -181,12 +184,12 @@ def _names(kind: type) -> list[str]:
     return [f.name for f in fields(kind)]
 
 
-def unknown_option(message: str, name: str, known: Sequence[str]) -> UsageError:
+def unknown_option(name: str, known: Sequence[str], what: str) -> UsageError:
     """The error for an option that nobody knows, with those it may have meant."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     meant = " or ".join(repr(n) for n in near)
     return UsageError(
-        message,
+        f"{what} has no option {name!r}",
         f"did you mean {meant}?" if near else f"its options: {', '.join(known)}",
     )
 

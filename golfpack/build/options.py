@@ -145,7 +145,7 @@ def read_options(table: Mapping[str, Any], what: str = "a build") -> BuildOption
     """
     for name in table:
         if name not in NAMES:
-            raise unknown_option(f"{what} has no option {name!r}", name, sorted(NAMES))
+            raise unknown_option(name, sorted(NAMES), what)
     aim = read_aim(**{name: table.get(name, unset) for name, unset in AIMS.items()})
     whole = {**table, "aim": aim}
     parts = {

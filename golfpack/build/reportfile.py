@@ -1,23 +1,36 @@
 """Reading back the build reports that stand beside artifacts."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from golfpack.base.convert import from_json
 from golfpack.base.documents import read_json
 from golfpack.errors import UsageError
 
-# What every reader of a build report relies on, and its type.
-_NEEDED: dict[str, type] = {
-    "artifact_sha256": str,
-    "artifact_bytes": int,
-    "code_bytes": int,
-    "checkpoint_sha256": str,
-    "family": str,
-    "config": dict,
-    "recipe": str,
-    "parameters": int,
-    "tensors": list,
-}
+
+@dataclass(frozen=True)
+class _Row:
+    """What every reader relies on in a tensor's row."""
+
+    name: str
+    shape: list[int]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """What every reader of a build report relies on."""
+
+    artifact_sha256: str
+    artifact_bytes: int
+    code_bytes: int
+    checkpoint_sha256: str
+    family: str
+    config: dict[str, Any]
+    recipe: str
+    parameters: int
+    tensors: list[_Row]
 
 
 def report_beside(artifact: Path) -> Path:
@@ -32,22 +45,11 @@ def read_build_report(path: Path) -> dict[str, Any]:
         UsageError: unreadable, not JSON, or not the report of a build that succeeded.
     """
     table = read_json(path, "give the .report.json of a build")
-    lacking = [k for k, kind in _NEEDED.items() if not isinstance(table.get(k), kind)]
-    rows = table.get("tensors")
-    if not lacking and not all(_is_row(row) for row in rows or ()):
-        lacking = ["tensors"]
-    if lacking:
+    try:
+        from_json(_Needed, table, "it")
+    except UsageError as e:
         raise UsageError(
-            f"{path} is no report of a build: it lacks {', '.join(lacking)}",
+            f"{path} is no report of a build: {e.message}",
             "give the .report.json that golfpack build wrote beside the artifact",
-        )
+        ) from e
     return table
-
-
-def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and isinstance(row.get("name"), str)
-        and isinstance(row.get("shape"), list)
-        and isinstance(row.get("bytes"), int)
-    )

@@ -192,7 +192,7 @@ def pick(p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
 def typed_overrides(config_type: type, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Config overrides, each of its field's type. Raises UsageError as `options_of`."""
-    return options_of(config_type, overrides, "model option", "--set model.")
+    return options_of(config_type, overrides, "the model", "--set model.")
 
 
 def settle(

@@ -178,7 +178,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_measured(
         ({"budget": "16potato"}, "not a size"),
         ({"recipe": "rdd"}, "unknown recipe"),
         ({"settings": ("search.tolrance=1",)}, "no option"),
-        ({"settings": ("model.dimm=1",)}, "unknown model option"),
+        ({"settings": ("model.dimm=1",)}, "the model has no option"),
         ({"settings": ("search.slack",)}, "no value"),
         ({"code": (tmp_path / "none.py",)}, "--code"),
         ({"code": (tmp_path / "folder",)}, "is a folder"),

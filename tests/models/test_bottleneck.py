@@ -376,7 +376,7 @@ def test_the_head_count_is_asked_for_where_nothing_tells_it():
         ({"sem_dim": 4}, "sem_dim=4 contradicts the checkpoint"),
         ({"score_scale": "double"}, "unknown score_scale 'double'"),
         ({"rope_base": -1.0}, "rope_base must be positive"),
-        ({"sem_dimension": 4}, "unknown model option 'sem_dimension'"),
+        ({"sem_dimension": 4}, "the model has no option 'sem_dimension'"),
     ],
 )
 def test_bad_overrides_are_usage_errors(overrides, message):

@@ -160,7 +160,7 @@ def test_overrides_set_what_shapes_cannot_tell():
 @pytest.mark.parametrize(
     ("overrides", "message", "hint"),
     [
-        ({"rope_bass": "1"}, "unknown model option 'rope_bass'", "rope_base"),
+        ({"rope_bass": "1"}, "the model has no option 'rope_bass'", "rope_base"),
         ({"seq_len": "long"}, "seq_len cannot be 'long'", "an integer: --set model.seq_len=1024"),
         ({"seq_len": True}, "seq_len cannot be True", "--set"),
         ({"tied": "maybe"}, "tied cannot be 'maybe'", "--set model.tied=true"),

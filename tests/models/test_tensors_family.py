@@ -123,7 +123,7 @@ def test_a_sidecar_is_left_aside_and_a_note_says_so(options, how):
     assert [n for n in found.notes if ".config.json" in n] == [
         "the .config.json beside the checkpoint was left aside: tensors have no options"
     ]
-    with pytest.raises(UsageError, match="unknown model option 'hidden'"):
+    with pytest.raises(UsageError, match="the model has no option 'hidden'"):
         load_checkpoint(options.inputs.checkpoint, {"hidden": 3}, **how)
 
 

@@ -217,7 +217,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         ({"device": "tpu"}, {}, TOKENS, "unknown device 'tpu'"),
         ({}, {"vocab_size": 31}, TOKENS, "hold id 31"),
         ({}, {"seq_len": 99}, TOKENS, "seq_len is 99, the training run's 16"),
-        ({}, {"width": 99}, TOKENS, "unknown model option 'width'"),
+        ({}, {"width": 99}, TOKENS, "the model has no option 'width'"),
         ({}, {}, TOKENS[:10], "10 training tokens"),
         ({}, {}, TOKENS.astype(np.int64), "training tokens are int64"),
     ],

@@ -1,3 +1,44 @@
-"""golfpack: the smallest artifact that keeps a language model's quality, under an exact byte budget."""
+"""golfpack: the smallest artifact that keeps a language model's quality, under an exact byte budget.
+
+The Python API, docs/api.md: `build`, `plan`, `evaluate`, `compare`, `inspect`, `verify`, `load`. Their
+code, and torch with it, is loaded when one of them is first used.
+"""
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = [
+    "Artifact", "build", "compare", "evaluate", "inspect", "load", "plan", "verify",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    from golfpack.api import Artifact, build, compare, evaluate, inspect, load, plan, verify
+
+
+class _Package(ModuleType):
+    """This package, whose functions `build`, `compare` and `inspect` bear the names of its folders.
+
+    Importing a module of `golfpack.build` would put the folder in the function's place. It does not
+    here: `golfpack.build` is the function, and `from golfpack.build.run import ...` finds the folder.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'golfpack' has no attribute {name!r}")
+        from importlib import import_module
+
+        found = getattr(import_module("golfpack.api"), name)
+        setattr(self, name, found)
+        return found
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

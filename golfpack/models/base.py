@@ -54,6 +54,8 @@ class Family:
         describe: (config, state dict) -> ModelSpec, for a family whose tensors no config tells; it is
             asked instead of `spec`.
         asked_only: never detected, only used where it is asked for by name.
+        aliases: config dict -> further names of a tied tensor that state dicts have -> the name in its
+            ModelSpec. None: no tensor has two names.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Family:
     newer: frozenset[str] = frozenset()
     describe: Callable[[Mapping[str, Any], StateDict], ModelSpec] | None = None
     asked_only: bool = False
+    aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
 
     def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:
         """The model with these weights: float32, on CPU, in eval mode, no gradients asked for."""

@@ -172,6 +172,10 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
     return config["seq_len"]
 
 
+def _aliases(config: Mapping[str, Any]) -> dict[str, str]:
+    return {"lm_head.weight": "wte.weight"} if config["tied"] else {}
+
+
 GPT2 = Family(
     name="gpt2",
     about="GPT-2 as transformers and nanoGPT write it.",
@@ -184,4 +188,5 @@ GPT2 = Family(
     max_length=_max_length,
     adapt=adapt,
     read_config=read_config,
+    aliases=_aliases,
 )

@@ -257,6 +257,10 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
     return None  # rotary positions have no table to run out of
 
 
+def _aliases(config: Mapping[str, Any]) -> dict[str, str]:
+    return {_HEAD: _EMBED} if config["tied"] else {}
+
+
 LLAMA = Family(
     name="llama",
     about="Llama as transformers, Meta's code and llama2.c write it: SmolLM, TinyLlama and their like.",
@@ -271,4 +275,5 @@ LLAMA = Family(
     max_length=_max_length,
     adapt=adapt,
     read_config=read_config,
+    aliases=_aliases,
 )

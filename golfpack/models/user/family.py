@@ -107,6 +107,10 @@ class _Chosen:
         told = {"class_name": module_class.__name__, "vocab_size": vocab_size}
         return told if self.args is None else {**told, "args": self.args}
 
+    def aliases(self, config: Mapping[str, Any]) -> Mapping[str, str]:
+        """Further names of the parameters that the class ties."""
+        return blueprint(self.named(config["class_name"]), config["args"]).aliases
+
     def build(self, config: Mapping[str, Any]) -> nn.Module:
         return runnable(self.named(config["class_name"]), config["args"])
 
@@ -183,6 +187,7 @@ def user_family(
         adapt=chosen.adapt,
         describe=_guess if module_class is None else None,
         asked_only=True,
+        aliases=None if module_class is None else chosen.aliases,
     )
 
 

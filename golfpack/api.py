@@ -1,0 +1,360 @@
+"""The Python API: what the commands do, as functions with values in place of texts.
+
+`import golfpack` offers these names and loads this module when one of them is first used. Every function
+returns the document that its command prints under --json (docs/reports.md), as a dataclass. Nothing here
+prints; `notify` is told how far the work is. Errors are `golfpack.errors.GolfpackError`s with a hint.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from golfpack.artifact import model_of
+from golfpack.base.progress import Notify, silent
+from golfpack.build.options import CALIB_TOKENS, read_options
+from golfpack.build.plan import plan as run_plan
+from golfpack.build.plan_report import PlanReport
+from golfpack.build.planfile import read_plan
+from golfpack.build.report import BuildReport
+from golfpack.build.run import build as run_build
+from golfpack.compare.compare import compare as run_compare
+from golfpack.compare.report import CompareReport
+from golfpack.compare.rows import EVAL_TOKENS, KL_TOKENS, CompareOptions
+from golfpack.eval.evaluate import evaluate as run_evaluate
+from golfpack.eval.inputs import EvalOptions
+from golfpack.eval.report import EvalReport
+from golfpack.inspect.inspect import InspectReport
+from golfpack.inspect.inspect import inspect as run_inspect
+from golfpack.inspect.verify import VerifyReport
+from golfpack.inspect.verify import verify as run_verify
+from golfpack.models.base import Family
+from golfpack.models.choose import choose_family
+from golfpack.models.model import Model
+from golfpack.packer.format.loader import load as load_artifact
+
+AnyPath = str | PathLike[str]
+
+
+def build(
+    checkpoint: AnyPath,
+    *,
+    budget: str | int | None = None,
+    target_kl: float | None = None,
+    target_bpb: float | None = None,
+    lossless: bool = False,
+    output: AnyPath | None = None,
+    recipe: str | None = None,
+    plan: AnyPath | None = None,
+    calib: str | None = None,
+    calib_tokens: int = CALIB_TOKENS,
+    data_free: bool = False,
+    tokenizer: AnyPath | None = None,
+    code: Sequence[AnyPath] = (),
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    model: str | None = None,
+    model_args: Sequence[str] = (),
+    recalibrate: bool = False,
+    refine: int = 0,
+    blind: bool = False,
+    strict: bool = False,
+    dry_run: bool = False,
+    seed: int = 0,
+    threads: int = 1,
+    device: str = "cpu",
+    cache: bool = True,
+    notify: Notify = silent,
+) -> BuildReport:
+    """Compile a checkpoint into a `.golf` artifact, as `golfpack build` does.
+
+    Exactly one of `budget`, `target_kl`, `target_bpb` and `lossless` says how large or how good it is to
+    be; a plan brings a budget of its own.
+
+    Args:
+        checkpoint: the float model.
+        budget: "16MB", "3.5bpw" (bits per weight), or bytes.
+        target_kl: the smallest file within this KL, nats per token.
+        target_bpb: the same in bits per byte; needs a tokenizer.
+        lossless: every float exactly.
+        output: the `.golf` to write; None for the checkpoint's name in the current folder.
+        recipe: name or .toml file.
+        plan: a plan file to replay.
+        calib: token shard or text; None lets the model write its own.
+        calib_tokens: how many of its tokens.
+        data_free: no calibration at all.
+        tokenizer: of calibration text, and for losses in bits per byte.
+        code: files that ship beside the artifact and count towards the budget.
+        settings: "pass.option" or "model.option" -> value; or such texts as `--set` takes.
+        model: a family by name, or "FILE.py:CLASS", whose file is run.
+        model_args: the class's keyword arguments, "key=value" each.
+        recalibrate, refine, blind, strict, dry_run, seed, threads, device: as the command has them.
+        cache: keep statistics, and text the model wrote, for the next build.
+        notify: told how far the work is: stage, done, total, note.
+
+    Raises:
+        UsageError: bad input. BudgetError: nothing fits. StrictError: a warning, under `strict`.
+    """
+    table = {
+        "checkpoint": Path(checkpoint), "budget": budget, "target_kl": target_kl,
+        "target_bpb": target_bpb, "lossless": lossless, "output": _path(output), "recipe": recipe,
+        "plan": None if plan is None else read_plan(Path(plan)), "calib": calib,
+        "calib_tokens": calib_tokens, "data_free": data_free, "tokenizer": _path(tokenizer),
+        "code": tuple(map(Path, code)), "settings": _settings(settings), "model": model,
+        "model_args": tuple(model_args), "recalibrate": recalibrate, "refine": refine,
+        "blind": blind, "strict": strict, "dry_run": dry_run, "seed": seed, "threads": threads,
+        "device": device, "cache": cache,
+    }  # fmt: skip
+    return run_build(read_options(table), notify)
+
+
+def plan(
+    checkpoint: AnyPath,
+    *budgets: str | int,
+    output: AnyPath | None = None,
+    notify: Notify = silent,
+    **options: Any,
+) -> PlanReport:
+    """What budgets would give, by prediction from calibration alone, as `golfpack plan` does.
+
+    Args:
+        checkpoint: the float model.
+        budgets: as `build` takes them; none for the range in which people build.
+        output: a file to write the plan of one budget to, for `build(plan=...)`.
+        notify: as of `build`.
+        options: recipe, calib, calib_tokens, data_free, tokenizer, code, settings, model, model_args,
+            seed, threads, device and cache, as `build` has them.
+
+    Raises:
+        UsageError: bad input. BudgetError: less than the recipe's coarsest steps make.
+    """
+    table = {"checkpoint": Path(checkpoint), "output": _path(output), **options}
+    if "settings" in table:
+        table["settings"] = _settings(table["settings"])
+    return run_plan(read_options(table, "a plan"), budgets, notify)
+
+
+def evaluate(
+    path: AnyPath,
+    tokens: str,
+    tokenizer: AnyPath,
+    *,
+    mode: str = "plain",
+    window: int | None = None,
+    stride: int | None = None,
+    ttt: str = "none",
+    limit: int | None = None,
+    baseline: AnyPath | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    model: str | None = None,
+    model_args: Sequence[str] = (),
+    threads: int = 1,
+    device: str = "cpu",
+    legality: bool = True,
+    strict: bool = False,
+    notify: Notify = silent,
+) -> EvalReport:
+    """Bits per byte of a checkpoint or an artifact, as `golfpack eval` measures them.
+
+    Args:
+        path: checkpoint or `.golf` file.
+        tokens: shard or text file, or a glob of shards.
+        tokenizer: whose tokens they are.
+        mode: "plain" or "sliding".
+        window: tokens per window; None for the model's trained length.
+        stride: of sliding windows; None for 64.
+        ttt: "none", or the name or .toml file of test-time training.
+        limit: tokens read; targets are one fewer.
+        baseline: float checkpoint to score too, for the quant gap.
+        settings: "model.option" of a checkpoint or "ttt.option" -> value, or texts.
+        model, model_args: as `build` has them.
+        threads, device, legality, strict, notify: as the command has them.
+
+    Raises:
+        UsageError: bad input. CorruptError: a damaged artifact, or an audit failed.
+        StrictError: a warning, under `strict`.
+    """
+    options = EvalOptions(
+        Path(path), tokens, Path(tokenizer), mode=mode, window=window, stride=stride, ttt=ttt,
+        limit=limit, settings=_settings(settings), baseline=_path(baseline), threads=threads,
+        device=device, legality=legality, strict=strict, family=choose_family(model, model_args),
+    )  # fmt: skip
+    return run_evaluate(options, notify)
+
+
+def inspect(
+    path: AnyPath,
+    *,
+    against: AnyPath | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    model: str | None = None,
+    model_args: Sequence[str] = (),
+) -> InspectReport:
+    """What an artifact or a checkpoint holds, tensor by tensor, as `golfpack inspect` shows it.
+
+    Args:
+        path: the file.
+        against: the float checkpoint of an artifact, for its errors.
+        settings, model, model_args: as `build` has them.
+
+    Raises:
+        UsageError: bad input. CorruptError: a damaged artifact.
+    """
+    family = choose_family(model, model_args)
+    return run_inspect(Path(path), _path(against), _settings(settings), family)
+
+
+def verify(
+    path: AnyPath,
+    *,
+    report: AnyPath | None = None,
+    against: AnyPath | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    model: str | None = None,
+    model_args: Sequence[str] = (),
+    notify: Notify = silent,
+) -> VerifyReport:
+    """Whether an artifact is whole, decodes, and is what its report says: a check after the other.
+
+    A damaged artifact raises nothing: `passed` of what is returned is False then.
+
+    Args:
+        path: the `.golf` file.
+        report: its build report.
+        against: the checkpoint it was built from.
+        settings, model, model_args, notify: as `build` has them.
+
+    Raises:
+        UsageError: a file that is not there, or is something else.
+    """
+    family = choose_family(model, model_args)
+    return run_verify(
+        Path(path), _path(report), _path(against), _settings(settings), notify, family
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A `.golf` file in memory.
+
+    Attributes:
+        path: the file.
+        sha256: of its bytes, hex.
+        family: the model family's name.
+        config: the model's options, complete.
+    """
+
+    path: Path
+    sha256: str
+    family: str
+    config: dict[str, Any]
+    _model: Model
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Name -> float32 array, every tensor once: what `golfpack unpack` writes."""
+        return dict(self._model.weights)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Name -> float32 tensor, as the model's own modules name them.
+
+        Tied tensors are there under every name that they have, and share their memory.
+        """
+        state = {name: torch.tensor(w) for name, w in self._model.weights.items()}
+        aliases = self._model.family.aliases
+        if aliases is not None:
+            state |= {alias: state[name] for alias, name in aliases(self.config).items()}
+        return state
+
+    def module(self) -> nn.Module:
+        """The runnable model: tokens (B, T) int64 -> logits (B, T, V) float32, on the CPU, in eval mode.
+
+        Raises:
+            UsageError: a model without a network (family "tensors"), or of a class that was not named.
+        """
+        return self._model.module()
+
+
+def load(path: AnyPath, *, model: str | None = None, model_args: Sequence[str] = ()) -> Artifact:
+    """Read an artifact; every digest and bound is checked.
+
+    Args:
+        path: the `.golf` file.
+        model, model_args: the user's class, for an artifact of one; its file is run.
+
+    Raises:
+        UsageError: no such file, or `model` is not what the artifact holds. CorruptError: not an
+        artifact, damaged, or its config and tensors are of no model.
+    """
+    path = Path(path)
+    family: Family | None = choose_family(model, model_args)
+    artifact = load_artifact(path)
+    found = model_of(artifact, path, family)
+    return Artifact(path, found.sha256, found.family.name, found.config, found)
+
+
+def compare(
+    checkpoint: AnyPath,
+    *,
+    recipes: Sequence[str],
+    budgets: Sequence[str],
+    tokens: str,
+    tokenizer: AnyPath,
+    calib: str | None = None,
+    calib_tokens: int = CALIB_TOKENS,
+    limit: int = EVAL_TOKENS,
+    window: int | None = None,
+    kl_tokens: int = KL_TOKENS,
+    out: AnyPath | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    code: Sequence[AnyPath] = (),
+    seed: int = 0,
+    threads: int = 1,
+    strict: bool = False,
+    cache: bool = True,
+    notify: Notify = silent,
+    on_row: Callable[[CompareReport], None] | None = None,
+) -> CompareReport:
+    """Recipes x budgets, built and evaluated: one resumable table, as `golfpack compare` makes it.
+
+    Args:
+        checkpoint: the float model.
+        recipes: names or .toml files.
+        budgets: as `build` takes them.
+        tokens, tokenizer: to evaluate on; no build sees them.
+        limit: tokens read of them.
+        window: targets per window; None for the model's trained length.
+        kl_tokens: of the same tokens, to measure the KL to the float model on.
+        out: folder for artifacts and finished rows; None for the checkpoint's name with .compare.
+        calib, calib_tokens, settings, code, seed, threads, strict, cache, notify: as `build` has them.
+        on_row: called with the report so far, after each row.
+
+    Raises:
+        UsageError: bad input. CorruptError: the byte audit failed.
+    """
+    options = CompareOptions(
+        checkpoint=Path(checkpoint), recipes=tuple(recipes), budgets=tuple(budgets), tokens=tokens,
+        tokenizer=Path(tokenizer), limit=limit, window=window, kl_tokens=kl_tokens, out=_path(out),
+        settings=_settings(settings), calib=calib, calib_tokens=calib_tokens,
+        code=tuple(map(Path, code)), seed=seed, threads=threads, strict=strict, cache=cache,
+    )  # fmt: skip
+    return run_compare(options, notify, on_row)
+
+
+def _path(path: AnyPath | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _settings(settings: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+    """Settings as `--set` takes them."""
+    if not isinstance(settings, Mapping):
+        return tuple(settings)
+    return tuple(f"{name}={_text(value)}" for name, value in settings.items())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,112 @@
+"""The Python API: light to import, the same bytes as the commands, and its page tells the truth."""
+
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import asked
+
+import golfpack
+from golfpack.build.run import build
+from golfpack.models.checkpoint import load_checkpoint
+from golfpack.models.llama.family import LLAMA
+from golfpack.packer.format.loader import loads
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "api.md"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_path, tiny_shard):
+    path = tmp_path_factory.mktemp("api")
+    shutil.copy(tiny_path, path / "ckpt.pt")
+    shutil.copy(tiny_shard, path / "train.bin")
+    return path
+
+
+def test_the_page_runs(folder, monkeypatch):
+    """Its examples, in order, as one program; calibration on less than they ask for."""
+    monkeypatch.chdir(folder)
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", PAGE.read_text(), re.MULTILINE)
+    program = "\n".join(re.sub(r"^    ", "", b, flags=re.MULTILINE) for b in blocks)
+    assert program.count("golfpack.") >= 8
+    program = program.replace('calib="train.bin"', 'calib="train.bin", calib_tokens=512')
+    exec(compile(program, str(PAGE), "exec"), {})
+
+
+def test_importing_it_is_light():
+    code = (
+        "import sys, golfpack; golfpack.__version__; "
+        "print(*(n for n in ('torch', 'numpy', 'numba', 'scipy', 'rich') if n in sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+
+
+def test_names_stay_functions_whatever_is_imported():
+    for name in golfpack.__all__:
+        assert callable(getattr(golfpack, name))
+        assert name in dir(golfpack)
+    assert golfpack.build is not sys.modules["golfpack.build"]
+    with pytest.raises(AttributeError, match="bilud"):
+        golfpack.bilud  # noqa: B018
+
+
+def test_it_builds_what_the_options_build(folder, tmp_path):
+    by_api = golfpack.build(
+        folder / "ckpt.pt", budget=20_000, calib=str(folder / "train.bin"), calib_tokens=512,
+        output=tmp_path / "a.golf", settings={"sense.damp": 0.02}, cache=False,
+    )  # fmt: skip
+    by_options = build(
+        asked(
+            folder / "ckpt.pt", "20kB", tmp_path / "b.golf", calib=str(folder / "train.bin"),
+            calib_tokens=512, settings=("sense.damp=0.02",), cache=False,
+        )
+    )  # fmt: skip
+    assert by_api.artifact_sha256 == by_options.artifact_sha256
+    assert by_api.passes == by_options.passes
+
+
+def test_an_artifact_is_its_weights_and_its_model(folder, tmp_path):
+    path = tmp_path / "x.golf"
+    golfpack.build(folder / "ckpt.pt", budget="4bpw", data_free=True, output=path)
+    artifact, expected = golfpack.load(path), loads(path.read_bytes())
+    assert artifact.sha256 == expected.container.sha256
+    for name, w in expected.weights().items():
+        np.testing.assert_array_equal(artifact.weights()[name], w)
+        np.testing.assert_array_equal(artifact.state_dict()[name].numpy(), w)
+    tokens = torch.arange(6)[None]
+    original = load_checkpoint(folder / "ckpt.pt").module(expected.weights())
+    with torch.no_grad():
+        torch.testing.assert_close(artifact.module()(tokens), original(tokens), rtol=0, atol=0)
+
+
+def test_a_tied_tensor_has_both_its_names(tmp_path):
+    config = {
+        "vocab_size": 64, "num_layers": 1, "dim": 16, "num_heads": 2, "num_kv_heads": 2,
+        "mlp_hidden": 32, "head_dim": 8, "tied": True,
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    state = {t.name: torch.randn(t.shape, generator=generator) for t in LLAMA.spec(config).tensors}
+    torch.save({**state, "lm_head.weight": state["model.embed_tokens.weight"]}, tmp_path / "l.pt")
+    golfpack.build(
+        tmp_path / "l.pt", lossless=True, output=tmp_path / "l.golf",
+        settings={"model.num_heads": 2},
+    )  # fmt: skip
+    found = golfpack.load(tmp_path / "l.golf").state_dict()
+    assert found["lm_head.weight"] is found["model.embed_tokens.weight"]
+    assert found.keys() == {*state, "lm_head.weight"}
+
+
+@pytest.mark.parametrize("name", [n for n in golfpack.__all__ if n != "Artifact"])
+def test_every_function_is_documented(name):
+    function = getattr(golfpack, name)
+    told = inspect.getdoc(function) or ""
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"\b{parameter}\b", told), f"{name}: {parameter} is not explained"
+    assert f"`{name}(" in PAGE.read_text()

@@ -26,7 +26,10 @@ from golfpack.models.checkpoint import (
 )
 from golfpack.models.golf.family import spec
 from golfpack.models.model import Model
-from golfpack.packer.state import PackState
+from golfpack.packer.aim import Budget
+from golfpack.packer.recipe import Recipe
+from golfpack.packer.search import fit_bytes, fit_kl
+from golfpack.packer.state import PackState, run_passes
 from golfpack.spec import CalibStats
 
 # Before anything imports triton: its kernels run in the interpreter here, on the CPU (tests/kernels).
@@ -116,6 +119,31 @@ def make_state(tiny: Model, tiny_stats: CalibStats) -> Callable[..., PackState]:
         return PackState(**{**fields, "limit": limit, **changes})
 
     return make
+
+
+def agree(got: Any, expected: Any, share: float = 1e-5) -> None:
+    """Assert that float32 results are equal but for rounding: to `share` of the largest expected one.
+
+    Each CPU's matrix products round in their own way; what they differ by follows the largest terms of
+    a sum, not the entry itself. Noise seen is below a tenth of the default; a wrong formula is off by
+    far more.
+    """
+    got, expected = (np.asarray(torch.as_tensor(x).detach(), np.float64) for x in (got, expected))
+    assert got.shape == expected.shape
+    largest = np.abs(expected).max(initial=0)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=share * largest)
+
+
+def packed(
+    recipe: Recipe, state: PackState, code: int = 0, target: float | None = None
+) -> PackState:
+    """A build of `state` by a recipe within the state's limit, or within a target KL."""
+    ready = run_passes(recipe.prepare, state)
+    if target is not None:
+        return fit_kl(recipe.search, recipe.round, ready, target)
+    assert state.limit is not None
+    budget = Budget(state.limit + code, code)
+    return fit_bytes(recipe.search, recipe.round, ready, budget)
 
 
 def asked(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from golfpack.errors import ExitCode
+from golfpack.inspect import inspect as inspect_module
 from golfpack.packer.format.container import parse
 
 
@@ -254,7 +255,7 @@ def test_eval_names_a_device_it_does_not_have(inside, monkeypatch):
 
 
 def test_an_internal_fault_says_whose_it_is(inside, monkeypatch):
-    monkeypatch.setattr("golfpack.inspect.inspect.inspect", None)
+    monkeypatch.setattr(inspect_module, "inspect", None)
     for debug in ("", "1"):
         monkeypatch.setenv("GOLFPACK_DEBUG", debug)
         run = inside("inspect", "tiny.pt")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import asked
+from conftest import asked, packed
 from safetensors.torch import save_file
 
 from golfpack.artifact import (
@@ -15,6 +15,8 @@ from golfpack.artifact import (
     open_pair,
 )
 from golfpack.base.documents import to_json
+from golfpack.build import backend as backend_module
+from golfpack.build import run as run_module
 from golfpack.build.plan import plan
 from golfpack.build.run import (
     build,
@@ -38,7 +40,6 @@ from golfpack.packer.format.loader import load
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import (
     PackState,
-    run_passes,
 )
 
 
@@ -88,7 +89,7 @@ def test_the_report_tells_the_truth_about_the_file(options, tiny, tmp_path):
 
 def test_the_reloaded_model_predicts_what_the_packers_did(tiny, tiny_stats, tmp_path):
     state = PackState(tiny.spec, tiny.weights, tiny_stats, 20_000)
-    state = run_passes(load_recipe("rd").passes, state)
+    state = packed(load_recipe("rd"), state)
     path = tmp_path / "x.golf"
     path.write_bytes(state.blob)
     expected = {n: t.dequantize().reshape(tiny.weights[n].shape) for n, t in state.tensors.items()}
@@ -172,7 +173,7 @@ def test_strict_refuses_a_warning_and_writes_no_artifact(options, tmp_path):
 def test_what_cannot_be_built_is_refused_before_anything_is_measured(
     options, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("golfpack.build.backend.calibrate", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.setattr(backend_module, "calibrate", lambda *a, **k: pytest.fail("too late"))
     (tmp_path / "folder").mkdir()
     bad = [
         ({"budget": "16potato"}, "not a size"),
@@ -251,7 +252,7 @@ def test_recalibrating_with_column_factors(options, tmp_path):
 
 @pytest.mark.parametrize("setting", ["encode.codec=gzip", "encode.order=spiral", "sense.damp=99"])
 def test_a_bad_option_is_refused_before_anything_is_measured(options, monkeypatch, setting):
-    monkeypatch.setattr("golfpack.build.backend.calibrate", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.setattr(backend_module, "calibrate", lambda *a, **k: pytest.fail("too late"))
     with pytest.raises(UsageError):
         build(options.changed(settings=(setting,)))
 
@@ -263,7 +264,7 @@ def test_few_bits_that_nothing_measures_are_refused_before_anything_is_built(
     free = options.changed(calib=None, dry_run=True, **change)
     least = -(-3 * tiny.spec.numel // 8)
     with monkeypatch.context() as patch:
-        patch.setattr("golfpack.build.run.prepare", lambda *a: pytest.fail("too late"))
+        patch.setattr(run_module, "prepare", lambda *a: pytest.fail("too late"))
         with pytest.raises(BudgetError) as e:
             build(free.changed(budget="2.795bpw"))
     assert f"needs 2.795 bits per parameter for {tiny.spec.numel:,} parameters" in e.value.message
@@ -379,7 +380,7 @@ def test_the_wrong_float_checkpoint_is_refused(options, tiny, tmp_path, change, 
 )  # fmt: skip
 def test_an_artifact_whose_config_lies_is_corrupt(tiny, tiny_stats, tmp_path, config):
     state = PackState(tiny.spec, tiny.weights, tiny_stats, 10**6)
-    blob = run_passes(load_recipe("int8-zlib").passes, state).blob
+    blob = packed(load_recipe("int8-zlib"), state).blob
     assert blob is not None
     path = tmp_path / "liar.golf"
     path.write_bytes(blob)

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import pytest
 from conftest import asked
 
+from golfpack.build import backend as backend_module
 from golfpack.build.run import build
 from golfpack.errors import (
     ExitCode,
@@ -30,7 +31,7 @@ def test_a_fault_is_reported_and_an_interruption_is_not(options, tmp_path, monke
         exit_code = ExitCode.INTERRUPTED
 
     for error in (Interrupted("stop"), RuntimeError("it broke")):
-        monkeypatch.setattr("golfpack.build.backend.calibrate", Mock(side_effect=error))
+        monkeypatch.setattr(backend_module, "calibrate", Mock(side_effect=error))
         with pytest.raises(type(error)):
             build(options.changed(dry_run=True))
         assert not list(tmp_path.iterdir())

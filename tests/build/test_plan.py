@@ -9,6 +9,7 @@ import pytest
 from conftest import asked
 from typer.testing import CliRunner
 
+from golfpack.build import backend as backend_module
 from golfpack.build.plan import (
     DEFAULT_BUDGETS,
     plan,
@@ -112,7 +113,7 @@ def test_code_counts_towards_every_budget(options, tmp_path):
 def test_what_cannot_be_planned_is_refused_before_calibration(
     options, monkeypatch, changes, budgets, says
 ):
-    monkeypatch.setattr("golfpack.build.backend.calibrate", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.setattr(backend_module, "calibrate", lambda *a, **k: pytest.fail("too late"))
     with pytest.raises(UsageError, match=says):
         plan(options.changed(**changes), budgets)
 
@@ -245,7 +246,7 @@ BAD_EDITS = [
 def test_a_plan_that_does_not_fit_is_refused_before_calibration(planned, monkeypatch, edit, says):
     with pytest.raises(UsageError, match=says):  # noqa: PT012
         replay = planned("int8-zlib", "30kB", edit=edit)
-        monkeypatch.setattr("golfpack.build.backend.calibrate", lambda *a, **k: pytest.fail("late"))
+        monkeypatch.setattr(backend_module, "calibrate", lambda *a, **k: pytest.fail("late"))
         build(replay)
 
 

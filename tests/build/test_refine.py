@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import asked
 
+from golfpack.build import distil as distil_module
 from golfpack.build.distil import (
     BATCH_TOKENS,
     LOOKS,
@@ -22,7 +23,7 @@ SHORT = 20 * BATCH_TOKENS
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """A high rate, for few updates."""
-    monkeypatch.setattr("golfpack.build.distil.RATE", 0.02)
+    monkeypatch.setattr(distil_module, "RATE", 0.02)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_training_lowers_the_kl_within_the_budget(options, recipe):
 @pytest.mark.parametrize("looks", [LOOKS, ()])
 def test_steps_follow_the_size_and_the_end_is_within_the_budget(options, monkeypatch, looks):
     """By looks on the way; without any, only where it ends, and never over."""
-    monkeypatch.setattr("golfpack.build.distil.LOOKS", looks)
+    monkeypatch.setattr(distil_module, "LOOKS", looks)
     report = build(options.changed(recipe="gptq-lite", budget="2bpw"))
     assert report.refined.octaves > 0
     assert 0.99 * report.budget_bytes < report.artifact_bytes <= report.budget_bytes
@@ -59,7 +60,7 @@ def test_steps_follow_the_size_and_the_end_is_within_the_budget(options, monkeyp
 
 def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatch):
     rounded = build(options.changed(refine=0))
-    monkeypatch.setattr("golfpack.build.distil.RATE", 1.0)  # no training, but noise
+    monkeypatch.setattr(distil_module, "RATE", 1.0)  # no training, but noise
     report = build(options)
     assert report.artifact_sha256 == rounded.artifact_sha256
     assert report.refined is None

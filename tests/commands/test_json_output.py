@@ -10,6 +10,7 @@ from conftest import TINY, trained_looking
 from jsonschema import Draft202012Validator
 
 from golfpack.base.schema import schema_of
+from golfpack.build import demo as demo_module
 from golfpack.build.demo import DemoRow
 from golfpack.cli import COMMANDS
 from golfpack.commands.documents import (
@@ -128,7 +129,7 @@ def test_train_and_import(printed):
 def test_demo(printed, monkeypatch):
     # The real one trains for minutes.
     rows = [DemoRow("float", 9, None, None, 1.5, None, None), DemoRow("m", 3, 4, 1, 1.6, 0.1, 0.2)]
-    monkeypatch.setattr("golfpack.build.demo.demo", lambda *args, **options: rows)
+    monkeypatch.setattr(demo_module, "demo", lambda *args, **options: rows)
     assert [r["model"] for r in printed("demo")] == ["float", "m"]
 
 

@@ -91,7 +91,7 @@ def test_rows_are_what_build_and_eval_say(options, world):
     found = evaluate(EvalOptions(Path(row.artifact), held, tokenizer, window=64, limit=600))
     assert (row.val_bpb, row.val_loss) == (found.val_bpb, found.val_loss)
     assert row.quant_gap == found.val_bpb - scored.val_bpb
-    assert row.kl == pytest.approx(_kl(options.checkpoint, Path(row.artifact), held), rel=1e-5)
+    assert row.kl == pytest.approx(_kl(options.checkpoint, Path(row.artifact), held), rel=1e-3)
     assert report.kl_tokens == 256
     assert 0 < row.kl < report.rows[0].kl
 

@@ -10,6 +10,7 @@ from conftest import TINY, asked, trained_looking
 
 from golfpack.build.plan import plan
 from golfpack.build.run import build
+from golfpack.compare import frontier as frontier_module
 from golfpack.compare import rows as compare_rows
 from golfpack.compare.sweep import (
     SweepOptions,
@@ -219,7 +220,7 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
     built = json.loads((folder / "tiny.sweep" / "rd-15kB.report.json").read_text())
     assert report["rows"][1]["bpb_loss"] == built["measured_bpb"] > 0
     assert (folder / "f.png").read_bytes() == picture
-    monkeypatch.setattr("golfpack.compare.frontier.find_spec", lambda name: None)
+    monkeypatch.setattr(frontier_module, "find_spec", lambda name: None)
     run = inside(*args, "--png", "f.png")
     assert run.returncode == ExitCode.USAGE
     assert "needs matplotlib" in run.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import agree
 from eval.toys import run_mode, scorer_of, toy_tokens
 
 from golfpack.errors import UsageError
@@ -93,7 +94,7 @@ def test_two_ranks_find_what_one_finds(tiny, tiny_path, tmp_path):
     for name, mode in MODES.items():
         alone = run_mode(mode, scorer_of(tiny), TOKENS).nll
         assert ranks[0][name].tolist() == ranks[1][name].tolist()
-        assert abs(ranks[0][name].mean() - alone.mean()) < 1e-6, name
+        agree(ranks[0][name].mean(), alone.mean())
         np.testing.assert_allclose(ranks[0][name], alone, atol=1e-4, err_msg=name)
         shares = [int(r[f"{name}_own"][0]) for r in ranks]
         assert sum(shares) == len(TOKENS) - 1

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import agree
 from eval.toys import RunningMean, run_mode, scorer_of, toy_tokens
 from torch import nn
 
@@ -44,7 +45,7 @@ def test_every_target_is_scored_given_its_own_window(count, window, stride, batc
     scorer = Scorer(RunningMean(), RunningMean.spec, batch_tokens=batch_tokens)
     log = run_mode(Windowed(window, stride), scorer, tokens)
     nll, context = by_hand(tokens, window, stride)
-    np.testing.assert_allclose(log.nll, nll, atol=1e-6)
+    agree(log.nll, nll)
     assert log.context.tolist() == context.tolist()
 
 
@@ -60,8 +61,8 @@ def test_batch_size_and_threads_change_nothing(tiny):
     finally:
         torch.set_num_threads(before)
     for other in losses[1:]:
-        assert abs(other.mean() - losses[0].mean()) < 1e-6
-        np.testing.assert_allclose(other, losses[0], atol=2e-5)
+        agree(other.mean(), losses[0].mean())
+        agree(other, losses[0])
 
 
 def test_the_head_sees_only_positions_that_are_scored(tiny):
@@ -73,7 +74,7 @@ def test_the_head_sees_only_positions_that_are_scored(tiny):
         last = scorer.logits(tokens, 5)
         assert rows == [5]
         assert last.shape == (1, 5, 256)
-        np.testing.assert_allclose(last, scorer.model(tokens)[:, -5:], atol=1e-5)
+        agree(last, scorer.model(tokens)[:, -5:])
 
 
 def test_a_model_that_mixes_positions_behind_its_head_is_left_alone(tiny):

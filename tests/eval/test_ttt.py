@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import agree
 from eval.toys import BOS, run_mode, scorer_of, toy_tokens
 from torch.func import functional_call
 
@@ -94,9 +95,9 @@ def test_sgd_is_the_plain_loop(tiny, batch_tokens):
     log = run_mode(SgdTtt(20, 20, SGD), scorer_of(tiny, batch_tokens=batch_tokens), tokens)
     expected = sgd_by_hand(tiny, torch.from_numpy(tokens), 20, SGD)
     np.testing.assert_allclose(log.nll, expected, atol=2e-4)
-    assert abs(log.nll.mean() - expected.mean()) < 1e-5
+    agree(log.nll.mean(), expected.mean())
     still = run_mode(Windowed(20, 20), scorer_of(tiny), tokens).nll
-    np.testing.assert_allclose(log.nll[:100], still[:100], atol=1e-5)
+    agree(log.nll[:100], still[:100])
     assert np.abs(log.nll[100:] - still[100:]).max() > 0.01
 
 
@@ -163,7 +164,7 @@ def test_documents_do_not_see_each_other(tiny, changes):
     one = run_mode(LoraTtt(LORA), scorer_of(tiny), tokens).nll
     other = run_mode(LoraTtt(replace(LORA, **changes)), scorer_of(tiny), tokens).nll
     np.testing.assert_allclose(one, other, atol=5e-5)
-    assert abs(one.mean() - other.mean()) < 1e-6
+    agree(one.mean(), other.mean())
 
 
 def test_adapters_reach_every_linear_layer_and_every_call():
@@ -185,7 +186,7 @@ def test_fresh_adapters_change_nothing_and_weights_stay(tiny):
     before = {n: p.clone() for n, p in scorer.model.named_parameters()}
     options = replace(LORA, chunk=100, window=100)
     log = run_mode(LoraTtt(options), scorer, tokens)
-    np.testing.assert_allclose(log.nll, run_mode(Windowed(100, 100), scorer, tokens).nll, atol=1e-5)
+    agree(log.nll, run_mode(Windowed(100, 100), scorer, tokens).nll)
     run_mode(LoraTtt(LORA), scorer, tokens)
     run_mode(SgdTtt(20, 20, replace(SGD, chunk_tokens=20)), scorer, tokens)
     for name, p in scorer.model.named_parameters():
@@ -205,7 +206,7 @@ def test_phases_train_the_model_on_what_they_scored(tiny):
     assert mode.boundaries(2) == []
     trained = run_mode(mode, scorer_of(tiny), tokens).nll
     still = run_mode(LoraTtt(replace(LORA, lr=0.0)), scorer_of(tiny), tokens).nll
-    np.testing.assert_allclose(trained[: bounds[2]], still[: bounds[2]], atol=1e-5)
+    agree(trained[: bounds[2]], still[: bounds[2]])
     assert np.abs(trained[bounds[2] :] - still[bounds[2] :]).max() > 0.01
     assert trained[bounds[2] :].mean() < still[bounds[2] :].mean()  # zipfian tokens: easily learned
 

@@ -42,15 +42,12 @@ from golfpack.packer.format.tensors import (
     QTensor,
     Raw,
 )
-from golfpack.packer.predict import split_at_fit
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.recipe import (
     load_recipe,
     recipe_names,
 )
 from golfpack.packer.state import (
-    UNLIMITED,
-    Budget,
     run_passes,
 )
 
@@ -118,9 +115,9 @@ def test_the_bytes_of_tensors_and_frame_are_the_file(groups):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_they_are_under_every_recipe(name, make_state):
-    before, fit = split_at_fit(load_recipe(name).passes)
-    state = run_passes(before, make_state(30_000))
-    done = run_passes(fit.body, replace(state, budget=Budget(UNLIMITED)))
+    recipe = load_recipe(name)
+    state = run_passes(recipe.prepare, make_state(30_000))
+    done = run_passes(recipe.round, replace(state, limit=None))
     assert done.blob is not None
     assert_adds_up(loads(done.blob))
 
@@ -226,8 +223,8 @@ def test_kurtosis_of_known_distributions():
 
 
 def test_kl_is_claimed_only_where_gradients_were_measured(make_state):
-    before, fit = split_at_fit(load_recipe("rd").passes)
-    done = run_passes(fit.body, replace(run_passes(before, make_state()), dial=0.05))
+    recipe = load_recipe("rd")
+    done = run_passes(recipe.round, replace(run_passes(recipe.prepare, make_state()), dial=0.05))
     assert done.blob is not None
     known = Known({}, done.floats, done.sensitivity, in_nats=True)
     rows = tensor_reports(loads(done.blob), known)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import agree
 from golf_reference import TINY, reference_logits
 
 from golfpack.errors import UsageError
@@ -72,7 +73,7 @@ def test_cached_logits_equal_the_full_forward(changes):
     tokens = torch.from_numpy(np.random.default_rng(2).integers(0, 11, (2, 12)))
     cache = KVCache(12)
     parts = [model(part, cache=cache) for part in tokens.split([1, 4, 1, 6], dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens), atol=1e-5, rtol=0)
+    agree(torch.cat(parts, dim=1), model(tokens))
     with pytest.raises(ValueError, match="holds 12 positions"):
         model(tokens[:, :1], cache=cache)
 
@@ -118,7 +119,7 @@ def test_hooked_modules_compute_with_their_weight(changes):
         for hook in t.hooks:
             x, y = seen[hook.module]
             expected = w[x] if hook.kind == "embedding" else x @ w.T
-            torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+            agree(y, expected)
 
 
 def test_spec_names_roles_and_blocks():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import agree
 from golf_reference import TINY, pair_rows, reference_logits
 
 from golfpack.calib.sources import CalibTokens
@@ -137,7 +138,7 @@ def test_cached_logits_equal_the_full_forward(changes, chunks):
     tokens = torch.from_numpy(TOKENS)
     cache = KVCache(13)
     parts = [model(part, cache=cache) for part in tokens.split(chunks, dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens), atol=1e-5, rtol=0)
+    agree(torch.cat(parts, dim=1), model(tokens))
 
 
 @pytest.mark.parametrize("changes", FEATURES.values(), ids=FEATURES)
@@ -146,7 +147,7 @@ def test_no_logit_depends_on_later_tokens(changes):
     changed = TOKENS.copy()
     changed[:, 8:] = (changed[:, 8:] + 1) % 11
     logits = [model(torch.from_numpy(t)) for t in (TOKENS, changed)]
-    torch.testing.assert_close(logits[0][:, :8], logits[1][:, :8], atol=1e-6, rtol=0)
+    agree(logits[0][:, :8], logits[1][:, :8])
     assert not torch.allclose(logits[0][:, 8], logits[1][:, 8])
 
 
@@ -167,7 +168,7 @@ def test_hooked_modules_compute_with_their_weight(changes):
         for hook in t.hooks:
             x, y = seen[hook.module]
             expected = w[x] if hook.kind == "embedding" else x @ w.T
-            torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+            agree(y, expected)
 
 
 def test_roles_of_the_records_tensors():
@@ -211,7 +212,7 @@ def test_calibration_sums_over_the_uses_of_a_block():
     for block, seen in inputs.items():
         x = torch.cat(seen).flatten(0, -2).numpy()
         hessian = stats.uses[f"blocks.{block}.mlp.fc.weight"][0].hessian
-        np.testing.assert_allclose(hessian, x.T @ x / TOKENS.size, rtol=1e-4, atol=1e-5)
+        agree(hessian, x.T @ x / TOKENS.size)
 
 
 @pytest.mark.parametrize("name", ["two-lane record", "early record", "factored, untied"])

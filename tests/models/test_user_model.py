@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import asked
+from conftest import agree, asked
 from typer.testing import CliRunner
 
 from golfpack.artifact import open_model
@@ -130,7 +130,7 @@ def test_calibration_sees_every_use(folder, family, net):
     assert len(seen) == 2  # one module, called twice
     expected = sum((x.double().T @ x.double()).numpy() for x in seen) / tokens.size
     got = stats.uses["mixer.out_proj.weight"][0].hessian
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+    agree(got, expected)
     assert [u.kind for u in stats.uses["emb.weight"]] == ["embedding", "linear"]
     assert all(
         u.row_weight is not None and u.row_weight.min() > 0 for u in stats.uses["emb.weight"]
@@ -144,7 +144,7 @@ def test_decoding_with_a_cache_gives_the_same_logits(folder, family, net):
     tokens = torch.arange(12).view(2, 6)
     cache = KVCache(6)
     parts = [model(part, cache=cache) for part in tokens.split([1, 3, 2], 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(tokens), atol=1e-5, rtol=0)
+    agree(torch.cat(parts, 1), model(tokens))
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rate import entropy
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import (
-    Budget,
     PackState,
     run_passes,
 )
@@ -74,11 +73,9 @@ def test_the_baselines_export_is_reproduced_bit_for_bit(shared):
     checkpoint = load_checkpoint(folder / "final_model.pt")
     # The export quantizes by size (at most 65,536 weights stay float16), the recipe by role: ask the
     # recipe's passes for the tensors that the export quantized.
-    body = [p for p in load_recipe("int8-zlib").passes if p.name in ("policy", "sense", "clip")]
-    fit = next(p for p in load_recipe("int8-zlib").passes if p.name == "fit")
-    body += [p for p in fit.body if not p.writes]
-    state = PackState(checkpoint.spec, checkpoint.weights, None, Budget(1 << 30))
-    tensors = run_passes(body, state).tensors
+    recipe = load_recipe("int8-zlib")
+    state = PackState(checkpoint.spec, checkpoint.weights, None)
+    tensors = run_passes((*recipe.prepare, *recipe.quantize), state).tensors
     assert published["quantized"]
     for name, codes in published["quantized"].items():
         np.testing.assert_array_equal(tensors[name].codes, codes.numpy(), err_msg=name)

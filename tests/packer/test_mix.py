@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import packed
 
 from golfpack.errors import UsageError
 from golfpack.packer.format.tensors import QTensor
@@ -29,9 +30,10 @@ def rules(bits, clip):
 
 def built(state, clip, bits=6, mix=()):
     """The state after a whole build under brotli."""
-    fit = next(p for p in load_recipe("mixed-int5-int6").passes if p.name == "fit")
-    passes = [Policy(rules(bits, clip)), Sense(), *mix, Clip(), fit]
-    return run_passes(passes, state)
+    recipe = load_recipe("mixed-int5-int6")
+    return packed(
+        replace(recipe, prepare=(Policy(rules(bits, clip)), Sense(), *mix, Clip())), state
+    )
 
 
 def error(state):
@@ -49,7 +51,7 @@ def test_mixed_precision_is_never_worse_than_a_single_width(make_state, clip, bu
     singles = [built(make_state(budget), clip, bits) for bits in widths]
     mixed = built(make_state(budget), clip, mix=[Mix(widths)])
     assert len(mixed.blob) <= budget
-    # Real sizes differ by what `fit` tolerates, 0.2% of the budget: 0.4% of error, and some luck.
+    # Real sizes differ by what the search tolerates, 0.2% of the budget: 0.4% of error, and some luck.
     assert error(mixed) <= 1.01 * min(map(error, singles))
     assert len(set(mixed.allocation.widths.values())) > 1
 
@@ -90,7 +92,7 @@ def test_a_choice_that_is_not_proven_is_not_taken(make_state, monkeypatch):
 
 
 def test_the_record_recipe_leaves_the_embedding_alone(make_state):
-    done = run_passes(load_recipe("mixed-int5-int6").passes, make_state(22_000))
+    done = packed(load_recipe("mixed-int5-int6"), make_state(22_000))
     assert done.plan["tok_emb.weight"].bits == 8
     assert set(done.allocation.widths.values()) <= {5, 6}
     assert "tok_emb.weight" not in done.allocation.widths
@@ -114,6 +116,6 @@ def test_mix_needs_something_to_choose_a_budget_and_its_place(make_state):
     with pytest.raises(UsageError, match="nothing to choose"):
         run_passes([Policy(({"scheme": "rd"},)), Sense(), Mix()], make_state())
     with pytest.raises(UsageError, match="not a target KL"):
-        run_passes([Policy(rules(6, "sd")), Sense(), Mix()], replace(make_state(), target_kl=0.1))
+        run_passes([Policy(rules(6, "sd")), Sense(), Mix()], make_state(None))
     with pytest.raises(UsageError, match="stands behind 'clip'"):
         run_passes([Policy(rules(6, "sd")), Sense(), Clip(), Mix()], make_state())

@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from conftest import packed
 
 from golfpack.errors import UsageError
 from golfpack.packer.format.loader import loads
@@ -27,7 +28,6 @@ from golfpack.packer.recipe import (
     load_recipe,
     recipe_names,
 )
-from golfpack.packer.search import Fit
 from golfpack.packer.state import run_passes
 
 MIXED = (
@@ -53,8 +53,8 @@ def frozen_copy(state):
 def test_a_recipe_mutates_nothing_and_repeats_itself(name, make_state):
     state = make_state(34_000)
     before, given = frozen_copy(state), {f.name: getattr(state, f.name) for f in fields(state)}
-    first = run_passes(load_recipe(name).passes, state)
-    again = run_passes(load_recipe(name).passes, make_state(34_000, threads=2))
+    first = packed(load_recipe(name), state)
+    again = packed(load_recipe(name), make_state(34_000, threads=2))
     assert first.blob == again.blob
     assert frozen_copy(state) == before
     assert all(getattr(state, key) is value for key, value in given.items())
@@ -126,7 +126,7 @@ def test_no_recipe_trips_over_degenerate_weights(name, make_state):
     weights["blocks.1.mlp.fc.weight"][:, ::3] = 0
     weights["blocks.1.mlp.proj.weight"][3, 5] = 1e4
     weights["blocks.1.attn_scale"][:] = 0
-    done = run_passes(load_recipe(name).passes, replace(state, weights=weights))
+    done = packed(load_recipe(name), replace(state, weights=weights))
     assert len(done.blob) <= 40_000
     back = loads(done.blob).weights()
     assert all(np.isfinite(w).all() for w in back.values())
@@ -256,8 +256,3 @@ def test_a_raised_damp_is_a_counted_warning(make_state, tiny_stats):
     assert len(state.warnings) == len(raised)
     assert all(any(w.startswith(n) for w in state.warnings) for n in raised)
     assert state.warn(state.warnings[0]) is state if raised else not state.warnings
-
-
-def test_fit_needs_a_policy(make_state):
-    with pytest.raises(UsageError, match="needs 'policy'"):
-        run_passes([Fit()], make_state())

@@ -6,22 +6,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from golfpack.errors import UsageError
 from golfpack.eval.divergence import mean_kl
+from golfpack.packer.aim import Budget
 from golfpack.packer.format.tensors import Raw
-from golfpack.packer.passes.policy import Policy
 from golfpack.packer.predict import (
     PROBE_BPW,
     Predictor,
     frontier,
     quadratic_kl,
-    split_at_fit,
 )
 from golfpack.packer.recipe import load_recipe
-from golfpack.packer.state import (
-    Budget,
-    run_passes,
-)
+from golfpack.packer.search import fit_bytes
+from golfpack.packer.state import run_passes
 
 # 2.7 to 7.1 bits per weight: below, so small a model is beyond the quadratic model's reach.
 BUDGETS = (15_000, 18_000, 22_000, 26_000, 40_000)
@@ -29,9 +25,14 @@ BUDGETS = (15_000, 18_000, 22_000, 26_000, 40_000)
 
 @pytest.fixture
 def ready(make_state):
-    """(state as `fit` gets it, fit) under recipe rd."""
-    before, fit = split_at_fit(load_recipe("rd").passes)
-    return run_passes(before, make_state()), fit
+    """(state as the search gets it, recipe) under recipe rd."""
+    recipe = load_recipe("rd")
+    return run_passes(recipe.prepare, make_state()), recipe
+
+
+def built(recipe, ready, budget):
+    """The artifact of a budget."""
+    return fit_bytes(recipe.search, recipe.round, replace(ready, limit=budget), Budget(budget))
 
 
 @pytest.fixture
@@ -49,8 +50,8 @@ def measure(tiny, tiny_tokens):
 
 
 def test_the_quadratic_kl_is_the_sum_of_its_tensors(ready):
-    state, fit = ready
-    done = run_passes(fit.body, replace(state, dial=0.05))
+    state, recipe = ready
+    done = run_passes(recipe.round, replace(state, dial=0.05))
     exact = {n: Raw(w, "f32") for n, w in state.weights.items()}
     assert quadratic_kl(replace(done, tensors=exact)) == 0
     parts = {
@@ -61,11 +62,11 @@ def test_the_quadratic_kl_is_the_sum_of_its_tensors(ready):
 
 
 def test_the_probe_corrects_kl_and_size(ready):
-    state, fit = ready
-    plain = Predictor(state, fit)
+    state, recipe = ready
+    plain = Predictor(state, recipe)
     assert plain.kl_ratio == 1
     fake = replace(state, measure=lambda t: 3.5 * quadratic_kl(replace(state, tensors=t)))
-    corrected = Predictor(fake, fit)
+    corrected = Predictor(fake, recipe)
     assert corrected.kl_ratio == pytest.approx(3.5)
     for budget in BUDGETS:
         one, two = plain.predict(budget), corrected.predict(budget)
@@ -74,11 +75,11 @@ def test_the_probe_corrects_kl_and_size(ready):
 
 
 def test_at_the_probe_the_prediction_is_the_measurement(ready, measure):
-    state, fit = ready
+    state, recipe = ready
     state = replace(state, measure=measure)
-    p = Predictor(state, fit)
+    p = Predictor(state, recipe)
     x = p.rate.solve(PROBE_BPW * p.rate.weights)
-    probe = run_passes(fit.body, replace(state, dial=2.0**x))
+    probe = run_passes(recipe.round, replace(state, dial=2.0**x))
     assert probe.blob is not None
     found = p.predict(len(probe.blob))
     assert found.artifact_bytes == pytest.approx(len(probe.blob), rel=0.002)
@@ -86,9 +87,9 @@ def test_at_the_probe_the_prediction_is_the_measurement(ready, measure):
 
 
 def test_predictions_follow_the_budget_and_what_is_then_built(ready, measure):
-    state, fit = ready
+    state, recipe = ready
     state = replace(state, measure=measure)
-    predictor = Predictor(state, fit)
+    predictor = Predictor(state, recipe)
     found = [predictor.predict(b) for b in BUDGETS]
     assert [p.budget_bytes for p in found] == list(BUDGETS)
     for small, large in pairwise(found):
@@ -98,28 +99,23 @@ def test_predictions_follow_the_budget_and_what_is_then_built(ready, measure):
     for p in found:
         assert p.artifact_bytes == pytest.approx(p.budget_bytes, rel=0.002)
         assert p.bits_per_weight == 8 * p.artifact_bytes / state.spec.numel
-        done = run_passes([fit], replace(state, budget=Budget(p.budget_bytes)))
+        done = built(recipe, state, p.budget_bytes)
         # The probe is taken at 3 bits; far above, on so small a model, it over-corrects.
         factor = 1.5 if p.bits_per_weight <= 6 else 1.6
         assert 1 / factor < p.kl / measure(done.tensors) < factor
         assert p.dial == pytest.approx(done.dial, rel=0.25)
 
 
-def test_a_recipe_without_fit_has_nothing_to_predict():
-    with pytest.raises(UsageError, match="no fit pass"):
-        split_at_fit([Policy(({"scheme": "rd"},))])
-
-
 def test_a_frontier_goes_through_the_build_and_near_other_builds(make_state):
-    before, fit = split_at_fit(load_recipe("rd").passes)
-    ready = run_passes(before, make_state())
-    built = run_passes([fit], replace(ready, budget=Budget(26_000)))
-    points = frontier(Predictor(ready, fit).rate, built.dial, built.size, quadratic_kl(built))
+    recipe = load_recipe("rd")
+    ready = run_passes(recipe.prepare, make_state())
+    done = built(recipe, ready, 26_000)
+    points = frontier(Predictor(ready, recipe).rate, done.dial, done.size, quadratic_kl(done))
     assert 9 <= len(points) <= 13
-    assert (built.size, quadratic_kl(built)) in points
+    assert (done.size, quadratic_kl(done)) in points
     assert all(a < c and b > d for (a, b), (c, d) in pairwise(points))
     sizes, kls = zip(*points, strict=True)
     for budget in (22_000, 30_000):
-        other = run_passes([fit], replace(ready, budget=Budget(budget)))
+        other = built(recipe, ready, budget)
         expected = np.exp(np.interp(other.size, sizes, np.log(kls)))
         assert quadratic_kl(other) == pytest.approx(expected, rel=0.25)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import packed
 
 from golfpack.errors import UsageError
 from golfpack.packer.format.tensors import QTensor
@@ -26,7 +27,7 @@ RULES = (
     {"roles": ["vector"], "scheme": "keep", "dtype": "f16"},
     {"scheme": "int", "bits": 6, "clip": {"id": "sd", "k": 16.0}, "auto": False},
 )
-ENCODE = load_recipe("gptq-lzma").passes[-1].body[-1].body  # the recipe's encode pass
+ENCODE = load_recipe("gptq-lzma").write[0]
 
 
 def rounded(state, *, two_sided=False):
@@ -45,7 +46,7 @@ def kl(state):
 
 
 def size(state):
-    return len(run_passes(ENCODE, state).blob)
+    return run_passes([ENCODE], state).size
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
@@ -111,8 +112,8 @@ def test_the_file_ends_just_below_the_budget(make_state, share):
     whole = size(state)
     budget = int((1 - share) * whole)
     done = run_passes(
-        [PruneOnes(most=0.7, body=ENCODE)],
-        replace(state, budget=replace(state.budget, total=budget)),
+        [ENCODE, PruneOnes(most=0.7)],
+        replace(state, limit=budget),
     )
     assert len(done.blob) <= budget
     assert budget - len(done.blob) <= max(0.001 * budget, 16)
@@ -129,8 +130,8 @@ def test_it_costs_less_than_zeroing_the_smallest_codes(make_state):
     state = rounded(make_state())
     budget = int(0.99 * size(state))
     done = run_passes(
-        [PruneOnes(most=0.7, body=ENCODE)],
-        replace(state, budget=replace(state.budget, total=budget)),
+        [ENCODE, PruneOnes(most=0.7)],
+        replace(state, limit=budget),
     )
 
     def by_magnitude(count: int):
@@ -158,15 +159,15 @@ def test_it_costs_less_than_zeroing_the_smallest_codes(make_state):
 
 def test_far_over_the_budget_it_leaves_the_file_to_the_dial(make_state):
     state = rounded(make_state())
-    over = replace(state, budget=replace(state.budget, total=size(state) // 2))
-    done = run_passes([PruneOnes(body=ENCODE)], over)
+    over = replace(state, limit=size(state) // 2)
+    done = run_passes([ENCODE, PruneOnes()], over)
     assert done.tensors == state.tensors
     assert done.pruning == ()
 
 
 def test_within_the_budget_nothing_goes(make_state):
     state = rounded(make_state(1_000_000))
-    assert run_passes([PruneOnes(body=ENCODE)], state).tensors == state.tensors
+    assert run_passes([ENCODE, PruneOnes()], state).tensors == state.tensors
 
 
 def test_magnitude_pruning_zeroes_the_smallest_share_of_each_matrix(make_state):
@@ -186,21 +187,16 @@ def test_magnitude_pruning_zeroes_the_smallest_share_of_each_matrix(make_state):
 @pytest.mark.parametrize("recipe", ["int5-mlp", "both"])
 def test_magnitude_pruning_is_measured_at_the_same_steps(make_state, recipe):
     """Also where +-1 pruning comes on top: neither side of the comparison has that."""
-    loaded = load_recipe("int5-mlp").passes
+    plain = loaded = load_recipe("int5-mlp")
     state = make_state(46_000)
     if recipe == "both":
-        fit = loaded[-1]
-        ones = PruneOnes(most=0.5, body=(fit.body[-1],))
-        loaded = (*loaded[:-1], replace(fit, body=(*fit.body[:-1], ones)))
-        state = replace(state, budget=replace(state.budget, total=40_500))
-    done = run_passes(loaded, state)
+        loaded = replace(plain, write=(*plain.write, PruneOnes(most=0.5)))
+        state = make_state(40_500)
+    done = packed(loaded, state)
     magnitude = done.pruning[0]
-    before = [p for p in loaded if p.name != "fit"]
-    encode = load_recipe("int5-mlp").passes[-1].body[-1]
-    body = [*[p for p in loaded[-1].body if not p.writes], encode]
-    at = replace(run_passes(before, state), dial=done.dial)
+    at = replace(run_passes(plain.prepare, state), dial=done.dial)
     pruned, whole = (
-        run_passes(body, replace(at, weights=w)).size for w in (at.weights, state.weights)
+        run_passes(plain.round, replace(at, weights=w)).size for w in (at.weights, state.weights)
     )
     assert magnitude.method == "magnitude"
     assert magnitude.bytes_saved == whole - pruned
@@ -209,18 +205,17 @@ def test_magnitude_pruning_is_measured_at_the_same_steps(make_state, recipe):
 
 def test_magnitude_pruning_of_much_saves_and_of_little_costs(make_state):
     """With coarse steps the smallest weights are zero anyway; a large share is not."""
-    loaded = load_recipe("int5-mlp").passes
     saved = []
     for share in (0.003, 0.5):
-        passes = [replace(p, share=share) if p.name == "prune_magnitude" else p for p in loaded]
-        saved.append(run_passes(passes, make_state(46_000)).pruning[0].bytes_saved)
+        recipe = load_recipe("int5-mlp", [f"prune_magnitude.share={share}"])
+        saved.append(packed(recipe, make_state(46_000)).pruning[0].bytes_saved)
     assert saved[1] > 1000 > saved[0]
 
 
 @pytest.mark.parametrize("budget", [100_000, 150_000])
 def test_nothing_goes_where_the_floats_themselves_were_tried(make_state, budget):
-    """Between half the size of the exact floats and all of it, `fit` tries to keep them."""
-    done = run_passes(load_recipe("gptq-lzma").passes, make_state(budget))
+    """Between half the size of the exact floats and all of it, the search tries to keep them."""
+    done = packed(load_recipe("gptq-lzma"), make_state(budget))
     assert len(done.blob) <= budget
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import floor, log2, sin
 
 import pytest
+from conftest import packed
 
 from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
@@ -13,14 +14,8 @@ from golfpack.eval.divergence import mean_kl
 from golfpack.packer.passes.policy import Policy
 from golfpack.packer.passes.quantize import Sense
 from golfpack.packer.recipe import load_recipe
-from golfpack.packer.search import Fit
-from golfpack.packer.state import (
-    Budget,
-    Pass,
-    run_passes,
-)
-
-NO_BUDGET = Budget(1 << 40)
+from golfpack.packer.search import Search, fit_kl
+from golfpack.packer.state import Pass, run_passes
 
 
 @pytest.fixture
@@ -35,8 +30,8 @@ def fitted(make_state, tiny, tiny_tokens):
         return mean_kl(reference, other, tiny_tokens.sequences[:4], 1)
 
     def fit(target, recipe="rd", settings=()):
-        state = make_state(budget=NO_BUDGET, measure=measure, target_kl=target)
-        done = run_passes(load_recipe(recipe, settings).passes, state)
+        state = make_state(None, measure=measure)
+        done = packed(load_recipe(recipe, settings), state, target=target)
         return done, measure(done.tensors)
 
     return fit
@@ -81,9 +76,10 @@ def test_a_target_out_of_reach_is_refused(fitted):
 
 @dataclass(frozen=True)
 class Pretend(Pass):
-    """Stands for everything behind `fit`: smaller files and a given KL as the dial rises."""
+    """Stands for a whole round: smaller files and a given KL as the dial rises."""
 
     name = "pretend"
+    stage = "write"
     kl: Callable[[float], float] = lambda x: 0.0
 
     def run(self, state):
@@ -91,6 +87,12 @@ class Pretend(Pass):
         return replace(
             state, blob=bytes(max(1, round(20_000 - 400 * x))), tensors={"kl": self.kl(x)}
         )
+
+
+def pretending(make_state):
+    """A state whose KL is what `Pretend` says."""
+    state = make_state(None, measure=lambda t: t["kl"])
+    return run_passes((Policy(({"scheme": "rd"},)), Sense()), state)
 
 
 # The KL as a function of log2(dial), by theory fourfold per octave, and how close one can come.
@@ -108,21 +110,17 @@ KLS = {
 @pytest.mark.parametrize("target", [3e-4, 0.01, 0.7])
 def test_the_search_comes_close_whatever_the_kl_does(make_state, shape, target):
     kl, share = KLS[shape]
-    fit = Fit(body=(Pretend(kl=kl),), floor_bpw=0.0)  # the pretended sizes have no floor
-    recipe = (Policy(({"scheme": "rd"},)), Sense(), fit)
-    state = make_state(budget=NO_BUDGET, measure=lambda t: t["kl"], target_kl=target)
-    done = run_passes(recipe, state)
+    search = Search(floor_bpw=0.0)  # the pretended sizes have no floor
+    done = fit_kl(search, (Pretend(kl=kl),), pretending(make_state), target)
     assert share * target <= done.tensors["kl"] <= target
-    assert len(done.trace) <= fit.max_rounds
+    assert len(done.trace) <= search.max_rounds
     kept = [r for r in done.trace if kl(log2(r.dial)) <= target]
     assert done.blob is not None
     assert len(done.blob) == min(r.artifact_bytes for r in kept)
 
 
 def test_a_model_that_loses_nothing_ends_the_search(make_state):
-    recipe = (Policy(({"scheme": "rd"},)), Sense(), Fit(body=(Pretend(),)))
-    state = make_state(budget=NO_BUDGET, measure=lambda t: t["kl"], target_kl=0.1)
-    done = run_passes(recipe, state)
+    done = fit_kl(Search(), (Pretend(),), pretending(make_state), 0.1)
     assert done.blob is not None
     assert len(done.blob) == min(r.artifact_bytes for r in done.trace)
     assert len(done.trace) <= 12

@@ -9,10 +9,10 @@ from golfpack.base.sizes import parse_size
 from golfpack.errors import UsageError
 from golfpack.packer.recipe import (
     PASSES,
+    STAGES,
     load_recipe,
     recipe_names,
 )
-from golfpack.packer.search import Fit
 from golfpack.packer.state import run_passes
 
 
@@ -23,22 +23,21 @@ def test_shipped_recipes_load_and_say_what_they_are(name):
     assert len(recipe.about) > 20
     ids = [p.name for p in recipe.passes]
     assert set(ids) <= set(PASSES)
-    fit = recipe.passes[-1]
-    assert isinstance(fit, Fit)
-    assert fit.body[-1].writes
+    assert [p.stage for p in recipe.passes] == sorted(
+        (p.stage for p in recipe.passes), key=STAGES.index
+    )
+    assert all((recipe.prepare, recipe.quantize, recipe.write))
 
 
 def test_settings_reach_their_pass_in_its_own_type():
-    recipe = load_recipe("rd", ["sense.damp=1", "fit.slack=7", "round.feedback=false"])
+    recipe = load_recipe("rd", ["sense.damp=1", "search.slack=7", "round.feedback=false"])
     sense = next(p for p in recipe.passes if p.name == "sense")
-    fit = recipe.passes[-1]
-    assert isinstance(fit, Fit)
     assert (vars(sense)["damp"], type(vars(sense)["damp"])) == (1.0, float)
-    assert fit.slack == 7
-    assert next(vars(p) for p in fit.body if p.name == "round")["feedback"] is False
+    assert recipe.search.slack == 7
+    assert next(vars(p) for p in recipe.quantize if p.name == "round")["feedback"] is False
     settings = ['encode.codec={"id": "lzma", "preset": 6}', "encode.side_codec=zlib"]
-    encode = vars(load_recipe("sdclip-brotli", settings).passes[-1])["body"][-1]
-    assert (encode.codec, encode.side_codec) == ({"id": "lzma", "preset": 6}, "zlib")
+    encode = vars(load_recipe("sdclip-brotli", settings).write[0])
+    assert (encode["codec"], encode["side_codec"]) == ({"id": "lzma", "preset": 6}, "zlib")
     assert [parse_value(v) for v in ("3", "x", "[1]", "true")] == [3, "x", [1], True]
 
 
@@ -46,15 +45,15 @@ def test_settings_reach_their_pass_in_its_own_type():
     ("settings", "says"),
     [
         (["sense.dampp=1"], "did you mean 'damp'"),
-        (["fit.tolerence=1"], "did you mean 'tolerance'"),
-        (["fit.body=1"], "options: tolerance"),
+        (["search.tolerence=1"], "did you mean 'tolerance'"),
+        (["search.floor=1"], "did you mean 'floor_bpw'"),
         (["sens.damp=1"], "sense"),
         (["damp=1"], "PASS.OPTION=VALUE"),
         (["sense.damp"], "PASS.OPTION=VALUE"),
         (["sense.damp=big"], "it takes a number"),
         (["sense.activation_order=3"], "it takes true or false"),
-        (["fit.slack=true"], "it takes an integer"),
-        (["fit.slack=1.5"], "it takes an integer"),
+        (["search.slack=true"], "it takes an integer"),
+        (["search.slack=1.5"], "it takes an integer"),
         (["encode.filters=shuffle"], "it takes a list"),
         (["encode.codec=[1]"], "it takes text or a table"),
     ],
@@ -98,17 +97,12 @@ def test_an_unknown_recipe_names_a_near_one():
     assert "rd" in str(e.value.hint)
 
 
-BODY = ("steps", "round", "encode")
-
-
 @pytest.mark.parametrize(
     "order",
     [
-        ("sense", "policy"),
-        ("policy", "steps"),
-        ("policy", "round"),
-        ("policy", "sense", "round"),
-        ("policy", "encode"),
+        ("sense", "policy", "steps", "round", "encode"),
+        ("policy", "steps", "round", "encode"),
+        ("policy", "sense", "steps", "round", "prune_ones", "encode"),
     ],
 )
 def test_passes_in_the_wrong_order_are_named(tmp_path, make_state, order):
@@ -121,11 +115,21 @@ def test_passes_in_the_wrong_order_are_named(tmp_path, make_state, order):
     assert "before it" in e.value.message
 
 
-@pytest.mark.parametrize("behind", [(), ("policy",), ("round", "steps", "encode"), ("fit", *BODY)])
-def test_fit_needs_its_passes_behind_it(tmp_path, behind):
-    path = tmp_path / "fit.toml"
-    path.write_text("\n".join(f"[[pass]]\nid = '{p}'" for p in ("policy", "sense", "fit", *behind)))
-    with pytest.raises(UsageError, match="behind it"):
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        (("policy", "sense"), "it needs the passes steps, round, encode"),
+        (("policy", "sense", "round", "steps", "encode"), "in that order, once"),
+        (("policy", "sense", "steps", "round", "encode", "encode"), "in that order, once"),
+        (("policy", "steps", "sense", "round", "encode"), "'sense' is one to prepare"),
+        (("policy", "sense", "steps", "encode", "round"), "'round' is one to quantize"),
+        (("policy", "sense", "fit", "steps", "round", "encode"), "no pass any more"),
+    ],
+)
+def test_a_recipe_has_its_passes_by_stage(tmp_path, order, says):
+    path = tmp_path / "order.toml"
+    path.write_text("\n".join(f"[[pass]]\nid = '{p}'" for p in order))
+    with pytest.raises(UsageError, match=says):
         load_recipe(str(path))
 
 

@@ -6,26 +6,23 @@ from math import floor, log2, sin
 
 import numpy as np
 import pytest
+from conftest import packed
 
-from golfpack.errors import BudgetError
+from golfpack.errors import BudgetError, UsageError
+from golfpack.packer.aim import Budget
 from golfpack.packer.format.loader import loads
 from golfpack.packer.passes.policy import Policy
 from golfpack.packer.passes.quantize import Sense
 from golfpack.packer.recipe import load_recipe
-from golfpack.packer.search import Fit
-from golfpack.packer.state import (
-    Budget,
-    Pass,
-    run_passes,
-)
+from golfpack.packer.search import Search, fit_bytes
+from golfpack.packer.state import Pass, run_passes
 
 # A byte codec's sizes scatter by a few percent from one dial to the next; zlib is the quick one.
 RD_BYTES = ("encode.codec=zlib", "encode.order=col")
 
 
 def fitted(make_state, budget, recipe="rd", settings=(), code=0):
-    state = replace(make_state(), budget=Budget(budget + code, code))
-    return run_passes(load_recipe(recipe, settings).passes, state)
+    return packed(load_recipe(recipe, settings), replace(make_state(), limit=budget), code)
 
 
 @pytest.mark.parametrize(("settings", "tolerated"), [((), 64), (RD_BYTES, 1000)])
@@ -40,9 +37,10 @@ def test_rd_fills_the_budget(make_state, budget, settings, tolerated):
 
 @dataclass(frozen=True)
 class Pretend(Pass):
-    """Stands for everything behind `fit`: an artifact whose size is a given function of log2(dial)."""
+    """Stands for a whole round: an artifact whose size is a given function of log2(dial)."""
 
     name = "pretend"
+    stage = "write"
     size: Callable[[float], float] = lambda x: 0.0
 
     def run(self, state):
@@ -63,8 +61,8 @@ SIZES = {
 @pytest.mark.parametrize("budget", [9_000, 20_000, 33_333, 50_000])
 def test_the_search_comes_close_whatever_the_sizes_do(make_state, shape, budget):
     size = SIZES[shape]
-    recipe = (Policy(({"scheme": "rd"},)), Sense(), Fit(body=(Pretend(size=size),)))
-    done = run_passes(recipe, make_state(budget))
+    ready = run_passes((Policy(({"scheme": "rd"},)), Sense()), make_state(budget))
+    done = fit_bytes(Search(), (Pretend(size=size),), ready, Budget(budget))
     assert done.blob is not None
     assert len(done.blob) <= budget
     assert len({r.dial for r in done.trace}) == len(done.trace), "tried one dial twice"
@@ -137,11 +135,11 @@ def named_instead_of(budget, build):
 
 @pytest.fixture
 def pretended(make_state):
-    """pretended(budget, pass) -> the finished state, with `pass` for all that is behind `fit`."""
+    """pretended(budget, pass) -> the finished state, with `pass` for a whole round."""
     ready = run_passes((Policy(({"scheme": "rd"},)), Sense()), make_state())
 
     def run(budget, behind):
-        return run_passes((Fit(body=(behind,)),), replace(ready, budget=Budget(budget)))
+        return fit_bytes(Search(), (behind,), replace(ready, limit=budget), Budget(budget))
 
     return run
 
@@ -163,6 +161,7 @@ class PretendAuto(Pass):
     """Like `encode` with codec "auto": what it chose at the first dial is worse at others."""
 
     name = "pretend"
+    stage = "write"
 
     def run(self, state):
         x = log2(state.dial)
@@ -213,14 +212,19 @@ def test_without_calibration_the_budget_still_holds(make_state):
 
 def test_a_recipe_that_quantizes_nothing_either_fits_or_says_what_is_missing(make_state, tmp_path):
     path = tmp_path / "keep.toml"
-    ids = ("sense", "fit", "steps", "round", "encode")
+    ids = ("sense", "steps", "round", "encode")
     path.write_text(
         '[[pass]]\nid = "policy"\nrules = [{scheme = "keep", dtype = "f16"}]\n'
         + "".join(f'[[pass]]\nid = "{i}"\n' for i in ids)
     )
-    done = run_passes(load_recipe(str(path)).passes, make_state(100_000))
+    done = packed(load_recipe(str(path)), make_state(100_000))
     assert done.blob is not None
     assert len(done.blob) <= 100_000
     with pytest.raises(BudgetError) as e:
-        run_passes(load_recipe(str(path)).passes, make_state(50_000))
+        packed(load_recipe(str(path)), make_state(50_000))
     assert 50_000 + e.value.shortfall == len(done.blob)
+
+
+def test_a_search_needs_a_policy(make_state):
+    with pytest.raises(UsageError, match="needs 'policy'"):
+        fit_bytes(Search(), (), make_state(), Budget(20_000))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import packed
 
 from golfpack.packer import torch_engine
 from golfpack.packer.engine import (
@@ -19,7 +20,6 @@ from golfpack.packer.format.steps import (
 )
 from golfpack.packer.quantize.gptq import factorize
 from golfpack.packer.recipe import load_recipe
-from golfpack.packer.state import run_passes
 from golfpack.packer.torch_engine import TorchEngine
 
 HOST, TORCH = HostEngine(), TorchEngine(torch.device("cpu"), kernel=False)
@@ -84,7 +84,5 @@ def test_factors_are_the_hosts_damps_included():
 
 
 def test_a_recipe_runs_to_the_same_bytes(make_state):
-    passes = load_recipe("rd").passes
-    assert (
-        run_passes(passes, make_state(engine=TORCH)).blob == run_passes(passes, make_state()).blob
-    )
+    recipe = load_recipe("rd")
+    assert packed(recipe, make_state(engine=TORCH)).blob == packed(recipe, make_state()).blob

@@ -58,7 +58,7 @@ def test_initial_values_are_the_baselines() -> None:
     assert weights["blocks.1.resid_mix"].tolist() == [[1.0] * 16, [0.0] * 16]
     assert weights["skip_weights"].unique().tolist() == [1.0]
     q = weights["blocks.1.attn.c_q.weight"]
-    assert torch.allclose(q @ q.T, torch.eye(16), atol=1e-5)
+    assert torch.allclose(q @ q.T, torch.eye(16), atol=1e-4)
 
 
 def test_weights_follow_the_seed_and_leave_global_state_alone() -> None:

@@ -277,12 +277,12 @@ def test_auto_out_of_time_takes_the_first_and_says_so(rounded):
 
 def test_a_choice_is_made_once_and_reused(rounded):
     names = tuple(n for n, t in rounded.tensors.items() if isinstance(t, QTensor))
-    chosen = Coding((CodeGroup(names, ByteStream(make_codec("zlib"), (), "col")),))
+    chosen = Coding((CodeGroup(names, ByteStream(make_codec("zlib"), (), "col")),), SIDE)
     done, artifact = encoded(replace(rounded, coding=chosen), codec="auto")
     assert done.coding == chosen
     assert artifact.container.manifest["codes"]["codec"]["id"] == "zlib"
     # A coding of other tensors is not one for these.
-    other = Coding((CodeGroup(names[1:], RansCodes()),))
+    other = Coding((CodeGroup(names[1:], RansCodes()),), SIDE)
     done, _ = encoded(replace(rounded, coding=other), codec="zstd")
     assert done.coding is not None
     assert done.coding.covers(names)

@@ -10,12 +10,11 @@ variant would need for the first one's KL (interpolated in log KL and log bytes)
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from golfpack.build.prepare import BuildOptions
+from golfpack.build.options import BuildOptions, read_options
 from golfpack.build.run import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
@@ -29,16 +28,16 @@ WINDOW = 512
 
 def curve(options: BuildOptions, budgets: list[str], sequences: np.ndarray) -> np.ndarray:
     """(budgets, 2): artifact bytes and KL to the float model of each budget's build."""
-    c = load_checkpoint(options.checkpoint)
+    c = load_checkpoint(options.inputs.checkpoint)
     reference = c.module()
     points = []
     with tempfile.TemporaryDirectory() as folder:
         for budget in budgets:
             output = Path(folder) / "x.golf"
-            report = build(replace(options, budget=budget, output=output))
+            report = build(options.changed(budget=budget, output=output))
             a = load(output)
             model = c.module(a.weights())
-            kl = mean_kl(reference, model, sequences, options.threads)
+            kl = mean_kl(reference, model, sequences, options.machine.threads)
             points.append((report.artifact_bytes, kl))
     return np.array(points, np.float64)
 
@@ -62,11 +61,12 @@ def main() -> None:
     first: np.ndarray | None = None
     for variant in args.variant:
         words = variant.split()
-        options = BuildOptions(
-            args.checkpoint, recipe=args.recipe, calib=args.calib, threads=args.threads,
-            settings=tuple(w for w in words if w != "recalibrate"),
-            recalibrate="recalibrate" in words,
-        )  # fmt: skip
+        table = {
+            "checkpoint": args.checkpoint, "recipe": args.recipe, "calib": args.calib,
+            "threads": args.threads, "recalibrate": "recalibrate" in words,
+            "settings": tuple(w for w in words if w != "recalibrate"),
+        }  # fmt: skip
+        options = read_options(table)
         points = curve(options, args.budgets, sequences)
         first = points if first is None else first
         order = np.argsort(points[:, 1])

@@ -19,19 +19,13 @@ from statistics import mean, median
 import numpy as np
 
 from golfpack.base.progress import silent
-from golfpack.build.prepare import (
-    BuildOptions,
-    load_inputs,
-    prepare,
-)
+from golfpack.build.options import BuildOptions, read_options
+from golfpack.build.prepare import prepare, read_model
+from golfpack.packer.aim import Budget
 from golfpack.packer.format.loader import loads
-from golfpack.packer.predict import split_at_fit
-from golfpack.packer.search import Fit
-from golfpack.packer.state import (
-    Budget,
-    PackState,
-    run_passes,
-)
+from golfpack.packer.recipe import Recipe
+from golfpack.packer.search import fit_bytes
+from golfpack.packer.state import PackState
 
 LOWEST_BPW, HIGHEST_BPW = 1.2, 8.0
 
@@ -52,12 +46,10 @@ class Build:
         return self.budget - self.size
 
 
-def ready_state(options: BuildOptions) -> tuple[PackState, Fit]:
-    """The state as `fit` gets it, and `fit`."""
-    checkpoint, recipe = load_inputs(options)
-    before, fit = split_at_fit(recipe.passes)
-    state = prepare(checkpoint, recipe, options, silent).state(Budget(1), options.threads, silent)
-    return run_passes(before, state), fit
+def ready_state(options: BuildOptions) -> tuple[PackState, Recipe]:
+    """The state as the search gets it, and the recipe."""
+    model, recipe = read_model(options)
+    return prepare(model, recipe, options, silent).ready(1, silent), recipe
 
 
 def random_budgets(numel: int, count: int, seed: int) -> list[int]:
@@ -67,17 +59,16 @@ def random_budgets(numel: int, count: int, seed: int) -> list[int]:
     return [int(b * numel / 8) for b in bits]
 
 
-def builds(state: PackState, fit: Fit, budgets: list[int]) -> Iterator[Build]:
+def builds(state: PackState, recipe: Recipe, budgets: list[int]) -> Iterator[Build]:
     """One real build per budget."""
     for budget in budgets:
         began = time.perf_counter()
-        done = run_passes([fit], replace(state, budget=Budget(budget)))
+        at = replace(state, limit=budget)
+        done = fit_bytes(recipe.search, recipe.round, at, Budget(budget))
         seconds = time.perf_counter() - began
         assert done.blob is not None
         size = loads(done.blob).container.size
-        yield Build(
-            budget, size, len(done.trace), seconds, max(fit.slack, int(fit.tolerance * budget))
-        )
+        yield Build(budget, size, len(done.trace), seconds, recipe.search.enough(budget))
 
 
 def show(path: Path, numel: int, results: list[Build]) -> bool:
@@ -112,10 +103,12 @@ def main() -> None:
     args = parser.parse_args()
     good = True
     for path in args.checkpoints:
-        options = BuildOptions(path, recipe=args.recipe, calib=args.calib, threads=args.threads)
-        state, fit = ready_state(options)
+        options = read_options({
+            "checkpoint": path, "recipe": args.recipe, "calib": args.calib, "threads": args.threads,
+        })  # fmt: skip
+        state, recipe = ready_state(options)
         numel, results = state.spec.numel, []
-        for b in builds(state, fit, random_budgets(numel, args.count, args.seed)):
+        for b in builds(state, recipe, random_budgets(numel, args.count, args.seed)):
             print(
                 f"{8 * b.budget / numel:5.2f} bits/parameter  budget {b.budget:>10,}  artifact "
                 f"{b.size:>10,}  headroom {b.headroom:>6,}  rounds {b.rounds:>2}  {b.seconds:5.1f} s",

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from golfpack.build.prepare import BuildOptions
-from golfpack.build.run import build
+from golfpack import build
 from golfpack.data.shards import write_shard
 from golfpack.models.golf.family import GOLF
 
@@ -71,11 +70,8 @@ def main() -> None:
         write_shard(shard, rng.integers(0, vocab, args.calib_tokens + (1 << 13)))
         watch = Stopwatch()
         report = build(
-            BuildOptions(
-                checkpoint, args.budget, Path(folder) / "x.golf", calib=str(shard),
-                calib_tokens=args.calib_tokens, threads=args.threads, cache=False,
-            ),
-            watch,
+            checkpoint, budget=args.budget, output=Path(folder) / "x.golf", calib=str(shard),
+            calib_tokens=args.calib_tokens, threads=args.threads, cache=False, notify=watch,
         )  # fmt: skip
         watch("end", 0, 0, "")
     print(f"{numel:,} weights, {report.artifact_bytes:,} of {report.budget_bytes:,} bytes")

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golfpack.build.prepare import BuildOptions
-from golfpack.build.run import build
+from golfpack import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import (
@@ -46,10 +45,8 @@ def main() -> None:
         for count in args.counts:
             output = Path(folder) / f"{count}.golf"
             report = build(
-                BuildOptions(
-                    args.checkpoint, args.budget, output, calib=args.calib, calib_tokens=count,
-                    threads=args.threads, cache=False,
-                )
+                args.checkpoint, budget=args.budget, output=output, calib=args.calib,
+                calib_tokens=count, threads=args.threads, cache=False,
             )  # fmt: skip
             artifact = load(output)
             model = checkpoint.module(artifact.weights())

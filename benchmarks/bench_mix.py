@@ -14,11 +14,9 @@ from pathlib import Path
 
 from golfpack.base.progress import silent
 from golfpack.base.sizes import parse_size
-from golfpack.build.prepare import (
-    BuildOptions,
-    load_inputs,
-    prepare,
-)
+from golfpack.build.options import read_options
+from golfpack.build.prepare import prepare, read_model
+from golfpack.packer.aim import Budget
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.mix import Mix
@@ -29,15 +27,17 @@ from golfpack.packer.passes.quantize import (
     Sense,
     Steps,
 )
-from golfpack.packer.search import Fit
-from golfpack.packer.state import (
-    Budget,
-    PackState,
-    run_passes,
-)
+from golfpack.packer.search import Search, fit_bytes
+from golfpack.packer.state import PackState, run_passes
 
 WIDTHS = (4, 5, 6, 7, 8)
-FIT = Fit(tolerance=0.001, body=(Steps(), Round(), Encode()))
+SEARCH, ROUND = Search(tolerance=0.001), (Steps(), Round(), Encode())
+
+
+def fitted(ready: PackState) -> PackState:
+    """The artifact within the state's limit."""
+    assert ready.limit is not None
+    return fit_bytes(SEARCH, ROUND, ready, Budget(ready.limit))
 
 
 def policy(bits: int) -> Policy:
@@ -68,20 +68,21 @@ def main() -> None:
     parser.add_argument("--budget", action="append")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    options = BuildOptions(args.checkpoint, calib=args.calib, threads=args.threads)
-    checkpoint, recipe = load_inputs(options)
-    prepared = prepare(checkpoint, recipe, options, silent)
-    state = prepared.state(Budget(0), args.threads, silent)
+    options = read_options(
+        {"checkpoint": args.checkpoint, "calib": args.calib, "threads": args.threads}
+    )
+    checkpoint, recipe = read_model(options)
+    state = prepare(checkpoint, recipe, options, silent).state(0, silent)
     print("| budget | plan | bytes | H-weighted error | KL |")
     print("|---|---|---:|---:|---:|")
     sensed = run_passes([policy(6), Sense()], state)
     for text in args.budget or ["4bpw", "3.4bpw", "2.9bpw"]:
-        ready = replace(sensed, budget=Budget(parse_size(text, checkpoint.spec.numel)))
+        ready = replace(sensed, limit=parse_size(text, checkpoint.spec.numel))
         for bits in WIDTHS:
-            done = run_passes([policy(bits), Clip(), FIT], ready)
+            done = fitted(run_passes([policy(bits), Clip()], ready))
             size, error, kl = measured(done)
             print(f"| {text} | int{bits} | {size:,} | {error:.6f} | {kl:.6f} |", flush=True)
-        done = run_passes([Mix(WIDTHS), Clip(), FIT], ready)
+        done = fitted(run_passes([Mix(WIDTHS), Clip()], ready))
         size, error, kl = measured(done)
         a = done.allocation
         assert a is not None

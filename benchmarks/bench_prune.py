@@ -16,11 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from golfpack.base.progress import silent
-from golfpack.build.prepare import (
-    BuildOptions,
-    load_inputs,
-    prepare,
-)
+from golfpack.build.options import read_options
+from golfpack.build.prepare import prepare, read_model
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.policy import Policy
@@ -34,11 +31,7 @@ from golfpack.packer.passes.quantize import (
     Sense,
     Steps,
 )
-from golfpack.packer.state import (
-    Budget,
-    PackState,
-    run_passes,
-)
+from golfpack.packer.state import PackState, run_passes
 
 CUTS = (0.005, 0.01, 0.02, 0.04)
 ENCODE = Encode(codec="lzma", side_codec="lzma")
@@ -108,11 +101,12 @@ def main() -> None:
     parser.add_argument("--k", type=float, default=12.85)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    options = BuildOptions(
-        args.checkpoint, recipe="sdclip-brotli", calib=args.calib, threads=args.threads
-    )
-    checkpoint, recipe = load_inputs(options)
-    state = prepare(checkpoint, recipe, options, silent).state(Budget(0), args.threads, silent)
+    options = read_options({
+        "checkpoint": args.checkpoint, "recipe": "sdclip-brotli", "calib": args.calib,
+        "threads": args.threads,
+    })  # fmt: skip
+    checkpoint, recipe = read_model(options)
+    state = prepare(checkpoint, recipe, options, silent).state(0, silent)
     whole = rounded(state, args.k)
     assert whole.measure is not None
     ones = sum(
@@ -126,9 +120,9 @@ def main() -> None:
     print(f"| 0 | whole, k={args.k:g} | {size(whole):,} | | {base:.6f} | |")
     for cut in CUTS:
         budget = int((1 - cut) * size(whole))
-        ready = replace(whole, budget=Budget(budget))
+        ready = replace(whole, limit=budget)
         ways: dict[str, Callable[[], PackState]] = {
-            "prune_ones": lambda r=ready: run_passes([PruneOnes(most=1.0, body=(ENCODE,))], r),
+            "prune_ones": lambda r=ready: run_passes([ENCODE, PruneOnes(most=1.0)], r),
             "+-1 by step": lambda b=budget: bisected(
                 lambda x: by_step(whole, int(x)), 0, ones - 1, b
             ),

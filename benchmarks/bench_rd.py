@@ -32,12 +32,8 @@ from torch import nn
 
 from golfpack.artifact import open_model
 from golfpack.base.progress import silent
-from golfpack.build.prepare import (
-    CALIB_LENGTH,
-    BuildOptions,
-    load_inputs,
-    prepare,
-)
+from golfpack.build.options import BuildOptions, read_options
+from golfpack.build.prepare import CALIB_LENGTH, prepare, read_model
 from golfpack.build.run import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
@@ -55,11 +51,7 @@ from golfpack.packer.passes.quantize import (
     Steps,
 )
 from golfpack.packer.rate import entropy
-from golfpack.packer.state import (
-    Budget,
-    PackState,
-    run_passes,
-)
+from golfpack.packer.state import PackState, run_passes
 from golfpack.spec import CalibStats
 
 MATRIX_KS = (6.0, 8.0, 10.0, 12.85, 16.0, 20.0)
@@ -90,9 +82,9 @@ class Bench:
 
     def __init__(self, options: BuildOptions, tokens: str, kl_tokens: int) -> None:
         self.options = options
-        self.checkpoint, recipe = load_inputs(options)
+        self.checkpoint, recipe = read_model(options)
         prepared = prepare(self.checkpoint, recipe, options, silent)
-        self.state = prepared.state(Budget(1), options.threads, silent)
+        self.state = prepared.state(1, silent)
         stream = read_tokens(tokens, kl_tokens).astype(np.int64)
         self.sequences = stream[: len(stream) // CALIB_LENGTH * CALIB_LENGTH]
         self.sequences = self.sequences.reshape(-1, CALIB_LENGTH)
@@ -108,7 +100,9 @@ class Bench:
 
     def kl(self, weights: Mapping[str, np.ndarray]) -> float:
         """KL(float || weights) on the validation tokens, nats per token."""
-        return mean_kl(self.reference, self._model(weights), self.sequences, self.options.threads)
+        return mean_kl(
+            self.reference, self._model(weights), self.sequences, self.options.machine.threads
+        )
 
     def kl_of_tensors(self, tensors: Tensors) -> float:
         """The same of tensors that are not yet an artifact."""
@@ -193,7 +187,7 @@ def sdclip_points(bench: Bench) -> list[Point]:
         points[setting] = Point("sdclip", setting, estimated_size(tensors), False, kl)
     promising = [p.setting for p in front(_better_hessians(points.values()), MARGIN)]
     _progress(f"brotli-11 of {len(promising)} grid points")
-    with ThreadPoolExecutor(bench.options.threads) as pool:  # brotli lets go of the GIL
+    with ThreadPoolExecutor(bench.options.machine.threads) as pool:  # brotli lets go of the GIL
         sizes = pool.map(lambda s: coded_size(bench, grid[s]), promising)
         for setting, size in zip(promising, sizes, strict=True):
             points[setting] = replace(points[setting], size=size, exact=True)
@@ -215,7 +209,7 @@ def rd_points(bench: Bench, folder: Path) -> list[Point]:
     points = []
     for budget in RD_BUDGETS:
         _progress(f"rd at {budget}")
-        report = build(replace(bench.options, budget=budget, output=folder / f"{budget}.golf"))
+        report = build(bench.options.changed(budget=budget, output=folder / f"{budget}.golf"))
         kl = bench.kl(open_model(folder / f"{budget}.golf").weights)
         points.append(Point("rd", budget, report.artifact_bytes, True, kl))
     return points
@@ -240,9 +234,10 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    options = BuildOptions(
-        args.checkpoint, calib=args.calib, calib_tokens=args.calib_tokens, threads=args.threads
-    )
+    options = read_options({
+        "checkpoint": args.checkpoint, "calib": args.calib, "calib_tokens": args.calib_tokens,
+        "threads": args.threads,
+    })  # fmt: skip
     bench = Bench(options, args.tokens, args.kl_tokens)
     points = [*sdclip_points(bench), *rd_points(bench, args.out)]
     _progress("")

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golfpack.build.prepare import BuildOptions
-from golfpack.build.run import build
+from golfpack import build
 from golfpack.data.stream import read_stream
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import load_tokenizer
@@ -80,11 +79,9 @@ def table(args: argparse.Namespace) -> None:
         for tokens in args.refine:
             with tempfile.TemporaryDirectory() as folder:
                 report = build(
-                    BuildOptions(
-                        args.checkpoint, budget, Path(folder) / "x.golf", recipe=args.recipe,
-                        calib=args.calib, calib_tokens=args.calib_tokens, tokenizer=args.tokenizer,
-                        threads=args.threads, refine=tokens,
-                    )
+                    args.checkpoint, budget=budget, output=Path(folder) / "x.golf",
+                    recipe=args.recipe, calib=args.calib, calib_tokens=args.calib_tokens,
+                    tokenizer=args.tokenizer, threads=args.threads, refine=tokens,
                 )  # fmt: skip
                 a = load(Path(folder) / "x.golf")
             model = c.module(a.weights())

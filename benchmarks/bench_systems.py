@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 
-from golfpack.build.prepare import BuildOptions
-from golfpack.build.run import build
+from golfpack import build
 from golfpack.errors import BudgetError
 from golfpack.models import find_family
 from golfpack.spec import ModelSpec
@@ -130,11 +129,9 @@ def run(name: str, case: Case, threads: int, blind: bool) -> None:
         began = time.perf_counter()
         try:
             report = build(
-                BuildOptions(
-                    checkpoint, case.budget or str(raw), recipe="rd" if raw is None else str(recipe),
-                    settings=settings, data_free=True, dry_run=True, threads=threads, cache=False,
-                    blind=blind,
-                )
+                checkpoint, budget=case.budget or raw, settings=settings, data_free=True,
+                recipe="rd" if raw is None else str(recipe), dry_run=True, threads=threads,
+                cache=False, blind=blind,
             )  # fmt: skip
         except BudgetError as error:
             outcome = f"refused: {error.message} ({error.hint})"

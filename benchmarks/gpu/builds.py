@@ -9,11 +9,8 @@ import torch
 
 from benchmarks.gpu.measure import MEDIUM, TINY, Findings, Job
 from benchmarks.gpu.models import save_checkpoint, save_shard
-from golfpack.build.prepare import (
-    CALIB_LENGTH,
-    HELD_OUT,
-    BuildOptions,
-)
+from golfpack.build.options import read_options
+from golfpack.build.prepare import CALIB_LENGTH, HELD_OUT
 from golfpack.build.run import build
 from golfpack.packer.devicecoding import device_decoder
 from golfpack.packer.format.loader import loads
@@ -49,11 +46,11 @@ def full_build(job: Job, found: Findings) -> None:
             watch = Stopwatch()
             began = time.perf_counter()
             report = build(
-                BuildOptions(
-                    path, "10bpw" if job.smoke else "16MB", Path(folder) / "x.golf",
-                    calib=str(shard), calib_tokens=calib, threads=job.threads, cache=False,
-                    device=job.device, batched=True,
-                ),
+                read_options({
+                    "checkpoint": path, "budget": "10bpw" if job.smoke else "16MB",
+                    "output": Path(folder) / "x.golf", "calib": str(shard), "calib_tokens": calib,
+                    "threads": job.threads, "cache": False, "device": job.device, "batched": True,
+                }),
                 watch,
             )  # fmt: skip
             watch("end", 0, 0, "")
@@ -91,10 +88,11 @@ def agreement(job: Job, found: Findings) -> None:
             output = Path(folder) / f"{name}.golf"
             began = time.perf_counter()
             report = build(
-                BuildOptions(
-                    path, "10bpw" if job.smoke else "3bpw", output, calib=shard, calib_tokens=calib,
-                    threads=job.threads, cache=False, device=device, batched=batched,
-                )
+                read_options({
+                    "checkpoint": path, "budget": "10bpw" if job.smoke else "3bpw",
+                    "output": output, "calib": shard, "calib_tokens": calib,
+                    "threads": job.threads, "cache": False, "device": device, "batched": batched,
+                })
             )  # fmt: skip
             kls.append(report.measured_kl or 0.0)
             found.figure(

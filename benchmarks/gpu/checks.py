@@ -4,32 +4,23 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from benchmarks.gpu.measure import TINY, Findings, Job
 from benchmarks.gpu.models import looks_trained, some_tokens
 from golfpack.calib.device import calibrate_on
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
-from golfpack.kernels.cross_entropy import head_cross_entropy
-from golfpack.kernels.dequantize import dequantize
 from golfpack.kernels.select import (
     interpreted,
     triton_available,
 )
 from golfpack.models import FAMILIES
 from golfpack.models.golf.family import spec
-from golfpack.packer.devicecoding import device_decoder
 from golfpack.packer.engine import (
     HostEngine,
     ToFactor,
     ToRound,
 )
-from golfpack.packer.format.rans.codes import (
-    decode_codes,
-    encode_codes,
-)
-from golfpack.packer.format.rans.context_model import CodeMatrix
 from golfpack.packer.format.steps import log_steps
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.quantize.gptq import factorize
@@ -62,9 +53,6 @@ def correctness(job: Job, found: Findings) -> None:
     """All checks; times are other sections'."""
     _feedback(job, found)
     _factors(job, found)
-    _dequantize(job, found)
-    _cross_entropy(job, found)
-    _decoding(job, found)
     _calibration(job, found)
 
 
@@ -118,80 +106,6 @@ def _factors(job: Job, found: Findings) -> None:
         pairs = zip(engine_of(job).factors(work, 1), HostEngine().factors(work, 1), strict=True)
         off = max(float(np.abs(a.upper - b.upper).max() / np.abs(b.upper).max()) for a, b in pairs)
         found.check(f"factor {size}: largest difference", off, 1e-5)
-
-
-def _dequantize(job: Job, found: Findings) -> None:
-    rng = np.random.default_rng(2)
-    for rows, cols in SMALL if job.smoke else SMALL + LARGE:
-        codes = rng.integers(-20, 21, (rows, cols)).astype(np.int32)
-        steps = log_steps(np.exp(rng.standard_normal(rows)), np.exp(rng.standard_normal(cols)))
-        wanted = torch.from_numpy(QTensor(codes, steps).dequantize())
-        assert steps.col is not None
-        tensors = [torch.from_numpy(a).to(job.device) for a in (codes, steps.row, steps.col)]
-        kernel = kernels_here(job)
-        # The interpreter cuts bfloat16 off where a GPU rounds.
-        for dtype in (torch.float32,) if job.smoke else (torch.float32, torch.bfloat16):
-            got = dequantize(*tensors, dtype=dtype, kernel=kernel).cpu()
-            off = int((got != wanted.to(dtype)).sum())
-            found.check(
-                f"dequantize {rows}x{cols} {dtype}: other bits".replace("torch.", ""), off, 0
-            )
-
-
-def _cross_entropy(job: Job, found: Findings) -> None:
-    tokens, width, vocab = (64, 24, 50) if job.smoke else (4096, 512, 8192)
-    generator = torch.Generator().manual_seed(3)
-    hidden = torch.randn(tokens, width, generator=generator)
-    weight = torch.randn(vocab, width, generator=generator) / width**0.25
-    targets = torch.randint(vocab, (tokens,), generator=generator)
-    wanted, grads = _reference(hidden.double(), weight.double(), targets)
-    x, w = (t.to(job.device).requires_grad_() for t in (hidden, weight))
-    y = targets.to(job.device)
-    nll = head_cross_entropy(x, w, y, cap=capped, chunk=max(1, tokens // 3))
-    found.check("cross entropy: largest error, nats", _off(nll, wanted), 1e-4)
-    nll.mean().backward()
-    for name, got, true in (("hidden", x.grad, grads[0]), ("weight", w.grad, grads[1])):
-        assert got is not None
-        scale = float(true.abs().max())
-        found.check(f"cross entropy: gradient of {name}, relative", _off(got, true) / scale, 1e-4)
-    if job.device == "cuda":
-        low_x, low_w = hidden.bfloat16(), weight.bfloat16()
-        wanted, _ = _reference(low_x.double(), low_w.double(), targets)
-        with torch.no_grad():
-            nll = head_cross_entropy(low_x.cuda(), low_w.cuda(), y, cap=capped)
-        found.check("cross entropy, bf16 in: largest error, nats", _off(nll, wanted), 1e-3)
-
-
-def capped(z: torch.Tensor) -> torch.Tensor:
-    """The challenge's cap on logits."""
-    return 30.0 * torch.tanh(z / 30.0)
-
-
-def _reference(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    x, w = hidden.requires_grad_(), weight.requires_grad_()
-    nll = F.cross_entropy(capped(x @ w.T), targets, reduction="none")
-    return nll.detach(), torch.autograd.grad(nll.mean(), (x, w))
-
-
-def _off(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.detach().cpu().double() - wanted).abs().max())
-
-
-def _decoding(job: Job, found: Findings) -> None:
-    """RANS on the device gives back what was encoded."""
-    rng = np.random.default_rng(4)
-    shapes = ((3, 5), (12, 9)) if job.smoke else ((3, 5), (70, 40), (8192, 512), (2048, 512))
-    for shape in shapes:
-        spread = np.exp(rng.standard_normal((shape[0], 1)) + 1)
-        codes = np.rint(spread * rng.standard_normal(shape)).astype(np.int32)
-        codes.flat[:: max(1, codes.size // 5)] += 100_000  # escapes
-        matrix = CodeMatrix(shape, np.zeros(shape[0], np.int32), np.zeros(shape[1], np.int32))
-        payload = encode_codes([codes], [matrix])
-        decoder = device_decoder(torch.device(job.device), kernel=kernels_here(job))
-        off = int((decode_codes(payload, [matrix], decoder)[0] != codes).sum())
-        found.check(f"rANS decoder {shape[0]}x{shape[1]}: other codes", off, 0)
 
 
 def _calibration(job: Job, found: Findings) -> None:

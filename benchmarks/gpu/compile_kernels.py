@@ -20,11 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from golfpack.kernels import (
-    dequantize_triton,
-    rans_triton,
-)
-from golfpack.kernels import (
-    gptq_triton as feedback_triton,
+    gptq_triton as gptq_triton,
 )
 
 H100 = GPUTarget("cuda", 90, 32)
@@ -48,7 +44,7 @@ class Variant:
 
 def variants() -> Iterator[Variant]:
     """Everything that a build or an evaluation may launch."""
-    tile = feedback_triton.TILE
+    tile = gptq_triton.TILE
     for kind in ("fp64", "fp32"):
         types = {f"{name}_ptr": f"*{kind}" for name in FEEDBACK_FLOATS}
         types |= {"upper_ptr": f"*{kind}", "lower_ptr": f"*{kind}", "code_ptr": "*i32"}
@@ -56,27 +52,8 @@ def variants() -> Iterator[Variant]:
             constants = {
                 "TWO_SIDED": two_sided, "WEIGHTED": weighted, "ROWS": tile, "COLS": tile,
             }  # fmt: skip
-            for config in feedback_triton._round_diagonal.configs:
-                yield Variant(feedback_triton._round_diagonal, types, constants, config.num_warps)
-    for codes, out, has_col, grouped in (
-        ("i8", "bf16", 1, 0), ("i16", "fp16", 1, 0), ("i32", "fp32", 0, 1)
-    ):  # fmt: skip
-        types = {
-            "code_ptr": f"*{codes}",
-            "out_ptr": f"*{out}",
-            "row_ptr": "*fp32",
-            "col_ptr": "*fp32",
-        }
-        for config in dequantize_triton._dequantize.configs:
-            constants = {"HAS_COL": has_col, "GROUPED": grouped, **config.kwargs}
-            yield Variant(dequantize_triton._dequantize, types, constants, config.num_warps)
-    types = {
-        "state_ptr": "*i64", "word_ptr": "*i32", "escape_ptr": "*i64", "position_ptr": "*i64",
-        "level_ptr": "*u8", "entry_ptr": "*i32", "table_ptr": "*i32", "code_ptr": "*i32",
-    }  # fmt: skip
-    for lanes in (1, 32, 1024, 4096):
-        constants = {"PRECISION": 12, "SLOT": 4095, "LANES": lanes}
-        yield Variant(rans_triton._decode, types, constants, rans_triton.warps(lanes))
+            for config in gptq_triton._round_diagonal.configs:
+                yield Variant(gptq_triton._round_diagonal, types, constants, config.num_warps)
 
 
 def compile_one(variant: Variant) -> dict[str, Any]:

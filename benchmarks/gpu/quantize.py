@@ -2,37 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from benchmarks.gpu.checks import TWO_SIDED_ROWS, capped, hessian
-from benchmarks.gpu.measure import Findings, Job, peak_of, timed
+from benchmarks.gpu.checks import TWO_SIDED_ROWS, hessian
+from benchmarks.gpu.measure import Findings, Job, timed
 from benchmarks.gpu.models import looks_trained
-from golfpack.kernels.cross_entropy import head_cross_entropy
-from golfpack.kernels.dequantize import (
-    dequantize,
-    dequantize_plain,
-)
 from golfpack.kernels.gptq import (
     BLOCK,
     round_feedback_batch,
 )
 from golfpack.kernels.select import use_kernels
 from golfpack.models.golf.family import spec
-from golfpack.packer.devicecoding import device_decoder
 from golfpack.packer.engine import (
     HostEngine,
     ToFactor,
     ToRound,
 )
-from golfpack.packer.format.rans.codes import (
-    decode_codes,
-    encode_codes,
-)
-from golfpack.packer.format.rans.context_model import CodeMatrix
 from golfpack.packer.format.steps import log_steps
 from golfpack.packer.quantize.gptq import Factor
 from golfpack.packer.torch_engine import TorchEngine
@@ -48,10 +35,6 @@ def quantize(job: Job, found: Findings) -> None:
     found.figure("weights in them", sum(t.w.size for t in work), "")
     _factoring(job, found, work)
     _rounding(job, found, work)
-    codes = list(_engine(job).codes(work, job.threads))
-    _dequantizing(job, found, work, codes)
-    _decoding(job, found, codes)
-    _cross_entropy(job, found)
 
 
 def _engine(job: Job) -> TorchEngine:
@@ -196,70 +179,3 @@ def _factoring(job: Job, found: Findings, work: list[ToRound]) -> None:
     batched = timed(lambda: list(_engine(job).factors(todo, job.threads)), job, 3)
     what = "Cholesky, inverse, Cholesky, a matrix at a time, without copies"
     found.versus("factors of all matrices, with copies", batched, timed(loop, job, 3), what)
-
-
-def _dequantizing(job: Job, found: Findings, work: list[ToRound], codes: list[np.ndarray]) -> None:
-    sent = []
-    for t, c in zip(work, codes, strict=True):
-        col = np.ones(c.shape[1], np.float32) if t.steps.col is None else t.steps.col
-        narrow = c.clip(-127, 127).astype(np.int8)
-        arrays = (narrow, t.steps.row, col)
-        sent.append([torch.from_numpy(np.ascontiguousarray(a)).to(job.device) for a in arrays])
-    kernel = use_kernels(torch.device(job.device))
-    ours = timed(lambda: [dequantize(*a, kernel=kernel) for a in sent], job, 5, 10)
-    plain = timed(lambda: [dequantize_plain(*a, None, torch.bfloat16) for a in sent], job, 5, 10)
-    found.versus("dequantize all matrices to bf16", ours, plain, "plain torch")
-
-
-def _decoding(job: Job, found: Findings, codes: list[np.ndarray]) -> None:
-    matrices = [
-        CodeMatrix(c.shape, np.zeros(c.shape[0], np.int32), np.zeros(c.shape[1], np.int32))
-        for c in codes
-    ]
-    payload = encode_codes(codes, matrices, job.threads)
-    decoder = device_decoder(torch.device(job.device))
-    ours = timed(lambda: decode_codes(payload, matrices, decoder), job, 3)
-    host = timed(lambda: decode_codes(payload, matrices), job, 3)
-    encode = timed(lambda: encode_codes(codes, matrices, job.threads), job, 2)
-    found.versus("rANS decoding of all codes, device", ours, host, "numba on one thread")
-    found.figure(f"rANS encoding of all codes, {job.threads} threads", encode, "s")
-    found.figure("bits per code", 8 * len(payload) / sum(prod(c.shape) for c in codes), "bits")
-
-
-def _cross_entropy(job: Job, found: Findings) -> None:
-    """Tied head with capped logits: scoring, and training with gradients."""
-    tokens, width, vocab = (64, 16, 64) if job.smoke else (32768, 512, 8192)
-    dtype = torch.float32 if job.device == "cpu" else torch.bfloat16
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(tokens, width, generator=generator).to(job.device, dtype)
-    weight = torch.randn(vocab, width, generator=generator).to(job.device, dtype) / width**0.5
-    targets = torch.randint(vocab, (tokens,), generator=generator).to(job.device)
-
-    def plain() -> torch.Tensor:
-        logits = capped((hidden @ weight.T).float())
-        return F.cross_entropy(logits, targets, reduction="none")
-
-    def ours() -> torch.Tensor:
-        return head_cross_entropy(hidden, weight, targets, cap=capped)
-
-    def learn(nll: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        def run() -> None:
-            hidden.grad = weight.grad = None
-            nll().mean().backward()
-
-        return run
-
-    what = "logits of all tokens in float32"
-    with torch.no_grad():
-        memory = {
-            "peak_bytes": peak_of(ours, job),
-            "straightforward_peak_bytes": peak_of(plain, job),
-        }
-        seconds = timed(ours, job, 5, 3), timed(plain, job, 5, 3)
-        found.versus("head cross entropy, scoring", *seconds, what, **memory)
-    hidden.requires_grad_()
-    weight.requires_grad_()
-    one, two = learn(ours), learn(plain)
-    memory = {"peak_bytes": peak_of(one, job), "straightforward_peak_bytes": peak_of(two, job)}
-    seconds = timed(one, job, 5, 3), timed(two, job, 5, 3)
-    found.versus("head cross entropy, with gradients", *seconds, what, **memory)

@@ -1,8 +1,8 @@
 """Rounding with error feedback for a batch of matrices of one shape, on any device.
 
-The algorithm is `packer.quantize.feedback.round_feedback`'s (GPTQ: Frantar et al., arXiv 2210.17323;
+The algorithm is `packer.quantize.gptq.round_feedback`'s (GPTQ: Frantar et al., arXiv 2210.17323;
 two-sided: a Babai pass along rows within each column). `round_plain` is the straightforward twin, a
-few operations of torch a column; `feedback_triton` does the same in one launch per diagonal of tiles.
+few operations of torch a column; `gptq_triton` does the same in one launch per diagonal of tiles.
 
 Both work in the type of `w`. In float64 they give numba's codes: only where a target lies within
 rounding error (1e-12 steps) of halfway between two codes may one fall the other way, and later codes
@@ -12,12 +12,8 @@ the weighted error of the whole matrix stays the same within 1e-4 (docs/kernels.
 
 import torch
 
+from golfpack.kernels.rounding import BLOCK, HALF_LOG2_E, largest_code
 from golfpack.kernels.select import use_kernels
-
-# Columns whose feedback is applied at once as one matrix product.
-BLOCK = 128
-# bits(k + 1) - bits(k) of a Gaussian of precision p is log2(e) / 2 (2 k + 1) p.
-HALF_LOG2_E = 0.7213475204444817
 
 
 def round_feedback_batch(
@@ -144,12 +140,5 @@ def _round(
         margin = 0.5 + slope * (HALF_LOG2_E * (2.0 * low + 1.0) * rate)
         smaller = (slope > 0) & (size - low <= margin)
         q = torch.where(smaller, torch.where(x > 0, low, -low), q)
-    bound = largest_code(limit, x.dtype)
+    bound = largest_code(limit, single=x.dtype == torch.float32)
     return q.clamp(-bound, bound)
-
-
-def largest_code(limit: int | None, dtype: torch.dtype) -> float:
-    """The limit of codes, by default int32's; float32 has no number between 2^31 - 128 and 2^31."""
-    if limit is not None:
-        return float(limit)
-    return float(2**31 - 1 if dtype == torch.float64 else 2**31 - 128)

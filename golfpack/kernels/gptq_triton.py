@@ -21,10 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from golfpack.kernels.gptq import (
-    HALF_LOG2_E,
-    largest_code,
-)
+from golfpack.kernels.rounding import HALF_LOG2_E, largest_code
 from golfpack.kernels.tuning import tuned
 
 # Rows and columns of a tile: powers of two, 16 at least for matrix products.
@@ -193,7 +190,7 @@ def round_tiles(
         end = min(row_tiles, diagonal + 1) if two_sided else row_tiles
         _round_diagonal[(end - first, batch)](
             w, steps, upper, lower, slopes, rate, errors, pushes, codes,
-            rows, cols, diagonal, first, int(largest_code(limit, w.dtype)),
+            rows, cols, diagonal, first, int(largest_code(limit, single=w.dtype == torch.float32)),
             TWO_SIDED=int(two_sided), WEIGHTED=weighted, ROWS=TILE, COLS=TILE,
         )  # fmt: skip
     return codes

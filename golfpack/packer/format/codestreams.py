@@ -21,7 +21,6 @@ from golfpack.packer.format.filters import (
     make_filter,
 )
 from golfpack.packer.format.rans.codes import (
-    Decoder,
     decode_codes,
     encode_codes,
 )
@@ -183,10 +182,7 @@ class CodeSlot:
 
 
 def decode_group(
-    config: Mapping[str, Any],
-    data: bytes,
-    slots: Sequence[CodeSlot],
-    decoder: Decoder | None = None,
+    config: Mapping[str, Any], data: bytes, slots: Sequence[CodeSlot]
 ) -> list[np.ndarray]:
     """The inverse of `encode_group`, but for the rows' order: codes (rows, cols) int32 of every slot.
 
@@ -194,7 +190,6 @@ def decode_group(
         config: `CodeStream.config()`.
         data: the stream as it is stored.
         slots: of all matrices in it.
-        decoder: what decodes rANS runs; see `decode_codes`.
 
     Raises:
         CorruptError: the stream does not hold what the slots say. UsageError: an unknown codec.
@@ -205,7 +200,7 @@ def decode_group(
         # The coder leaves out what is empty; a column log for each of its columns may fill the memory.
         full = [s for s in slots if 0 not in s.shape]
         matrices = [_code_matrix(s.shape, s.steps) for s in full]
-        decoded = iter(decode_codes(data, matrices, decoder))
+        decoded = iter(decode_codes(data, matrices))
         return [np.zeros(s.shape, np.int32) if 0 in s.shape else next(decoded) for s in slots]
     stream = ByteStream.from_config(config)
     widths = [s.fields["width"] for s in slots]

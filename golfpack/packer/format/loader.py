@@ -16,7 +16,6 @@ from golfpack.packer.format.container import (
     Container,
     parse,
 )
-from golfpack.packer.format.rans.codes import Decoder
 from golfpack.packer.format.streams import (
     Entry,
     decode_tensors,
@@ -49,28 +48,25 @@ class Artifact:
         return {n: t.dequantize().reshape(e.shape) for n, (e, t) in self.tensors.items()}
 
 
-def loads(blob: bytes, decoder: Decoder | None = None) -> Artifact:
-    """Decode an artifact held in memory. Raises CorruptError when it is not one, or damaged.
-
-    `decoder` decodes rANS code streams, as in `coding.codes.decode_codes`; it changes no code.
-    """
+def loads(blob: bytes) -> Artifact:
+    """Decode an artifact held in memory. Raises CorruptError when it is not one, or damaged."""
     container = parse(blob)
     manifest = container.manifest
     if not isinstance(manifest.get("family"), str) or not isinstance(manifest.get("config"), dict):
         raise CorruptError("the manifest names no model family", None)
     try:
-        return Artifact(container, decode_tensors(manifest, container.streams, decoder))
+        return Artifact(container, decode_tensors(manifest, container.streams))
     except UsageError as e:  # an unknown codec here is the file's fault, not the user's
         raise CorruptError(f"the artifact cannot be decoded: {e.message}", e.hint) from e
 
 
-def load(path: Path, decoder: Decoder | None = None) -> Artifact:
+def load(path: Path) -> Artifact:
     """Decode an artifact file. Raises UsageError when it cannot be read, CorruptError as `loads`."""
     try:
         blob = Path(path).read_bytes()
     except OSError as e:
         raise unreadable(Path(path), e) from e
-    return loads(blob, decoder)
+    return loads(blob)
 
 
 def is_artifact(path: Path) -> bool:

@@ -25,7 +25,6 @@ from golfpack.packer.format.codestreams import (
     decode_group,
     encode_group,
 )
-from golfpack.packer.format.rans.codes import Decoder
 from golfpack.packer.format.rawfloat import RAW_STORAGE
 from golfpack.packer.format.stepcoding import (
     pack_steps,
@@ -165,9 +164,9 @@ class Entry:
 
 
 def decode_tensors(
-    manifest: Mapping[str, Any], streams: Mapping[str, bytes], decoder: Decoder | None = None
+    manifest: Mapping[str, Any], streams: Mapping[str, bytes]
 ) -> dict[str, tuple[Entry, PackedTensor]]:
-    """Every tensor, in manifest order; `decoder` as in `coding.codes.decode_codes`.
+    """Every tensor, in manifest order.
 
     Raises CorruptError or UsageError on anything inconsistent.
     """
@@ -177,7 +176,7 @@ def decode_tensors(
             raise CorruptError("the manifest claims more tensors than any model has", None)
         if len({e.name for e in entries}) != len(entries):
             raise CorruptError("the manifest names a tensor twice", None)
-        return _decode_entries(entries, manifest, streams, decoder)
+        return _decode_entries(entries, manifest, streams)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
         raise CorruptError(
             f"the manifest is inconsistent: {e!r}", "get the file again and compare its sha256"
@@ -206,11 +205,10 @@ def _decode_entries(
     entries: list[Entry],
     manifest: Mapping[str, Any],
     streams: Mapping[str, bytes],
-    decoder: Decoder | None,
 ) -> dict[str, tuple[Entry, PackedTensor]]:
     side, left = ByteStream.from_config(manifest["side"]), dict(streams)
     slots = _read_steps(entries, side, left)
-    stored = _read_codes(slots, manifest["codes"], left, decoder)
+    stored = _read_codes(slots, manifest["codes"], left)
     codes = _restored(slots, stored, side, left)
     raw = _Reader(side, left, "raw", sum(_raw_bytes(e) for e in entries if "raw" in e.fields))
     if left:
@@ -260,9 +258,7 @@ def _read_steps(entries: list[Entry], side: ByteStream, streams: dict[str, bytes
     return slots
 
 
-def _read_codes(
-    slots: _Slots, config: Any, streams: dict[str, bytes], decoder: Decoder | None
-) -> list[np.ndarray]:
+def _read_codes(slots: _Slots, config: Any, streams: dict[str, bytes]) -> list[np.ndarray]:
     """The codes of every slot, each group's rows as they are stored."""
     configs = _code_streams(config)
     found: dict[str, list[int]] = {}
@@ -271,7 +267,7 @@ def _read_codes(
     codes = [np.zeros((0, 0), np.int32)] * len(slots)
     for stream, where in found.items():
         members = [slots[i][1] for i in where]
-        group = decode_group(configs[stream], streams.pop(stream), members, decoder)
+        group = decode_group(configs[stream], streams.pop(stream), members)
         for i, matrix in zip(where, group, strict=True):
             codes[i] = matrix
     return codes

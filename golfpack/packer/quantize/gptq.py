@@ -11,18 +11,15 @@ import numba
 import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
+from golfpack.kernels.rounding import BLOCK, HALF_LOG2_E
 from golfpack.packer.format.steps import (
     F16Steps,
     StepField,
     step_matrix,
 )
 
-# Columns whose feedback is applied at once as one matrix product; within a block it is column by
-# column. Any value gives the same codes up to float64 rounding.
-BLOCK = 128
 # When the damped Hessian still is not positive definite, the damp grows tenfold up to this.
 MAX_DAMP = 10.0
-HALF_LOG2_E = 0.7213475204444817
 TINY_POWER = 1e-12
 
 

@@ -3,12 +3,12 @@
     python benchmarks/gpu/run.py --out results.json [--only check,quantize] [--tokens 'shards/*.bin']
 
 Sections, each of which stays below ten minutes on an H100: `check` every kernel against float64;
-`quantize` GPTQ of all matrices of a 36M-parameter record-shaped model, dequantization, cross entropy and
-rANS against plain torch; `build` a full rd build of that model by stages; `agree` the same build on CPU
-and GPU; `eval` plain, sliding and test-time-trained scoring; `train` training speed; with --tokens also
-`model`, which trains the model for --minutes on them, and `export`, which writes it in pieces below
-16 MiB beside the JSON. A section that fails is recorded and the rest still runs. --smoke runs all of it
-on a CPU at tiny sizes, with Triton's interpreter where triton is installed.
+`quantize` GPTQ of all matrices of a 36M-parameter record-shaped model against plain torch; `build` a
+full rd build of that model by stages; `agree` the same build on CPU and GPU; `eval` plain, sliding and
+test-time-trained scoring; `train` training speed; with --tokens also `model`, which trains the model for
+--minutes on them, and `export`, which writes it in pieces below 16 MiB beside the JSON. A section that
+fails is recorded and the rest still runs. --smoke runs all of it on a CPU at tiny sizes, with Triton's
+interpreter where triton is installed.
 
 The exit code is 1 where a check failed or a section broke.
 """

@@ -1,5 +1,6 @@
 """Files, whole or not at all."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -31,3 +32,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise UsageError(
             f"cannot write {path}: {error.strerror}", "check the folder and the space on its disk"
         ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes, hex. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

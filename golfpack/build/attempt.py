@@ -1,7 +1,6 @@
 """What a build leaves behind besides its artifact: the report of a success or of a failure."""
 
 import glob
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from typing import Any
 
 from golfpack.artifact import checkpoint_stem
 from golfpack.base.documents import save
+from golfpack.base.files import file_sha256
 from golfpack.build.options import BuildOptions, Inputs
 from golfpack.build.prepare import Prepared, code_bytes
 from golfpack.build.rebuild import recorded_options
@@ -124,9 +124,7 @@ def input_files(inputs: Inputs) -> list[InputFile]:
     found = []
     for use, path in named:
         if path.is_file():
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            found.append(InputFile(use, str(path), path.stat().st_size, sha256))
+            found.append(InputFile(use, str(path), path.stat().st_size, file_sha256(path)))
     return found
 
 

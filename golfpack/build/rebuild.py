@@ -8,6 +8,7 @@ from typing import Any
 
 from golfpack.artifact import checkpoint_stem
 from golfpack.base.documents import versions
+from golfpack.base.files import file_sha256
 from golfpack.build.options import AIMS, NAMES, BuildOptions, read_options, told_options
 from golfpack.build.prepare import Prepared
 from golfpack.build.replay import Replay
@@ -124,7 +125,7 @@ def _recorded_output(options: BuildOptions, replay: Replay) -> Path | None:
             f"{path} exists, and with options other than the report's the build may differ from it",
             "give another --output, or the same one",
         )
-    if not path.is_file() or _sha256(path) != sha256:
+    if not path.is_file() or file_sha256(path) != sha256:
         raise UsageError(
             f"{path} exists and is not the artifact that {replay.path} describes",
             "give another --output, or the same one",
@@ -136,7 +137,7 @@ def kept_apart(replay: Replay | None, output: Path, sha256: str) -> Path:
     """`output`, or a name beside it where a replay would replace what it did not reproduce."""
     if replay is None or "output" in replay.given or not output.is_file():
         return output
-    return output if _sha256(output) == sha256 else output.with_suffix(".replayed.golf")
+    return output if file_sha256(output) == sha256 else output.with_suffix(".replayed.golf")
 
 
 def _changed(replay: Replay) -> frozenset[str]:
@@ -257,8 +258,3 @@ def told_result(
         f"this is not the artifact of {replay.path}: sha256 {found[:16]} in place of "
         f"{str(expected)[:16]}, {size}; {why}"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """The rows of `golfpack compare`: built, evaluated and held to the float, or from an earlier run."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from golfpack.artifact import open_model, split_settings
 from golfpack.base.convert import make
+from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify
 from golfpack.base.sizes import parse_size
 from golfpack.build.options import CALIB_TOKENS, BuildOptions, Goal, Inputs, Machine
@@ -240,11 +240,6 @@ def require_any(rows: Sequence[CompareRow | SweepRow]) -> None:
 def model_settings(options: CompareOptions) -> tuple[str, ...]:
     """Those of the settings that are the checkpoint's."""
     return tuple(s for s in options.settings if s.startswith("model."))
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file that is known to be there."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _with_build(row: CompareRow, built: BuildReport) -> CompareRow:

@@ -61,8 +61,7 @@ class Allocation:
         frontier: every vertex of the convex hull of all choices, cheapest first.
         chosen: what was taken: the integer program's choice where it is proven to be the best one, else
             the Lagrangian one.
-        lagrangian, exact, greedy: the three answers: a Lagrangian sweep, the integer program, and a
-            greedy walk.
+        lagrangian, exact: the two answers: a Lagrangian sweep, and the integer program.
         budget: bytes that the choice had to keep within.
     """
 
@@ -71,7 +70,6 @@ class Allocation:
     chosen: tuple[float, float]
     lagrangian: tuple[float, float]
     exact: tuple[float, float]
-    greedy: tuple[float, float]
     budget: float
 
 

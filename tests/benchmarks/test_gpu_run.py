@@ -36,10 +36,10 @@ def test_every_section_runs(gpu, tmp_path, capsys, monkeypatch, interpreted):
     report = json.loads(out.read_text())
     assert list(report["sections"]) == [*run.DEFAULT, *run.WITH_TOKENS]
     assert not any(s["error"] for s in report["sections"].values())
-    assert len(report["sections"]["check"]["checks"]) >= 30
-    assert len(report["sections"]["agree"]["checks"]) == 3
+    assert len(report["sections"]["check"]["checks"]) >= 20
+    assert len(report["sections"]["agree"]["checks"]) == 1
     ratios = [f for s in report["sections"].values() for f in s["figures"] if "ratio" in f]
-    assert len(ratios) >= 12
+    assert len(ratios) >= 8
     assert "GPTQ, two-sided, all matrices" in capsys.readouterr().out
     # The pieces joined are the model, as float16.
     pieces = sorted(tmp_path.glob("record36m.pt.*"))

@@ -63,8 +63,7 @@ def test_the_solvers_agree_and_the_frontier_bounds_them(make_state):
     assert a.exact == a.chosen
     assert a.exact[1] <= a.lagrangian[1] <= 1.01 * a.exact[1]
     assert state.warnings == ()
-    assert a.chosen[1] <= a.greedy[1] * (1 + 1e-9) or a.greedy[1] <= 1.01 * a.exact[1]
-    assert max(a.chosen[0], a.exact[0], a.greedy[0]) <= a.budget
+    assert max(a.chosen[0], a.exact[0]) <= a.budget
     sizes, errors = np.array(a.frontier).T
     assert (np.diff(sizes) > 0).all()
     assert (np.diff(errors) < 0).all()

@@ -256,3 +256,11 @@ def test_a_raised_damp_is_a_counted_warning(make_state, tiny_stats):
     assert len(state.warnings) == len(raised)
     assert all(any(w.startswith(n) for w in state.warnings) for n in raised)
     assert state.warn(state.warnings[0]) is state if raised else not state.warnings
+
+
+def test_what_float16_cannot_hold_is_named(make_state):
+    state = make_state()
+    weights = {**state.weights, "tok_emb.weight": state.weights["tok_emb.weight"] * 1e30}
+    with pytest.raises(UsageError, match="tok_emb.weight holds .*float16") as e:
+        packed(load_recipe("int5-mlp"), make_state(60_000, weights=weights, stats=None))
+    assert "bf16" in str(e.value.hint)

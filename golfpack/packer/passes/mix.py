@@ -25,7 +25,6 @@ from golfpack.packer.quantize.knapsack import (
     Choice,
     Menu,
     frontier,
-    greedy,
     lagrangian,
     milp,
 )
@@ -146,7 +145,7 @@ class Mix(Pass):
     def _chosen(
         self, state: PackState, names: list[str], menu: Menu, budget: float, choice: Choice
     ) -> PackState:
-        relaxed, simple = choice, greedy(menu, budget)
+        relaxed = choice
         exact = milp(menu, budget, SOLVER_SECONDS)
         if exact.error - exact.bound <= PROVEN * exact.bound:
             choice = exact
@@ -164,7 +163,6 @@ class Mix(Pass):
             chosen=(choice.bytes, choice.error),
             lagrangian=(relaxed.bytes, relaxed.error),
             exact=(exact.bytes, exact.error),
-            greedy=(simple.bytes, simple.error),
             budget=budget,
         )
         plan = dict(state.plan)

@@ -7,6 +7,7 @@ import numpy as np
 
 from golfpack.base.convert import require
 from golfpack.base.parallel import map_ordered
+from golfpack.errors import UsageError
 from golfpack.packer.engine import ToRound
 from golfpack.packer.format.rawfloat import raw_from_float32
 from golfpack.packer.format.steps import StepField
@@ -183,9 +184,15 @@ class Round(Pass):
 
 
 def kept(state: PackState, name: str) -> Raw:
-    """One tensor that stays floats."""
+    """One tensor that stays floats. Raises UsageError where its type is too small for it."""
     w = state.weights[name]
     dtype = kept_type(state.plan[name], w)
+    if dtype == "f16" and np.abs(w).max(initial=0) > np.finfo(np.float16).max:
+        raise UsageError(
+            f"tensor {name} holds {np.abs(w).max():.3g}, and the recipe keeps it as float16, which "
+            f"ends at {np.finfo(np.float16).max:g}",
+            'give it scheme = "keep" with dtype = "bf16" in a recipe of your own, or use recipe rd',
+        )
     return Raw(raw_from_float32(w, dtype), dtype)
 
 

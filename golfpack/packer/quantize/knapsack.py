@@ -137,15 +137,6 @@ def lagrangian(menu: Menu, budget: float) -> Choice:
     return min(found, key=lambda c: c.error)
 
 
-def greedy(menu: Menu, budget: float) -> Choice:
-    """From the cheapest options, always the upgrade with the largest error drop per byte that fits.
-
-    Finds its way along the hulls without sorting them, as a check of `lagrangian`; raises the same.
-    """
-    _check_budget(menu, budget)
-    return _choice(menu, _upgraded(menu, _cheapest(menu), budget), _hull(menu).bound(budget))
-
-
 def milp(menu: Menu, budget: float, time_limit: float = 30.0, *, gap: float = 1e-9) -> Choice:
     """The best choice within the budget, by branch and bound from `lagrangian`'s choice.
 

@@ -18,9 +18,7 @@ from golfpack.build.options import BuildOptions, read_options
 from golfpack.build.run import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.packer.format.loader import load
 
 WINDOW = 512

@@ -16,9 +16,7 @@ import numpy as np
 from golfpack import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.packer.format.loader import load
 
 WINDOW = 512

@@ -29,10 +29,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from golfpack.packer.format.loader import load
-from golfpack.packer.format.rans.codes import (
-    decode_codes,
-    encode_codes,
-)
+from golfpack.packer.format.rans.codes import decode_codes, encode_codes
 from golfpack.packer.format.rans.context_model import CodeMatrix
 from golfpack.packer.format.steps import LogSteps
 from golfpack.packer.format.tensors import QTensor

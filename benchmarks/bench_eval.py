@@ -24,25 +24,13 @@ from golfpack.data.shards import read_tokens
 from golfpack.eval.dist import ALONE
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import (
-    Mode,
-    Stream,
-    Windowed,
-)
+from golfpack.eval.modes import Mode, Stream, Windowed
 from golfpack.eval.scorer import Scorer
-from golfpack.eval.ttt_lora import (
-    LoraOptions,
-    LoraTtt,
-)
-from golfpack.eval.ttt_sgd import (
-    SgdOptions,
-    SgdTtt,
-)
+from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
+from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
 from golfpack.eval.windows import lay_windows
 from golfpack.models.base import KVCache
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.model import Model
 
 BOS = 1

@@ -21,12 +21,7 @@ from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.mix import Mix
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantize import (
-    Clip,
-    Round,
-    Sense,
-    Steps,
-)
+from golfpack.packer.passes.quantize import Clip, Round, Sense, Steps
 from golfpack.packer.search import Search, fit_bytes
 from golfpack.packer.state import PackState, run_passes
 

@@ -21,16 +21,8 @@ from golfpack.build.prepare import prepare, read_model
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.prune import (
-    PruneMagnitude,
-    PruneOnes,
-)
-from golfpack.packer.passes.quantize import (
-    Clip,
-    Round,
-    Sense,
-    Steps,
-)
+from golfpack.packer.passes.prune import PruneMagnitude, PruneOnes
+from golfpack.packer.passes.quantize import Clip, Round, Sense, Steps
 from golfpack.packer.state import PackState, run_passes
 
 CUTS = (0.005, 0.01, 0.02, 0.04)

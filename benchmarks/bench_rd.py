@@ -37,19 +37,10 @@ from golfpack.build.prepare import CALIB_LENGTH, prepare, read_model
 from golfpack.build.run import build
 from golfpack.data.shards import read_tokens
 from golfpack.eval.divergence import mean_kl
-from golfpack.packer.format.tensors import (
-    PackedTensor,
-    QTensor,
-    Raw,
-)
+from golfpack.packer.format.tensors import PackedTensor, QTensor, Raw
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantize import (
-    Clip,
-    Round,
-    Sense,
-    Steps,
-)
+from golfpack.packer.passes.quantize import Clip, Round, Sense, Steps
 from golfpack.packer.rate import entropy
 from golfpack.packer.state import PackState, run_passes
 from golfpack.spec import CalibStats

@@ -23,9 +23,7 @@ from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.eval.bytes import ByteTable
 from golfpack.eval.divergence import mean_kl
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.packer.format.loader import load
 from golfpack.train.run import validation_loss
 

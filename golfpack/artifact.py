@@ -7,28 +7,14 @@ from typing import Any
 import torch
 
 from golfpack.base.convert import parse_value
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
+from golfpack.errors import CorruptError, UsageError
 from golfpack.models import find_family
 from golfpack.models.base import Family
 from golfpack.models.checkpoint import load_checkpoint
-from golfpack.models.detect import (
-    describe,
-    detect,
-)
+from golfpack.models.detect import describe, detect
 from golfpack.models.model import Model
-from golfpack.models.user.family import (
-    USER,
-    ClassError,
-    check_form,
-)
-from golfpack.packer.format.loader import (
-    Artifact,
-    is_artifact,
-    load,
-)
+from golfpack.models.user.family import USER, ClassError, check_form
+from golfpack.packer.format.loader import Artifact, is_artifact, load
 
 
 def open_model(path: Path, settings: tuple[str, ...] = (), family: Family | None = None) -> Model:

@@ -21,9 +21,7 @@ from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.data.shards import write_shard
 from golfpack.kernels.select import interpreted
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.golf.family import spec
 from golfpack.models.model import Model
 from golfpack.packer.aim import Budget

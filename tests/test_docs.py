@@ -13,11 +13,7 @@ from golfpack.packer.format.codecs import CODECS
 from golfpack.packer.format.filters import FILTERS
 from golfpack.packer.quantize.clip import CLIPS
 from golfpack.packer.quantize.schemes import SCHEMES
-from golfpack.packer.recipe import (
-    PASSES,
-    load_recipe,
-    recipe_names,
-)
+from golfpack.packer.recipe import PASSES, load_recipe, recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "docs"))

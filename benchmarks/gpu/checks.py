@@ -10,17 +10,10 @@ from benchmarks.gpu.models import looks_trained, some_tokens
 from golfpack.calib.device import calibrate_on
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
-from golfpack.kernels.select import (
-    interpreted,
-    triton_available,
-)
+from golfpack.kernels.select import interpreted, triton_available
 from golfpack.models import FAMILIES
 from golfpack.models.golf.family import spec
-from golfpack.packer.engine import (
-    HostEngine,
-    ToFactor,
-    ToRound,
-)
+from golfpack.packer.engine import HostEngine, ToFactor, ToRound
 from golfpack.packer.format.steps import log_steps
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.quantize.gptq import factorize

@@ -19,9 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from golfpack.kernels import (
-    gptq_triton as gptq_triton,
-)
+from golfpack.kernels import gptq_triton as gptq_triton
 
 H100 = GPUTarget("cuda", 90, 32)
 SHARED_MEMORY = 227 << 10  # bytes that one program may have

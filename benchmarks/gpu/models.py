@@ -8,13 +8,8 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.measure import Job
-from golfpack.data.shards import (
-    read_tokens,
-    write_shard,
-)
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.data.shards import read_tokens, write_shard
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.golf.family import spec
 from golfpack.models.model import Model
 

@@ -9,17 +9,10 @@ import torch
 from benchmarks.gpu.checks import TWO_SIDED_ROWS, hessian
 from benchmarks.gpu.measure import Findings, Job, timed
 from benchmarks.gpu.models import looks_trained
-from golfpack.kernels.gptq import (
-    BLOCK,
-    round_feedback_batch,
-)
+from golfpack.kernels.gptq import BLOCK, round_feedback_batch
 from golfpack.kernels.select import use_kernels
 from golfpack.models.golf.family import spec
-from golfpack.packer.engine import (
-    HostEngine,
-    ToFactor,
-    ToRound,
-)
+from golfpack.packer.engine import HostEngine, ToFactor, ToRound
 from golfpack.packer.format.steps import log_steps
 from golfpack.packer.quantize.gptq import Factor
 from golfpack.packer.torch_engine import TorchEngine

@@ -7,16 +7,9 @@ from benchmarks.gpu.measure import Findings, Job, timed
 from benchmarks.gpu.models import looks_trained, some_tokens
 from golfpack.eval.dist import ALONE
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import (
-    Mode,
-    Stream,
-    Windowed,
-)
+from golfpack.eval.modes import Mode, Stream, Windowed
 from golfpack.eval.scorer import Scorer
-from golfpack.eval.ttt_sgd import (
-    SgdOptions,
-    SgdTtt,
-)
+from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
 from golfpack.models import FAMILIES
 from golfpack.models.golf.family import spec
 

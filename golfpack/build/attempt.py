@@ -14,24 +14,9 @@ from golfpack.base.files import file_sha256
 from golfpack.build.options import BuildOptions, Inputs
 from golfpack.build.prepare import Prepared, code_bytes
 from golfpack.build.rebuild import recorded_options
-from golfpack.build.report import (
-    BuildReport,
-    FailedBuild,
-    FrontierPoint,
-    InputFile,
-    Refinement,
-)
-from golfpack.errors import (
-    BudgetError,
-    ExitCode,
-    GolfpackError,
-    UsageError,
-)
-from golfpack.measure.tensors import (
-    Known,
-    TensorReport,
-    tensor_reports,
-)
+from golfpack.build.report import BuildReport, FailedBuild, FrontierPoint, InputFile, Refinement
+from golfpack.errors import BudgetError, ExitCode, GolfpackError, UsageError
+from golfpack.measure.tensors import Known, TensorReport, tensor_reports
 from golfpack.models.device import peak_memory_bytes
 from golfpack.models.model import Model
 from golfpack.packer.aim import Budget
@@ -39,13 +24,8 @@ from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.quantize import Sense
 from golfpack.packer.quantize.schemes import Keep
-from golfpack.packer.recipe import (
-    Recipe,
-    pass_tables,
-)
-from golfpack.packer.state import (
-    PackState,
-)
+from golfpack.packer.recipe import Recipe, pass_tables
+from golfpack.packer.state import PackState
 
 REPORT = ".report.json"
 # Of a failure: the report that describes an artifact which exists is not touched.

@@ -8,28 +8,13 @@ import torch
 from torch import nn
 
 from golfpack.calib.device import calibrate_on
-from golfpack.calib.sources import (
-    CalibTokens,
-    self_generated,
-)
+from golfpack.calib.sources import CalibTokens, self_generated
 from golfpack.calib.stats import calibrate
-from golfpack.eval.divergence import (
-    mean_kl,
-    mean_kl_on,
-)
-from golfpack.models.device import (
-    resolve_device,
-    watch_memory,
-)
-from golfpack.packer.engine import (
-    Engine,
-    HostEngine,
-)
+from golfpack.eval.divergence import mean_kl, mean_kl_on
+from golfpack.models.device import resolve_device, watch_memory
+from golfpack.packer.engine import Engine, HostEngine
 from golfpack.packer.torch_engine import TorchEngine
-from golfpack.spec import (
-    CalibStats,
-    ModelSpec,
-)
+from golfpack.spec import CalibStats, ModelSpec
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,32 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from golfpack.base.progress import (
-    Notify,
-    silent,
-)
+from golfpack.base.progress import Notify, silent
 from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
 from golfpack.build.run import build
-from golfpack.data.corpus import (
-    python_documents,
-    split_documents,
-)
-from golfpack.data.shards import (
-    read_shard,
-    write_shard,
-)
-from golfpack.data.tokenizer import (
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-)
+from golfpack.data.corpus import python_documents, split_documents
+from golfpack.data.shards import read_shard, write_shard
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.packer.aim import Bytes
-from golfpack.train.presets import (
-    DEMO_MODEL,
-    DEMO_TRAIN,
-)
+from golfpack.train.presets import DEMO_MODEL, DEMO_TRAIN
 from golfpack.train.train import about_run
 from golfpack.train.trainer import train
 

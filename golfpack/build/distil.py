@@ -25,10 +25,7 @@ from torch import nn
 from golfpack.base.parallel import map_ordered
 from golfpack.calib.stats import torch_threads_restored
 from golfpack.errors import UsageError
-from golfpack.models.device import (
-    exact_products,
-    send,
-)
+from golfpack.models.device import exact_products, send
 
 Progress = Callable[[int, int, str], None]
 # Latents by parameter name -> the same weights on other steps.

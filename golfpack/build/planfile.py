@@ -10,14 +10,8 @@ from golfpack.base.convert import from_json, require
 from golfpack.base.documents import read_json
 from golfpack.errors import UsageError
 from golfpack.packer.passes.mix import Mix
-from golfpack.packer.passes.policy import (
-    SELECTORS,
-    Policy,
-)
-from golfpack.packer.recipe import (
-    Recipe,
-    make_recipe,
-)
+from golfpack.packer.passes.policy import SELECTORS, Policy
+from golfpack.packer.recipe import Recipe, make_recipe
 from golfpack.spec import ModelSpec
 
 # Passes that choose schemes, which a plan file has chosen.

@@ -7,23 +7,13 @@ from math import log2
 
 import numpy as np
 
-from golfpack.build.distil import (
-    Latent,
-    distil,
-    latent,
-)
+from golfpack.build.distil import Latent, distil, latent
 from golfpack.build.prepare import Prepared
 from golfpack.build.report import Refinement
-from golfpack.calib.sources import (
-    CalibTokens,
-    training_text,
-)
+from golfpack.calib.sources import CalibTokens, training_text
 from golfpack.errors import UsageError
 from golfpack.packer.format.steps import step_matrix
-from golfpack.packer.format.tensors import (
-    PackedTensor,
-    QTensor,
-)
+from golfpack.packer.format.tensors import PackedTensor, QTensor
 from golfpack.packer.passes.encode import encoded
 from golfpack.packer.search import fit_kl
 from golfpack.packer.state import PackState, run_passes

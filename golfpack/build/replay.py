@@ -10,10 +10,7 @@ from golfpack.base.convert import from_json
 from golfpack.base.documents import SCHEMA_VERSION, read_json
 from golfpack.build.report import InputFile
 from golfpack.errors import UsageError
-from golfpack.packer.recipe import (
-    Recipe,
-    make_recipe,
-)
+from golfpack.packer.recipe import Recipe, make_recipe
 
 _HINT = "give the .report.json that golfpack build wrote beside its artifact"
 

@@ -21,14 +21,7 @@ from golfpack.build.attempt import (
     report_failure,
 )
 from golfpack.build.options import BuildOptions, no_one_aim
-from golfpack.build.prepare import (
-    Prepared,
-    check_output,
-    code_bytes,
-    measures,
-    prepare,
-    read_model,
-)
+from golfpack.build.prepare import Prepared, check_output, code_bytes, measures, prepare, read_model
 from golfpack.build.rebuild import check_inputs, kept_apart, told_result
 from golfpack.build.refine import Refiner
 from golfpack.build.report import BuildReport, FailedBuild, Refinement

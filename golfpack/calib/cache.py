@@ -17,18 +17,10 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from golfpack.calib import (
-    collect,
-    device,
-    sources,
-    stats,
-)
+from golfpack.calib import collect, device, sources, stats
 from golfpack.calib.sources import CalibTokens
 from golfpack.errors import UsageError
-from golfpack.spec import (
-    CalibStats,
-    Use,
-)
+from golfpack.spec import CalibStats, Use
 
 # What a stored quantity means is what this code makes of it: any change of it is another key.
 STATS_VERSION = hashlib.sha256(

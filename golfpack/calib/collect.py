@@ -13,10 +13,7 @@ from torch import nn
 
 from golfpack.errors import UsageError
 from golfpack.models.base import pick
-from golfpack.spec import (
-    Hook,
-    ModelSpec,
-)
+from golfpack.spec import Hook, ModelSpec
 
 Key = tuple[str, str]  # (module of the hook, quantity)
 

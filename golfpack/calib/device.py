@@ -12,10 +12,7 @@ import torch
 from torch import nn
 
 from golfpack.base.parallel import map_ordered
-from golfpack.calib.collect import (
-    Collector,
-    Key,
-)
+from golfpack.calib.collect import Collector, Key
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import (
     Progress,
@@ -25,14 +22,8 @@ from golfpack.calib.stats import (
     logits_width,
     split_batches,
 )
-from golfpack.models.device import (
-    exact_products,
-    send,
-)
-from golfpack.spec import (
-    CalibStats,
-    ModelSpec,
-)
+from golfpack.models.device import exact_products, send
+from golfpack.spec import CalibStats, ModelSpec
 
 
 def calibrate_on(

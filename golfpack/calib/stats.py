@@ -19,19 +19,10 @@ import torch
 from torch import nn
 
 from golfpack.base.parallel import map_ordered
-from golfpack.calib.collect import (
-    OVERFLOWS,
-    Collector,
-    Key,
-)
+from golfpack.calib.collect import OVERFLOWS, Collector, Key
 from golfpack.calib.sources import CalibTokens
 from golfpack.errors import UsageError
-from golfpack.spec import (
-    CalibStats,
-    Hook,
-    ModelSpec,
-    Use,
-)
+from golfpack.spec import CalibStats, Hook, ModelSpec, Use
 
 Progress = Callable[[int, int, str], None]
 # Tokens per batch. Adding a batch up costs as much as the statistics are large, so batches are long;

@@ -68,17 +68,10 @@ def compare(
 ) -> None:
     """Build recipes at budgets and evaluate them: one table, resumable, a row at a time."""
     from golfpack.base.documents import to_json
-    from golfpack.commands.render import (
-        compare as render_tables,
-    )
-    from golfpack.commands.render import (
-        console as render,
-    )
+    from golfpack.commands.render import compare as render_tables
+    from golfpack.commands.render import console as render
     from golfpack.compare.compare import compare as run
-    from golfpack.compare.rows import (
-        CompareOptions,
-        require_any,
-    )
+    from golfpack.compare.rows import CompareOptions, require_any
 
     options = CompareOptions(
         checkpoint, tuple(r.strip() for r in recipes.split(",")), tuple(budget), tokens, tokenizer,

@@ -74,12 +74,8 @@ def sweep(
     """Build one recipe at several budgets, and say what more bytes would buy; resumable."""
     from golfpack.base.documents import to_json
     from golfpack.build.prepare import DEFAULT_RECIPE
-    from golfpack.commands.render import (
-        console as render,
-    )
-    from golfpack.commands.render import (
-        sweep as render_sweep,
-    )
+    from golfpack.commands.render import console as render
+    from golfpack.commands.render import sweep as render_sweep
     from golfpack.compare.rows import require_any
     from golfpack.compare.sweep import SweepOptions
     from golfpack.compare.sweep import sweep as run

@@ -8,38 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from golfpack.artifact import (
-    checkpoint_stem,
-    open_model,
-    split_settings,
-)
-from golfpack.base.progress import (
-    Notify,
-    silent,
-)
+from golfpack.artifact import checkpoint_stem, open_model, split_settings
+from golfpack.base.progress import Notify, silent
 from golfpack.base.sizes import parse_size
-from golfpack.build.prepare import (
-    calib_shape,
-    code_bytes,
-)
+from golfpack.build.prepare import calib_shape, code_bytes
 from golfpack.calib.sources import from_data
 from golfpack.compare.report import CompareReport
-from golfpack.compare.rows import (
-    CompareOptions,
-    Runs,
-    Score,
-    file_sha256,
-    model_settings,
-)
-from golfpack.compare.store import (
-    Store,
-    software,
-)
+from golfpack.compare.rows import CompareOptions, Runs, Score, file_sha256, model_settings
+from golfpack.compare.store import Store, software
 from golfpack.data.stream import read_stream
-from golfpack.data.tokenizer import (
-    Tokenizer,
-    load_tokenizer,
-)
+from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.models.model import Model
 from golfpack.packer.recipe import load_recipe

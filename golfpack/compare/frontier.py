@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from golfpack.base.files import write_atomically
-from golfpack.compare.sweep_report import (
-    MEGABYTE,
-    SweepReport,
-)
+from golfpack.compare.sweep_report import MEGABYTE, SweepReport
 from golfpack.errors import UsageError
 
 _INK = "#1f5fa8"

@@ -3,10 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from golfpack.base.documents import (
-    SCHEMA_VERSION,
-    versions,
-)
+from golfpack.base.documents import SCHEMA_VERSION, versions
 
 
 @dataclass(frozen=True)

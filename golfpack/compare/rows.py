@@ -17,25 +17,15 @@ from golfpack.build.prepare import code_bytes
 from golfpack.build.report import BuildReport
 from golfpack.build.run import build
 from golfpack.compare.report import CompareRow
-from golfpack.compare.store import (
-    Store,
-    key_of,
-)
+from golfpack.compare.store import Store, key_of
 from golfpack.compare.sweep_report import SweepRow
-from golfpack.errors import (
-    BudgetError,
-    StrictError,
-    UsageError,
-)
+from golfpack.errors import BudgetError, StrictError, UsageError
 from golfpack.eval.divergence import mean_kl
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.models.model import Model
 from golfpack.packer.aim import Bytes
-from golfpack.packer.recipe import (
-    load_recipe,
-    pass_tables,
-)
+from golfpack.packer.recipe import load_recipe, pass_tables
 
 # Enough for a bpb that tells recipes apart, little enough for minutes on one core.
 EVAL_TOKENS = 65_537

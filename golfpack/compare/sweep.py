@@ -5,36 +5,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from golfpack.base.documents import save
-from golfpack.base.progress import (
-    Notify,
-    silent,
-)
+from golfpack.base.progress import Notify, silent
 from golfpack.base.sizes import parse_size
 from golfpack.build.options import CALIB_TOKENS, BuildOptions, Goal, Inputs, Machine
-from golfpack.build.plan import (
-    DEFAULT_BUDGETS,
-    plan,
-)
+from golfpack.build.plan import DEFAULT_BUDGETS, plan
 from golfpack.build.plan_report import PlanReport
 from golfpack.build.prepare import DEFAULT_RECIPE, check_output, code_bytes
 from golfpack.compare.compare import open_runs
-from golfpack.compare.frontier import (
-    check_plots,
-    save_png,
-)
+from golfpack.compare.frontier import check_plots, save_png
 from golfpack.compare.report import CompareRow
-from golfpack.compare.rows import (
-    EVAL_TOKENS,
-    KL_TOKENS,
-    CompareOptions,
-    Runs,
-    Score,
-)
-from golfpack.compare.sweep_report import (
-    SweepReport,
-    SweepRow,
-    with_more,
-)
+from golfpack.compare.rows import EVAL_TOKENS, KL_TOKENS, CompareOptions, Runs, Score
+from golfpack.compare.sweep_report import SweepReport, SweepRow, with_more
 from golfpack.errors import UsageError
 
 

@@ -5,10 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import exp, log
 from typing import Any, Literal
 
-from golfpack.base.documents import (
-    SCHEMA_VERSION,
-    versions,
-)
+from golfpack.base.documents import SCHEMA_VERSION, versions
 
 MEGABYTE = 1_000_000
 # Below this many megabytes another one is not the next thing to ask for: a tenth more is.

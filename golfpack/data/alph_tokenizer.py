@@ -16,10 +16,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numba import njit
 
-from golfpack.data.alph_header import (
-    read_header,
-    sub_object,
-)
+from golfpack.data.alph_header import read_header, sub_object
 from golfpack.errors import UsageError
 
 _HINT = 'the latter is {"type": "bpe", "vocab": [...], "merges": [[left, right], ...]}'

@@ -3,14 +3,8 @@
 import numpy as np
 
 from golfpack.data.shards import read_tokens
-from golfpack.data.text import (
-    TEXT_SUFFIXES,
-    read_documents,
-)
-from golfpack.data.tokenizer import (
-    Tokenizer,
-    encode_documents,
-)
+from golfpack.data.text import TEXT_SUFFIXES, read_documents
+from golfpack.data.tokenizer import Tokenizer, encode_documents
 from golfpack.errors import UsageError
 
 

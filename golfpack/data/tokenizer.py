@@ -10,10 +10,7 @@ import numpy as np
 import sentencepiece
 
 from golfpack.base.files import write_atomically
-from golfpack.data import (
-    alph_header,
-    llama2c_tokenizer,
-)
+from golfpack.data import alph_header, llama2c_tokenizer
 from golfpack.data.alph_tokenizer import read_alph_tokenizer
 from golfpack.errors import UsageError
 

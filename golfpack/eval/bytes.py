@@ -13,10 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golfpack.data.tokenizer import Tokenizer
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
+from golfpack.errors import CorruptError, UsageError
 
 _SPACE = "▁"  # SentencePiece's stand-in for a space
 

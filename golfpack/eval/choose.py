@@ -9,26 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from golfpack.base.convert import make, parse_value
-from golfpack.errors import (
-    UsageError,
-    unreadable,
-)
-from golfpack.eval.modes import (
-    Mode,
-    Windowed,
-)
-from golfpack.eval.ttt_lora import (
-    LoraOptions,
-    LoraTtt,
-)
-from golfpack.eval.ttt_phased import (
-    PhasedOptions,
-    PhasedTtt,
-)
-from golfpack.eval.ttt_sgd import (
-    SgdOptions,
-    SgdTtt,
-)
+from golfpack.errors import UsageError, unreadable
+from golfpack.eval.modes import Mode, Windowed
+from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
+from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
+from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
 
 MODES = ("plain", "sliding")
 DEFAULT_STRIDE = 64

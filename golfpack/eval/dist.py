@@ -14,11 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from golfpack.errors import (
-    GolfpackError,
-    PeerError,
-    UsageError,
-)
+from golfpack.errors import GolfpackError, PeerError, UsageError
 from golfpack.models.device import resolve_device
 
 _FAILURES = "golfpack/failures"  # key of the group's store that counts ranks that failed

@@ -7,10 +7,7 @@ import torch
 from torch import nn
 
 from golfpack.base.parallel import map_ordered
-from golfpack.models.device import (
-    exact_products,
-    send,
-)
+from golfpack.models.device import exact_products, send
 
 # Tokens per forward pass on a device: their logits are there twice, in float64.
 DEVICE_TOKENS = 4096

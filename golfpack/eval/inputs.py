@@ -7,41 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from golfpack.artifact import open_pair
-from golfpack.base.progress import (
-    Notify,
-    silent,
-)
-from golfpack.data.stream import (
-    is_text,
-    read_stream,
-)
+from golfpack.base.progress import Notify, silent
+from golfpack.data.stream import is_text, read_stream
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
-from golfpack.eval.bytes import (
-    ByteAudit,
-    ByteTable,
-    audit,
-)
-from golfpack.eval.choose import (
-    TttRecipe,
-    choose_mode,
-    load_ttt,
-)
+from golfpack.eval.bytes import ByteAudit, ByteTable, audit
+from golfpack.eval.choose import TttRecipe, choose_mode, load_ttt
 from golfpack.eval.documents import document_bounds
-from golfpack.eval.modes import (
-    Mode,
-    Stream,
-)
-from golfpack.eval.roundtrip import (
-    RoundTrip,
-    text_round_trip,
-    token_round_trip,
-)
-from golfpack.eval.sidecar import (
-    find_sidecars,
-    read_byte_counts,
-)
+from golfpack.eval.modes import Mode, Stream
+from golfpack.eval.roundtrip import RoundTrip, text_round_trip, token_round_trip
+from golfpack.eval.sidecar import find_sidecars, read_byte_counts
 from golfpack.eval.ttt_phased import PhasedTtt
 from golfpack.models.base import Family
 from golfpack.models.device import check_compile_mode

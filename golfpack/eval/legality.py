@@ -14,11 +14,7 @@ import torch
 
 from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import (
-    Mode,
-    Probe,
-    Stream,
-)
+from golfpack.eval.modes import Mode, Probe, Stream
 from golfpack.eval.scorer import Scorer
 
 # The probabilities of all tokens may differ from 1 by this much in sum: float32 rounding.

@@ -9,10 +9,7 @@ import torch
 
 from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.scorer import (
-    Scorer,
-    score_windows,
-)
+from golfpack.eval.scorer import Scorer, score_windows
 from golfpack.eval.windows import lay_windows
 
 # Legality is checked with windows of this many tokens at most: the code is the same at any length.

@@ -16,10 +16,7 @@ from torch import nn
 from golfpack.errors import UsageError
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.windows import Windows
-from golfpack.models.device import (
-    exact_products,
-    send,
-)
+from golfpack.models.device import exact_products, send
 from golfpack.spec import ModelSpec
 
 # Tokens per forward pass and CPU thread: more than fits the caches is slower.

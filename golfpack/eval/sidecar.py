@@ -11,10 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from golfpack.data.shards import read_shard
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
+from golfpack.errors import CorruptError, UsageError
 
 MARK = "_bytes_"  # in the name of every side-car; token globs leave such files out
 

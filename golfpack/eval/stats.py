@@ -8,12 +8,7 @@ from typing import Any
 from golfpack.base.documents import read_json
 from golfpack.errors import UsageError
 from golfpack.eval.report import StatsReport
-from golfpack.eval.significance import (
-    MARGIN_NATS,
-    SIGNIFICANCE,
-    nats_per_bpb,
-    t_test,
-)
+from golfpack.eval.significance import MARGIN_NATS, SIGNIFICANCE, nats_per_bpb, t_test
 
 _KEYS = ("val_loss", "val_bpb", "scored_tokens", "scored_bytes")
 

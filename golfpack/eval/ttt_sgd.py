@@ -15,15 +15,8 @@ import torch
 from golfpack.base.convert import require
 from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import (
-    Probe,
-    Stream,
-    shrunk,
-)
-from golfpack.eval.scorer import (
-    Scorer,
-    score_windows,
-)
+from golfpack.eval.modes import Probe, Stream, shrunk
+from golfpack.eval.scorer import Scorer, score_windows
 from golfpack.eval.windows import lay_windows
 from golfpack.models.device import send
 

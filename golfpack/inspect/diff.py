@@ -9,43 +9,16 @@ import numpy as np
 import torch
 
 from golfpack.artifact import names_artifact
-from golfpack.base.progress import (
-    Notify,
-    silent,
-)
-from golfpack.build.reportfile import (
-    read_build_report,
-    report_beside,
-)
-from golfpack.errors import (
-    UsageError,
-    unreadable,
-)
-from golfpack.inspect.diff_report import (
-    Change,
-    DiffReport,
-    DiffSide,
-    TensorDiff,
-    TensorSide,
-)
-from golfpack.measure.tensors import (
-    Known,
-    tensor_reports,
-)
+from golfpack.base.progress import Notify, silent
+from golfpack.build.reportfile import read_build_report, report_beside
+from golfpack.errors import UsageError, unreadable
+from golfpack.inspect.diff_report import Change, DiffReport, DiffSide, TensorDiff, TensorSide
+from golfpack.measure.tensors import Known, tensor_reports
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.tensors import TENSORS
-from golfpack.packer.format.loader import (
-    Artifact,
-    load,
-)
-from golfpack.packer.format.steps import (
-    LogSteps,
-    StepField,
-)
-from golfpack.packer.format.tensors import (
-    PackedTensor,
-    QTensor,
-)
+from golfpack.packer.format.loader import Artifact, load
+from golfpack.packer.format.steps import LogSteps, StepField
+from golfpack.packer.format.tensors import PackedTensor, QTensor
 
 # Of a build report, what is compared, in this order, and by which name.
 _FACTS = {

@@ -11,10 +11,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from golfpack.artifact import (
-    names_artifact,
-    split_settings,
-)
+from golfpack.artifact import names_artifact, split_settings
 from golfpack.base.documents import SCHEMA_VERSION
 from golfpack.base.files import write_atomically
 from golfpack.errors import UsageError

@@ -6,30 +6,16 @@ from typing import Any
 
 import torch
 
-from golfpack.artifact import (
-    model_of,
-    names_artifact,
-    open_pair,
-)
+from golfpack.artifact import model_of, names_artifact, open_pair
 from golfpack.base.convert import from_json
 from golfpack.base.documents import SCHEMA_VERSION, read_json
 from golfpack.errors import UsageError
-from golfpack.inspect.importing import (
-    check_writable,
-    write_checkpoint,
-)
+from golfpack.inspect.importing import check_writable, write_checkpoint
 from golfpack.measure.tensor_errors import excess_kurtosis
-from golfpack.measure.tensors import (
-    Known,
-    TensorReport,
-    tensor_reports,
-)
+from golfpack.measure.tensors import Known, TensorReport, tensor_reports
 from golfpack.models.base import Family
 from golfpack.models.model import Model
-from golfpack.packer.format.loader import (
-    is_artifact,
-    load,
-)
+from golfpack.packer.format.loader import is_artifact, load
 
 
 @dataclass(frozen=True)

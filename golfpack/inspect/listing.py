@@ -8,21 +8,14 @@ from dataclasses import dataclass
 
 from golfpack.base.documents import SCHEMA_VERSION
 from golfpack.errors import UsageError
-from golfpack.eval.choose import (
-    load_ttt,
-    ttt_names,
-)
+from golfpack.eval.choose import load_ttt, ttt_names
 from golfpack.models import FAMILIES
 from golfpack.packer.format.codecs import CODECS
 from golfpack.packer.format.codestreams import RansCodes
 from golfpack.packer.format.filters import FILTERS
 from golfpack.packer.quantize.clip import CLIPS
 from golfpack.packer.quantize.schemes import SCHEMES
-from golfpack.packer.recipe import (
-    PASSES,
-    load_recipe,
-    recipe_names,
-)
+from golfpack.packer.recipe import PASSES, load_recipe, recipe_names
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,9 @@ from collections.abc import Mapping
 
 from golfpack.packer.format.codestreams import code_matrices
 from golfpack.packer.format.loader import Artifact
-from golfpack.packer.format.stepcoding import (
-    row_bytes,
-    step_counts,
-)
+from golfpack.packer.format.stepcoding import row_bytes, step_counts
 from golfpack.packer.format.streams import Entry
-from golfpack.packer.format.tensors import (
-    PackedTensor,
-    QTensor,
-)
+from golfpack.packer.format.tensors import PackedTensor, QTensor
 from golfpack.packer.rate import entropy
 
 # Streams that hold what codes need besides themselves.

@@ -7,24 +7,11 @@ from math import log10, prod
 import numpy as np
 
 from golfpack.base.parallel import map_ordered
-from golfpack.measure.tensor_bytes import (
-    SIDE_STREAMS,
-    byte_shares,
-)
-from golfpack.measure.tensor_errors import (
-    Errors,
-    errors,
-    excess_kurtosis,
-)
+from golfpack.measure.tensor_bytes import SIDE_STREAMS, byte_shares
+from golfpack.measure.tensor_errors import Errors, errors, excess_kurtosis
 from golfpack.packer.format.loader import Artifact
-from golfpack.packer.format.steps import (
-    LogSteps,
-    StepField,
-)
-from golfpack.packer.format.tensors import (
-    PackedTensor,
-    QTensor,
-)
+from golfpack.packer.format.steps import LogSteps, StepField
+from golfpack.packer.format.tensors import PackedTensor, QTensor
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rate import entropy
 from golfpack.spec import as_matrix

@@ -11,16 +11,8 @@ import torch
 from golfpack.base.documents import read_json
 from golfpack.errors import UsageError
 from golfpack.models.base import Family
-from golfpack.models.detect import (
-    Detected,
-    detect,
-)
-from golfpack.models.files import (
-    Stored,
-    parse,
-    peek,
-    read_bytes,
-)
+from golfpack.models.detect import Detected, detect
+from golfpack.models.files import Stored, parse, peek, read_bytes
 from golfpack.models.model import Model
 from golfpack.spec import ModelSpec
 

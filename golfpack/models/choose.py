@@ -7,10 +7,7 @@ from golfpack.errors import UsageError
 from golfpack.models import find_family
 from golfpack.models.base import Family
 from golfpack.models.user.family import user_family
-from golfpack.models.user.open_class import (
-    open_class,
-    parse_args,
-)
+from golfpack.models.user.open_class import open_class, parse_args
 
 
 def choose_family(model: str | None, args: Sequence[str] = ()) -> Family | None:

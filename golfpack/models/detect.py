@@ -6,13 +6,7 @@ from typing import Any, NamedTuple
 
 from golfpack.errors import UsageError
 from golfpack.models import FAMILIES
-from golfpack.models.base import (
-    Family,
-    StateDict,
-    check_tensors,
-    settle,
-    typed_overrides,
-)
+from golfpack.models.base import Family, StateDict, check_tensors, settle, typed_overrides
 from golfpack.spec import ModelSpec
 
 

@@ -9,11 +9,7 @@ from typing import cast
 import torch
 
 from golfpack.errors import UsageError
-from golfpack.kernels.select import (
-    Device,
-    DeviceName,
-    choose_device,
-)
+from golfpack.kernels.select import Device, DeviceName, choose_device
 
 # What torch.compile's `mode` may be.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")

@@ -19,10 +19,7 @@ import torch
 
 from golfpack.base.files import ARTIFACT_MAGIC
 from golfpack.data import alph_header
-from golfpack.errors import (
-    UsageError,
-    unreadable,
-)
+from golfpack.errors import UsageError, unreadable
 from golfpack.models.alph import file as alph_file
 from golfpack.models.llama import llama2c
 

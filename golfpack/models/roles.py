@@ -2,10 +2,7 @@
 
 import re
 
-from golfpack.spec import (
-    Role,
-    as_matrix,
-)
+from golfpack.spec import Role, as_matrix
 
 # Looked for in the tensor's name, lower case, first match wins. `_` and `.` separate words.
 _PATTERNS: tuple[tuple[str, Role], ...] = (

@@ -9,18 +9,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import (
-    Family,
-    StateDict,
-)
-from golfpack.models.roles import (
-    block_of,
-    guess_role,
-)
-from golfpack.spec import (
-    ModelSpec,
-    TensorSpec,
-)
+from golfpack.models.base import Family, StateDict
+from golfpack.models.roles import block_of, guess_role
+from golfpack.spec import ModelSpec, TensorSpec
 
 TENSORS_FAMILY = "tensors"
 

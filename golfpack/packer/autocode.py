@@ -5,13 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from golfpack.base.parallel import map_ordered
-from golfpack.packer.format.codecs import (
-    Brotli,
-    Codec,
-    Lzma,
-    Zlib,
-    Zstd,
-)
+from golfpack.packer.format.codecs import Brotli, Codec, Lzma, Zlib, Zstd
 from golfpack.packer.format.codestreams import (
     ORDER_TYPE,
     ByteStream,
@@ -21,10 +15,7 @@ from golfpack.packer.format.codestreams import (
     encode_group,
     sortable,
 )
-from golfpack.packer.format.filters import (
-    Filter,
-    Shuffle,
-)
+from golfpack.packer.format.filters import Filter, Shuffle
 from golfpack.packer.format.tensors import QTensor
 
 _CODECS: tuple[Codec, ...] = (Brotli(), Zstd(), Lzma(), Zlib())

@@ -13,12 +13,7 @@ import numpy as np
 
 from golfpack.base.parallel import map_ordered
 from golfpack.packer.format.steps import StepField
-from golfpack.packer.quantize.gptq import (
-    Factor,
-    factorize,
-    round_feedback,
-    round_nearest,
-)
+from golfpack.packer.quantize.gptq import Factor, factorize, round_feedback, round_nearest
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,23 +14,13 @@ from dataclasses import dataclass, replace
 from math import log2
 
 from golfpack.base.parallel import map_ordered
-from golfpack.errors import (
-    BudgetError,
-)
+from golfpack.errors import BudgetError
 from golfpack.packer.aim import Budget, told_bytes
 from golfpack.packer.quantize.schemes import Keep
-from golfpack.packer.rate import (
-    RateModel,
-    kept_bytes,
-)
+from golfpack.packer.rate import RateModel, kept_bytes
 from golfpack.packer.recipe import Recipe
-from golfpack.packer.search import (
-    exact_bytes,
-)
-from golfpack.packer.state import (
-    PackState,
-    run_passes,
-)
+from golfpack.packer.search import exact_bytes
+from golfpack.packer.state import PackState, run_passes
 from golfpack.spec import as_matrix
 
 # The probe's rate, in bits per weight by the rate model: the middle of where people build.

@@ -6,12 +6,7 @@ from math import log2
 
 from golfpack.errors import BudgetError
 from golfpack.packer.rate import RateModel
-from golfpack.packer.state import (
-    FitRound,
-    PackState,
-    Pass,
-    run_passes,
-)
+from golfpack.packer.state import FitRound, PackState, Pass, run_passes
 
 # The search starts where most targets lie.
 START_BPW = 3.0

@@ -6,15 +6,8 @@ from golfpack.base.parallel import map_ordered
 from golfpack.packer.format.rawfloat import RAW_STORAGE
 from golfpack.packer.format.steps import every_row
 from golfpack.packer.quantize.gptq import round_nearest
-from golfpack.packer.quantize.schemes import (
-    Keep,
-    kept_type,
-)
-from golfpack.packer.state import (
-    PackState,
-    quantized_names,
-    step_field,
-)
+from golfpack.packer.quantize.schemes import Keep, kept_type
+from golfpack.packer.state import PackState, quantized_names, step_field
 
 # The rate model looks at about this many weights of a tensor.
 SAMPLE = 1 << 15

@@ -9,25 +9,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from golfpack.base.convert import make, parse_value
-from golfpack.errors import (
-    UsageError,
-    unreadable,
-)
+from golfpack.errors import UsageError, unreadable
 from golfpack.packer.passes.awq import Awq
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.lowrank import Correct
 from golfpack.packer.passes.mix import Mix
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.prune import (
-    PruneMagnitude,
-    PruneOnes,
-)
-from golfpack.packer.passes.quantize import (
-    Clip,
-    Round,
-    Sense,
-    Steps,
-)
+from golfpack.packer.passes.prune import PruneMagnitude, PruneOnes
+from golfpack.packer.passes.quantize import Clip, Round, Sense, Steps
 from golfpack.packer.search import Search
 from golfpack.packer.state import Pass, Stage
 

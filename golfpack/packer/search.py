@@ -20,14 +20,7 @@ from golfpack.packer.format.rawfloat import RAW_STORAGE, smallest_exact
 from golfpack.packer.quality import fit_quality
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.rate import RateModel
-from golfpack.packer.state import (
-    FitRound,
-    PackState,
-    Pass,
-    need,
-    quantized_names,
-    run_passes,
-)
+from golfpack.packer.state import FitRound, PackState, Pass, need, quantized_names, run_passes
 
 # A try this close to the coarsest steps, in octaves, is made at those first. Near them sizes fall by a
 # tenth in so many octaves and scatter by a few percent at most, so that a finer try cannot fit by chance

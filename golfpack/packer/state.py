@@ -12,34 +12,14 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from golfpack.base.progress import Notify, silent
-from golfpack.errors import (
-    GolfpackError,
-    UsageError,
-)
+from golfpack.errors import GolfpackError, UsageError
 from golfpack.packer.autocode import Coding
-from golfpack.packer.engine import (
-    Engine,
-    HostEngine,
-)
-from golfpack.packer.format.steps import (
-    COL_OCTAVE,
-    F16Steps,
-    StepField,
-    exp2_log,
-)
+from golfpack.packer.engine import Engine, HostEngine
+from golfpack.packer.format.steps import COL_OCTAVE, F16Steps, StepField, exp2_log
 from golfpack.packer.format.tensors import PackedTensor
-from golfpack.packer.quantize.schemes import (
-    IntN,
-    Keep,
-    Scheme,
-    Ternary,
-)
+from golfpack.packer.quantize.schemes import IntN, Keep, Scheme, Ternary
 from golfpack.packer.quantize.sensitivity import Sensitivity
-from golfpack.spec import (
-    CalibStats,
-    ModelSpec,
-    as_matrix,
-)
+from golfpack.spec import CalibStats, ModelSpec, as_matrix
 
 
 @dataclass(frozen=True)

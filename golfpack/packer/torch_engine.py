@@ -13,16 +13,8 @@ import torch
 from scipy.linalg import LinAlgError
 
 from golfpack.kernels.gptq import round_feedback_batch
-from golfpack.packer.engine import (
-    HostEngine,
-    ToFactor,
-    ToRound,
-)
-from golfpack.packer.quantize.gptq import (
-    Factor,
-    precisions,
-    raised_damp,
-)
+from golfpack.packer.engine import HostEngine, ToFactor, ToRound
+from golfpack.packer.quantize.gptq import Factor, precisions, raised_damp
 
 # Matrices of one shape are taken together up to this many float64 values of factors, 1 GiB: a batch
 # needs a few times as much.

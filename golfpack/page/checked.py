@@ -6,10 +6,7 @@ from typing import Any, TypeVar
 
 from golfpack.base.convert import from_json
 from golfpack.base.documents import SCHEMA_VERSION, read_json
-from golfpack.build.report import (
-    BuildReport,
-    FailedBuild,
-)
+from golfpack.build.report import BuildReport, FailedBuild
 from golfpack.errors import UsageError
 from golfpack.eval.report import EvalReport
 

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 
 from golfpack import __version__
-from golfpack.build.report import (
-    BuildReport,
-    FailedBuild,
-)
+from golfpack.build.report import BuildReport, FailedBuild
 from golfpack.errors import UsageError
 from golfpack.eval.report import EvalReport
 from golfpack.inspect.inspect import InspectReport

@@ -5,25 +5,14 @@ from pathlib import Path
 
 from golfpack.artifact import names_artifact
 from golfpack.base.files import write_atomically
-from golfpack.build.report import (
-    BuildReport,
-    FailedBuild,
-)
+from golfpack.build.report import BuildReport, FailedBuild
 from golfpack.errors import UsageError
 from golfpack.inspect.inspect import inspect
 from golfpack.models.base import Family
 from golfpack.packer.format.loader import load
-from golfpack.page.checked import (
-    read_build,
-    read_eval,
-)
+from golfpack.page.checked import read_build, read_eval
 from golfpack.page.data import page_data
-from golfpack.page.page import (
-    PAGE_START,
-    PageReport,
-    is_page,
-    page_html,
-)
+from golfpack.page.page import PAGE_START, PageReport, is_page, page_html
 
 REPORT_SUFFIX = ".report.json"
 

@@ -10,17 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from golfpack.runlog.jsonl import (
-    Line,
-    counted,
-    text,
-    whole,
-)
-from golfpack.runlog.log import (
-    Evaluation,
-    LogStep,
-    RunLog,
-)
+from golfpack.runlog.jsonl import Line, counted, text, whole
+from golfpack.runlog.log import Evaluation, LogStep, RunLog
 from golfpack.runlog.shapes import alpha_parameters
 
 LOG = "metrics.jsonl"

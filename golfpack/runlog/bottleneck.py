@@ -9,19 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from golfpack.runlog.jsonl import (
-    Line,
-    counted,
-    text,
-    texts,
-    whole,
-)
-from golfpack.runlog.log import (
-    Evaluation,
-    LogError,
-    LogStep,
-    RunLog,
-)
+from golfpack.runlog.jsonl import Line, counted, text, texts, whole
+from golfpack.runlog.log import Evaluation, LogError, LogStep, RunLog
 from golfpack.runlog.shapes import bottleneck_parameters
 from golfpack.runlog.times import seconds_between
 

@@ -10,10 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from golfpack.runlog.log import (
-    PHASES,
-    LogStep,
-)
+from golfpack.runlog.log import PHASES, LogStep
 
 PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
 SPIKES = (100.0, 1000.0)

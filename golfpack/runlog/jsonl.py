@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
+from golfpack.errors import CorruptError, UsageError
 
 
 @dataclass(frozen=True)

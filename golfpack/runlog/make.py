@@ -6,26 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from golfpack.errors import UsageError
-from golfpack.measure.kv_cache import (
-    LONG_CONTEXT,
-    baseline,
-    policy,
-)
+from golfpack.measure.kv_cache import LONG_CONTEXT, baseline, policy
 from golfpack.runlog import figures
 from golfpack.runlog.figures import Coverage
 from golfpack.runlog.jsonl import whole
-from golfpack.runlog.log import (
-    Evaluation,
-    LogStep,
-    RunLog,
-)
-from golfpack.runlog.report import (
-    EvaluationRow,
-    KvMemory,
-    RunReport,
-    SampleRow,
-    StepRow,
-)
+from golfpack.runlog.log import Evaluation, LogStep, RunLog
+from golfpack.runlog.report import EvaluationRow, KvMemory, RunReport, SampleRow, StepRow
 
 # What different systems call the length of the model's context.
 CONTEXT_NAMES = ("block_size", "blockSize", "seq_len")

@@ -6,18 +6,9 @@ from typing import Any
 
 from golfpack.measure.kv_cache import human_bytes
 from golfpack.runlog import words
-from golfpack.runlog.figures import (
-    GradientNorms,
-    Timing,
-)
-from golfpack.runlog.notes import (
-    PROSE,
-    SECTIONS,
-)
-from golfpack.runlog.report import (
-    RunReport,
-    StepRow,
-)
+from golfpack.runlog.figures import GradientNorms, Timing
+from golfpack.runlog.notes import PROSE, SECTIONS
+from golfpack.runlog.report import RunReport, StepRow
 
 # What systems call the same thing, by the name readers know; the first that is there counts.
 _WIDTH = ("dim", "d_model", "nEmbd")

@@ -7,20 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from golfpack.runlog.jsonl import (
-    Line,
-    counted,
-    texts,
-    whole,
-)
-from golfpack.runlog.log import (
-    PHASES,
-    Evaluation,
-    LogError,
-    LogStep,
-    RunLog,
-    Sample,
-)
+from golfpack.runlog.jsonl import Line, counted, texts, whole
+from golfpack.runlog.log import PHASES, Evaluation, LogError, LogStep, RunLog, Sample
 from golfpack.runlog.times import seconds_between
 
 LOG = "train.jsonl"

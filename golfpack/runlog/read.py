@@ -2,19 +2,9 @@
 
 from pathlib import Path
 
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
-from golfpack.runlog import (
-    alpha,
-    bottleneck,
-    own,
-)
-from golfpack.runlog.jsonl import (
-    read_lines,
-    read_object,
-)
+from golfpack.errors import CorruptError, UsageError
+from golfpack.runlog import alpha, bottleneck, own
+from golfpack.runlog.jsonl import read_lines, read_object
 from golfpack.runlog.log import RunLog
 
 

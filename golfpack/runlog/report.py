@@ -3,16 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from golfpack.base.documents import (
-    SCHEMA_VERSION,
-    versions,
-)
-from golfpack.runlog.figures import (
-    Coverage,
-    GradientNorms,
-    LossRange,
-    Timing,
-)
+from golfpack.base.documents import SCHEMA_VERSION, versions
+from golfpack.runlog.figures import Coverage, GradientNorms, LossRange, Timing
 from golfpack.runlog.log import LogError
 
 

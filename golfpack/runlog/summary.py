@@ -14,10 +14,7 @@ from typing import Any
 from golfpack.errors import UsageError
 from golfpack.measure.kv_cache import human_bytes
 from golfpack.runlog.make import kv_memory
-from golfpack.runlog.report import (
-    KvMemory,
-    RunReport,
-)
+from golfpack.runlog.report import KvMemory, RunReport
 
 TIMES = "\u00d7"
 # The originals call the perplexity of losses beyond this infinite.

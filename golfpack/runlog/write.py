@@ -4,20 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from golfpack.base.files import write_atomically
-from golfpack.errors import (
-    StrictError,
-    UsageError,
-)
+from golfpack.errors import StrictError, UsageError
 from golfpack.runlog.make import make_report
 from golfpack.runlog.markdown import report_markdown
 from golfpack.runlog.notes import read_notes
 from golfpack.runlog.read import read_run
 from golfpack.runlog.report import RunReport
-from golfpack.runlog.summary import (
-    check_summary,
-    summary_markdown,
-    summary_of,
-)
+from golfpack.runlog.summary import check_summary, summary_markdown, summary_of
 
 FORMS = ("report", "summary")
 

@@ -18,14 +18,8 @@ import numpy as np
 import torch
 
 from golfpack.base.files import write_atomically
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
-from golfpack.train.config import (
-    FREE_ON_RESUME,
-    TrainConfig,
-)
+from golfpack.errors import CorruptError, UsageError
+from golfpack.train.config import FREE_ON_RESUME, TrainConfig
 from golfpack.train.run import Run
 
 LAST = "last.pt"

@@ -6,11 +6,7 @@ Source: openai/parameter-golf, `train_gpt.py`, except that block matrices start 
 import torch
 from torch import nn
 
-from golfpack.spec import (
-    ModelSpec,
-    Role,
-    TensorSpec,
-)
+from golfpack.spec import ModelSpec, Role, TensorSpec
 
 EMBEDDING_STD = 0.005
 # Queries and keys are normalised, so this is the logit scale that attention starts from.

@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from golfpack.spec import (
-    ModelSpec,
-    Role,
-)
+from golfpack.spec import ModelSpec, Role
 from golfpack.train.config import TrainConfig
 from golfpack.train.muon import Muon
 

@@ -18,10 +18,7 @@ from golfpack.spec import ModelSpec
 from golfpack.train.config import TrainConfig
 from golfpack.train.init import initialise
 from golfpack.train.log import Stopwatch
-from golfpack.train.optim import (
-    make_optimisers,
-    scale_rates,
-)
+from golfpack.train.optim import make_optimisers, scale_rates
 
 RUNNING_DECAY = 0.95
 

@@ -10,18 +10,10 @@ import numpy as np
 from golfpack.artifact import split_settings
 from golfpack.base.convert import make, parse_value
 from golfpack.base.documents import versions
-from golfpack.base.progress import (
-    Notify,
-    silent,
-)
+from golfpack.base.progress import Notify, silent
 from golfpack.data.shards import read_tokens
 from golfpack.data.text import read_documents
-from golfpack.data.tokenizer import (
-    Tokenizer,
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-)
+from golfpack.data.tokenizer import Tokenizer, encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import UsageError
 from golfpack.models.device import resolve_device
 from golfpack.train.config import TrainConfig

@@ -14,37 +14,15 @@ import torch
 from golfpack.data.tokenizer import Tokenizer
 from golfpack.errors import UsageError
 from golfpack.models.base import typed_overrides
-from golfpack.models.device import (
-    peak_memory_bytes,
-    resolve_device,
-    watch_memory,
-)
+from golfpack.models.device import peak_memory_bytes, resolve_device, watch_memory
 from golfpack.models.golf.config import GolfConfig
 from golfpack.models.golf.family import GOLF
 from golfpack.train.batches import Batches
-from golfpack.train.checkpoint import (
-    RunFolder,
-    settings_of,
-)
+from golfpack.train.checkpoint import RunFolder, settings_of
 from golfpack.train.config import TrainConfig
-from golfpack.train.log import (
-    Sampler,
-    Stopwatch,
-    meta_record,
-    now,
-    resume_record,
-)
-from golfpack.train.run import (
-    Run,
-    StepRecord,
-    new_run,
-    train_step,
-    validation_loss,
-)
-from golfpack.train.schedule import (
-    budget_used,
-    lr_scale,
-)
+from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
+from golfpack.train.run import Run, StepRecord, new_run, train_step, validation_loss
+from golfpack.train.schedule import budget_used, lr_scale
 
 Progress = Callable[[int, int, str], None]
 

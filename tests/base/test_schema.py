@@ -10,23 +10,13 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from golfpack.base.convert import from_json
 from golfpack.base.documents import to_json
-from golfpack.base.schema import (
-    descriptions,
-    nested,
-    schema_of,
-)
+from golfpack.base.schema import descriptions, nested, schema_of
 from golfpack.build.report import FrontierPoint
-from golfpack.commands.documents import (
-    FILES,
-    REPORTS,
-)
+from golfpack.commands.documents import FILES, REPORTS
 from golfpack.errors import UsageError
 from golfpack.inspect.inspect import InspectReport
 from golfpack.measure.columns import COLUMNS
-from golfpack.measure.tensors import (
-    Histogram,
-    TensorReport,
-)
+from golfpack.measure.tensors import Histogram, TensorReport
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ROW = TensorReport(

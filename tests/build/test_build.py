@@ -10,37 +10,20 @@ import torch
 from conftest import asked, packed
 from safetensors.torch import save_file
 
-from golfpack.artifact import (
-    open_model,
-    open_pair,
-)
+from golfpack.artifact import open_model, open_pair
 from golfpack.base.documents import to_json
 from golfpack.build import backend as backend_module
 from golfpack.build import run as run_module
 from golfpack.build.plan import plan
-from golfpack.build.run import (
-    build,
-)
-from golfpack.errors import (
-    BudgetError,
-    CorruptError,
-    StrictError,
-    UsageError,
-)
-from golfpack.inspect.inspect import (
-    inspect,
-    unpack,
-)
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.build.run import build
+from golfpack.errors import BudgetError, CorruptError, StrictError, UsageError
+from golfpack.inspect.inspect import inspect, unpack
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.golf.family import spec
 from golfpack.packer.format.container import assemble
 from golfpack.packer.format.loader import load
 from golfpack.packer.recipe import load_recipe
-from golfpack.packer.state import (
-    PackState,
-)
+from golfpack.packer.state import PackState
 
 
 @pytest.fixture

@@ -9,10 +9,7 @@ from conftest import asked
 
 from golfpack.build import backend as backend_module
 from golfpack.build.run import build
-from golfpack.errors import (
-    ExitCode,
-    GolfpackError,
-)
+from golfpack.errors import ExitCode, GolfpackError
 from golfpack.inspect.inspect import inspect
 from golfpack.packer.quantize.gptq import factorize
 

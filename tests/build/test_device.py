@@ -14,34 +14,18 @@ from golfpack.build.backend import choose_backend
 from golfpack.build.run import build
 from golfpack.errors import UsageError
 from golfpack.eval.dist import ALONE
-from golfpack.eval.divergence import (
-    mean_kl,
-    mean_kl_on,
-)
+from golfpack.eval.divergence import mean_kl, mean_kl_on
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import (
-    Stream,
-    Windowed,
-)
+from golfpack.eval.modes import Stream, Windowed
 from golfpack.eval.scorer import Scorer
 from golfpack.kernels.select import Device
-from golfpack.models.device import (
-    check_compile_mode,
-    peak_memory_bytes,
-    send,
-)
+from golfpack.models.device import check_compile_mode, peak_memory_bytes, send
 from golfpack.packer.engine import HostEngine
 from golfpack.packer.format.loader import load
 from golfpack.train import trainer
 from golfpack.train.config import TrainConfig
-from golfpack.train.run import (
-    Run,
-    new_run,
-)
-from golfpack.train.train import (
-    TrainOptions,
-    train,
-)
+from golfpack.train.run import Run, new_run
+from golfpack.train.train import TrainOptions, train
 
 on_a_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 

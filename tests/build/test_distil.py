@@ -5,13 +5,7 @@ import pytest
 import torch
 
 from golfpack.build import distil as distil_module
-from golfpack.build.distil import (
-    BATCH_TOKENS,
-    HEADROOM,
-    LOOKS,
-    distil,
-    latent,
-)
+from golfpack.build.distil import BATCH_TOKENS, HEADROOM, LOOKS, distil, latent
 from golfpack.errors import UsageError
 from golfpack.eval.divergence import mean_kl
 

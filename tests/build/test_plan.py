@@ -10,17 +10,11 @@ from conftest import asked
 from typer.testing import CliRunner
 
 from golfpack.build import backend as backend_module
-from golfpack.build.plan import (
-    DEFAULT_BUDGETS,
-    plan,
-)
+from golfpack.build.plan import DEFAULT_BUDGETS, plan
 from golfpack.build.planfile import read_plan
 from golfpack.build.run import build
 from golfpack.cli import app
-from golfpack.errors import (
-    BudgetError,
-    UsageError,
-)
+from golfpack.errors import BudgetError, UsageError
 from golfpack.packer.format.loader import load
 from golfpack.packer.recipe import recipe_names
 

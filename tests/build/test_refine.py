@@ -5,14 +5,9 @@ import pytest
 from conftest import asked
 
 from golfpack.build import distil as distil_module
-from golfpack.build.distil import (
-    BATCH_TOKENS,
-    LOOKS,
-)
+from golfpack.build.distil import BATCH_TOKENS, LOOKS
 from golfpack.build.refine import NOTHING_BETTER
-from golfpack.build.run import (
-    build,
-)
+from golfpack.build.run import build
 from golfpack.errors import UsageError
 from golfpack.packer.format.loader import load
 from golfpack.packer.format.tensors import QTensor

@@ -9,10 +9,7 @@ from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
 from golfpack.models import FAMILIES
-from golfpack.models.base import (
-    generate,
-    pick,
-)
+from golfpack.models.base import generate, pick
 from golfpack.models.golf.family import spec as golf_spec
 
 LOOPED = {

@@ -13,16 +13,9 @@ from golfpack.base.schema import schema_of
 from golfpack.build import demo as demo_module
 from golfpack.build.demo import DemoRow
 from golfpack.cli import COMMANDS
-from golfpack.commands.documents import (
-    FILES,
-    REPORTS,
-)
+from golfpack.commands.documents import FILES, REPORTS
 from golfpack.data.shards import write_shard
-from golfpack.data.tokenizer import (
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-)
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
 
 TEXT = [f"{a} {b} went to the {c}" for a in ("a cat", "one dog", "the fox") for b in "xyz"
         for c in ("river", "village", "red hat", "mountain", "sea")]  # fmt: skip

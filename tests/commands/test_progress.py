@@ -9,10 +9,7 @@ from rich.console import Console
 
 from golfpack.build import backend
 from golfpack.build.run import build
-from golfpack.commands.render.progress import (
-    PLAIN_INTERVAL,
-    Reporter,
-)
+from golfpack.commands.render.progress import PLAIN_INTERVAL, Reporter
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 

@@ -11,14 +11,7 @@ from golfpack.commands.inspect import show_inspect
 from golfpack.commands.render import tensors as render
 from golfpack.errors import UsageError
 from golfpack.inspect.inspect import inspect
-from golfpack.measure.columns import (
-    COLUMNS,
-    GROUP_COLUMNS,
-    TENSOR_COLUMNS,
-    grouped,
-    ordered,
-    worst,
-)
+from golfpack.measure.columns import COLUMNS, GROUP_COLUMNS, TENSOR_COLUMNS, grouped, ordered, worst
 from golfpack.measure.tensors import TensorReport
 
 

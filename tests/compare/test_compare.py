@@ -17,19 +17,9 @@ from golfpack.cli import app
 from golfpack.compare import rows as compare_rows
 from golfpack.compare.compare import compare
 from golfpack.compare.rows import CompareOptions
-from golfpack.data.shards import (
-    read_tokens,
-    write_shard,
-)
-from golfpack.data.tokenizer import (
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-)
-from golfpack.errors import (
-    BudgetError,
-    UsageError,
-)
+from golfpack.data.shards import read_tokens, write_shard
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from golfpack.errors import BudgetError, UsageError
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 

@@ -12,26 +12,11 @@ from golfpack.build.plan import plan
 from golfpack.build.run import build
 from golfpack.compare import frontier as frontier_module
 from golfpack.compare import rows as compare_rows
-from golfpack.compare.sweep import (
-    SweepOptions,
-    sweep,
-)
-from golfpack.compare.sweep_report import (
-    MEGABYTE,
-    SweepRow,
-    with_more,
-)
+from golfpack.compare.sweep import SweepOptions, sweep
+from golfpack.compare.sweep_report import MEGABYTE, SweepRow, with_more
 from golfpack.data.shards import write_shard
-from golfpack.data.tokenizer import (
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-)
-from golfpack.errors import (
-    ExitCode,
-    StrictError,
-    UsageError,
-)
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from golfpack.errors import ExitCode, StrictError, UsageError
 
 TEXT = [f"Line {i} of {c} goes on for a while, {a} and slow." for i in range(60) for c in "abcd"
         for a in ("calm", "wide")]  # fmt: skip

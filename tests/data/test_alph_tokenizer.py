@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 from golfpack.data.alph_tokenizer import AlphTokenizer
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
-from golfpack.eval.bytes import (
-    ByteTable,
-    audit,
-)
+from golfpack.eval.bytes import ByteTable, audit
 
 CHARACTERS = [" ", "a", "c", "e", "h", "s", "t", "é"]
 MERGES = [["t", "h"], ["th", "e"], ["the", " "], ["a", "t"], [" ", " "], ["a", "a"], ["at", " "]]

@@ -5,11 +5,7 @@ from pathlib import Path
 import pytest
 
 from golfpack.data import corpus
-from golfpack.data.corpus import (
-    REPEAT_WORDS,
-    python_documents,
-    split_documents,
-)
+from golfpack.data.corpus import REPEAT_WORDS, python_documents, split_documents
 from golfpack.errors import UsageError
 
 PARAGRAPH = "A paragraph of more than eight words, which modules like to copy from each other."

@@ -7,12 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golfpack.data.shards import (
-    HEADER_BYTES,
-    read_shard,
-    read_tokens,
-    write_shard,
-)
+from golfpack.data.shards import HEADER_BYTES, read_shard, read_tokens, write_shard
 from golfpack.errors import UsageError
 
 

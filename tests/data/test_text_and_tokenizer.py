@@ -7,11 +7,7 @@ import pytest
 
 from golfpack.data.shards import read_shard
 from golfpack.data.text import read_documents
-from golfpack.data.tokenizer import (
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-)
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import UsageError
 
 SENTENCES = [

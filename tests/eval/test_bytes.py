@@ -9,21 +9,9 @@ import pytest
 import sentencepiece
 
 from golfpack.data.shards import read_shard
-from golfpack.data.tokenizer import (
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-)
-from golfpack.errors import (
-    CorruptError,
-    ExitCode,
-    UsageError,
-)
-from golfpack.eval.bytes import (
-    ByteTable,
-    audit,
-    loss_and_bpb,
-)
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from golfpack.errors import CorruptError, ExitCode, UsageError
+from golfpack.eval.bytes import ByteTable, audit, loss_and_bpb
 
 TEXT = ["the cat sat on the mat", "a dog and the cat ran to the red hat", "we sat there"] * 20
 BOS, UNK = 1, 3

@@ -3,18 +3,11 @@
 import pytest
 
 from golfpack.errors import UsageError
-from golfpack.eval.choose import (
-    choose_mode,
-    load_ttt,
-    ttt_names,
-)
+from golfpack.eval.choose import choose_mode, load_ttt, ttt_names
 from golfpack.eval.modes import Windowed
 from golfpack.eval.ttt_lora import LoraTtt
 from golfpack.eval.ttt_phased import PhasedTtt
-from golfpack.eval.ttt_sgd import (
-    SgdOptions,
-    SgdTtt,
-)
+from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
 
 
 def choose(mode="plain", window=None, stride=None, ttt="none", settings=(), longest=None):

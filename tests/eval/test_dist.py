@@ -12,23 +12,11 @@ from conftest import agree
 from eval.toys import run_mode, scorer_of, toy_tokens
 
 from golfpack.errors import UsageError
-from golfpack.eval.dist import (
-    Group,
-    joined,
-)
+from golfpack.eval.dist import Group, joined
 from golfpack.eval.modes import Windowed
-from golfpack.eval.ttt_lora import (
-    LoraOptions,
-    LoraTtt,
-)
-from golfpack.eval.ttt_phased import (
-    PhasedOptions,
-    PhasedTtt,
-)
-from golfpack.eval.ttt_sgd import (
-    SgdOptions,
-    SgdTtt,
-)
+from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
+from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
+from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
 
 MODES = {
     "plain": Windowed(32, 32),

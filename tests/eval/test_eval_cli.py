@@ -10,15 +10,8 @@ import torch
 from conftest import TINY, Run, trained_looking
 from eval.test_dist import torchrun
 
-from golfpack.data.shards import (
-    read_shard,
-    write_shard,
-)
-from golfpack.data.tokenizer import (
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-)
+from golfpack.data.shards import read_shard, write_shard
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import ExitCode
 from golfpack.eval.scorer import Scorer
 

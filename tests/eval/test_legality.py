@@ -12,28 +12,11 @@ from golfpack.eval.dist import ALONE
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.legality import check_legality
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import (
-    Probe,
-    Stream,
-    Windowed,
-)
-from golfpack.eval.scorer import (
-    Scorer,
-    score_windows,
-)
-from golfpack.eval.ttt_lora import (
-    LoraOptions,
-    LoraTtt,
-)
-from golfpack.eval.ttt_phased import (
-    PhasedOptions,
-    PhasedTtt,
-)
-from golfpack.eval.ttt_sgd import (
-    SgdOptions,
-    SgdTrainer,
-    SgdTtt,
-)
+from golfpack.eval.modes import Probe, Stream, Windowed
+from golfpack.eval.scorer import Scorer, score_windows
+from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
+from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
+from golfpack.eval.ttt_sgd import SgdOptions, SgdTrainer, SgdTtt
 from golfpack.eval.windows import lay_windows
 
 LORA = LoraOptions(rank=4, chunk=8, window=32, lr=0.01)

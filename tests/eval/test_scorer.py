@@ -10,18 +10,10 @@ from torch import nn
 from golfpack.data.shards import read_shard
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
-from golfpack.eval.bytes import (
-    ByteTable,
-    loss_and_bpb,
-)
+from golfpack.eval.bytes import ByteTable, loss_and_bpb
 from golfpack.eval.modes import Windowed
-from golfpack.eval.scorer import (
-    Scorer,
-    head_modules,
-)
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.eval.scorer import Scorer, head_modules
+from golfpack.models.checkpoint import load_checkpoint
 
 
 def by_hand(tokens, window, stride):

@@ -6,10 +6,7 @@ import pytest
 from scipy import stats
 
 from golfpack.errors import UsageError
-from golfpack.eval.significance import (
-    nats_per_bpb,
-    t_test,
-)
+from golfpack.eval.significance import nats_per_bpb, t_test
 
 
 def test_it_is_the_one_sided_t_test():

@@ -6,25 +6,12 @@ import numpy as np
 import pytest
 
 from golfpack.data.shards import write_shard
-from golfpack.data.tokenizer import (
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-)
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from golfpack.errors import CorruptError, UsageError
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.roundtrip import (
-    text_round_trip,
-    token_round_trip,
-)
-from golfpack.eval.sidecar import (
-    find_sidecars,
-    read_byte_counts,
-)
+from golfpack.eval.roundtrip import text_round_trip, token_round_trip
+from golfpack.eval.sidecar import find_sidecars, read_byte_counts
 
 
 @pytest.mark.parametrize(

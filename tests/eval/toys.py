@@ -9,16 +9,10 @@ from torch import nn
 from golfpack.eval.dist import ALONE
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import (
-    Mode,
-    Stream,
-)
+from golfpack.eval.modes import Mode, Stream
 from golfpack.eval.scorer import Scorer
 from golfpack.models.model import Model
-from golfpack.spec import (
-    ModelSpec,
-    TensorSpec,
-)
+from golfpack.spec import ModelSpec, TensorSpec
 
 BOS = 1
 

@@ -9,15 +9,8 @@ from test_docs import TABLES
 
 from golfpack.commands import complete
 from golfpack.errors import ExitCode
-from golfpack.eval.choose import (
-    MODES,
-    ttt_names,
-)
-from golfpack.inspect.listing import (
-    KINDS,
-    first_sentence,
-    list_names,
-)
+from golfpack.eval.choose import MODES, ttt_names
+from golfpack.inspect.listing import KINDS, first_sentence, list_names
 from golfpack.models import FAMILIES
 from golfpack.packer.recipe import recipe_names
 

@@ -12,10 +12,7 @@ from rich.console import Console
 
 from golfpack.build.run import build
 from golfpack.commands import diff as render_diff
-from golfpack.errors import (
-    ExitCode,
-    UsageError,
-)
+from golfpack.errors import ExitCode, UsageError
 from golfpack.inspect.diff import diff
 from golfpack.inspect.diff_report import DiffReport
 from golfpack.inspect.inspect import inspect

@@ -10,17 +10,10 @@ import torch
 from conftest import asked
 
 from golfpack.build.run import build
-from golfpack.errors import (
-    ExitCode,
-    UsageError,
-)
+from golfpack.errors import ExitCode, UsageError
 from golfpack.inspect import verify as verify_module
 from golfpack.inspect.verify import verify
-from golfpack.packer.format.container import (
-    DIGEST,
-    HEADER,
-    parse,
-)
+from golfpack.packer.format.container import DIGEST, HEADER, parse
 
 
 @pytest.fixture(scope="module")

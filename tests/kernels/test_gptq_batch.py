@@ -9,17 +9,8 @@ import torch
 
 from golfpack.kernels import gptq as feedback
 from golfpack.kernels.gptq import round_feedback_batch
-from golfpack.packer.format.steps import (
-    StepField,
-    f16_steps,
-    log_steps,
-)
-from golfpack.packer.quantize.gptq import (
-    Factor,
-    factorize,
-    precisions,
-    round_feedback,
-)
+from golfpack.packer.format.steps import StepField, f16_steps, log_steps
+from golfpack.packer.quantize.gptq import Factor, factorize, precisions, round_feedback
 
 
 @pytest.fixture(autouse=True)

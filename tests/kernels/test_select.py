@@ -7,11 +7,7 @@ import torch
 
 from golfpack.errors import UsageError
 from golfpack.kernels import select
-from golfpack.kernels.select import (
-    choose_device,
-    triton_available,
-    use_kernels,
-)
+from golfpack.kernels.select import choose_device, triton_available, use_kernels
 
 
 @pytest.fixture

@@ -9,47 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golfpack.measure.tensor_bytes import apportioned
-from golfpack.measure.tensor_errors import (
-    errors,
-    excess_kurtosis,
-)
-from golfpack.measure.tensors import (
-    Known,
-    histogram,
-    tensor_reports,
-)
+from golfpack.measure.tensor_errors import errors, excess_kurtosis
+from golfpack.measure.tensors import Known, histogram, tensor_reports
 from golfpack.packer.format.codecs import Brotli
-from golfpack.packer.format.codestreams import (
-    ByteStream,
-    CodeGroup,
-    RansCodes,
-)
+from golfpack.packer.format.codestreams import ByteStream, CodeGroup, RansCodes
 from golfpack.packer.format.container import assemble
-from golfpack.packer.format.loader import (
-    Artifact,
-    load,
-    loads,
-)
-from golfpack.packer.format.steps import (
-    F16Steps,
-    f16_steps,
-    log_steps,
-)
+from golfpack.packer.format.loader import Artifact, load, loads
+from golfpack.packer.format.steps import F16Steps, f16_steps, log_steps
 from golfpack.packer.format.streams import encode_tensors
-from golfpack.packer.format.tensors import (
-    LowRank,
-    PackedTensor,
-    QTensor,
-    Raw,
-)
+from golfpack.packer.format.tensors import LowRank, PackedTensor, QTensor, Raw
 from golfpack.packer.quantize.sensitivity import Sensitivity
-from golfpack.packer.recipe import (
-    load_recipe,
-    recipe_names,
-)
-from golfpack.packer.state import (
-    run_passes,
-)
+from golfpack.packer.recipe import load_recipe, recipe_names
+from golfpack.packer.state import run_passes
 
 GOLDEN = sorted((Path(__file__).resolve().parents[1] / "golden").glob("*.golf"))
 

@@ -11,17 +11,13 @@ import torch.nn.functional as F
 from conftest import agree, asked
 
 from golfpack.artifact import open_model
-from golfpack.build.run import (
-    build,
-)
+from golfpack.build.run import build
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.models.alph.family import ALPH
 from golfpack.models.alph.file import read_alph
 from golfpack.models.base import KVCache
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.detect import detect
 
 TOY = {

@@ -11,17 +11,11 @@ from conftest import agree
 
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
-from golfpack.errors import (
-    BudgetError,
-    UsageError,
-)
+from golfpack.errors import BudgetError, UsageError
 from golfpack.models.base import KVCache
 from golfpack.models.bottleneck.config import BottleneckConfig
 from golfpack.models.bottleneck.family import BOTTLENECK
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-    peek_spec,
-)
+from golfpack.models.checkpoint import load_checkpoint, peek_spec
 from golfpack.models.detect import detect
 from golfpack.packer.aim import Budget, check_reach
 

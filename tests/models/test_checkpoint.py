@@ -14,10 +14,7 @@ import torch
 
 from golfpack.errors import UsageError
 from golfpack.models import files as module
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-    peek_spec,
-)
+from golfpack.models.checkpoint import load_checkpoint, peek_spec
 from golfpack.models.golf.family import GOLF
 
 CONFIG = {

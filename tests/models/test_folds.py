@@ -11,15 +11,10 @@ import pytest
 import torch
 
 from golfpack.models import FAMILIES
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.golf.config import CHOICES
 from golfpack.packer.quantize.awq import fold_weights
-from golfpack.spec import (
-    Fold,
-    ModelSpec,
-)
+from golfpack.spec import Fold, ModelSpec
 
 TOLERANCE = 1e-4
 ACTIVATIONS = CHOICES["activation"]

@@ -10,13 +10,8 @@ from golf_reference import TINY, reference_logits
 
 from golfpack.errors import UsageError
 from golfpack.models import find_family
-from golfpack.models.base import (
-    KVCache,
-    generate,
-)
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.base import KVCache, generate
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.detect import detect
 from golfpack.models.golf.family import GOLF
 from golfpack.spec import Hook

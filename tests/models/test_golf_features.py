@@ -9,14 +9,8 @@ from golf_reference import TINY, pair_rows, reference_logits
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
-from golfpack.models.base import (
-    KVCache,
-    generate,
-)
-from golfpack.models.golf.config import (
-    GolfConfig,
-    index_list,
-)
+from golfpack.models.base import KVCache, generate
+from golfpack.models.golf.config import GolfConfig, index_list
 from golfpack.models.golf.embed import BigramHash
 from golfpack.models.golf.family import GOLF
 

@@ -11,17 +11,10 @@ import torch
 from conftest import asked
 from golf_reference import TINY, reference_logits
 
-from golfpack.artifact import (
-    open_model,
-    open_pair,
-)
-from golfpack.build.run import (
-    build,
-)
+from golfpack.artifact import open_model, open_pair
+from golfpack.build.run import build
 from golfpack.errors import UsageError
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.detect import detect
 from golfpack.models.golf.adapt import adapt
 from golfpack.models.golf.config import GolfConfig

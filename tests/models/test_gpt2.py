@@ -11,9 +11,7 @@ from conftest import agree
 
 from golfpack.errors import UsageError
 from golfpack.models.base import KVCache
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.gpt2.family import GPT2
 from golfpack.models.gpt2.net import Gpt2Config
 

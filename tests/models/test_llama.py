@@ -11,9 +11,7 @@ from llama_reference import reference_logits, to_meta
 
 from golfpack.errors import UsageError
 from golfpack.models.base import KVCache
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.llama.family import LLAMA
 from golfpack.models.llama.net import LlamaConfig
 

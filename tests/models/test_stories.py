@@ -10,28 +10,14 @@ import torch
 from conftest import asked
 from llama_reference import reference_logits
 
-from golfpack.build.run import (
-    build,
-)
-from golfpack.data.tokenizer import (
-    encode_documents,
-    load_tokenizer,
-)
+from golfpack.build.run import build
+from golfpack.data.tokenizer import encode_documents, load_tokenizer
 from golfpack.errors import UsageError
-from golfpack.eval.bytes import (
-    ByteTable,
-    audit,
-    loss_and_bpb,
-)
+from golfpack.eval.bytes import ByteTable, audit, loss_and_bpb
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.scorer import (
-    Scorer,
-    score_windows,
-)
+from golfpack.eval.scorer import Scorer, score_windows
 from golfpack.eval.windows import lay_windows
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.packer.format.loader import load
 
 

@@ -11,22 +11,13 @@ from typer.testing import CliRunner
 
 from golfpack.build.run import build
 from golfpack.cli import app
-from golfpack.errors import (
-    BudgetError,
-    UsageError,
-)
+from golfpack.errors import BudgetError, UsageError
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
-from golfpack.inspect.inspect import (
-    inspect,
-    unpack,
-)
+from golfpack.inspect.inspect import inspect, unpack
 from golfpack.models import FAMILIES
 from golfpack.models.checkpoint import load_checkpoint
-from golfpack.models.roles import (
-    block_of,
-    guess_role,
-)
+from golfpack.models.roles import block_of, guess_role
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.format.loader import load
 

@@ -17,30 +17,15 @@ from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.cli import app
 from golfpack.data.shards import write_shard
-from golfpack.data.tokenizer import (
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-)
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from golfpack.errors import CorruptError, UsageError
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
-from golfpack.inspect.inspect import (
-    inspect,
-    unpack,
-)
+from golfpack.inspect.inspect import inspect, unpack
 from golfpack.models.base import KVCache
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.choose import choose_family
-from golfpack.models.user.open_class import (
-    open_class,
-    parse_args,
-)
+from golfpack.models.user.open_class import open_class, parse_args
 from golfpack.packer.format.container import assemble
 from golfpack.packer.format.loader import load
 

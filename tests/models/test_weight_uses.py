@@ -4,12 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from golfpack.models.user.weight_uses import (
-    LinearUse,
-    Parameters,
-    Route,
-    Watch,
-)
+from golfpack.models.user.weight_uses import LinearUse, Parameters, Route, Watch
 
 W = torch.nn.Parameter(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
 X, IDS = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([[1, 5]])

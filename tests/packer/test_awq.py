@@ -10,12 +10,7 @@ from golfpack.errors import UsageError
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.awq import Awq
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantize import (
-    Clip,
-    Round,
-    Sense,
-    Steps,
-)
+from golfpack.packer.passes.quantize import Clip, Round, Sense, Steps
 from golfpack.packer.quantize.awq import (
     find_factors,
     fold_uses,
@@ -24,10 +19,7 @@ from golfpack.packer.quantize.awq import (
     trial_error,
 )
 from golfpack.packer.quantize.schemes import IntN
-from golfpack.packer.quantize.sensitivity import (
-    Sensitivity,
-    combine_uses,
-)
+from golfpack.packer.quantize.sensitivity import Sensitivity, combine_uses
 from golfpack.packer.state import run_passes
 
 RULES = (

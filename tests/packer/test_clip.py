@@ -11,24 +11,13 @@ import torch
 from golfpack.errors import UsageError
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.packer.format.steps import f16_steps
-from golfpack.packer.quantize.clip import (
-    RECORD_PERCENTILES,
-    make_clip,
-    row_quantile,
-)
-from golfpack.packer.quantize.gptq import (
-    factorize,
-    round_feedback,
-    round_nearest,
-)
+from golfpack.packer.quantize.clip import RECORD_PERCENTILES, make_clip, row_quantile
+from golfpack.packer.quantize.gptq import factorize, round_feedback, round_nearest
 from golfpack.packer.quantize.schemes import IntN
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rate import entropy
 from golfpack.packer.recipe import load_recipe
-from golfpack.packer.state import (
-    PackState,
-    run_passes,
-)
+from golfpack.packer.state import PackState, run_passes
 
 RNG = np.random.default_rng(0)
 

@@ -5,18 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golfpack.packer.format.steps import (
-    LogSteps,
-    StepField,
-    f16_steps,
-    log_steps,
-)
-from golfpack.packer.quantize.gptq import (
-    BLOCK,
-    factorize,
-    round_feedback,
-    round_nearest,
-)
+from golfpack.packer.format.steps import LogSteps, StepField, f16_steps, log_steps
+from golfpack.packer.quantize.gptq import BLOCK, factorize, round_feedback, round_nearest
 from golfpack.packer.rate import entropy
 
 

@@ -7,17 +7,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from golfpack.errors import (
-    BudgetError,
-    UsageError,
-)
-from golfpack.packer.quantize.knapsack import (
-    Choice,
-    Menu,
-    frontier,
-    lagrangian,
-    milp,
-)
+from golfpack.errors import BudgetError, UsageError
+from golfpack.packer.quantize.knapsack import Choice, Menu, frontier, lagrangian, milp
 
 SOLVERS = (lagrangian, milp)
 BITS = np.array([4, 5, 6, 8])

@@ -9,30 +9,13 @@ from scipy.linalg import svdvals
 from golfpack.base.convert import make
 from golfpack.errors import UsageError
 from golfpack.models.checkpoint import load_checkpoint
-from golfpack.packer.format.steps import (
-    f16_steps,
-    spread_rows,
-)
-from golfpack.packer.format.tensors import (
-    LowRank,
-    QTensor,
-)
+from golfpack.packer.format.steps import f16_steps, spread_rows
+from golfpack.packer.format.tensors import LowRank, QTensor
 from golfpack.packer.passes.lowrank import Correct
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantize import (
-    Clip,
-    Round,
-    Sense,
-    Steps,
-)
-from golfpack.packer.quantize.gptq import (
-    factorize,
-    round_nearest,
-)
-from golfpack.packer.quantize.lowrank import (
-    FACTOR_CODINGS,
-    low_rank,
-)
+from golfpack.packer.passes.quantize import Clip, Round, Sense, Steps
+from golfpack.packer.quantize.gptq import factorize, round_nearest
+from golfpack.packer.quantize.lowrank import FACTOR_CODINGS, low_rank
 from golfpack.packer.state import run_passes
 
 RULES = (

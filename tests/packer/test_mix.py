@@ -11,10 +11,7 @@ from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes import mix as mix_module
 from golfpack.packer.passes.mix import Mix
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantize import (
-    Clip,
-    Sense,
-)
+from golfpack.packer.passes.quantize import Clip, Sense
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import run_passes
 

@@ -9,12 +9,7 @@ import pytest
 from golfpack.eval.divergence import mean_kl
 from golfpack.packer.aim import Budget
 from golfpack.packer.format.tensors import Raw
-from golfpack.packer.predict import (
-    PROBE_BPW,
-    Predictor,
-    frontier,
-    quadratic_kl,
-)
+from golfpack.packer.predict import PROBE_BPW, Predictor, frontier, quadratic_kl
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.search import fit_bytes
 from golfpack.packer.state import run_passes

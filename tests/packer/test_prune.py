@@ -9,16 +9,8 @@ from conftest import packed
 from golfpack.errors import UsageError
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.prune import (
-    PruneMagnitude,
-    PruneOnes,
-)
-from golfpack.packer.passes.quantize import (
-    Clip,
-    Round,
-    Sense,
-    Steps,
-)
+from golfpack.packer.passes.prune import PruneMagnitude, PruneOnes
+from golfpack.packer.passes.quantize import Clip, Round, Sense, Steps
 from golfpack.packer.quantize.prune import prune_at
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import run_passes

@@ -5,10 +5,7 @@ import pytest
 
 from golfpack.packer.format.rans.codes import encode_codes
 from golfpack.packer.format.rans.context_model import CodeMatrix
-from golfpack.packer.quantize.gptq import (
-    factorize,
-    round_feedback,
-)
+from golfpack.packer.quantize.gptq import factorize, round_feedback
 from golfpack.packer.quantize.rd_bound import gaussian_rate
 from golfpack.packer.quantize.schemes import RateDistortion
 from golfpack.packer.quantize.sensitivity import Sensitivity

@@ -7,12 +7,7 @@ import pytest
 from golfpack.base.convert import parse_value
 from golfpack.base.sizes import parse_size
 from golfpack.errors import UsageError
-from golfpack.packer.recipe import (
-    PASSES,
-    STAGES,
-    load_recipe,
-    recipe_names,
-)
+from golfpack.packer.recipe import PASSES, STAGES, load_recipe, recipe_names
 from golfpack.packer.state import run_passes
 
 

@@ -5,27 +5,11 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from golfpack.packer.format.steps import (
-    spread_rows,
-    step_matrix,
-)
+from golfpack.packer.format.steps import spread_rows, step_matrix
 from golfpack.packer.format.tensors import QTensor
-from golfpack.packer.quantize.clip import (
-    CLIPS,
-    MIN_CLIP_K,
-)
-from golfpack.packer.quantize.gptq import (
-    factorize,
-    round_nearest,
-)
-from golfpack.packer.quantize.schemes import (
-    FINEST,
-    SCHEMES,
-    IntN,
-    Keep,
-    RateDistortion,
-    Ternary,
-)
+from golfpack.packer.quantize.clip import CLIPS, MIN_CLIP_K
+from golfpack.packer.quantize.gptq import factorize, round_nearest
+from golfpack.packer.quantize.schemes import FINEST, SCHEMES, IntN, Keep, RateDistortion, Ternary
 from golfpack.packer.quantize.sensitivity import Sensitivity
 
 RNG = np.random.default_rng(0)

@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 
 from golfpack.packer.engine import HostEngine
-from golfpack.packer.quantize.sensitivity import (
-    Sensitivity,
-    combine_uses,
-    measure_sensitivity,
-)
-from golfpack.spec import (
-    CalibStats,
-    Use,
-)
+from golfpack.packer.quantize.sensitivity import Sensitivity, combine_uses, measure_sensitivity
+from golfpack.spec import CalibStats, Use
 
 
 def random_use(rng, kind, rows, cols, gradients=True):

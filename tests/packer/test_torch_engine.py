@@ -8,16 +8,8 @@ import torch
 from conftest import packed
 
 from golfpack.packer import torch_engine
-from golfpack.packer.engine import (
-    HostEngine,
-    ToFactor,
-    ToRound,
-)
-from golfpack.packer.format.steps import (
-    F16Steps,
-    f16_steps,
-    log_steps,
-)
+from golfpack.packer.engine import HostEngine, ToFactor, ToRound
+from golfpack.packer.format.steps import F16Steps, f16_steps, log_steps
 from golfpack.packer.quantize.gptq import factorize
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.torch_engine import TorchEngine

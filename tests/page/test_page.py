@@ -19,19 +19,9 @@ from golfpack.base.schema import schema_of
 from golfpack.build.run import build
 from golfpack.errors import UsageError
 from golfpack.packer.format.loader import load
-from golfpack.page.data import (
-    BARS,
-    bars,
-)
-from golfpack.page.make import (
-    PageOptions,
-    report,
-)
-from golfpack.page.page import (
-    PageReport,
-    embedded,
-    is_page,
-)
+from golfpack.page.data import BARS, bars
+from golfpack.page.make import PageOptions, report
+from golfpack.page.page import PageReport, embedded, is_page
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;{{style}}.weight"
 

@@ -16,10 +16,7 @@ from conftest import asked
 from safetensors.numpy import save_file
 
 from golfpack.build.run import build
-from golfpack.page.make import (
-    PageOptions,
-    report,
-)
+from golfpack.page.make import PageOptions, report
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

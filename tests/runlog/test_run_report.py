@@ -12,25 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golfpack.base.documents import to_json
-from golfpack.errors import (
-    CorruptError,
-    GolfpackError,
-    StrictError,
-    UsageError,
-)
-from golfpack.runlog import (
-    figures,
-    words,
-)
+from golfpack.errors import CorruptError, GolfpackError, StrictError, UsageError
+from golfpack.runlog import figures, words
 from golfpack.runlog.log import LogStep
-from golfpack.runlog.shapes import (
-    alpha_parameters,
-    bottleneck_parameters,
-)
-from golfpack.runlog.write import (
-    RunReportOptions,
-    runreport,
-)
+from golfpack.runlog.shapes import alpha_parameters, bottleneck_parameters
+from golfpack.runlog.write import RunReportOptions, runreport
 
 RECORDS, STEPS, PLANNED = 5297, 5539, 50_000
 # Records in each range of the run that this one is shaped after, by its end.

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from golfpack.errors import UsageError
-from golfpack.runlog.summary import (
-    Summary,
-    summary_markdown,
-)
+from golfpack.runlog.summary import Summary, summary_markdown
 
 # File, last step, best validation loss of the run; the first was written before there was any.
 ORIGINALS = [

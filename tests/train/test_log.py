@@ -10,15 +10,9 @@ import pytest
 import torch
 
 from golfpack.errors import UsageError
-from golfpack.runlog.write import (
-    RunReportOptions,
-    runreport,
-)
+from golfpack.runlog.write import RunReportOptions, runreport
 from golfpack.train.config import TrainConfig
-from golfpack.train.trainer import (
-    Progress,
-    train,
-)
+from golfpack.train.trainer import Progress, train
 
 MODEL: dict[str, Any] = {
     "vocab_size": 32, "num_layers": 2, "dim": 16, "num_heads": 2, "num_kv_heads": 1,

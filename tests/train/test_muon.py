@@ -2,10 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from golfpack.train.muon import (
-    Muon,
-    orthogonalise,
-)
+from golfpack.train.muon import Muon, orthogonalise
 
 SHAPES = [(24, 24), (48, 16), (16, 48)]
 

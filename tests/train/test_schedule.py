@@ -4,10 +4,7 @@ import pytest
 
 from golfpack.errors import UsageError
 from golfpack.train.config import TrainConfig
-from golfpack.train.schedule import (
-    budget_used,
-    lr_scale,
-)
+from golfpack.train.schedule import budget_used, lr_scale
 
 
 def test_rates_rise_hold_and_fall() -> None:

@@ -8,19 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
-from golfpack.models.checkpoint import (
-    load_checkpoint,
-)
+from golfpack.errors import CorruptError, UsageError
+from golfpack.models.checkpoint import load_checkpoint
 from golfpack.train.config import TrainConfig
 from golfpack.train.run import validation_loss
-from golfpack.train.trainer import (
-    Progress,
-    train,
-)
+from golfpack.train.trainer import Progress, train
 
 MODEL: dict[str, Any] = {
     "vocab_size": 32, "num_layers": 2, "dim": 16, "num_heads": 2, "num_kv_heads": 1,

@@ -3,14 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from golfpack.commands.render.console import (
-    Reporter,
-    out,
-)
-from golfpack.compare.report import (
-    CompareReport,
-    CompareRow,
-)
+from golfpack.commands.render.console import Reporter, out
+from golfpack.compare.report import CompareReport, CompareRow
 
 
 class CompareTable:

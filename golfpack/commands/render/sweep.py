@@ -2,14 +2,8 @@
 
 from rich.table import Table
 
-from golfpack.commands.render.console import (
-    number,
-    out,
-)
-from golfpack.compare.sweep_report import (
-    SweepReport,
-    SweepRow,
-)
+from golfpack.commands.render.console import number, out
+from golfpack.compare.sweep_report import SweepReport, SweepRow
 
 _WHERE = {
     "evaluation tokens": "on the first {kl_tokens:,} of the evaluation's tokens",

@@ -9,22 +9,9 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.alph.net import (
-    Alph,
-    AlphConfig,
-)
-from golfpack.models.base import (
-    Family,
-    StateDict,
-    on_meta,
-    shape_of,
-)
-from golfpack.spec import (
-    Hook,
-    ModelSpec,
-    Role,
-    TensorSpec,
-)
+from golfpack.models.alph.net import Alph, AlphConfig
+from golfpack.models.base import Family, StateDict, on_meta, shape_of
+from golfpack.spec import Hook, ModelSpec, Role, TensorSpec
 
 _ROLES: dict[str, Role] = {
     "attn.wq": "attn_q",

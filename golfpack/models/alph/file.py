@@ -15,11 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from golfpack.data.alph_header import (
-    is_binary,
-    read_header,
-    sub_object,
-)
+from golfpack.data.alph_header import is_binary, read_header, sub_object
 from golfpack.errors import UsageError
 
 _PARAMETER, _OPTIMISER = "p.", "o."

@@ -10,20 +10,10 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import (
-    Family,
-    StateDict,
-    on_meta,
-    shape_of,
-)
+from golfpack.models.base import Family, StateDict, on_meta, shape_of
 from golfpack.models.bottleneck.config import BottleneckConfig
 from golfpack.models.bottleneck.net import Bottleneck
-from golfpack.spec import (
-    Hook,
-    ModelSpec,
-    Role,
-    TensorSpec,
-)
+from golfpack.spec import Hook, ModelSpec, Role, TensorSpec
 
 _ROLES: dict[str, Role] = {
     "attn.q_proj": "attn_q",

@@ -22,10 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from golfpack.models.base import KVCache
-from golfpack.models.bottleneck.config import (
-    BottleneckConfig,
-    QKPart,
-)
+from golfpack.models.bottleneck.config import BottleneckConfig, QKPart
 from golfpack.models.golf.net import TiedHead
 
 

@@ -6,28 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from golfpack.models.base import (
-    Family,
-    StateDict,
-    on_meta,
-)
+from golfpack.models.base import Family, StateDict, on_meta
 from golfpack.models.golf.adapt import adapt
-from golfpack.models.golf.config import (
-    FIRST_OPTIONS,
-    GolfConfig,
-)
-from golfpack.models.golf.infer import (
-    BLOCK,
-    infer,
-)
+from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig
+from golfpack.models.golf.infer import BLOCK, infer
 from golfpack.models.golf.net import Golf
-from golfpack.spec import (
-    Fold,
-    Hook,
-    ModelSpec,
-    Role,
-    TensorSpec,
-)
+from golfpack.spec import Fold, Hook, ModelSpec, Role, TensorSpec
 
 _BLOCK_ROLES: dict[str, Role] = {
     "attn.c_q.weight": "attn_q",

@@ -12,14 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from golfpack.errors import UsageError
-from golfpack.models.base import (
-    StateDict,
-    shape_of,
-)
-from golfpack.models.golf.config import (
-    GolfConfig,
-    index_list,
-)
+from golfpack.models.base import StateDict, shape_of
+from golfpack.models.golf.config import GolfConfig, index_list
 
 BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 

@@ -17,12 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from golfpack.models.base import KVCache
-from golfpack.models.golf.attention import (
-    Attention,
-    Context,
-    make_context,
-    rms_norm,
-)
+from golfpack.models.golf.attention import Attention, Context, make_context, rms_norm
 from golfpack.models.golf.config import GolfConfig
 from golfpack.models.golf.embed import (
     LOOK_BACK,

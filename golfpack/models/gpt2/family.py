@@ -9,27 +9,10 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import (
-    Family,
-    StateDict,
-    on_meta,
-    shape_of,
-)
-from golfpack.models.gpt2.net import (
-    Gpt2,
-    Gpt2Config,
-)
-from golfpack.models.transformers_layout import (
-    check_model_type,
-    refuse_options,
-    without_copy,
-)
-from golfpack.spec import (
-    Hook,
-    ModelSpec,
-    Role,
-    TensorSpec,
-)
+from golfpack.models.base import Family, StateDict, on_meta, shape_of
+from golfpack.models.gpt2.net import Gpt2, Gpt2Config
+from golfpack.models.transformers_layout import check_model_type, refuse_options, without_copy
+from golfpack.spec import Hook, ModelSpec, Role, TensorSpec
 
 _PREFIX = "transformer."
 _BLOCK = re.compile(r"h\.(\d+)\.(.+)")

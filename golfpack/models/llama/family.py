@@ -13,29 +13,10 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import (
-    Family,
-    StateDict,
-    on_meta,
-    shape_of,
-    typed_overrides,
-)
-from golfpack.models.llama.net import (
-    Llama,
-    LlamaConfig,
-)
-from golfpack.models.transformers_layout import (
-    check_model_type,
-    refuse_options,
-    without_copy,
-)
-from golfpack.spec import (
-    Fold,
-    Hook,
-    ModelSpec,
-    Role,
-    TensorSpec,
-)
+from golfpack.models.base import Family, StateDict, on_meta, shape_of, typed_overrides
+from golfpack.models.llama.net import Llama, LlamaConfig
+from golfpack.models.transformers_layout import check_model_type, refuse_options, without_copy
+from golfpack.spec import Fold, Hook, ModelSpec, Role, TensorSpec
 
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _FIRST = "model.layers.0."

@@ -17,22 +17,9 @@ from torch import nn
 
 from golfpack.errors import UsageError
 from golfpack.models.base import KVCache
-from golfpack.models.roles import (
-    block_of,
-    guess_role,
-)
-from golfpack.models.user.weight_uses import (
-    USE_MODULES,
-    Parameters,
-    Route,
-    Watch,
-    use_key,
-)
-from golfpack.spec import (
-    Hook,
-    Role,
-    TensorSpec,
-)
+from golfpack.models.roles import block_of, guess_role
+from golfpack.models.user.weight_uses import USE_MODULES, Parameters, Route, Watch, use_key
+from golfpack.spec import Hook, Role, TensorSpec
 
 # The submodule that holds the modules of `weight_uses.py`; it has no parameters.
 _USES = "golfpack_uses"

@@ -15,17 +15,9 @@ import torch
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import (
-    Family,
-    StateDict,
-    typed_overrides,
-)
+from golfpack.models.base import Family, StateDict, typed_overrides
 from golfpack.models.tensors import describe
-from golfpack.models.user.blueprint import (
-    blueprint,
-    parsed,
-    runnable,
-)
+from golfpack.models.user.blueprint import blueprint, parsed, runnable
 from golfpack.spec import ModelSpec
 
 USER_FAMILY = "user"

@@ -12,14 +12,8 @@ from typing import Any, ClassVar, Protocol
 import brotli
 import zstandard
 
-from golfpack.base.convert import (
-    make,
-    require,
-)
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
+from golfpack.base.convert import make, require
+from golfpack.errors import CorruptError, UsageError
 
 # zstd's longest block, 128 KB, takes 4 bytes at the least.
 _ZSTD_GROWTH = 1 << 15

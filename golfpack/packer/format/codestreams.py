@@ -6,29 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
-from golfpack.packer.format.codecs import (
-    Codec,
-    codec_config,
-    make_codec,
-)
-from golfpack.packer.format.filters import (
-    Filter,
-    filter_config,
-    make_filter,
-)
-from golfpack.packer.format.rans.codes import (
-    decode_codes,
-    encode_codes,
-)
+from golfpack.errors import CorruptError, UsageError
+from golfpack.packer.format.codecs import Codec, codec_config, make_codec
+from golfpack.packer.format.filters import Filter, filter_config, make_filter
+from golfpack.packer.format.rans.codes import decode_codes, encode_codes
 from golfpack.packer.format.rans.context_model import CodeMatrix
-from golfpack.packer.format.steps import (
-    LogSteps,
-    StepField,
-)
+from golfpack.packer.format.steps import LogSteps, StepField
 from golfpack.packer.format.tensors import QTensor
 
 # The order of a sorted matrix's rows takes this type.

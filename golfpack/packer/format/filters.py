@@ -3,10 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
-from golfpack.base.convert import (
-    make,
-    require,
-)
+from golfpack.base.convert import make, require
 from golfpack.errors import UsageError
 
 

@@ -6,20 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-    unreadable,
-)
-from golfpack.packer.format.container import (
-    MAGIC,
-    Container,
-    parse,
-)
-from golfpack.packer.format.streams import (
-    Entry,
-    decode_tensors,
-)
+from golfpack.errors import CorruptError, UsageError, unreadable
+from golfpack.packer.format.container import MAGIC, Container, parse
+from golfpack.packer.format.streams import Entry, decode_tensors
 from golfpack.packer.format.tensors import PackedTensor
 
 

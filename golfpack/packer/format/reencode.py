@@ -1,11 +1,6 @@
 """The way back, there and back again: the file golfpack would write for an artifact's tensors today."""
 
-from golfpack.packer.format.codestreams import (
-    ByteStream,
-    CodeGroup,
-    CodeStream,
-    RansCodes,
-)
+from golfpack.packer.format.codestreams import ByteStream, CodeGroup, CodeStream, RansCodes
 from golfpack.packer.format.container import assemble
 from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.streams import encode_tensors

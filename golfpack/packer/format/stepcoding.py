@@ -6,13 +6,7 @@ from typing import Any
 import numpy as np
 
 from golfpack.errors import CorruptError
-from golfpack.packer.format.steps import (
-    COL_OCTAVE,
-    ROW_OCTAVE,
-    F16Steps,
-    LogSteps,
-    StepField,
-)
+from golfpack.packer.format.steps import COL_OCTAVE, ROW_OCTAVE, F16Steps, LogSteps, StepField
 
 # Steps lie within 2^-MAX_OCTAVES and 2^MAX_OCTAVES; float32 ends at 2^128.
 MAX_OCTAVES = 126

@@ -26,18 +26,8 @@ from golfpack.packer.format.codestreams import (
     encode_group,
 )
 from golfpack.packer.format.rawfloat import RAW_STORAGE
-from golfpack.packer.format.stepcoding import (
-    pack_steps,
-    row_bytes,
-    step_counts,
-    unpack_steps,
-)
-from golfpack.packer.format.tensors import (
-    LowRank,
-    PackedTensor,
-    QTensor,
-    Raw,
-)
+from golfpack.packer.format.stepcoding import pack_steps, row_bytes, step_counts, unpack_steps
+from golfpack.packer.format.tensors import LowRank, PackedTensor, QTensor, Raw
 from golfpack.spec import as_matrix
 
 # Hard limits on what a manifest may claim.

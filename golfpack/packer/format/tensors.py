@@ -8,14 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golfpack.packer.format.rawfloat import (
-    RawType,
-    raw_to_float32,
-)
-from golfpack.packer.format.steps import (
-    StepField,
-    spread_rows,
-)
+from golfpack.packer.format.rawfloat import RawType, raw_to_float32
+from golfpack.packer.format.steps import StepField, spread_rows
 
 # --- what calibration measured ---------------------------------------------------------------------
 

@@ -8,29 +8,11 @@ import numpy as np
 from golfpack.base.convert import require
 from golfpack.base.parallel import map_ordered
 from golfpack.errors import UsageError
-from golfpack.packer.quantize.awq import (
-    Factors,
-    find_factors,
-    fold_uses,
-    fold_weights,
-    input_sizes,
-)
+from golfpack.packer.quantize.awq import Factors, find_factors, fold_uses, fold_weights, input_sizes
 from golfpack.packer.quantize.clip import make_clip
-from golfpack.packer.quantize.schemes import (
-    IntN,
-    Ternary,
-)
-from golfpack.packer.quantize.sensitivity import (
-    Sensitivity,
-    combine_uses,
-)
-from golfpack.packer.state import (
-    PackState,
-    Pass,
-    Stage,
-    need,
-    quantized_names,
-)
+from golfpack.packer.quantize.schemes import IntN, Ternary
+from golfpack.packer.quantize.sensitivity import Sensitivity, combine_uses
+from golfpack.packer.state import PackState, Pass, Stage, need, quantized_names
 from golfpack.spec import Fold
 
 

@@ -5,10 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from golfpack.base.convert import require
-from golfpack.packer.autocode import (
-    Coding,
-    choose_coding,
-)
+from golfpack.packer.autocode import Coding, choose_coding
 from golfpack.packer.format.codecs import make_codec
 from golfpack.packer.format.codestreams import (
     ByteStream,
@@ -20,17 +17,8 @@ from golfpack.packer.format.codestreams import (
 from golfpack.packer.format.container import assemble
 from golfpack.packer.format.streams import encode_tensors
 from golfpack.packer.format.tensors import QTensor
-from golfpack.packer.state import (
-    PackState,
-    Pass,
-    Stage,
-    need,
-)
-from golfpack.spec import (
-    ROLES,
-    ModelSpec,
-    check_roles,
-)
+from golfpack.packer.state import PackState, Pass, Stage, need
+from golfpack.spec import ROLES, ModelSpec, check_roles
 
 
 @dataclass(frozen=True)

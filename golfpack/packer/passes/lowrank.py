@@ -9,17 +9,8 @@ from golfpack.base.convert import require
 from golfpack.base.parallel import map_ordered
 from golfpack.errors import UsageError
 from golfpack.packer.format.tensors import QTensor
-from golfpack.packer.quantize.lowrank import (
-    FACTOR_CODINGS,
-    FactorCoding,
-    low_rank,
-)
-from golfpack.packer.state import (
-    PackState,
-    Pass,
-    Stage,
-    need,
-)
+from golfpack.packer.quantize.lowrank import FACTOR_CODINGS, FactorCoding, low_rank
+from golfpack.packer.state import PackState, Pass, Stage, need
 
 
 @dataclass(frozen=True)

@@ -17,25 +17,10 @@ from golfpack.base.convert import require
 from golfpack.base.parallel import map_ordered
 from golfpack.errors import UsageError
 from golfpack.packer.format.tensors import QTensor
-from golfpack.packer.passes.quantize import (
-    clipped,
-    to_round,
-)
-from golfpack.packer.quantize.knapsack import (
-    Choice,
-    Menu,
-    frontier,
-    lagrangian,
-    milp,
-)
-from golfpack.packer.quantize.schemes import (
-    IntN,
-    Scheme,
-)
-from golfpack.packer.rate import (
-    RateModel,
-    entropy,
-)
+from golfpack.packer.passes.quantize import clipped, to_round
+from golfpack.packer.quantize.knapsack import Choice, Menu, frontier, lagrangian, milp
+from golfpack.packer.quantize.schemes import IntN, Scheme
+from golfpack.packer.rate import RateModel, entropy
 from golfpack.packer.state import (
     Allocation,
     PackState,

@@ -7,37 +7,16 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from golfpack.base.convert import (
-    make,
-    require,
-)
+from golfpack.base.convert import make, require
 from golfpack.errors import UsageError
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.quantize.clip import make_clip
 from golfpack.packer.quantize.gptq import round_nearest
-from golfpack.packer.quantize.schemes import (
-    SCHEMES,
-    IntN,
-    Keep,
-    Scheme,
-)
-from golfpack.packer.quantize.sensitivity import (
-    TINY,
-    Sensitivity,
-    combine_uses,
-)
+from golfpack.packer.quantize.schemes import SCHEMES, IntN, Keep, Scheme
+from golfpack.packer.quantize.sensitivity import TINY, Sensitivity, combine_uses
 from golfpack.packer.rate import entropy
-from golfpack.packer.state import (
-    PackState,
-    Pass,
-    Stage,
-)
-from golfpack.spec import (
-    ROLES,
-    TensorSpec,
-    as_matrix,
-    check_roles,
-)
+from golfpack.packer.state import PackState, Pass, Stage
+from golfpack.spec import ROLES, TensorSpec, as_matrix, check_roles
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,8 @@ import numpy as np
 from golfpack.base.convert import require
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.encode import encoded
-from golfpack.packer.quantize.prune import (
-    Pruned,
-    prune_at,
-    saved_by_share,
-)
-from golfpack.packer.state import (
-    PackState,
-    Pass,
-    Pruning,
-    Stage,
-    need,
-    quantized_names,
-)
+from golfpack.packer.quantize.prune import Pruned, prune_at, saved_by_share
+from golfpack.packer.state import PackState, Pass, Pruning, Stage, need, quantized_names
 from golfpack.spec import ROLES
 
 # The price of a bit is searched so many octaves around its worth in theory, in so many halvings.

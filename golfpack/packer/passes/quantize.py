@@ -11,18 +11,9 @@ from golfpack.errors import UsageError
 from golfpack.packer.engine import ToRound
 from golfpack.packer.format.rawfloat import raw_from_float32
 from golfpack.packer.format.steps import StepField
-from golfpack.packer.format.tensors import (
-    PackedTensor,
-    QTensor,
-    Raw,
-)
+from golfpack.packer.format.tensors import PackedTensor, QTensor, Raw
 from golfpack.packer.quantize.gptq import MAX_DAMP
-from golfpack.packer.quantize.schemes import (
-    IntN,
-    Keep,
-    Ternary,
-    kept_type,
-)
+from golfpack.packer.quantize.schemes import IntN, Keep, Ternary, kept_type
 from golfpack.packer.quantize.sensitivity import measure_sensitivity
 from golfpack.packer.state import (
     PackState,

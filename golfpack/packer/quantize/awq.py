@@ -14,22 +14,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from golfpack.packer.format.steps import (
-    COL_OCTAVE,
-    col_logs,
-    exp2_log,
-)
+from golfpack.packer.format.steps import COL_OCTAVE, col_logs, exp2_log
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.quantize.gptq import round_nearest
-from golfpack.packer.quantize.schemes import (
-    IntN,
-    Ternary,
-)
+from golfpack.packer.quantize.schemes import IntN, Ternary
 from golfpack.packer.quantize.sensitivity import Sensitivity
-from golfpack.spec import (
-    Fold,
-    Use,
-)
+from golfpack.spec import Fold, Use
 
 # An input that calibration hardly ever saw counts as this share of the mean input.
 SMALLEST_INPUT = 1e-4

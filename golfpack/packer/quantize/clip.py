@@ -11,19 +11,10 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from golfpack.base.convert import (
-    make,
-    require,
-)
+from golfpack.base.convert import make, require
 from golfpack.errors import UsageError
-from golfpack.packer.format.steps import (
-    f16_steps,
-    step_matrix,
-)
-from golfpack.packer.quantize.gptq import (
-    round_feedback,
-    round_nearest,
-)
+from golfpack.packer.format.steps import f16_steps, step_matrix
+from golfpack.packer.quantize.gptq import round_feedback, round_nearest
 from golfpack.packer.quantize.sensitivity import Sensitivity
 
 # Below this many deviations, clipping costs more than finer steps gain.

@@ -12,11 +12,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from golfpack.kernels.rounding import BLOCK, HALF_LOG2_E
-from golfpack.packer.format.steps import (
-    F16Steps,
-    StepField,
-    step_matrix,
-)
+from golfpack.packer.format.steps import F16Steps, StepField, step_matrix
 
 # When the damped Hessian still is not positive definite, the damp grows tenfold up to this.
 MAX_DAMP = 10.0

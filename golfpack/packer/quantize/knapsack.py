@@ -13,10 +13,7 @@ from math import ceil, isfinite
 import numpy as np
 from scipy import optimize, sparse
 
-from golfpack.errors import (
-    BudgetError,
-    UsageError,
-)
+from golfpack.errors import BudgetError, UsageError
 
 # Sizes are multiples of this many bytes: float64 then adds them exactly, in any order, below 2^43 bytes.
 GRAIN = 2.0**-10

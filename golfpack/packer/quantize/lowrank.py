@@ -12,14 +12,8 @@ from typing import Literal
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
 
-from golfpack.packer.format.steps import (
-    f16_steps,
-    spread_rows,
-)
-from golfpack.packer.format.tensors import (
-    LowRank,
-    QTensor,
-)
+from golfpack.packer.format.steps import f16_steps, spread_rows
+from golfpack.packer.format.tensors import LowRank, QTensor
 from golfpack.packer.quantize.gptq import Factor
 
 # Consecutive columns of B that share a step, as in the record of 2026-04-27. Errors often lie in a few

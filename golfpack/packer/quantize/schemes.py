@@ -11,10 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from golfpack.base.convert import require
-from golfpack.packer.format.rawfloat import (
-    RawType,
-    smallest_exact,
-)
+from golfpack.packer.format.rawfloat import RawType, smallest_exact
 from golfpack.packer.format.steps import (
     BaselineEncoder,
     F16Steps,
@@ -23,11 +20,7 @@ from golfpack.packer.format.steps import (
     f16_steps,
     log_steps,
 )
-from golfpack.packer.quantize.clip import (
-    AbsMean,
-    make_clip,
-    row_maximum,
-)
+from golfpack.packer.quantize.clip import AbsMean, make_clip, row_maximum
 from golfpack.packer.quantize.sensitivity import Sensitivity
 
 # Codes grow no larger than this: as fine as float32 itself.

@@ -8,16 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from golfpack.packer.engine import (
-    Engine,
-    ToFactor,
-)
+from golfpack.packer.engine import Engine, ToFactor
 from golfpack.packer.quantize.gptq import Factor
-from golfpack.spec import (
-    CalibStats,
-    Use,
-    as_matrix,
-)
+from golfpack.spec import CalibStats, Use, as_matrix
 
 # A tensor no gradient reached still may matter on other text. Its weight per element is floored at
 # this share of the network's mean, so that it gets bits last, not never.

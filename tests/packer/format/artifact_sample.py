@@ -5,33 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from golfpack.packer.format.codecs import (
-    Brotli,
-    Lzma,
-    Zlib,
-    Zstd,
-)
-from golfpack.packer.format.codestreams import (
-    ByteStream,
-    CodeGroup,
-    RansCodes,
-)
+from golfpack.packer.format.codecs import Brotli, Lzma, Zlib, Zstd
+from golfpack.packer.format.codestreams import ByteStream, CodeGroup, RansCodes
 from golfpack.packer.format.container import assemble
 from golfpack.packer.format.filters import Shuffle
 from golfpack.packer.format.rawfloat import raw_from_float32
-from golfpack.packer.format.steps import (
-    F16Steps,
-    LogSteps,
-    f16_steps,
-    log_steps,
-)
+from golfpack.packer.format.steps import F16Steps, LogSteps, f16_steps, log_steps
 from golfpack.packer.format.streams import encode_tensors
-from golfpack.packer.format.tensors import (
-    LowRank,
-    PackedTensor,
-    QTensor,
-    Raw,
-)
+from golfpack.packer.format.tensors import LowRank, PackedTensor, QTensor, Raw
 
 BYTES = ByteStream(Zlib(), (Shuffle(2),), "col")
 SIDE = ByteStream(Brotli())

@@ -24,22 +24,11 @@ from artifact_sample import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
+from golfpack.errors import CorruptError, UsageError
 from golfpack.packer.format.codecs import make_codec
 from golfpack.packer.format.codestreams import RansCodes
-from golfpack.packer.format.container import (
-    MAGIC,
-    assemble,
-    parse,
-)
-from golfpack.packer.format.loader import (
-    is_artifact,
-    load,
-    loads,
-)
+from golfpack.packer.format.container import MAGIC, assemble, parse
+from golfpack.packer.format.loader import is_artifact, load, loads
 from golfpack.packer.format.steps import f16_steps
 from golfpack.packer.format.streams import encode_tensors
 from golfpack.packer.format.tensors import QTensor

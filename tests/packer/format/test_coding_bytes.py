@@ -11,24 +11,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
-from golfpack.packer.format.codecs import (
-    CODECS,
-    Brotli,
-    Zlib,
-    Zstd,
-    codec_config,
-    make_codec,
-)
-from golfpack.packer.format.filters import (
-    FILTERS,
-    Shuffle,
-    filter_config,
-    make_filter,
-)
+from golfpack.errors import CorruptError, UsageError
+from golfpack.packer.format.codecs import CODECS, Brotli, Zlib, Zstd, codec_config, make_codec
+from golfpack.packer.format.filters import FILTERS, Shuffle, filter_config, make_filter
 from golfpack.packer.format.similar import similarity_order
 
 RNG = np.random.default_rng(0)

@@ -9,31 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golfpack.errors import (
-    CorruptError,
-    UsageError,
-)
-from golfpack.packer.format.rans import (
-    fast,
-)
-from golfpack.packer.format.rans import (
-    lanes as rans,
-)
-from golfpack.packer.format.rans.codes import (
-    Decoder,
-    decode_codes,
-    encode_codes,
-)
-from golfpack.packer.format.rans.context_model import (
-    CodeMatrix,
-    Header,
-    ScaleModel,
-    shifted,
-)
-from golfpack.packer.format.rans.tables import (
-    symbol_costs,
-    tables,
-)
+from golfpack.errors import CorruptError, UsageError
+from golfpack.packer.format.rans import fast
+from golfpack.packer.format.rans import lanes as rans
+from golfpack.packer.format.rans.codes import Decoder, decode_codes, encode_codes
+from golfpack.packer.format.rans.context_model import CodeMatrix, Header, ScaleModel, shifted
+from golfpack.packer.format.rans.tables import symbol_costs, tables
 
 DECODERS: list[Decoder] = [rans.decode_run, fast.decode_run]
 Matrix = tuple[np.ndarray, CodeMatrix]

@@ -6,18 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golfpack.errors import CorruptError
-from golfpack.packer.format.rans import (
-    fast,
-)
-from golfpack.packer.format.rans import (
-    lanes as rans,
-)
+from golfpack.packer.format.rans import fast
+from golfpack.packer.format.rans import lanes as rans
 from golfpack.packer.format.rans.lanes import Reader
-from golfpack.packer.format.rans.tables import (
-    LEVELS,
-    symbol_costs,
-    tables,
-)
+from golfpack.packer.format.rans.tables import LEVELS, symbol_costs, tables
 
 DECODERS = [rans.decode_run, fast.decode_run]
 Run = tuple[np.ndarray, np.ndarray]

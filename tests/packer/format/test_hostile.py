@@ -10,27 +10,11 @@ import pytest
 from artifact_sample import BYTES, HEAD, SIDE, one_group, small_parts
 
 from golfpack.errors import CorruptError
-from golfpack.packer.format.codecs import (
-    CODECS,
-    Brotli,
-    make_codec,
-)
-from golfpack.packer.format.codestreams import (
-    ByteStream,
-    CodeGroup,
-    RansCodes,
-)
-from golfpack.packer.format.container import (
-    HEADER,
-    MAGIC,
-    VERSION,
-    assemble,
-)
+from golfpack.packer.format.codecs import CODECS, Brotli, make_codec
+from golfpack.packer.format.codestreams import ByteStream, CodeGroup, RansCodes
+from golfpack.packer.format.container import HEADER, MAGIC, VERSION, assemble
 from golfpack.packer.format.loader import loads
-from golfpack.packer.format.steps import (
-    LogSteps,
-    f16_steps,
-)
+from golfpack.packer.format.steps import LogSteps, f16_steps
 from golfpack.packer.format.streams import encode_tensors
 from golfpack.packer.format.tensors import QTensor
 

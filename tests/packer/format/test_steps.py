@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golfpack.packer.format.steps import (
-    COL_OCTAVE,
-    ROW_OCTAVE,
-    exp2_log,
-    f16_steps,
-    log_steps,
-)
+from golfpack.packer.format.steps import COL_OCTAVE, ROW_OCTAVE, exp2_log, f16_steps, log_steps
 
 
 def correctly_rounded(log: int, octave: int) -> np.float32:

@@ -10,16 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golfpack.errors import UsageError
-from golfpack.packer.autocode import (
-    Coding,
-    candidates,
-    choose_coding,
-)
-from golfpack.packer.format.codecs import (
-    CODECS,
-    Brotli,
-    make_codec,
-)
+from golfpack.packer.autocode import Coding, candidates, choose_coding
+from golfpack.packer.format.codecs import CODECS, Brotli, make_codec
 from golfpack.packer.format.codestreams import (
     ByteStream,
     CodeGroup,
@@ -28,38 +20,14 @@ from golfpack.packer.format.codestreams import (
     sortable,
 )
 from golfpack.packer.format.filters import Shuffle
-from golfpack.packer.format.loader import (
-    Artifact,
-    loads,
-)
-from golfpack.packer.format.steps import (
-    BaselineEncoder,
-    LogSteps,
-    StepField,
-    f16_steps,
-)
-from golfpack.packer.format.streams import (
-    decode_tensors,
-    encode_tensors,
-)
-from golfpack.packer.format.tensors import (
-    LowRank,
-    PackedTensor,
-    QTensor,
-    Raw,
-)
+from golfpack.packer.format.loader import Artifact, loads
+from golfpack.packer.format.steps import BaselineEncoder, LogSteps, StepField, f16_steps
+from golfpack.packer.format.streams import decode_tensors, encode_tensors
+from golfpack.packer.format.tensors import LowRank, PackedTensor, QTensor, Raw
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.policy import Policy
-from golfpack.packer.passes.quantize import (
-    Clip,
-    Round,
-    Sense,
-    Steps,
-)
-from golfpack.packer.state import (
-    PackState,
-    run_passes,
-)
+from golfpack.packer.passes.quantize import Clip, Round, Sense, Steps
+from golfpack.packer.state import PackState, run_passes
 
 # --- any tensors, any coding -----------------------------------------------------------------------
 

@@ -12,25 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golfpack.errors import UsageError
-from golfpack.packer.format.rans import (
-    context_model as scale,
-)
-from golfpack.packer.format.rans import (
-    lanes as rans,
-)
-from golfpack.packer.format.rans.context_model import (
-    CodeMatrix,
-    Header,
-    ScaleModel,
-)
-from golfpack.packer.format.rans.lanes import (
-    Reader,
-    corrupt,
-)
-from golfpack.packer.format.rans.tables import (
-    Tables,
-    tables,
-)
+from golfpack.packer.format.rans import context_model as scale
+from golfpack.packer.format.rans import lanes as rans
+from golfpack.packer.format.rans.context_model import CodeMatrix, Header, ScaleModel
+from golfpack.packer.format.rans.lanes import Reader, corrupt
+from golfpack.packer.format.rans.tables import Tables, tables
 
 Decoder = Callable[[Reader, NDArray[np.uint8], Tables], NDArray[np.int32]]
 
@@ -54,10 +40,7 @@ def encode_codes(
         UsageError: a shape differs from its CodeMatrix's, or a code leaves int32.
     """
     from golfpack.base.parallel import map_ordered
-    from golfpack.packer.format.rans import (
-        fast,
-        fit,
-    )
+    from golfpack.packer.format.rans import fast, fit
 
     full = _with_codes(matrices)
     if not full:

@@ -7,12 +7,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from golfpack.packer.format.rans.lanes import (
-    CODE_LIMIT,
-    STATE_START,
-    Reader,
-    corrupt,
-)
+from golfpack.packer.format.rans.lanes import CODE_LIMIT, STATE_START, Reader, corrupt
 from golfpack.packer.format.rans.tables import (
     ESCAPE_BYTE_COST,
     LEVELS,

@@ -14,10 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golfpack.errors import CorruptError
-from golfpack.packer.format.rans.tables import (
-    PRECISION,
-    Tables,
-)
+from golfpack.packer.format.rans.tables import PRECISION, Tables
 
 STATE_START = 1 << 32  # a lane's state before anything is encoded, so after all is decoded
 CODE_LIMIT = 1 << 31  # codes are int32

@@ -1,4 +1,4 @@
-"""The command `golfpack compare`. No torch until it runs."""
+"""`golfpack compare`: its options; what it prints is in `render/comparison.py`."""
 
 import sys
 from pathlib import Path
@@ -24,6 +24,7 @@ from golfpack.commands.options import (
     Threads,
     Window,
 )
+from golfpack.commands.render.console import Reporter, show_assumed, show_json
 
 EXAMPLES = (
     "Examples: golfpack compare ckpt.pt --recipes rd,sdclip-brotli --budget 16MB --calib "
@@ -67,25 +68,23 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Build recipes at budgets and evaluate them: one table, resumable, a row at a time."""
-    from golfpack.base.documents import to_json
-    from golfpack.commands.render import compare as render_tables
-    from golfpack.commands.render import console as render
+    from golfpack.commands.render.comparison import CompareTable, show_comparison
     from golfpack.compare.compare import compare as run
     from golfpack.compare.rows import CompareOptions, require_any
 
     options = CompareOptions(
-        checkpoint, tuple(r.strip() for r in recipes.split(",")), tuple(budget), tokens, tokenizer,
-        limit, window, kl_tokens, out, tuple(settings or ()), calib, calib_tokens,
-        tuple(code or ()), seed, threads, strict, not no_cache, sys.argv[1:],
+        checkpoint=checkpoint, recipes=tuple(r.strip() for r in recipes.split(",")),
+        budgets=tuple(budget), tokens=tokens, tokenizer=tokenizer, limit=limit, window=window,
+        kl_tokens=kl_tokens, out=out, settings=tuple(settings or ()), calib=calib,
+        calib_tokens=calib_tokens, code=tuple(code or ()), seed=seed, threads=threads,
+        strict=strict, cache=not no_cache, argv=tuple(sys.argv[1:]),
     )  # fmt: skip
-    with render.Reporter(quiet) as notify:
-        table = (
-            None if json else render_tables.CompareTable(options.recipes, options.budgets, notify)
-        )
+    with Reporter(quiet) as notify:
+        table = None if json else CompareTable(options.recipes, options.budgets, notify)
         report = run(options, notify, table)
-    render.show_assumed(report.assumed)
+    show_assumed(report.assumed)
     if json:
-        render.data(to_json(report))
+        show_json(report)
     else:
-        render_tables.show_compare(report)
+        show_comparison(report)
     require_any(report.rows)

@@ -9,7 +9,6 @@ from golfpack.build.demo import DemoRow
 from golfpack.build.plan_report import PlanReport
 from golfpack.build.report import BuildReport, FailedBuild
 from golfpack.compare.report import CompareReport
-from golfpack.compare.sweep_report import SweepReport
 from golfpack.eval.report import EvalReport, StatsReport
 from golfpack.inspect.diff_report import DiffReport
 from golfpack.inspect.environment import EnvReport
@@ -29,7 +28,7 @@ REPORTS: dict[str, Any] = {
     "eval": EvalReport,
     "stats": StatsReport,
     "compare": CompareReport,
-    "sweep": SweepReport,
+    "sweep": CompareReport,
     "train": TrainReport,
     "runreport": RunReport,
     "report": PageReport,

@@ -1,4 +1,4 @@
-"""The command `golfpack sweep`. No torch until it runs."""
+"""`golfpack sweep`: `compare` of one recipe, and what more bytes would buy."""
 
 import sys
 from pathlib import Path
@@ -25,6 +25,9 @@ from golfpack.commands.options import (
     Tokenizer,
     Window,
 )
+from golfpack.commands.render.console import Reporter, show_assumed, show_json
+from golfpack.commands.render.console import out as out_
+from golfpack.errors import UsageError
 
 EXAMPLES = (
     "Examples: golfpack sweep ckpt.pt --budgets 8MB,12MB,16MB --calib train.bin | "
@@ -72,25 +75,30 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Build one recipe at several budgets, and say what more bytes would buy; resumable."""
-    from golfpack.base.documents import to_json
     from golfpack.build.prepare import DEFAULT_RECIPE
-    from golfpack.commands.render import console as render
-    from golfpack.commands.render import sweep as render_sweep
-    from golfpack.compare.rows import require_any
-    from golfpack.compare.sweep import SweepOptions
-    from golfpack.compare.sweep import sweep as run
+    from golfpack.commands.render.comparison import CompareTable, show_comparison
+    from golfpack.compare.compare import compare as run
+    from golfpack.compare.rows import CompareOptions, require_any
 
-    asked = tuple(b.strip() for b in (budgets or "").split(",") if b.strip())
-    options = SweepOptions(
-        checkpoint, asked, recipe or DEFAULT_RECIPE, evaluate, predict, png, tokens, tokenizer,
-        limit, window, kl_tokens, out, tuple(settings or ()), calib, calib_tokens,
-        tuple(code or ()), seed, threads, strict, not no_cache, sys.argv[1:],
+    if evaluate and (tokens is None or tokenizer is None):
+        raise UsageError("an evaluation needs --tokens and --tokenizer", "add both, or drop --eval")
+    options = CompareOptions(
+        checkpoint=checkpoint, command="sweep", recipes=(recipe or DEFAULT_RECIPE,),
+        budgets=tuple(b.strip() for b in (budgets or "").split(",") if b.strip()),
+        tokens=tokens, tokenizer=tokenizer, limit=limit, window=window, kl_tokens=kl_tokens,
+        predict=predict, png=png, out=out, settings=tuple(settings or ()), calib=calib,
+        calib_tokens=calib_tokens, code=tuple(code or ()), seed=seed, threads=threads,
+        strict=strict, cache=not no_cache, argv=tuple(sys.argv[1:]),
     )  # fmt: skip
-    with render.Reporter(quiet) as notify:
-        report = run(options, notify)
-    render.show_assumed(report.assumed)
+    with Reporter(quiet) as notify:
+        table = None if json else CompareTable(options.recipes, options.budgets or ("",), notify)
+        report = run(options, notify, table)
+    show_assumed(report.assumed)
     if json:
-        render.data(to_json(report))
+        show_json(report)
     else:
-        render_sweep.show_sweep(report)
+        show_comparison(report)
+        for row in report.rows:
+            if row.more is not None:
+                out_.print(row.more.says)
     require_any(report.rows)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from golfpack.base.files import write_atomically
-from golfpack.compare.sweep_report import MEGABYTE, SweepReport
+from golfpack.compare.more import MEGABYTE
+from golfpack.compare.report import CompareReport
 from golfpack.errors import UsageError
 
 _INK = "#1f5fa8"
@@ -22,7 +23,7 @@ def check_plots() -> None:
         )
 
 
-def save_png(report: SweepReport, path: Path) -> None:
+def save_png(report: CompareReport, path: Path) -> None:
     """Draw the frontier. Equal rows give an equal picture.
 
     Raises:
@@ -34,7 +35,7 @@ def save_png(report: SweepReport, path: Path) -> None:
     rows = [r for r in report.rows if r.artifact_bytes is not None]
     sizes = [(r.artifact_bytes or 0) / MEGABYTE for r in rows]
     labels = [r.budget for r in rows]
-    losses = [r.bpb_loss for r in rows]
+    losses = [r.quant_gap for r in rows]
     with_bpb = any(loss is not None for loss in losses)
     figure = Figure(figsize=(10.0 if with_bpb else 5.5, 4.2), dpi=120, layout="constrained")
     axes = figure.subplots(1, 2 if with_bpb else 1, squeeze=False)[0]
@@ -47,7 +48,7 @@ def save_png(report: SweepReport, path: Path) -> None:
     if with_bpb:
         _curve(axes[1], sizes, losses, labels, "loss, bits per byte")
         axes[1].axhline(0, color="0.6", linewidth=0.8)
-    figure.suptitle(f"{Path(report.checkpoint).name}, recipe {report.recipe}")
+    figure.suptitle(f"{Path(report.checkpoint).name}, recipe {', '.join(report.recipes)}")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_atomically(path, buffer.getvalue())

@@ -1,24 +1,23 @@
 """The rows of `golfpack compare`: built, evaluated and held to the float, or from an earlier run."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from golfpack.artifact import open_model, split_settings
-from golfpack.base.convert import make
+from golfpack.base.convert import from_json
 from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify
 from golfpack.base.sizes import parse_size
 from golfpack.build.options import CALIB_TOKENS, BuildOptions, Goal, Inputs, Machine
-from golfpack.build.prepare import code_bytes
+from golfpack.build.prepare import DEFAULT_RECIPE, code_bytes
 from golfpack.build.report import BuildReport
 from golfpack.build.run import build
 from golfpack.compare.report import CompareRow
 from golfpack.compare.store import Store, key_of
-from golfpack.compare.sweep_report import SweepRow
 from golfpack.errors import BudgetError, StrictError, UsageError
 from golfpack.eval.divergence import mean_kl
 from golfpack.eval.evaluate import evaluate
@@ -32,32 +31,38 @@ EVAL_TOKENS = 65_537
 KL_TOKENS = 8_192
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareOptions:
-    """What to compare; see `golfpack compare --help`.
+    """What to compare; see `golfpack compare --help` and `golfpack sweep --help`.
 
     Attributes:
+        command: "compare" or "sweep": whose name the folder and the files in it have.
         recipes: names or .toml files.
-        budgets: as `build` takes them.
+        budgets: as `build` takes them; none for the range in which people build.
         tokens: to evaluate on; no build sees them. None: rows are built and not evaluated.
         tokenizer: of the tokens, and of calibration text.
         limit: tokens read of them.
         window: targets per window; None for the model's trained length.
         kl_tokens: of the same tokens, to measure the KL to the float model on.
-        out: folder for artifacts and finished rows; None for the checkpoint's name with .compare, in
-            the current folder.
+        predict: build nothing, and take bytes and KL as `plan` expects them.
+        png: draw the frontier of one recipe into this file.
+        out: folder for artifacts and finished rows; None for the checkpoint's name with the command's,
+            in the current folder.
         settings: "model.option=value", and "pass.option=value" for every recipe.
         calib, calib_tokens, code, seed, strict, cache: as `build` has them.
     """
 
     checkpoint: Path
-    recipes: tuple[str, ...]
-    budgets: tuple[str, ...]
-    tokens: str | None
-    tokenizer: Path | None
+    command: str = "compare"
+    recipes: tuple[str, ...] = (DEFAULT_RECIPE,)
+    budgets: tuple[str, ...] = ()
+    tokens: str | None = None
+    tokenizer: Path | None = None
     limit: int = EVAL_TOKENS
     window: int | None = None
     kl_tokens: int = KL_TOKENS
+    predict: bool = False
+    png: Path | None = None
     out: Path | None = None
     settings: tuple[str, ...] = ()
     calib: str | None = None
@@ -67,7 +72,25 @@ class CompareOptions:
     threads: int = 1
     strict: bool = False
     cache: bool = True
-    argv: list[str] = field(default_factory=list)
+    argv: tuple[str, ...] = ()
+
+    def build_options(
+        self, recipe: str, budget: str | None = None, output: Path | None = None
+    ) -> BuildOptions:
+        """Those of one build; without a budget, of a plan."""
+        return BuildOptions(
+            inputs=Inputs(
+                checkpoint=self.checkpoint, calib=self.calib, calib_tokens=self.calib_tokens,
+                tokenizer=self.tokenizer, code=self.code, settings=self.settings,
+            ),
+            goal=Goal(
+                aim=None if budget is None else Bytes(budget), recipe=recipe, seed=self.seed,
+                strict=self.strict, blind=True,
+            ),
+            machine=Machine(threads=self.threads, cache=self.cache),
+            output=output,
+            argv=self.argv,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,12 +123,14 @@ class Runs:
     inputs: dict[str, Any]
     calib_sha256: str | None
 
-    def score_float(self, notify: Notify) -> Score:
-        """Score the float model, or take that from an earlier run."""
+    def score_float(self, notify: Notify) -> Score | None:
+        """Score the float model, or take that from an earlier run; None without an evaluation."""
+        if self.options.tokens is None:
+            return None
         key = key_of({"what": "float", **self.inputs})
         known = self.store.get(key)
         if known is not None:
-            return make(Score, known, f"{self.store.path}: float")
+            return from_json(Score, known, f"{self.store.path}: float")
         found = self._evaluate(self.options.checkpoint, model_settings(self.options), notify)
         self.store.put(key, asdict(found))
         return found
@@ -122,7 +147,7 @@ class Runs:
         if known is not None:
             return self._accepted(known)
         try:
-            built = build(self._build_options(row, path), notify)
+            built = build(self.options.build_options(self.recipes[name], budget, path), notify)
         except UsageError as e:
             # Not kept: what it complains about may be mended by the next run.
             return replace(row, refused=e.message)
@@ -162,28 +187,12 @@ class Runs:
         stored = self.store.get(key)
         if stored is None:
             return None
-        row = make(CompareRow, stored, f"{self.store.path}: {path.stem}")
+        row = from_json(CompareRow, stored, f"{self.store.path}: {path.stem}")
         if row.refused is not None:
             return replace(row, reused=True)
         if not path.is_file() or file_sha256(path) != row.artifact_sha256:
             return None
         return replace(row, artifact=str(path), reused=True)
-
-    def _build_options(self, row: CompareRow, path: Path) -> BuildOptions:
-        o = self.options
-        recipe = self.recipes[row.recipe]
-        return BuildOptions(
-            inputs=Inputs(
-                checkpoint=o.checkpoint, calib=o.calib, calib_tokens=o.calib_tokens,
-                tokenizer=o.tokenizer, code=o.code, settings=o.settings,
-            ),
-            goal=Goal(
-                aim=Bytes(row.budget), recipe=recipe, seed=o.seed, strict=o.strict, blind=True
-            ),
-            machine=Machine(threads=o.threads, cache=o.cache),
-            output=path,
-            argv=tuple(o.argv),
-        )  # fmt: skip
 
     def _measured(self, row: CompareRow, path: Path, baseline: Score, notify: Notify) -> CompareRow:
         found = self._evaluate(path, (), notify)
@@ -218,7 +227,7 @@ class Runs:
         return self.tokens[: count * length].reshape(count, length)
 
 
-def require_any(rows: Sequence[CompareRow | SweepRow]) -> None:
+def require_any(rows: Sequence[CompareRow]) -> None:
     """Raise BudgetError where every row was refused: a script is to see that it got no artifact."""
     if all(row.refused is not None for row in rows):
         raise BudgetError(
@@ -243,8 +252,9 @@ def _with_build(row: CompareRow, built: BuildReport) -> CompareRow:
         headroom_bytes=built.headroom_bytes,
         headroom_share=built.headroom_bytes / row.budget_bytes,
         bits_per_weight=built.bits_per_weight,
+        kl=built.measured_kl,
+        quant_gap=built.measured_bpb,
         build_kl=built.measured_kl,
-        build_bpb=built.measured_bpb,
         build_seconds=sum(built.seconds.values()) - calibrate,
         calibrate_seconds=calibrate,
         warnings=tuple(built.warnings),

@@ -48,8 +48,9 @@ def world(tmp_path_factory) -> Path:
 def options(world, tmp_path):
     """Two quick recipes at two budgets."""
     return CompareOptions(
-        world / "ckpt.pt", ("int8-zlib", "sdclip-brotli"), ("4bpw", "3bpw"),
-        str(world / "held.bin"), world / "bpe.model", limit=600, window=64, kl_tokens=300,
+        checkpoint=world / "ckpt.pt", recipes=("int8-zlib", "sdclip-brotli"),
+        budgets=("4bpw", "3bpw"), tokens=str(world / "held.bin"), tokenizer=world / "bpe.model",
+        limit=600, window=64, kl_tokens=300,
         out=tmp_path / "out", calib=str(world / "train.bin"), calib_tokens=512, cache=False,
     )  # fmt: skip
 
@@ -212,7 +213,7 @@ def test_the_command_prints_a_table_and_json(world, tmp_path, monkeypatch):
     assert lines[2].startswith("int8-zlib    3bpw")
     assert "refused: the coarsest steps" in lines[3]
     assert sorted(p.name for p in (tmp_path / "ckpt.compare").iterdir()) == [
-        "compare.json", "int5-mlp-3bpw.failed.report.json", "int8-zlib-3bpw.golf",
+        "compare.json", "compare.report.json", "int5-mlp-3bpw.failed.report.json", "int8-zlib-3bpw.golf",
         "int8-zlib-3bpw.report.json",
     ]  # fmt: skip
     result = CliRunner().invoke(app, [*args, "--json"], catch_exceptions=False)

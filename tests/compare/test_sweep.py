@@ -12,8 +12,10 @@ from golfpack.build.plan import plan
 from golfpack.build.run import build
 from golfpack.compare import frontier as frontier_module
 from golfpack.compare import rows as compare_rows
-from golfpack.compare.sweep import SweepOptions, sweep
-from golfpack.compare.sweep_report import MEGABYTE, SweepRow, with_more
+from golfpack.compare.compare import compare
+from golfpack.compare.more import MEGABYTE, with_more
+from golfpack.compare.report import CompareRow
+from golfpack.compare.rows import CompareOptions
 from golfpack.data.shards import write_shard
 from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import ExitCode, StrictError, UsageError
@@ -38,14 +40,14 @@ def folder(tmp_path_factory, tiny_shard) -> Path:
 @pytest.fixture
 def options(folder, tmp_path):
     """Two budgets of the default recipe, the larger one first."""
-    return SweepOptions(
-        folder / "tiny.pt", ("25kB", "15kB"), out=tmp_path / "out", calib=str(folder / "train.bin"),
-        calib_tokens=512, cache=False,
+    return CompareOptions(
+        checkpoint=folder / "tiny.pt", command="sweep", budgets=("25kB", "15kB"),
+        out=tmp_path / "out", calib=str(folder / "train.bin"), calib_tokens=512, cache=False,
     )  # fmt: skip
 
 
 def test_rows_are_what_build_says_and_a_rerun_takes_them(options, monkeypatch):
-    report = sweep(options)
+    report = compare(options)
     assert [r.budget for r in report.rows] == ["15kB", "25kB"]
     assert (report.kl_source, report.float_bpb) == ("held-out calibration tokens", None)
     for row in report.rows:
@@ -53,14 +55,14 @@ def test_rows_are_what_build_says_and_a_rerun_takes_them(options, monkeypatch):
         assert row.artifact_sha256 == told["artifact_sha256"]
         assert (row.artifact_bytes, row.kl) == (told["artifact_bytes"], told["measured_kl"])
         assert row.headroom_bytes == row.budget_bytes - row.artifact_bytes >= 0
-        assert row.val_bpb is row.bpb_loss is None
+        assert row.val_bpb is row.quant_gap is None
     saved = json.loads((options.out / "sweep.report.json").read_text())
     assert [r["kl"] for r in saved["rows"]] == [r.kl for r in report.rows]
     calls = []
     monkeypatch.setattr(
         compare_rows, "build", lambda o, n: calls.append(o.goal.aim.size) or build(o, n)
     )
-    again = sweep(replace(options, budgets=("15kB", "20kB", "25kB")))
+    again = compare(replace(options, budgets=("15kB", "20kB", "25kB")))
     assert calls == ["20kB"]
     assert [r.reused for r in again.rows] == [True, False, True]
 
@@ -68,14 +70,14 @@ def test_rows_are_what_build_says_and_a_rerun_takes_them(options, monkeypatch):
 def test_an_evaluation_measures_on_its_own_tokens(options, folder):
     options = replace(
         options, tokens=str(folder / "held.bin"), tokenizer=folder / "bpe.model", limit=600,
-        window=64, kl_tokens=256, recipe="int8-zlib", budgets=("4bpw", "3bpw"),
+        window=64, kl_tokens=256, recipes=("int8-zlib",), budgets=("4bpw", "3bpw"),
     )  # fmt: skip
-    report = sweep(options)
+    report = compare(options)
     assert (report.scored_tokens, report.kl_tokens, report.window) == (599, 256, 64)
     assert report.float_bpb is not None
     for row in report.rows:
         assert row.val_bpb is not None
-        assert row.bpb_loss == pytest.approx(row.val_bpb - report.float_bpb)
+        assert row.quant_gap == pytest.approx(row.val_bpb - report.float_bpb)
     low, high = report.rows
     assert low.kl is not None
     assert high.kl is not None
@@ -83,7 +85,7 @@ def test_an_evaluation_measures_on_its_own_tokens(options, folder):
 
 
 def test_a_prediction_is_the_plan_and_writes_nothing(options, tmp_path):
-    report = sweep(replace(options, predict=True))
+    report = compare(replace(options, predict=True))
     assert not list(tmp_path.iterdir())
     prediction = asked(options.checkpoint, calib=options.calib, calib_tokens=512, cache=False)
     planned = plan(prediction, ["15kB", "25kB"])
@@ -93,9 +95,9 @@ def test_a_prediction_is_the_plan_and_writes_nothing(options, tmp_path):
     assert all(r.more is not None for r in report.rows)
 
 
-def curve(*points: tuple[int, float, float | None]) -> list[SweepRow]:
+def curve(*points: tuple[int, float, float | None]) -> list[CompareRow]:
     return [
-        SweepRow(f"{size}", size, artifact_bytes=size, kl=kl, bpb_loss=bpb)
+        CompareRow("rd", f"{size}", size, artifact_bytes=size, kl=kl, quant_gap=bpb)
         for size, kl, bpb in points
     ]
 
@@ -126,7 +128,9 @@ def test_small_artifacts_are_asked_about_a_tenth_more():
 
 def test_where_nothing_falls_nothing_is_promised():
     assert [r.more for r in with_more(curve((1000, 0.1, None)))] == [None]
-    rows = with_more([*curve((1000, 0.1, 0.1), (2000, 0.1, 0.2)), SweepRow("3", 3, "too small")])
+    rows = with_more(
+        [*curve((1000, 0.1, 0.1), (2000, 0.1, 0.2)), CompareRow("rd", "3", 3, "too small")]
+    )
     assert [r.more is None for r in rows] == [False, False, True]
     assert all("nothing that shows" in r.more.says for r in rows if r.more)
     # An artifact that is exact, or one that nothing was measured on, has no curve.
@@ -137,20 +141,19 @@ def test_code_counts_towards_every_budget_and_a_warning_can_be_an_error(options,
     code = tmp_path / "run.py"
     code.write_bytes(b"#" * 4_000)
     options = replace(options, budgets=("20kB",), code=(code,))
-    (row,) = sweep(options).rows
+    (row,) = compare(options).rows
     assert row.artifact_bytes is not None
     assert row.headroom_bytes == 20_000 - 4_000 - row.artifact_bytes >= 0
     exact = replace(options, budgets=("400kB",), code=())
-    assert sweep(exact).rows[0].warnings
+    assert compare(exact).rows[0].warnings
     for _ in range(2):  # from the rows of the earlier run, too
         with pytest.raises(StrictError):
-            sweep(replace(exact, strict=True))
+            compare(replace(exact, strict=True))
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"evaluate": True}, "--tokens"),
         ({"tokens": "held.bin"}, "--tokenizer"),
         ({"tokens": "held.bin", "predict": True}, "--predict"),
         ({"budgets": ("15kB", "15kB")}, "twice"),
@@ -162,7 +165,7 @@ def test_code_counts_towards_every_budget_and_a_warning_can_be_an_error(options,
 def test_bad_input_is_refused_before_the_first_build(options, monkeypatch, changes, says):
     monkeypatch.setattr(compare_rows, "build", lambda *a: pytest.fail("too late"))
     with pytest.raises(UsageError, match=says):
-        sweep(replace(options, **changes))
+        compare(replace(options, **changes))
     assert not options.out.exists()
 
 
@@ -181,7 +184,7 @@ def test_a_sweep_in_which_nothing_fits_exits_3_after_its_table(inside, tmp_path,
         assert all("2bpw" in r["refused"] for r in rows[:1])
         assert [r["artifact"] for r in rows] == [None] * 3
     else:
-        assert "4 refused: the coarsest steps" in run.stdout
+        assert "4  refused: the coarsest steps" in run.stdout
         assert "(4 is bytes; 4bpw would be bits per weight" in run.stdout
 
 
@@ -195,18 +198,31 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
     run = inside(*args, "--png", "f.png")
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
-    assert lines[0].split()[:5] == ["budget", "bytes", "headroom", "bpw", "KL"]
-    assert any(line.startswith("1kB refused: the coarsest steps") for line in lines)
+    assert lines[0].split()[:5] == ["budget", "bytes", "headroom", "share", "bpw"]
+    assert any(line.split()[:2] == ["1kB", "refused:"] for line in lines)
     assert any(line.startswith("at 15kB, 10% more (") for line in lines)
     picture = (folder / "f.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     report = inside(*args, "--png", "f.png", "--json").report
     assert [r["reused"] for r in report["rows"]] == [True, True, True]
     built = json.loads((folder / "tiny.sweep" / "rd-15kB.report.json").read_text())
-    assert report["rows"][1]["bpb_loss"] == built["measured_bpb"] > 0
+    assert report["rows"][1]["quant_gap"] == built["measured_bpb"] > 0
     assert (folder / "f.png").read_bytes() == picture
+    assert "--tokens" in inside(*args, "--eval").stderr
     monkeypatch.setattr(frontier_module, "find_spec", lambda name: None)
     run = inside(*args, "--png", "f.png")
     assert run.returncode == ExitCode.USAGE
     assert "needs matplotlib" in run.stderr
     assert inside(*args).returncode == 0
+
+
+def test_both_names_make_the_same_rows(options, tmp_path):
+    (swept,) = compare(replace(options, budgets=("15kB",))).rows
+    (row,) = compare(
+        replace(options, command="compare", budgets=("15kB",), out=tmp_path / "other")
+    ).rows
+    assert (tmp_path / "other" / "compare.report.json").exists()
+    for name in ("recipe", "budget", "artifact_sha256", "artifact_bytes", "kl"):
+        assert getattr(row, name) == getattr(swept, name)
+    with pytest.raises(UsageError, match="one recipe"):
+        compare(replace(options, recipes=("rd", "int8-zlib"), png=tmp_path / "x.png"))

@@ -43,7 +43,7 @@ def _root(
 
 # What people type, in the order in which --help lists it, and the file in commands/: that has a function
 # of the same name, and EXAMPLES.
-_FILES = {
+FILES = {
     "build": "build",
     "plan": "plan",
     "eval": "evaluate",
@@ -70,7 +70,7 @@ def _command(name: str, file: str) -> tuple[str, Callable[..., Any], str]:
 
 
 # Name, command, examples.
-COMMANDS = tuple(_command(name, file) for name, file in _FILES.items())
+COMMANDS = tuple(_command(name, file) for name, file in FILES.items())
 for _name, _run, _examples in COMMANDS:
     # "Examples: a | b": --help shows each on a line of its own.
     _lines = _examples.partition(": ")[2].split(" | ")

@@ -1,4 +1,4 @@
-"""The house: every module is reached by a command or by the API, and importing is as light as promised."""
+"""The house: every module is reached by a command or the API, and importing is as light as promised."""
 
 import ast
 import subprocess

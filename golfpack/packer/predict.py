@@ -193,7 +193,7 @@ class Predictor:
         return Prediction(None, dial, size, bpw, kl, self._tensors(log2(dial), kls))
 
     def _tensors(self, x: float, kls: Mapping[str, float]) -> dict[str, TensorPrediction]:
-        found = {}
+        found: dict[str, TensorPrediction] = {}
         bits = max(self.rate.bits(x), 1.0)
         ratio = self._across(bits, 0, 1) / bits
         for name, scheme in self.state.plan.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from golfpack.base.convert import make, parse_value
 from golfpack.errors import UsageError, unreadable
@@ -100,11 +100,11 @@ def make_recipe(table: Mapping[str, Any], origin: str, settings: Sequence[str] =
     Raises:
         UsageError: unknown pass or option, a value of the wrong type, passes in no usable order.
     """
-    entries = table.get("pass")
-    if (
-        not entries
-        or not isinstance(entries, list)
-        or not all(isinstance(e, dict) for e in entries)
+    entries: Any = table.get("pass")
+    if not (
+        entries
+        and isinstance(entries, list)
+        and all(isinstance(e, dict) for e in cast(list[Any], entries))
     ):
         raise UsageError(f"recipe {origin} lists no passes", "add [[pass]] tables with an id")
     calibration = table.get("calibration", "inputs")
@@ -113,8 +113,11 @@ def make_recipe(table: Mapping[str, Any], origin: str, settings: Sequence[str] =
             f"recipe {origin}: calibration cannot be {calibration!r}",
             f"it is one of {', '.join(CALIBRATIONS)}",
         )
-    search = table.get(_SEARCH, {})
-    *entries, search = _with_settings([*entries, {"id": _SEARCH, **search}], settings)
+    search: Any = table.get(_SEARCH, {})
+    if not isinstance(search, dict):
+        raise UsageError(f"recipe {origin}: search is no table", "such as [search] max_rounds = 20")
+    listed: list[dict[str, Any]] = [*entries, {"id": _SEARCH, **cast(dict[str, Any], search)}]
+    *entries, search = _with_settings(listed, settings)
     by_stage = _staged([_make_pass(entry, origin) for entry in entries], origin)
     del search["id"]
     return Recipe(

@@ -103,12 +103,12 @@ class PackState:
     threads: int = 1
     notify: Notify = silent
     dial: float = 1.0
-    plan: Mapping[str, Scheme] = field(default_factory=dict)
-    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
-    sensitivity: Mapping[str, Sensitivity] = field(default_factory=dict)
-    clips: Mapping[str, np.ndarray] = field(default_factory=dict)
-    steps: Mapping[str, StepField] = field(default_factory=dict)
-    tensors: Mapping[str, PackedTensor] = field(default_factory=dict)
+    plan: Mapping[str, Scheme] = field(default_factory=dict[str, Scheme])
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    sensitivity: Mapping[str, Sensitivity] = field(default_factory=dict[str, Sensitivity])
+    clips: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    steps: Mapping[str, StepField] = field(default_factory=dict[str, StepField])
+    tensors: Mapping[str, PackedTensor] = field(default_factory=dict[str, PackedTensor])
     blob: bytes | None = None
     coding: Coding | None = None
     allocation: Allocation | None = None

@@ -1,3 +1,6 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (scipy has no types, torch.linalg few)
 """A build's heavy arithmetic on a torch device, matrices of one shape in one batch.
 
 Everything is float64, as on the host: an H100 or A100 does it at half the rate of float32, and codes

@@ -69,6 +69,7 @@ def test_a_wrong_setting_names_what_was_meant(settings, says):
         ("[[pass]]\nname = 'x'", "None"),
         ("[[pass]]\nid = ['policy']", "policy"),
         ("pass = 3", "pass"),
+        ("search = 3\n[[pass]]\nid = 'policy'", "search is no table"),
         ("pass = ['policy']", "pass"),
         ("[[pass]]\nid = 'sense'\ndamping = 1", "damp"),
     ],

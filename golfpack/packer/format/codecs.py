@@ -1,3 +1,6 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (brotli has no types)
 """Byte codecs. One `codec_id` is one byte format for ever; a change of format is a new id.
 
 A codec is a frozen dataclass whose fields are its options (and so its place in the manifest). Decoding

@@ -128,7 +128,7 @@ def _encode(stream: CodeStream, matrices: Sequence[QTensor], threads: int) -> by
     if isinstance(stream, RansCodes):
         shapes = [_code_matrix(m.codes.shape, m.steps) for m in matrices]
         return encode_codes([m.codes for m in matrices], shapes, threads)
-    parts = []
+    parts: list[bytes] = []
     for m in matrices:
         codes = m.codes.T if stream.order == "col" else m.codes
         parts.append(codes.astype(f"<i{code_width(m.codes)}").tobytes())
@@ -191,7 +191,8 @@ def decode_group(
         raise CorruptError(f"code widths {sorted(set(widths))} are not all 1, 2 or 4", None)
     sizes = [s.shape[0] * s.shape[1] * width for s, width in zip(slots, widths, strict=True)]
     data = stream.decode(data, sum(sizes))
-    out, at = [], 0
+    out: list[np.ndarray] = []
+    at = 0
     for slot, width, size in zip(slots, widths, sizes, strict=True):
         rows, cols = slot.shape
         flat = np.frombuffer(data[at : at + size], f"<i{width}").astype(np.int32)

@@ -11,7 +11,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from golfpack.base.files import ARTIFACT_MAGIC
 from golfpack.errors import CorruptError
@@ -111,7 +111,8 @@ def divide(blob: bytes) -> Frame:
             + ("truncated copy?" if len(blob) < expected else "something was appended"),
             _AGAIN,
         )
-    parts, at = [], start + DIGEST * len(layout)
+    parts: list[tuple[str, bytes, bytes]] = []
+    at = start + DIGEST * len(layout)
     for i, (name, size) in enumerate(layout):
         digest_at = start + DIGEST * i
         parts.append((name, blob[at : at + size], blob[digest_at : digest_at + DIGEST]))
@@ -137,28 +138,26 @@ def parse(blob: bytes) -> Container:
 
 def _manifest(packed: bytes, size: int) -> dict[str, Any]:
     try:
-        manifest = json.loads(Brotli().decode(packed, size))
+        manifest: Any = json.loads(Brotli().decode(packed, size))
     except (ValueError, RecursionError, CorruptError) as e:
         raise CorruptError("the manifest is damaged", _AGAIN) from e
     if not isinstance(manifest, dict):
         raise CorruptError("the manifest is not an object", _AGAIN)
-    return manifest
+    return cast(dict[str, Any], manifest)
 
 
 def _layout(manifest: dict[str, Any]) -> list[tuple[str, int]]:
-    layout = manifest.get("streams")
-    if not isinstance(layout, list) or not all(map(_is_stream, layout)):
+    layout: Any = manifest.get("streams")
+    if not isinstance(layout, list) or not all(map(_is_stream, cast(list[Any], layout))):
         raise CorruptError("the manifest's list of streams makes no sense", _AGAIN)
-    if len({name for name, _ in layout}) != len(layout):
+    found = [(str(name), int(size)) for name, size in cast(list[Any], layout)]
+    if len({name for name, _ in found}) != len(found):
         raise CorruptError("the manifest lists a stream twice", _AGAIN)
-    return [(name, size) for name, size in layout]
+    return found
 
 
 def _is_stream(entry: Any) -> bool:
-    return (
-        isinstance(entry, list)
-        and len(entry) == 2
-        and isinstance(entry[0], str)
-        and type(entry[1]) is int
-        and 0 <= entry[1] <= MAX_STREAM
-    )
+    if not isinstance(entry, list) or len(cast(list[Any], entry)) != 2:
+        return False
+    name, size = cast(list[Any], entry)
+    return isinstance(name, str) and type(size) is int and 0 <= size <= MAX_STREAM

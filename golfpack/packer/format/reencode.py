@@ -1,5 +1,7 @@
 """The way back, there and back again: the file golfpack would write for an artifact's tensors today."""
 
+from typing import Any
+
 from golfpack.packer.format.codestreams import ByteStream, CodeGroup, CodeStream, RansCodes
 from golfpack.packer.format.container import assemble
 from golfpack.packer.format.loader import Artifact
@@ -17,9 +19,10 @@ def encode_again(artifact: Artifact) -> bytes:
     library, or of golfpack, may have written other bytes that decode to the same tensors.
     """
     manifest = artifact.container.manifest
-    codes = manifest["codes"]
-    groups = []
-    for at, config in enumerate([codes] if isinstance(codes, dict) else codes):
+    codes: Any = manifest["codes"]
+    configs: list[dict[str, Any]] = [codes] if isinstance(codes, dict) else codes
+    groups: list[CodeGroup] = []
+    for at, config in enumerate(configs):
         own = {
             name: entry
             for name, (entry, t) in artifact.tensors.items()
@@ -39,7 +42,7 @@ def encode_again(artifact: Artifact) -> bytes:
     return assemble(head | body, streams)
 
 
-def _stream(config: dict) -> CodeStream:
+def _stream(config: dict[str, Any]) -> CodeStream:
     if config["codec"]["id"] == "rans":
         return RansCodes()
     return ByteStream.from_config(config)

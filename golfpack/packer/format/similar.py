@@ -1,3 +1,5 @@
+# pyright: standard
+# (numba finds the types of compiled loops when they run; strict would ask for them in the source.)
 """Rows of a matrix in an order where each resembles the one before: byte codecs find more to match.
 
 Imported on use, because numba takes most of a second to load and a decoder can do without it.

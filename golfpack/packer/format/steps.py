@@ -23,7 +23,7 @@ GOLDEN_RATIO = 0.6180339887498949
 def _pow2_table(n: int) -> np.ndarray:
     """float32 of 2^(k/n) for k = 0..n-1 (n a power of two), correctly rounded, by integer roots."""
     scale_bits = 120
-    table = []
+    table: list[np.float32] = []
     for k in range(n):
         # 2^(k/n): take the square root log2(n) times of 2^k, each floor error below 2^-100.
         value, root = (1 << k) << scale_bits, n

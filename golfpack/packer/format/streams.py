@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def encode_tensors(
     coded = [encode_group(group, quantized, threads) for group in groups]
     group_of = {name: i for i, group in enumerate(groups) for name in group.names}
     writer = _Writer()
-    entries = []
+    entries: list[dict[str, Any]] = []
     for name, t in tensors.items():
         fields: dict[str, Any] = {"name": name, "shape": list(shapes[name]), "role": roles[name]}
         if isinstance(t, Raw):
@@ -116,7 +116,7 @@ class _Writer:
 def _code_streams(codes: Any) -> dict[str, Any]:
     """Name and config of every code stream, from the manifest's "codes"."""
     if isinstance(codes, list):
-        return {f"codes.{i}": config for i, config in enumerate(codes)}
+        return {f"codes.{i}": config for i, config in enumerate(cast(list[Any], codes))}
     return {"codes": codes}
 
 
@@ -174,15 +174,20 @@ def decode_tensors(
 
 
 def _entry(fields: Mapping[str, Any]) -> Entry:
-    shape = fields["shape"]
-    ok = isinstance(shape, list) and len(shape) <= MAX_AXES
-    if not ok or not all(type(d) is int and 0 <= d <= MAX_WEIGHTS for d in shape):
+    shape: Any = fields["shape"]
+    if (
+        not isinstance(shape, list)
+        or len(cast(list[Any], shape)) > MAX_AXES
+        or not all(type(d) is int and 0 <= d <= MAX_WEIGHTS for d in cast(list[Any], shape))
+    ):
         raise CorruptError("a tensor's shape in the manifest is no shape", None)
     if ("raw" in fields) == ("rows" in fields):
         raise CorruptError("a tensor in the manifest must be quantized or kept, one of them", None)
     if type(fields.get("stream", 0)) is not int:
         raise CorruptError("a tensor's code stream in the manifest is no number", None)
-    return Entry(str(fields["name"]), tuple(shape), str(fields["role"]), dict(fields))
+    return Entry(
+        str(fields["name"]), tuple(cast(list[int], shape)), str(fields["role"]), dict(fields)
+    )
 
 
 def _claim(e: Entry) -> int:
@@ -241,7 +246,7 @@ def _read_steps(entries: list[Entry], side: ByteStream, streams: dict[str, bytes
     sizes = [(row_bytes(fields, s), step_counts(fields, s)[1]) for _, s, fields in found]
     rows = _Reader(side, streams, "rows", sum(row for row, _ in sizes))
     cols = _Reader(side, streams, "cols", sum(col for _, col in sizes))
-    slots = []
+    slots: _Slots = []
     for (e, shape, fields), (row, col) in zip(found, sizes, strict=True):
         steps = unpack_steps(e.name, fields, shape, rows.take(row), cols.take(col))
         slots.append((e.code_stream, CodeSlot(shape, steps, fields)))

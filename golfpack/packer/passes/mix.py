@@ -139,9 +139,8 @@ class Mix(Pass):
                 f"mixed precision: {SOLVER_SECONDS:g} s did not prove a best choice; the one taken has "
                 f"an error of {choice.error:.3g}, and none has less than {exact.bound:.3g}"
             )
-        widths = {
-            n: self.widths[i] for n, i in zip(menu.names, choice.index, strict=True) if n in names
-        }
+        chosen: list[int] = choice.index.tolist()
+        widths = {n: self.widths[i] for n, i in zip(menu.names, chosen, strict=True) if n in names}
         allocation = Allocation(
             widths=widths,
             frontier=tuple(frontier(menu)),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class Policy(Pass):
             left = [t for t in state.spec.tensors if t.name not in chosen and selectors.match(t)]
             if selectors.rank is not None:
                 scores = [_score(state, t, scheme, selectors.rank) for t in left]
-                order = np.argsort(-np.array(scores), kind="stable")
+                order: list[int] = np.argsort(-np.array(scores), kind="stable").tolist()
                 left = [left[i] for i in order[: selectors.count(len(left))]]
             if not left and not selectors.optional:
                 raise UsageError(
@@ -141,9 +141,10 @@ def _check_ranked_by_error(scheme: Scheme) -> None:
         )
 
 
-def _make_scheme(rule: dict[str, Any]) -> Scheme:
+def _make_scheme(rule: Any) -> Scheme:
     if not isinstance(rule, dict):
         raise UsageError(f"policy rule {rule!r} is not a table", 'such as { scheme = "rd" }')
+    rule = cast(dict[str, Any], rule)
     options = {k: v for k, v in rule.items() if k not in (*SELECTORS, "scheme")}
     scheme = SCHEMES.get(str(rule.get("scheme")))
     if scheme is None:

@@ -96,7 +96,7 @@ def clipped(state: PackState) -> PackState:
     """The state with the clips of every tensor of fixed bit width."""
     names = [n for n in quantized_names(state) if isinstance(state.plan[n], IntN | Ternary)]
     work = map_ordered(lambda n: clips_of(state, n, state.plan[n]), names, state.threads)
-    clips = {}
+    clips: dict[str, np.ndarray] = {}
     for n, found in zip(names, work, strict=True):
         assert found is not None
         clips[n] = found

@@ -9,7 +9,7 @@ Where the graph allows (`ir.Fold`), columns are undone in the rows of the matrix
 inputs, and need not be stored at all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -121,7 +121,7 @@ def fold_uses(
         rows: of the producer.
     """
     col, row = _both_sides(fold, logs, rows)
-    change = {
+    change: dict[str, Callable[[Use], Use]] = {
         fold.consumer: lambda use: _divided_inputs(use, col),
         fold.producer: lambda use: _multiplied_outputs(use, row),
     }

@@ -1,3 +1,6 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (scipy and numba have no types)
 """Rounding: to nearest, or with GPTQ's error feedback (Frantar et al., arXiv 2210.17323, section 3).
 
 With H = E[x x^T] damped and H^-1 = U^T U (U upper triangular), columns are rounded from first to last
@@ -133,8 +136,18 @@ def round_feedback(
 
 @numba.njit(cache=True, nogil=True)
 def _round_block(
-    work, row_step, group_of, col_step, upper, row_upper, bound, row_rate, col_rate, codes, errors
-):
+    work: np.ndarray,
+    row_step: np.ndarray,
+    group_of: np.ndarray,
+    col_step: np.ndarray,
+    upper: np.ndarray,
+    row_upper: np.ndarray,
+    bound: float,
+    row_rate: np.ndarray,
+    col_rate: np.ndarray,
+    codes: np.ndarray,
+    errors: np.ndarray,
+) -> None:
     cols, rows = work.shape
     target = np.empty(rows)
     for i in range(cols):

@@ -1,3 +1,6 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (scipy has no types)
 """Mixed precision under a budget: one option per tensor, least total error, a limit on total bytes.
 
 This is the multiple-choice knapsack problem. Its Lagrangian relaxation puts a price on a byte; every

@@ -1,3 +1,6 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (scipy has no types)
 """Low-rank error correction: a rounding's error E is met by a product of two thin, coarse factors.
 
 LQER (Zhang et al., arXiv 2402.02446, section 3): W is stored as codes plus A B, where A B is the best

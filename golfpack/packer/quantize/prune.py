@@ -1,3 +1,6 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (numba has no types)
 """Which +-1 codes to set to zero: those whose added error is worth their bits, at a price per bit.
 
 Zeroing the code of weight (r, j) changes the error by -v, v = +-step, and the expected KL
@@ -109,7 +112,16 @@ def _pruned(
 
 
 @numba.njit(cache=True, nogil=True)
-def _prune_rows(price, codes, step, bits, gradient, hessian, curvature, coupling):
+def _prune_rows(
+    price: float,
+    codes: np.ndarray,
+    step: np.ndarray,
+    bits: np.ndarray,
+    gradient: np.ndarray,
+    hessian: np.ndarray,
+    curvature: np.ndarray,
+    coupling: np.ndarray,
+) -> None:
     rows, cols = codes.shape
     moved = np.zeros(cols)
     for r in range(rows):
@@ -131,7 +143,15 @@ def _prune_rows(price, codes, step, bits, gradient, hessian, curvature, coupling
 
 
 @numba.njit(cache=True, nogil=True)
-def _best(price, codes, step, bits, gradient, hessian, curvature):
+def _best(
+    price: float,
+    codes: np.ndarray,
+    step: np.ndarray,
+    bits: np.ndarray,
+    gradient: np.ndarray,
+    hessian: np.ndarray,
+    curvature: float,
+) -> int:
     """The column of a row whose +-1 gains most by going; -1 where none gains anything."""
     best, at = 0.0, -1
     for j in range(len(codes)):

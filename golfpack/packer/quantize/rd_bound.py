@@ -1,3 +1,6 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (scipy has no types)
 """How few bits a tensor could take at its distortion: Shannon's R(D) of its Gaussian model.
 
 Row r is Gaussian with the row's own variance s_r, and errors cost row_weight[r] e_r H e_r^T. In H's

@@ -250,13 +250,13 @@ class RateDistortion:
     ) -> LogSteps:
         weight = sensitivity.step_weight
         weight = np.maximum(weight, 1e-4 * weight.mean())
-        row = (weight / weight.mean()) ** -self.row_power
-        cost = weight @ np.square(row) / len(row)
-        col = None
+        row: np.ndarray = (weight / weight.mean()) ** -self.row_power
+        cost = np.float64(weight @ np.square(row)) / len(row)
+        col: np.ndarray | None = None
         if sensitivity.factor is not None:
             u = sensitivity.factor.diagonal()
             col = (u / u.max()) ** self.col_power
-            cost *= np.mean(np.square(col / u))
+            cost *= np.mean(np.square(np.divide(col, u)))
         row *= dial / np.sqrt(cost)
         row *= max(1.0, _largest_code(w, row, col) / FINEST)
         return log_steps(row, col, row_grain=self.row_grain, col_grain=self.col_grain)

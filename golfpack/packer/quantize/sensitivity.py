@@ -118,7 +118,7 @@ def measure_sensitivity(
     Without `stats` (data-free) every tensor counts by its relative error.
     """
     plain = {n: _unfactored(n, w, stats, row_damp is not None) for n, w in weights.items()}
-    work = []
+    work: list[ToFactor] = []
     for s in plain.values():
         if s.hessian is not None:
             work.append(ToFactor(s.hessian, damp, activation_order))
@@ -126,7 +126,7 @@ def measure_sensitivity(
             assert row_damp is not None
             work.append(ToFactor(s.row_cov, row_damp))
     factors = engine.factors(work, threads)
-    found = {}
+    found: dict[str, Sensitivity] = {}
     for name, s in plain.items():
         factor = None if s.hessian is None else next(factors)
         row_factor = None if s.row_cov is None else next(factors)
@@ -154,7 +154,7 @@ def _floored(found: dict[str, Sensitivity]) -> dict[str, Sensitivity]:
     """Raise row weights that are as good as zero to a sliver of the network's mean."""
     costs = [s.row_weight * _mean_diagonal(s) for s in found.values() if s.measured]
     floor = FLOOR * float(np.mean(np.concatenate(costs))) if costs else 0.0
-    out = {}
+    out: dict[str, Sensitivity] = {}
     for name, s in found.items():
         lowest = floor / (_mean_diagonal(s) or 1.0)
         if not s.measured or lowest == 0:

@@ -1,3 +1,5 @@
+# pyright: standard
+# (numba finds the types of compiled loops when they run; strict would ask for them in the source.)
 """Compiled loops of the code coder: encoding, decoding (twin of `rans.decode_run`), cost sums.
 
 Imported on use, because numba takes most of a second to load and a decoder can do without it.

@@ -100,7 +100,7 @@ def _explain(
     level: NDArray[np.float64], log: NDArray[np.float64]
 ) -> tuple[bool, NDArray[np.float64], float]:
     """Whether steps explain the levels, and what they leave: around a middle, and that middle."""
-    best = []
+    best: list[tuple[NDArray[np.float64], float]] = []
     for rest in (level, level + log):
         middle = float(np.median(rest))
         best.append((rest - middle, middle))

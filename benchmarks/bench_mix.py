@@ -5,7 +5,7 @@
 For each budget: the best of int4 to int8 alone (SDClip, k bisected to the budget) and the mixture that
 the pass `mix` chooses, as real files under our own coder: bytes, H-weighted error (expected KL by the
 quadratic model), KL on held-out calibration tokens; and how the Lagrangian choice compares with the
-integer program's and a greedy walk's.
+integer program's.
 """
 
 import argparse

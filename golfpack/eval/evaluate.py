@@ -1,6 +1,5 @@
 """`golfpack eval`: a checkpoint or an artifact -> bits per byte, with proof that it is legal."""
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify, silent
 from golfpack.errors import StrictError
 from golfpack.eval.bytes import loss_and_bpb
@@ -145,7 +145,7 @@ def _report(
         if options.per_document
         else None,
         per_position=run.log.by_position() if options.per_position else None,
-        tokenizer_sha256=hashlib.sha256(options.tokenizer.read_bytes()).hexdigest(),
+        tokenizer_sha256=file_sha256(options.tokenizer),
         argv=options.argv,
         peak_memory_bytes=peak_memory_bytes(group.device),
     )

@@ -244,9 +244,17 @@ def test_a_raised_damp_is_a_counted_warning(make_state, tiny_stats):
     assert state.warn(state.warnings[0]) is state if raised else not state.warnings
 
 
-def test_what_float16_cannot_hold_is_named(make_state):
-    state = make_state()
-    weights = {**state.weights, "tok_emb.weight": state.weights["tok_emb.weight"] * 1e30}
-    with pytest.raises(UsageError, match=r"tok_emb\.weight holds .*float16") as e:
+@pytest.mark.parametrize("name", ["tok_emb.weight", "blocks.0.mlp.fc.weight"])  # kept; quantized
+def test_what_float16_cannot_hold_is_named(name, make_state):
+    weights = {n: w.copy() for n, w in make_state().weights.items()}
+    weights[name][0, 0] = 1e30
+    with pytest.raises(UsageError, match=rf"{name} holds 1e\+30.*float16") as e:
         packed(load_recipe("int5-mlp"), make_state(60_000, weights=weights, stats=None))
     assert "bf16" in str(e.value.hint)
+
+
+def test_the_largest_float16_step_is_taken(make_state):
+    weights = {n: w.copy() for n, w in make_state().weights.items()}
+    weights["blocks.0.mlp.fc.weight"][0, 0] = 15 * 65_504  # int5's largest code
+    state = packed(load_recipe("int5-mlp"), make_state(60_000, weights=weights, stats=None))
+    assert state.tensors["blocks.0.mlp.fc.weight"].dequantize()[0, 0] == 15 * 65_504

@@ -26,6 +26,8 @@ from golfpack.packer.state import (
 )
 from golfpack.spec import as_matrix
 
+_F16_MAX = float(np.finfo(np.float16).max)
+
 
 @dataclass(frozen=True)
 class Sense(Pass):
@@ -78,7 +80,10 @@ class Sense(Pass):
 
 @dataclass(frozen=True)
 class Clip(Pass):
-    """Find the clips of every tensor of fixed bit width, once: no dial changes them."""
+    """Find the clips of every tensor of fixed bit width, once: no dial changes them.
+
+    Raises UsageError where a step is more than float16, which it is stored as, can hold.
+    """
 
     name: ClassVar[str] = "clip"
     stage: ClassVar[Stage] = "prepare"
@@ -89,7 +94,15 @@ class Clip(Pass):
             need(state, "sensitivity", self.name, "sense")
 
     def run(self, state: PackState) -> PackState:
-        return clipped(state)
+        state = clipped(state)
+        for name, clips in state.clips.items():
+            scheme = state.plan[name]
+            assert isinstance(scheme, IntN | Ternary)
+            step = clips.max(initial=0) / scheme.limit
+            if step > _F16_MAX:  # stored as _F16_MAX, it would cut off the weights in silence
+                held = f"quantizes it to {scheme.label} with float16 steps, here of {step:.3g}"
+                raise _too_large(name, state.weights[name], held)
+        return state
 
 
 def clipped(state: PackState) -> PackState:
@@ -178,13 +191,17 @@ def kept(state: PackState, name: str) -> Raw:
     """One tensor that stays floats. Raises UsageError where its type is too small for it."""
     w = state.weights[name]
     dtype = kept_type(state.plan[name], w)
-    if dtype == "f16" and np.abs(w).max(initial=0) > np.finfo(np.float16).max:
-        raise UsageError(
-            f"tensor {name} holds {np.abs(w).max():.3g}, and the recipe keeps it as float16, which "
-            f"ends at {np.finfo(np.float16).max:g}",
-            'give it scheme = "keep" with dtype = "bf16" in a recipe of your own, or use recipe rd',
-        )
+    if dtype == "f16" and np.abs(w).max(initial=0) > _F16_MAX:
+        raise _too_large(name, w, "keeps it as float16")
     return Raw(raw_from_float32(w, dtype), dtype)
+
+
+def _too_large(name: str, w: np.ndarray, held: str) -> UsageError:
+    return UsageError(
+        f"tensor {name} holds {np.abs(w).max():.3g}, and the recipe {held}; float16 ends at "
+        f"{_F16_MAX:g}",
+        'give it scheme = "keep" with dtype = "bf16" in a recipe of your own, or use recipe rd',
+    )
 
 
 def to_round(

@@ -255,8 +255,8 @@ class RateDistortion:
         col: np.ndarray | None = None
         if sensitivity.factor is not None:
             u = sensitivity.factor.diagonal()
-            col = (u / u.max()) ** self.col_power
-            cost *= np.mean(np.square(np.divide(col, u)))
+            shaped: np.ndarray = (u / u.max()) ** self.col_power
+            col, cost = shaped, cost * np.mean(np.square(shaped / u))
         row *= dial / np.sqrt(cost)
         row *= max(1.0, _largest_code(w, row, col) / FINEST)
         return log_steps(row, col, row_grain=self.row_grain, col_grain=self.col_grain)

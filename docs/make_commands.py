@@ -32,16 +32,17 @@ difference, 130 interrupted.
 _PRINTS = {
     "sweep": """
     $ golfpack sweep ckpt.pt --budgets 2.5bpw,3bpw,4bpw --calib train.bin --tokens val.bin --tokenizer bpe.model --limit 16385
-    budget    bytes  headroom    bpw       KL     bpb  bpb loss  build s
-    2.5bpw  148,944        59  2.499  0.00158  2.7387  +0.00225      8.5
-      3bpw  178,788        16  3.000  0.00064  2.7371  +0.00067      5.5
-      4bpw  238,356        50  3.999  0.00012  2.7368  +0.00038      5.4
+    float model: 1,918,982 bytes, 2.736437 bits per byte
+    budget       bytes   headroom    share     bpw      bpb  quant gap        KL  build s
+    2.5bpw     148,944         59   0.040%   2.499   2.7387   +0.00225   0.00158      8.5
+      3bpw     178,788         16   0.009%   3.000   2.7371   +0.00067   0.00064      5.5
+      4bpw     238,356         50   0.021%   3.999   2.7368   +0.00038   0.00012      5.4
+    bpb on 16,384 tokens, window 1024
+    recipe rd; KL to the float model in nats per token, on the first 8,192 of the evaluation's tokens; build s without calibration, which rows share
+    artifacts, their reports and these rows are in ckpt.sweep
     at 2.5bpw, 10% more (14,894 bytes) would take 37% off the KL (0.00158 to 0.001) and 0.00097 bits per byte off the loss
     at 3bpw, 10% more (17,879 bytes) would take 39% off the KL (0.000635 to 0.000389) and 0.00014 bits per byte off the loss
     at 4bpw, 10% more (23,836 bytes) would take 48% off the KL (0.000124 to 6.45e-05) and 3.4e-05 bits per byte off the loss, if the curve goes on as before
-    recipe rd; KL to the float model in nats per token, on the first 8,192 of the evaluation's tokens
-    bpb on 16,384 tokens, window 1024; the float model has 2.736437
-    artifacts, their reports and these rows are in ckpt.sweep
 
 Below 5 MB the question is 10% more, from there on another megabyte. The KL is taken to fall exponentially in bytes between two
 rows; the last row goes by the two before. A rerun takes finished rows from the folder; without

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from golfpack.artifact import model_of
+from golfpack.base.defaults import CALIB_TOKENS, EVAL_TOKENS, KL_TOKENS
 from golfpack.base.progress import Notify, silent
-from golfpack.build.options import CALIB_TOKENS, read_options
+from golfpack.build.options import read_options
 from golfpack.build.plan import plan as run_plan
 from golfpack.build.plan_report import PlanReport
 from golfpack.build.planfile import read_plan
@@ -26,7 +27,7 @@ from golfpack.build.report import BuildReport
 from golfpack.build.run import build as run_build
 from golfpack.compare.compare import compare as run_compare
 from golfpack.compare.report import CompareReport
-from golfpack.compare.rows import EVAL_TOKENS, KL_TOKENS, CompareOptions
+from golfpack.compare.rows import CompareOptions
 from golfpack.eval.evaluate import evaluate as run_evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.eval.report import EvalReport

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from golfpack.base.convert import make, unknown_option
+from golfpack.base.defaults import CALIB_TOKENS
 from golfpack.build.planfile import PlanFile
 from golfpack.build.replay import Replay
 from golfpack.errors import UsageError
 from golfpack.packer.aim import Aim, Bpb, Bytes, Kl, Lossless
-
-# Calibration: enough for the plan to settle, little enough to take seconds.
-CALIB_TOKENS = 32_768
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from golfpack.base.defaults import CALIB_TOKENS
 from golfpack.commands.options import (
     CHECKPOINT_HELP,
     CORES,
@@ -76,7 +77,7 @@ def build(
         typer.Option("--from", help="Repeat the build of a .report.json; what is given here wins."),
     ] = None,
     calib: Calib = None,
-    calib_tokens: CalibTokens = 32768,
+    calib_tokens: CalibTokens = CALIB_TOKENS,
     tokenizer: Tokenizer = None,
     code: Code = None,
     data_free: DataFree = False,

@@ -1,11 +1,11 @@
 """`golfpack compare`: its options; what it prints is in `render/comparison.py`."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from golfpack.base.defaults import CALIB_TOKENS, EVAL_TOKENS, KL_TOKENS
 from golfpack.commands import complete
 from golfpack.commands.options import (
     CORES,
@@ -13,18 +13,20 @@ from golfpack.commands.options import (
     CalibTokens,
     Checkpoint,
     Code,
+    EvalTokens,
     Json,
     KlTokens,
     Limit,
     NoCache,
     Quiet,
+    RowsFolder,
     Seed,
     Set,
     Strict,
     Threads,
+    Tokenizer,
     Window,
 )
-from golfpack.commands.render.console import Reporter, show_assumed, show_json
 
 EXAMPLES = (
     "Examples: golfpack compare ckpt.pt --recipes rd,sdclip-brotli --budget 16MB --calib "
@@ -45,19 +47,14 @@ def compare(
         list[str],
         typer.Option(metavar="SIZE", help="A budget, as of build; several are more rows."),
     ],
-    tokens: Annotated[
-        str, typer.Option(help="Token shard, glob of shards, or text to evaluate on.")
-    ],
-    tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
+    tokens: EvalTokens,
+    tokenizer: Tokenizer,
     calib: Calib = None,
-    calib_tokens: CalibTokens = 32768,
-    limit: Limit = 65537,
+    calib_tokens: CalibTokens = CALIB_TOKENS,
+    limit: Limit = EVAL_TOKENS,
     window: Window = None,
-    kl_tokens: KlTokens = 8192,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for artifacts and finished rows. Default: NAME.compare."),
-    ] = None,
+    kl_tokens: KlTokens = KL_TOKENS,
+    out: RowsFolder = None,
     code: Code = None,
     strict: Strict = False,
     no_cache: NoCache = False,
@@ -68,9 +65,8 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Build recipes at budgets and evaluate them: one table, resumable, a row at a time."""
-    from golfpack.commands.render.comparison import CompareTable, show_comparison
-    from golfpack.compare.compare import compare as run
-    from golfpack.compare.rows import CompareOptions, require_any
+    from golfpack.commands.render.comparison import run_comparison
+    from golfpack.compare.rows import CompareOptions
 
     options = CompareOptions(
         checkpoint=checkpoint, recipes=tuple(r.strip() for r in recipes.split(",")),
@@ -79,12 +75,4 @@ def compare(
         calib_tokens=calib_tokens, code=tuple(code or ()), seed=seed, threads=threads,
         strict=strict, cache=not no_cache, argv=tuple(sys.argv[1:]),
     )  # fmt: skip
-    with Reporter(quiet) as notify:
-        table = None if json else CompareTable(options.recipes, options.budgets, notify)
-        report = run(options, notify, table)
-    show_assumed(report.assumed)
-    if json:
-        show_json(report)
-    else:
-        show_comparison(report)
-    require_any(report.rows)
+    run_comparison(options, json, quiet)

@@ -72,6 +72,15 @@ Limit = Annotated[int, typer.Option(min=2, help="Tokens to read for the bpb.")]
 Window = Annotated[
     int | None, typer.Option(min=1, help="Targets per window. Default: the trained length.")
 ]
+EvalTokens = Annotated[
+    str | None, typer.Option(help="Token shard, glob of shards, or text to evaluate on.")
+]
+RowsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for artifacts and finished rows. Default: NAME.compare or NAME.sweep."
+    ),
+]
 KlTokens = Annotated[
     int, typer.Option(min=1, help="Tokens for the KL, the first of those for the bpb.")
 ]

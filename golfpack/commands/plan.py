@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from golfpack.base.defaults import CALIB_TOKENS
 from golfpack.commands.options import (
     CORES,
     Calib,
@@ -54,7 +55,7 @@ def plan(
     ] = None,
     recipe: RecipeName = None,
     calib: Calib = None,
-    calib_tokens: CalibTokens = 32768,
+    calib_tokens: CalibTokens = CALIB_TOKENS,
     tokenizer: Tokenizer = None,
     code: Code = None,
     data_free: DataFree = False,

@@ -6,18 +6,21 @@ from typing import Annotated
 
 import typer
 
+from golfpack.base.defaults import CALIB_TOKENS, EVAL_TOKENS, KL_TOKENS
 from golfpack.commands.options import (
     CORES,
     Calib,
     CalibTokens,
     Checkpoint,
     Code,
+    EvalTokens,
     Json,
     KlTokens,
     Limit,
     NoCache,
     Quiet,
     RecipeName,
+    RowsFolder,
     Seed,
     Set,
     Strict,
@@ -25,8 +28,6 @@ from golfpack.commands.options import (
     Tokenizer,
     Window,
 )
-from golfpack.commands.render.console import Reporter, show_assumed, show_json
-from golfpack.commands.render.console import out as out_
 from golfpack.errors import UsageError
 
 EXAMPLES = (
@@ -53,18 +54,13 @@ def sweep(
         Path | None, typer.Option(help="Draw the frontier into this file (needs matplotlib).")
     ] = None,
     calib: Calib = None,
-    calib_tokens: CalibTokens = 32768,
-    tokens: Annotated[
-        str | None, typer.Option(help="Token shard, glob of shards, or text to evaluate on.")
-    ] = None,
+    calib_tokens: CalibTokens = CALIB_TOKENS,
+    tokens: EvalTokens = None,
     tokenizer: Tokenizer = None,
-    limit: Limit = 65537,
+    limit: Limit = EVAL_TOKENS,
     window: Window = None,
-    kl_tokens: KlTokens = 8192,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for artifacts and finished rows. Default: NAME.sweep."),
-    ] = None,
+    kl_tokens: KlTokens = KL_TOKENS,
+    out: RowsFolder = None,
     code: Code = None,
     strict: Strict = False,
     no_cache: NoCache = False,
@@ -76,9 +72,8 @@ def sweep(
 ) -> None:
     """Build one recipe at several budgets, and say what more bytes would buy; resumable."""
     from golfpack.build.prepare import DEFAULT_RECIPE
-    from golfpack.commands.render.comparison import CompareTable, show_comparison
-    from golfpack.compare.compare import compare as run
-    from golfpack.compare.rows import CompareOptions, require_any
+    from golfpack.commands.render.comparison import run_comparison
+    from golfpack.compare.rows import CompareOptions
 
     if evaluate and (tokens is None or tokenizer is None):
         raise UsageError("an evaluation needs --tokens and --tokenizer", "add both, or drop --eval")
@@ -90,15 +85,4 @@ def sweep(
         calib_tokens=calib_tokens, code=tuple(code or ()), seed=seed, threads=threads,
         strict=strict, cache=not no_cache, argv=tuple(sys.argv[1:]),
     )  # fmt: skip
-    with Reporter(quiet) as notify:
-        table = None if json else CompareTable(options.recipes, options.budgets or ("",), notify)
-        report = run(options, notify, table)
-    show_assumed(report.assumed)
-    if json:
-        show_json(report)
-    else:
-        show_comparison(report)
-        for row in report.rows:
-            if row.more is not None:
-                out_.print(row.more.says)
-    require_any(report.rows)
+    run_comparison(options, json, quiet)

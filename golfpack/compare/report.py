@@ -81,7 +81,8 @@ class CompareRow:
         quant_gap: val_bpb minus that of the float model; without an evaluation what the KL stands for,
             and None without a tokenizer.
         kl: KL(float || artifact), nats per token; see `kl_source`. None where nothing measures it.
-        build_kl: the build's own measurement, on held-out calibration tokens, nats per token.
+        build_kl, build_bpb: the build's own measurement, on held-out calibration tokens; the KL in nats
+            per token, and what it stands for in bits per byte.
         build_seconds: packing and verifying.
         calibrate_seconds: next to nothing where an earlier build left its statistics in the cache.
         reused: taken from an earlier run.
@@ -103,6 +104,7 @@ class CompareRow:
     quant_gap: float | None = None
     kl: float | None = None
     build_kl: float | None = None
+    build_bpb: float | None = None
     build_seconds: float | None = None
     calibrate_seconds: float | None = None
     warnings: tuple[str, ...] = ()

@@ -9,10 +9,11 @@ import numpy as np
 
 from golfpack.artifact import open_model, split_settings
 from golfpack.base.convert import from_json
+from golfpack.base.defaults import CALIB_TOKENS, EVAL_TOKENS, KL_TOKENS
 from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify
 from golfpack.base.sizes import parse_size
-from golfpack.build.options import CALIB_TOKENS, BuildOptions, Goal, Inputs, Machine
+from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
 from golfpack.build.prepare import DEFAULT_RECIPE, code_bytes
 from golfpack.build.report import BuildReport
 from golfpack.build.run import build
@@ -25,10 +26,6 @@ from golfpack.eval.inputs import EvalOptions
 from golfpack.models.model import Model
 from golfpack.packer.aim import Bytes
 from golfpack.packer.recipe import load_recipe, pass_tables
-
-# Enough for a bpb that tells recipes apart, little enough for minutes on one core.
-EVAL_TOKENS = 65_537
-KL_TOKENS = 8_192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +252,7 @@ def _with_build(row: CompareRow, built: BuildReport) -> CompareRow:
         kl=built.measured_kl,
         quant_gap=built.measured_bpb,
         build_kl=built.measured_kl,
+        build_bpb=built.measured_bpb,
         build_seconds=sum(built.seconds.values()) - calibrate,
         calibrate_seconds=calibrate,
         warnings=tuple(built.warnings),

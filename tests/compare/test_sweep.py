@@ -208,7 +208,9 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
     built = json.loads((folder / "tiny.sweep" / "rd-15kB.report.json").read_text())
     assert report["rows"][1]["quant_gap"] == built["measured_bpb"] > 0
     assert (folder / "f.png").read_bytes() == picture
-    assert "--tokens" in inside(*args, "--eval").stderr
+    run = inside(*args, "--eval")
+    assert run.returncode == ExitCode.USAGE
+    assert "needs --tokens and --tokenizer" in run.stderr
     monkeypatch.setattr(frontier_module, "find_spec", lambda name: None)
     run = inside(*args, "--png", "f.png")
     assert run.returncode == ExitCode.USAGE
@@ -217,10 +219,11 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
 
 
 def test_both_names_make_the_same_rows(options, tmp_path):
-    (swept,) = compare(replace(options, budgets=("15kB",))).rows
-    (row,) = compare(
-        replace(options, command="compare", budgets=("15kB",), out=tmp_path / "other")
-    ).rows
+    sweep = replace(options, budgets=("15kB",))
+    other = replace(sweep, command="compare", out=tmp_path / "other")
+    (swept,), (row,) = compare(sweep).rows, compare(other).rows
+    assert [swept.reused, row.reused] == [False, False]
+    assert [r.reused for o in (sweep, other) for r in compare(o).rows] == [True, True]
     assert (tmp_path / "other" / "compare.report.json").exists()
     for name in ("recipe", "budget", "artifact_sha256", "artifact_bytes", "kl"):
         assert getattr(row, name) == getattr(swept, name)

@@ -1,10 +1,12 @@
-"""The table of `golfpack compare` and `golfpack sweep`, printed as its rows come."""
+"""What `golfpack compare` and `golfpack sweep` print: one table, and the words below it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from golfpack.commands.render.console import Reporter, number, out
+from golfpack.commands.render.console import Reporter, number, out, show_assumed, show_json
+from golfpack.compare.compare import compare
 from golfpack.compare.report import CompareReport, CompareRow
+from golfpack.compare.rows import CompareOptions, require_any
 
 _WHERE = {
     "evaluation tokens": "on the first {kl_tokens:,} of the evaluation's tokens",
@@ -13,6 +15,23 @@ _WHERE = {
 }
 # Heading, width, and the figure as text.
 _Column = tuple[str, int, Callable[[CompareRow], str]]
+
+
+def run_comparison(options: CompareOptions, json: bool, quiet: bool) -> None:
+    """Compare, and print the table or the document.
+
+    Raises:
+        GolfpackError: as `compare`. BudgetError: every row was refused.
+    """
+    with Reporter(quiet) as notify:
+        table = None if json else CompareTable(options.recipes, options.budgets, notify)
+        report = compare(options, notify, table)
+    show_assumed(report.assumed)
+    if json:
+        show_json(report)
+    else:
+        show_comparison(report, words=options.command == "sweep")
+    require_any(report.rows)
 
 
 class CompareTable:
@@ -26,7 +45,7 @@ class CompareTable:
         self.reporter = reporter
         self.columns: list[_Column] = []
         self.names = max(6, *(len(Path(r).name.removesuffix(".toml")) for r in recipes))
-        self.budget = max(6, *(len(b) for b in budgets))
+        self.budget = max([6, *(len(b) for b in budgets)])
 
     def __call__(self, report: CompareReport) -> None:
         with self.reporter.paused():
@@ -72,8 +91,8 @@ def _columns(report: CompareReport) -> list[_Column]:
     return found
 
 
-def show_comparison(report: CompareReport) -> None:
-    """What the table's figures are, and where the artifacts lie."""
+def show_comparison(report: CompareReport, words: bool) -> None:
+    """What the table's figures are, where the artifacts lie, and in words what more bytes would buy."""
     for row in report.rows:
         for warning in row.warnings:
             name = f"{row.recipe} " if len(report.recipes) > 1 else ""
@@ -88,3 +107,6 @@ def show_comparison(report: CompareReport) -> None:
         out.print(f"artifacts, their reports and these rows are in {report.folder}")
     if report.png is not None:
         out.print(f"wrote {report.png}")
+    for row in report.rows:
+        if words and row.more is not None:
+            out.print(row.more.says)

@@ -65,7 +65,10 @@ class Job:
 
 @dataclass
 class Findings:
-    """What a section found: checks with limits, and figures, some against a straightforward form."""
+    """What a section found: checks with limits, and figures, some against a straightforward form.
+
+    Figures and failures are printed as they come, so that a run cut off still tells what it found.
+    """
 
     checks: list[dict[str, Any]] = field(default_factory=list)
     figures: list[dict[str, Any]] = field(default_factory=list)
@@ -76,10 +79,16 @@ class Findings:
         self.checks.append(
             {"name": name, "passed": passed, "measured": float(measured), "limit": limit}
         )
+        if not passed:
+            print(f"  FAILED {name}: {measured:.6g}, limit {limit:g}", flush=True)
 
     def figure(self, name: str, value: float, unit: str, **more: Any) -> None:
         """One figure; `more` goes to the JSON."""
         self.figures.append({"name": name, "value": float(value), "unit": unit, **more})
+        line = f"  {name:44} {value:14,.4g} {unit}"
+        if "ratio" in more:
+            line += f"  {more['ratio']:6.2f}x {more['what']} ({more['straightforward']:,.4g})"
+        print(line, flush=True)
 
     def versus(self, name: str, ours: float, theirs: float, what: str, **more: Any) -> None:
         """Seconds of ours and of a straightforward form in the same process."""

@@ -152,7 +152,9 @@ def train_step(
         UsageError: the loss or its gradient is not finite; the weights are as they were. In a lazy run
             it is `Run.read` that finds out, some steps later.
     """
-    mean_loss = sequence_loss(run.forward or run.model, batch, "mean")
+    # `or` would ask a compiled module for its length, which torch 2.11 answers with an error.
+    forward = run.model if run.forward is None else run.forward
+    mean_loss = sequence_loss(forward, batch, "mean")
     watch.lap("forward")
     mean_loss.backward()
     watch.lap("backward")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -171,7 +172,9 @@ class _Loop:
             run.looked = (run.step, time.perf_counter())
         if self.progress is not None:
             done, total = _position(config, run)
-            self.progress(done, total, f"loss {run.running_loss:.3f}")
+            # A lazy run's loss is not fetched before a line of the log is due.
+            known = not math.isnan(run.running_loss)
+            self.progress(done, total, f"loss {run.running_loss:.3f}" if known else "")
 
     def _look(
         self, run: Run, record: StepRecord, timing: dict[str, float]

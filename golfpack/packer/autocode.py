@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from golfpack.base.parallel import map_ordered
-from golfpack.packer.format.codecs import Brotli, Codec, Lzma, Zlib, Zstd
+from golfpack.packer.format.codecs import CODECS, Store
 from golfpack.packer.format.codestreams import (
     ORDER_TYPE,
     ByteStream,
@@ -18,7 +18,6 @@ from golfpack.packer.format.codestreams import (
 from golfpack.packer.format.filters import Filter, Shuffle
 from golfpack.packer.format.tensors import QTensor
 
-_CODECS: tuple[Codec, ...] = (Brotli(), Zstd(), Lzma(), Zlib())
 _FILTERS: tuple[tuple[Filter, ...], ...] = ((), (Shuffle(2),))
 
 
@@ -47,7 +46,7 @@ def candidates() -> Iterator[tuple[CodeStream, bool]]:
     yield RansCodes(), False
     for filters in _FILTERS:
         for sort in (False, True):
-            for codec in _CODECS:
+            for codec in (make() for make in CODECS.values() if make is not Store):
                 yield ByteStream(codec, filters, "col"), sort
                 yield ByteStream(codec, filters, "row"), sort
 

@@ -1,39 +1,22 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (brotli has no types)
-"""Byte codecs. One `codec_id` is one byte format for ever; a change of format is a new id.
-
-A codec is a frozen dataclass whose fields are its options (and so its place in the manifest). Decoding
-never yields more than the size the caller asks for: a hostile stream cannot exhaust memory.
-"""
+"""Byte codecs. One `codec_id` is one byte format for ever; a change of format is a new id."""
 
 import lzma
 import zlib
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import brotli
 import zstandard
 
-from golfpack.base.convert import make, require
-from golfpack.errors import CorruptError, UsageError
+from golfpack.base.convert import make
+from golfpack.errors import UsageError
+from golfpack.packer.format.codec import Codec, damaged, in_range, sized
 
 # zstd's longest block, 128 KB, takes 4 bytes at the least.
 _ZSTD_GROWTH = 1 << 15
-
-
-class Codec(Protocol):
-    """What every entry of `CODECS` offers."""
-
-    codec_id: ClassVar[str]
-
-    def encode(self, data: bytes) -> bytes:
-        """Coded form of `data`; the same bytes every time."""
-        ...
-
-    def decode(self, data: bytes, size: int) -> bytes:
-        """The `size` bytes that were coded. Raises CorruptError for anything else."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +29,7 @@ class Store:
         return bytes(data)
 
     def decode(self, data: bytes, size: int) -> bytes:
-        return _sized(bytes(data), size, self.codec_id)
+        return sized(bytes(data), size, self.codec_id)
 
 
 @dataclass(frozen=True)
@@ -57,7 +40,7 @@ class Zlib:
     level: int = 9
 
     def __post_init__(self) -> None:
-        _in_range(self.codec_id, "level", self.level, 0, 9)
+        in_range(self.codec_id, "level", self.level, 0, 9)
 
     def encode(self, data: bytes) -> bytes:
         return zlib.compress(data, self.level)
@@ -67,10 +50,10 @@ class Zlib:
         try:
             out = inflater.decompress(data, size + 1)
         except zlib.error as e:
-            raise _damaged(self.codec_id, e) from e
+            raise damaged(self.codec_id, e) from e
         if not inflater.eof or inflater.unused_data:
-            raise _damaged(self.codec_id, "its end does not match")
-        return _sized(out, size, self.codec_id)
+            raise damaged(self.codec_id, "its end does not match")
+        return sized(out, size, self.codec_id)
 
 
 @dataclass(frozen=True)
@@ -81,7 +64,7 @@ class Zstd:
     level: int = 22
 
     def __post_init__(self) -> None:
-        _in_range(self.codec_id, "level", self.level, 1, 22)
+        in_range(self.codec_id, "level", self.level, 1, 22)
 
     def encode(self, data: bytes) -> bytes:
         compressor = zstandard.ZstdCompressor(
@@ -99,10 +82,10 @@ class Zstd:
                 out += inflater.decompress(data[at : at + piece])
                 at += piece
         except zstandard.ZstdError as e:
-            raise _damaged(self.codec_id, e) from e
+            raise damaged(self.codec_id, e) from e
         if len(out) <= size and (not inflater.eof or inflater.unused_data or at < len(data)):
-            raise _damaged(self.codec_id, "it does not end where it should")
-        return _sized(bytes(out), size, self.codec_id)
+            raise damaged(self.codec_id, "it does not end where it should")
+        return sized(bytes(out), size, self.codec_id)
 
 
 @dataclass(frozen=True)
@@ -113,7 +96,7 @@ class Lzma:
     preset: int = 9
 
     def __post_init__(self) -> None:
-        _in_range(self.codec_id, "preset", self.preset, 0, 9)
+        in_range(self.codec_id, "preset", self.preset, 0, 9)
 
     def _filters(self) -> list[dict[str, int]]:
         return [{"id": lzma.FILTER_LZMA2, "preset": self.preset, "lc": 0, "lp": 0, "pb": 0}]
@@ -126,10 +109,10 @@ class Lzma:
         try:
             out = decompressor.decompress(data, max_length=size + 1)
         except lzma.LZMAError as e:
-            raise _damaged(self.codec_id, e) from e
+            raise damaged(self.codec_id, e) from e
         if len(out) <= size and (not decompressor.eof or decompressor.unused_data):
-            raise _damaged(self.codec_id, "it does not end where it should")
-        return _sized(out, size, self.codec_id)
+            raise damaged(self.codec_id, "it does not end where it should")
+        return sized(out, size, self.codec_id)
 
 
 @dataclass(frozen=True)
@@ -141,8 +124,8 @@ class Brotli:
     lgwin: int = 24
 
     def __post_init__(self) -> None:
-        _in_range(self.codec_id, "quality", self.quality, 0, 11)
-        _in_range(self.codec_id, "lgwin", self.lgwin, 10, 24)
+        in_range(self.codec_id, "quality", self.quality, 0, 11)
+        in_range(self.codec_id, "lgwin", self.lgwin, 10, 24)
 
     def encode(self, data: bytes) -> bytes:
         return brotli.compress(data, quality=self.quality, lgwin=self.lgwin)
@@ -158,13 +141,14 @@ class Brotli:
                     break
                 out += more
         except brotli.error as e:
-            raise _damaged(self.codec_id, e) from e
+            raise damaged(self.codec_id, e) from e
         if not decompressor.is_finished():
-            raise _damaged(self.codec_id, "it does not end where it should")
-        return _sized(out, size, self.codec_id)
+            raise damaged(self.codec_id, "it does not end where it should")
+        return sized(out, size, self.codec_id)
 
 
-CODECS: dict[str, type[Any]] = {c.codec_id: c for c in (Store, Zlib, Zstd, Lzma, Brotli)}
+# What most often wins comes first: `codec = "auto"` tries them in this order.
+CODECS: dict[str, type[Any]] = {c.codec_id: c for c in (Brotli, Zstd, Lzma, Zlib, Store)}
 
 
 def codec_config(codec: Codec) -> dict[str, Any]:
@@ -183,22 +167,3 @@ def make_codec(config: dict[str, Any] | str) -> Codec:
     if not isinstance(codec_id, str) or codec_id not in CODECS:
         raise UsageError(f"unknown codec {codec_id!r}", f"known codecs: {', '.join(CODECS)}")
     return make(CODECS[codec_id], fields, f"codec {codec_id!r}")
-
-
-def _in_range(codec_id: str, option: str, value: int, low: int, high: int) -> None:
-    require(
-        low <= value <= high, f"codec {codec_id!r}: {option} cannot be {value}", f"{low} to {high}"
-    )
-
-
-def _sized(out: bytes, size: int, codec_id: str) -> bytes:
-    if len(out) != size:
-        more = "more" if len(out) > size else f"{len(out):,}"
-        raise _damaged(codec_id, f"it holds {more} bytes where {size:,} belong")
-    return out
-
-
-def _damaged(codec_id: str, why: object) -> CorruptError:
-    return CorruptError(
-        f"a {codec_id} stream is damaged: {why}", "get the file again and compare its sha256"
-    )

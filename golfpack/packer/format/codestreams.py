@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from golfpack.errors import CorruptError, UsageError
-from golfpack.packer.format.codecs import Codec, codec_config, make_codec
+from golfpack.packer.format.codec import Codec
+from golfpack.packer.format.codecs import codec_config, make_codec
 from golfpack.packer.format.filters import Filter, filter_config, make_filter
 from golfpack.packer.format.rans.codes import decode_codes, encode_codes
 from golfpack.packer.format.rans.context_model import CodeMatrix

@@ -1,0 +1,161 @@
+"""A stranger's first day: each of the docs' examples is one new file, one line of a table, and works.
+
+The examples are taken out of the docs and put into a copy of the package, where they are run through the
+commands and through the tests that go over the tables.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from golfpack.data.shards import write_shard
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"```python\n# (golfpack/\S+\.py)\n(.*?)```", re.DOTALL)
+RECIPE = """
+name = "mine"
+about = "Of a test."
+[[pass]]
+id = "policy"
+rules = [{{ roles = ["vector"], scheme = "keep" }}, {{ scheme = "int", bits = 6, clip = "{clip}" }}]
+{more}
+[[pass]]
+id = "sense"
+[[pass]]
+id = "clip"
+[[pass]]
+id = "steps"
+[[pass]]
+id = "round"
+[[pass]]
+id = "encode"
+codec = "{codec}"
+"""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What somebody adds.
+
+    Attributes:
+        doc: the page of docs/ with the example.
+        table: the file of the table.
+        line: the beginning of the table's line, and what stands there with the new name in it.
+        imports: the new name's import, or None where the table needs none.
+        build: values for RECIPE of a build that uses it; None: no build of a golf model does.
+        tests: what to run on the copy besides.
+    """
+
+    doc: str
+    table: str
+    line: tuple[str, str]
+    imports: str | None
+    build: dict[str, str] | None = None
+    tests: tuple[str, ...] = ()
+
+
+BUILD = {"clip": "sd", "codec": "zlib", "more": ""}
+ADDITIONS = {
+    "codec": Addition(
+        "writing_a_codec.md", "packer/format/codecs.py",
+        ("in (Brotli, Zstd, Lzma, Zlib, Store)", "in (Brotli, Zstd, Lzma, Zlib, Bzip2, Store)"),
+        "from golfpack.packer.format.bzip2 import Bzip2", BUILD | {"codec": "bzip2"},
+        ("tests/packer/format/test_coding_bytes.py", "-k", "bzip2"),
+    ),
+    "clip rule": Addition(
+        "writing_a_quantizer.md", "packer/quantize/clip.py",
+        ("in (RowMax, Deviations,", "in (RowMax, Rms, Deviations,"),
+        "from golfpack.packer.quantize.rms import Rms", BUILD | {"clip": "rms"},
+        ("tests/packer/test_schemes.py", "-k", "rms"),
+    ),
+    "pass": Addition(
+        "writing_a_pass.md", "packer/recipe.py",
+        ("        Policy, PruneMagnitude,", "        Policy, SpareRows, PruneMagnitude,"),
+        "from golfpack.packer.passes.spare_rows import SpareRows",
+        BUILD | {"more": '[[pass]]\nid = "spare_rows"\nshare = 0.1'},
+        ("tests/packer/test_recipe.py",),
+    ),
+    "family": Addition(
+        "writing_a_family.md", "models/__init__.py",
+        ("        GOLF,\n", "        GOLF,\n        BIGRAM,\n"),
+        "from golfpack.models.bigram.family import BIGRAM", None,
+        ("tests/models/test_folds.py", "tests/models/test_families.py"),
+    ),
+    "command": Addition(
+        "writing_a_command.md", "cli.py",
+        ('    "env": "env",\n', '    "env": "env",\n    "shapes": "shapes",\n'), None, None,
+        ("tests/test_cli.py", "-k", "help or version"),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=ADDITIONS)
+def added(request, tmp_path_factory):
+    """(what, the folder with a copy of the package that has it)."""
+    what = ADDITIONS[request.param]
+    folder = tmp_path_factory.mktemp("copy")
+    shutil.copytree(ROOT / "golfpack", folder / "golfpack")
+    [(file, code)] = BLOCK.findall((ROOT / "docs" / what.doc).read_text())
+    assert not (folder / file).exists()
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text(code)
+    table = folder / "golfpack" / what.table
+    source, (old, new) = table.read_text(), what.line
+    assert source.count(old) == 1, "the table no longer looks like this: correct the docs as well"
+    source = source.replace(old, new)
+    if what.imports is not None:
+        source = source.replace("\nfrom golfpack.", f"\n{what.imports}\nfrom golfpack.", 1)
+    table.write_text(source)
+    return request.param, what, folder
+
+
+def run(folder: Path, *args: str | Path) -> str:
+    """Standard output of python with the copy in place of the package."""
+    env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, *map(str, args)], cwd=folder, env=env, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_it_works_by_command(added, tiny_path, tmp_path):
+    name, what, folder = added
+    command = ("-m", "golfpack")
+    where = run(folder, "-c", "import golfpack; print(golfpack.__file__)")
+    assert where.startswith(str(folder))
+    if what.build is not None:
+        recipe, artifact = tmp_path / "mine.toml", tmp_path / "mine.golf"
+        recipe.write_text(RECIPE.format(**what.build))
+        budget = ("--budget", "8bpw", "--data-free", "--output", artifact)
+        run(folder, *command, "build", tiny_path, "--recipe", recipe, *budget)
+        assert "is whole" in run(folder, *command, "verify", artifact)
+    elif name == "family":
+        table = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+        torch.save({"table.weight": table}, tmp_path / "pairs.pt")
+        write_shard(tmp_path / "train.bin", np.random.default_rng(0).integers(3, 64, 8192))
+        text = ("--calib", tmp_path / "train.bin", "--calib-tokens", "512")
+        output = ("--output", tmp_path / "pairs.golf")
+        run(folder, *command, "build", tmp_path / "pairs.pt", "--budget", "6bpw", *text, *output)
+        assert "bigram" in run(folder, *command, "inspect", tmp_path / "pairs.golf")
+    else:
+        golden = ROOT / "tests" / "golden" / "v1-rans.golf"
+        assert "x" in run(folder, *command, "shapes", golden)
+        assert "shapes" in run(folder, *command, "--help")
+
+
+@pytest.mark.slow
+def test_tests_over_the_tables_take_it_in(added):
+    _, what, folder = added
+    shutil.copytree(ROOT / "tests", folder / "tests", dirs_exist_ok=True)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    said = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", *what.tests)
+    assert re.search(r"[1-9]\d* passed", said)

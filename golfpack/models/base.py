@@ -19,7 +19,7 @@ from torch import nn
 from golfpack.base.convert import options_of
 from golfpack.errors import UsageError
 from golfpack.models.device import send
-from golfpack.spec import ModelSpec
+from golfpack.spec import Fold, ModelSpec, TensorSpec
 
 StateDict = Mapping[str, torch.Tensor]
 
@@ -90,6 +90,33 @@ def on_meta(net: Callable[[Config], Net], config: Config) -> Net:
     """The module without memory, so that no initialiser draws from the caller's random state."""
     with torch.device("meta"):
         return net(config)
+
+
+def from_net(
+    name: str,
+    net: Callable[[Any], Net],
+    config_type: Callable[..., Any],
+    tensor: Callable[[str, tuple[int, ...], Net], TensorSpec],
+    folds: Callable[[Any], tuple[Fold, ...]] = lambda config: (),
+) -> tuple[Callable[[Mapping[str, Any]], nn.Module], Callable[[Mapping[str, Any]], ModelSpec]]:
+    """A family's `build` and `spec`, where a class holds all there is to know.
+
+    Args:
+        net: the module of a config.
+        tensor: (parameter's name, its shape, the module without memory) -> what it does.
+        folds: see `ModelSpec.folds`.
+    """
+
+    def build(config: Mapping[str, Any]) -> nn.Module:
+        return on_meta(net, config_type(**config)).to_empty(device="cpu").eval()
+
+    def spec(config: Mapping[str, Any]) -> ModelSpec:
+        cfg = config_type(**config)
+        model = on_meta(net, cfg)
+        tensors = tuple(tensor(n, tuple(p.shape), model) for n, p in model.named_parameters())
+        return ModelSpec(name, dataclasses.asdict(cfg), tensors, folds(cfg))
+
+    return build, spec
 
 
 class KVCache:

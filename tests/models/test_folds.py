@@ -76,7 +76,7 @@ def test_every_family_with_folds_is_here():
     with_folds = {
         name
         for name, family in FAMILIES.items()
-        if "Fold(" in inspect.getsource(sys.modules[family.spec.__module__])
+        if "Fold(" in inspect.getsource(sys.modules[family.matches.__module__])
     }
     assert with_folds == set(CONFIGS)
 

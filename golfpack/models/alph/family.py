@@ -1,17 +1,15 @@
 """The ALPH family: recognises, describes and builds the network of `alph_net.py`."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from golfpack.errors import UsageError
 from golfpack.models.alph.net import Alph, AlphConfig
-from golfpack.models.base import Family, StateDict, on_meta, shape_of
-from golfpack.spec import Hook, ModelSpec, Role, TensorSpec
+from golfpack.models.base import Family, StateDict, from_net, shape_of
+from golfpack.spec import Hook, Role, TensorSpec
 
 _ROLES: dict[str, Role] = {
     "attn.wq": "attn_q",
@@ -29,21 +27,7 @@ _FUSED = re.compile(r"(layer\.\d+\.attn\.)wqkv")
 _STORED = {"nHead": "num_heads", "softCap": "score_cap"}
 
 
-def _on_meta(config: Mapping[str, Any]) -> Alph:
-    return on_meta(Alph, AlphConfig(**config))
-
-
-def build(config: Mapping[str, Any]) -> nn.Module:
-    return _on_meta(config).to_empty(device="cpu").eval()
-
-
-def spec(config: Mapping[str, Any]) -> ModelSpec:
-    model = _on_meta(config)
-    tensors = tuple(_tensor_spec(n, tuple(p.shape)) for n, p in model.named_parameters())
-    return ModelSpec("alph", dataclasses.asdict(model.cfg), tensors)
-
-
-def _tensor_spec(name: str, shape: tuple[int, ...]) -> TensorSpec:
+def _tensor_spec(name: str, shape: tuple[int, ...], _model: Alph) -> TensorSpec:
     module = name.removesuffix(".weight")
     if module in ("wte", "wpe"):
         return TensorSpec(name, shape, "embed", hooks=(Hook(module, "embedding"),))
@@ -118,6 +102,7 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
     return config["seq_len"]
 
 
+build, spec = from_net("alph", Alph, AlphConfig, _tensor_spec)
 ALPH = Family(
     name="alph",
     about="alpha2's binary checkpoints, with their tokenizer inside.",

@@ -1,19 +1,17 @@
 """The decoupled-bottleneck family: recognises, describes and builds `bottleneck_net.py`'s network."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from math import gcd
 from typing import Any
 
 import torch
-from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, on_meta, shape_of
+from golfpack.models.base import Family, StateDict, from_net, shape_of
 from golfpack.models.bottleneck.config import BottleneckConfig
 from golfpack.models.bottleneck.net import Bottleneck
-from golfpack.spec import Hook, ModelSpec, Role, TensorSpec
+from golfpack.spec import Hook, Role, TensorSpec
 
 _ROLES: dict[str, Role] = {
     "attn.q_proj": "attn_q",
@@ -35,20 +33,6 @@ _KEYS = re.compile(r"(blocks\.\d+\.attn\.)k_(proj|sem|geo)\.weight")
 _STORED = {
     "n_head": "num_heads", "rope": "rope", "rope_base": "rope_base", "block_size": "seq_len",
 }  # fmt: skip
-
-
-def _on_meta(config: Mapping[str, Any]) -> Bottleneck:
-    return on_meta(Bottleneck, BottleneckConfig(**config))
-
-
-def build(config: Mapping[str, Any]) -> nn.Module:
-    return _on_meta(config).to_empty(device="cpu").eval()
-
-
-def spec(config: Mapping[str, Any]) -> ModelSpec:
-    model = _on_meta(config)
-    tensors = tuple(_tensor_spec(n, tuple(p.shape), model) for n, p in model.named_parameters())
-    return ModelSpec("bottleneck", dataclasses.asdict(model.cfg), tensors)
 
 
 def _tensor_spec(name: str, shape: tuple[int, ...], model: Bottleneck) -> TensorSpec:
@@ -143,6 +127,7 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
     return None  # rotary positions have no table to run out of
 
 
+build, spec = from_net("bottleneck", Bottleneck, BottleneckConfig, _tensor_spec)
 BOTTLENECK = Family(
     name="bottleneck",
     about="Decoupled bottleneck attention: semantic and geometric keys of their own widths.",

@@ -4,14 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
-from golfpack.models.base import Family, StateDict, on_meta
+from golfpack.models.base import Family, StateDict, from_net
 from golfpack.models.golf.adapt import adapt
 from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig
 from golfpack.models.golf.infer import BLOCK, infer
 from golfpack.models.golf.net import Golf
-from golfpack.spec import Fold, Hook, ModelSpec, Role, TensorSpec
+from golfpack.spec import Fold, Hook, Role, TensorSpec
 
 _BLOCK_ROLES: dict[str, Role] = {
     "attn.c_q.weight": "attn_q",
@@ -31,20 +29,6 @@ _OTHER_ROLES: dict[str, Role] = {
     "head_proj.weight": "mlp_in",
 }
 _TABLES = ("tok_emb.weight", "bigram.embed.weight", "ve_shared.embed.weight")
-
-
-def _on_meta(config: Mapping[str, Any]) -> Golf:
-    return on_meta(Golf, GolfConfig(**config))
-
-
-def build(config: Mapping[str, Any]) -> nn.Module:
-    return _on_meta(config).to_empty(device="cpu").eval()
-
-
-def spec(config: Mapping[str, Any]) -> ModelSpec:
-    model = _on_meta(config)
-    tensors = tuple(_tensor_spec(n, tuple(p.shape), model) for n, p in model.named_parameters())
-    return ModelSpec("golf", dataclasses.asdict(model.cfg), tensors, _folds(model.cfg))
 
 
 def _folds(cfg: GolfConfig) -> tuple[Fold, ...]:
@@ -90,6 +74,7 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
     return None  # rotary positions have no table to run out of
 
 
+build, spec = from_net("golf", Golf, GolfConfig, _tensor_spec, _folds)
 GOLF = Family(
     name="golf",
     about="The parameter-golf challenge's baseline and its records.",

@@ -1,18 +1,16 @@
 """The GPT-2 family, as transformers and nanoGPT write it."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, on_meta, shape_of
+from golfpack.models.base import Family, StateDict, from_net, shape_of
 from golfpack.models.gpt2.net import Gpt2, Gpt2Config
 from golfpack.models.transformers_layout import check_model_type, refuse_options, without_copy
-from golfpack.spec import Hook, ModelSpec, Role, TensorSpec
+from golfpack.spec import Hook, Role, TensorSpec
 
 _PREFIX = "transformer."
 _BLOCK = re.compile(r"h\.(\d+)\.(.+)")
@@ -44,26 +42,10 @@ _ACTIVATIONS = {
 }
 
 
-def _on_meta(config: Mapping[str, Any]) -> Gpt2:
-    return on_meta(Gpt2, Gpt2Config(**config))
-
-
-def build(config: Mapping[str, Any]) -> nn.Module:
-    return _on_meta(config).to_empty(device="cpu").eval()
-
-
-def spec(config: Mapping[str, Any]) -> ModelSpec:
-    model = _on_meta(config)
-    tensors = tuple(
-        _tensor_spec(n, tuple(p.shape), model.cfg.tied) for n, p in model.named_parameters()
-    )
-    return ModelSpec("gpt2", dataclasses.asdict(model.cfg), tensors)
-
-
-def _tensor_spec(name: str, shape: tuple[int, ...], tied: bool) -> TensorSpec:
+def _tensor_spec(name: str, shape: tuple[int, ...], model: Gpt2) -> TensorSpec:
     module = name.removesuffix(".weight")
     if module in _EMBEDDINGS:
-        head = (Hook("head"),) if tied and module == "wte" else ()
+        head = (Hook("head"),) if model.cfg.tied and module == "wte" else ()
         return TensorSpec(name, shape, "embed", hooks=(Hook(module, "embedding"), *head))
     if module == "lm_head":
         return TensorSpec(name, shape, "head", hooks=(Hook("lm_head"),))
@@ -159,6 +141,7 @@ def _aliases(config: Mapping[str, Any]) -> dict[str, str]:
     return {"lm_head.weight": "wte.weight"} if config["tied"] else {}
 
 
+build, spec = from_net("gpt2", Gpt2, Gpt2Config, _tensor_spec)
 GPT2 = Family(
     name="gpt2",
     about="GPT-2 as transformers and nanoGPT write it.",

@@ -4,19 +4,17 @@ Tensors have transformers' names and order of rotary channels; checkpoints with 
 ("layers.0.attention.wq.weight") are renamed and their query and key rows reordered when read.
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, on_meta, shape_of, typed_overrides
+from golfpack.models.base import Family, StateDict, from_net, shape_of, typed_overrides
 from golfpack.models.llama.net import Llama, LlamaConfig
 from golfpack.models.transformers_layout import check_model_type, refuse_options, without_copy
-from golfpack.spec import Fold, Hook, ModelSpec, Role, TensorSpec
+from golfpack.spec import Fold, Hook, Role, TensorSpec
 
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _FIRST = "model.layers.0."
@@ -63,22 +61,6 @@ _OPTIONS = {
 }
 
 
-def _on_meta(config: Mapping[str, Any]) -> Llama:
-    return on_meta(Llama, LlamaConfig(**config))
-
-
-def build(config: Mapping[str, Any]) -> nn.Module:
-    return _on_meta(config).to_empty(device="cpu").eval()
-
-
-def spec(config: Mapping[str, Any]) -> ModelSpec:
-    model = _on_meta(config)
-    tensors = tuple(
-        _tensor_spec(n, tuple(p.shape), model.cfg.tied) for n, p in model.named_parameters()
-    )
-    return ModelSpec("llama", dataclasses.asdict(model.cfg), tensors, _folds(model.cfg))
-
-
 def _folds(cfg: LlamaConfig) -> tuple[Fold, ...]:
     """Values pass linearly to `o_proj`, and so does `up_proj` to `down_proj`."""
     shared = cfg.num_heads // cfg.num_kv_heads * cfg.head_dim  # columns fed by one KV head
@@ -93,9 +75,9 @@ def _folds(cfg: LlamaConfig) -> tuple[Fold, ...]:
     return tuple(folds)
 
 
-def _tensor_spec(name: str, shape: tuple[int, ...], tied: bool) -> TensorSpec:
+def _tensor_spec(name: str, shape: tuple[int, ...], model: Llama) -> TensorSpec:
     if name == _EMBED:
-        head = (Hook("head"),) if tied else ()
+        head = (Hook("head"),) if model.cfg.tied else ()
         return TensorSpec(
             name, shape, "embed", hooks=(Hook("model.embed_tokens", "embedding"), *head)
         )
@@ -242,6 +224,7 @@ def _aliases(config: Mapping[str, Any]) -> dict[str, str]:
     return {_HEAD: _EMBED} if config["tied"] else {}
 
 
+build, spec = from_net("llama", Llama, LlamaConfig, _tensor_spec, _folds)
 LLAMA = Family(
     name="llama",
     about="Llama as transformers, Meta's code and llama2.c write it: SmolLM, TinyLlama and their like.",

@@ -17,20 +17,26 @@ from golfpack.models.user.family import USER, ClassError, check_form
 from golfpack.packer.format.loader import Artifact, is_artifact, load
 
 
-def open_model(path: Path, settings: tuple[str, ...] = (), family: Family | None = None) -> Model:
+def open_model(
+    path: Path,
+    settings: tuple[str, ...] = (),
+    family: Family | None = None,
+    tokenizer: Path | None = None,
+) -> Model:
     """Read a checkpoint or an artifact, whichever the file is.
 
     Args:
         settings: "model.option=value" of a checkpoint; an artifact carries its own.
         family: what `--model` says it is (see `choose_family`); None takes an artifact's word, and
             detects what a checkpoint is of.
+        tokenizer: a checkpoint's, for options that depend on it.
 
     Raises:
         UsageError, CorruptError: as `load_checkpoint` and `load`, or `--model` is not the artifact's.
     """
     overrides = _model_settings(settings)
     if not names_artifact(path):
-        return load_checkpoint(path, overrides, family)
+        return load_checkpoint(path, overrides, family, tokenizer=tokenizer)
     if overrides:
         raise UsageError(
             "an artifact carries its model's options; --set model... cannot change them",
@@ -44,6 +50,7 @@ def open_pair(
     float_path: Path | None,
     settings: tuple[str, ...] = (),
     family: Family | None = None,
+    tokenizer: Path | None = None,
 ) -> tuple[Model, Model | None]:
     """A model, and the float checkpoint it is to be held against, if any.
 
@@ -55,9 +62,11 @@ def open_pair(
         CorruptError: a damaged artifact.
     """
     if float_path is None:
-        return open_model(path, settings, family), None
+        return open_model(path, settings, family, tokenizer), None
     if not names_artifact(path):
-        return open_model(path, settings, family), open_model(float_path, settings, family)
+        both = path, float_path
+        model, original = (open_model(p, settings, family, tokenizer) for p in both)
+        return model, original
     packed = open_model(path, family=family)
     return packed, open_original(packed, float_path, settings)
 

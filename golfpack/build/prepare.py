@@ -226,12 +226,16 @@ def read_model(options: BuildOptions, budgets: Sequence[Bytes] = ()) -> tuple[Mo
     fallback = TENSORS if options.unmeasured else None
     recipe = _recipe(options.goal, pass_settings)
     family = choose_family(inputs.model, inputs.model_args)
-    spec = peek_spec(inputs.checkpoint, model_settings, family, fallback) if budgets else None
+    spec = (
+        peek_spec(inputs.checkpoint, model_settings, family, fallback, inputs.tokenizer)
+        if budgets
+        else None
+    )
     if spec is not None:
         code = code_bytes(inputs.code)
         for budget in budgets:
             check_reach(recipe.search.floor_bpw, spec, Budget(budget.total(spec.numel), code))
-    model = load_checkpoint(inputs.checkpoint, model_settings, family, fallback)
+    model = load_checkpoint(inputs.checkpoint, model_settings, family, fallback, inputs.tokenizer)
     if options.goal.plan is not None:
         options.goal.plan.check(model.spec)
     return model, recipe

@@ -112,7 +112,7 @@ def _built(options: CompareOptions, notify: Notify) -> Iterator[CompareReport]:
 
 def _predicted(options: CompareOptions, notify: Notify) -> Iterator[CompareReport]:
     """The same by prediction, a recipe after the other."""
-    model = open_model(options.checkpoint, model_settings(options))
+    model = open_model(options.checkpoint, model_settings(options), tokenizer=options.tokenizer)
     report = _empty(options, model, list(_recipes(options)), "prediction", None)
     yield report
     by_size = sorted(options.budgets, key=lambda b: parse_size(b, report.parameters))
@@ -137,7 +137,7 @@ def open_runs(options: CompareOptions) -> Runs:
     Raises:
         UsageError: bad input.
     """
-    model = open_model(options.checkpoint, model_settings(options))
+    model = open_model(options.checkpoint, model_settings(options), tokenizer=options.tokenizer)
     for budget in options.budgets:
         parse_size(budget, model.spec.numel)
     recipes = _recipes(options)

@@ -16,6 +16,7 @@ from golfpack.errors import UsageError
 
 # Memory for one training sentence, in bytes; longer lines would be skipped without a word.
 _MAX_LINE_BYTES = 1 << 16
+SPACE = "▁"  # SentencePiece's stand-in for a space
 
 
 class Tokenizer(Protocol):
@@ -61,6 +62,15 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if not loaded or sp.vocab_size() == 0:
         raise UsageError(f"{path} is an empty SentencePiece model", "train the tokenizer again")
     return sp
+
+
+def word_starts(sp: Tokenizer) -> np.ndarray:
+    """(pieces,) bool, whether each starts with a space; control, unknown and unused ones do not."""
+    boundary = (sp.IsControl, sp.IsUnknown, sp.IsUnused)
+    return np.array([
+        sp.IdToPiece(i).startswith(SPACE) and not any(is_one(i) for is_one in boundary)
+        for i in range(sp.vocab_size())
+    ])  # fmt: skip
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, out_path: str | Path) -> None:

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golfpack.data.tokenizer import Tokenizer
+from golfpack.data.tokenizer import SPACE, Tokenizer, word_starts
 from golfpack.errors import CorruptError, UsageError
-
-_SPACE = "▁"  # SentencePiece's stand-in for a space
 
 
 @dataclass(frozen=True)
@@ -45,16 +43,14 @@ class ByteTable:
                 "give the tokenizer the model was trained with",
             )
         base = np.zeros(vocab_size, np.int64)
-        leading_space = np.zeros(vocab_size, bool)
         boundary = np.ones(vocab_size, bool)
         for i in range(vocab_size):
             if sp.IsControl(i) or sp.IsUnknown(i) or sp.IsUnused(i):
                 continue
             boundary[i] = False
             piece = sp.IdToPiece(i)
-            leading_space[i] = piece.startswith(_SPACE)
-            base[i] = 1 if sp.IsByte(i) else len(piece.removeprefix(_SPACE).encode())
-        return cls(base, leading_space, boundary)
+            base[i] = 1 if sp.IsByte(i) else len(piece.removeprefix(SPACE).encode())
+        return cls(base, word_starts(sp), boundary)
 
     def count(self, tokens: np.ndarray) -> np.ndarray:
         """Bytes of each target `tokens[1:]` given the token before it.

@@ -127,7 +127,9 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
         raise UsageError(f"--set 'ttt.{bad}' has no value", "use --set KEY=VALUE")
     ttt = load_ttt(options.ttt, for_ttt)
     notify("read", 0, 4, options.model.name)
-    loaded, float_model = open_pair(options.model, options.baseline, for_model, options.family)
+    loaded, float_model = open_pair(
+        options.model, options.baseline, for_model, options.family, options.tokenizer
+    )
     mode = _mode(options, ttt, loaded)
     sp = load_tokenizer(options.tokenizer)
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])

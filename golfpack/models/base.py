@@ -10,6 +10,7 @@ A family's module must:
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -49,6 +50,8 @@ class Family:
         read_config: the config that a trainer stored with its weights, by the trainer's own names ->
             the config fields that shapes cannot tell. Keys of no interest are ignored, values are
             checked by `typed_overrides`. None: checkpoints of this family carry no config.
+        from_tokenizer: (state dict that matches, overrides, path of the model's tokenizer) -> the config
+            fields that the tokenizer tells. None: none of them.
         newer: config fields that the family has gained since its first artifacts. These lack them; the
             defaults leave a model as it was before.
         describe: (config, state dict) -> ModelSpec, for a family whose tensors no config tells; it is
@@ -69,6 +72,7 @@ class Family:
     max_length: Callable[[Mapping[str, Any]], int | None]
     adapt: Callable[[StateDict, Mapping[str, Any]], tuple[StateDict, list[str]]] | None = None
     read_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    from_tokenizer: Callable[[StateDict, Mapping[str, Any], Path], dict[str, Any]] | None = None
     newer: frozenset[str] = frozenset()
     describe: Callable[[Mapping[str, Any], StateDict], ModelSpec] | None = None
     asked_only: bool = False

@@ -22,6 +22,7 @@ def load_checkpoint(
     overrides: Mapping[str, Any] | None = None,
     family: Family | None = None,
     fallback: Family | None = None,
+    tokenizer: Path | None = None,
 ) -> Model:
     """Read a checkpoint file and recognise its model.
 
@@ -34,13 +35,14 @@ def load_checkpoint(
         overrides: config values by field name, typed or as strings.
         family: the family to read it as; None detects it.
         fallback: the family to read it as where none is recognised; None: an error.
+        tokenizer: the model's, for options that depend on it.
 
     Raises:
         UsageError: the file cannot be read, or is of no known or consistent model.
     """
     path = Path(path)
     data = read_bytes(path)
-    found = _recognise(parse(data, path), path, overrides, family, fallback)
+    found = _recognise(parse(data, path), path, overrides, family, fallback, tokenizer)
     tensors = {t.name: _floating(t.name, found.state[t.name], path) for t in found.spec.tensors}
     return Model(
         family=found.family,
@@ -60,17 +62,20 @@ def peek_spec(
     overrides: Mapping[str, Any] | None = None,
     family: Family | None = None,
     fallback: Family | None = None,
+    tokenizer: Path | None = None,
 ) -> ModelSpec | None:
     """The spec of a large checkpoint without reading its weights; None where it must be read for that.
 
     Args:
-        overrides, family, fallback: as for `load_checkpoint`.
+        overrides, family, fallback, tokenizer: as for `load_checkpoint`.
 
     Raises:
         UsageError: the tensors are of no known or consistent model.
     """
     stored = peek(path)
-    return None if stored is None else _recognise(stored, path, overrides, family, fallback).spec
+    if stored is None:
+        return None
+    return _recognise(stored, path, overrides, family, fallback, tokenizer).spec
 
 
 def _recognise(
@@ -79,10 +84,11 @@ def _recognise(
     overrides: Mapping[str, Any] | None,
     family: Family | None,
     fallback: Family | None,
+    tokenizer: Path | None,
 ) -> Detected:
     state = {name: _stored_in_full(name, t, path) for name, t in stored.tensors.items()}
     config = stored.config or _transformers_config(path)
-    return detect(state, family, overrides, config, fallback, _sidecar(path))
+    return detect(state, family, overrides, config, fallback, _sidecar(path), tokenizer)
 
 
 def _stored_in_full(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:

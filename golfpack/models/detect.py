@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from golfpack.errors import UsageError
@@ -37,6 +38,7 @@ def detect(
     stored: Mapping[str, Any] | None = None,
     fallback: Family | None = None,
     sidecar: Mapping[str, Any] | None = None,
+    tokenizer: Path | None = None,
 ) -> Detected:
     """Recognise the family of a state dict and read its config from names and shapes.
 
@@ -48,6 +50,7 @@ def detect(
         fallback: the family to read it as where none is recognised; None: an error.
         sidecar: config values from beside the checkpoint, which win over the stored ones. A family
             without options leaves them aside.
+        tokenizer: the model's, read only for what depends on it and nothing else tells.
 
     Raises:
         UsageError: no family, or contradicting shapes or overrides.
@@ -64,6 +67,8 @@ def detect(
             what = "the .config.json beside the checkpoint was left aside"
             notes = [*notes, f"{what}: {candidate.name} have no options"]
         own = candidate.read_config(stored) if candidate.read_config and stored else {}
+        if tokenizer is not None and candidate.from_tokenizer is not None:
+            own = {**candidate.from_tokenizer(adapted, given, tokenizer), **own}
         typed = typed_overrides(candidate.config_type, {**own, **given})
         told = candidate.infer(adapted, typed)
         config, assumed = settle(candidate.config_type, told, typed)
@@ -71,7 +76,7 @@ def detect(
         check_tensors(spec, adapted)
         return Detected(candidate, config, spec, assumed, adapted, tuple(notes))
     if fallback is not None:
-        found = detect(state, fallback, overrides, stored, sidecar=sidecar)
+        found = detect(state, fallback, overrides, stored, sidecar=sidecar, tokenizer=tokenizer)
         note = f"the tensors are of no known model family: taken as they are ({fallback.name})"
         return found._replace(notes=(*found.notes, note))
     needs = "; ".join(f"{f.name}: {f.needs}" for f in candidates)

@@ -13,11 +13,13 @@ from golf_reference import TINY, reference_logits
 
 from golfpack.artifact import open_model, open_pair
 from golfpack.build.run import build
+from golfpack.data.tokenizer import load_tokenizer, train_tokenizer, word_starts
 from golfpack.errors import UsageError
+from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.detect import detect
 from golfpack.models.golf.adapt import adapt
-from golfpack.models.golf.config import GolfConfig
+from golfpack.models.golf.config import GolfConfig, word_start_ids, word_start_text
 from golfpack.models.golf.family import GOLF
 from golfpack.packer.format.loader import load
 
@@ -86,7 +88,7 @@ def test_records_are_detected_with_their_exact_size(shapes, sidecar, count, virt
     assert found.config["lanes"] == (2 if "qo_bank" in shapes else 1)
     assert set(found.assumed) <= {
         "rope_base", "softcap", "softcap_kind", "seq_len", "rope_scaling", "final_lane", "bos_id",
-        "attn_gate_source", "leaky_slope",
+        "attn_gate_source", "leaky_slope", "resid_norm",
     }  # fmt: skip
 
 
@@ -188,7 +190,7 @@ def test_early_records_with_bigrams_and_value_tables_are_detected():
     state = on_meta({t.name: t.shape for t in GOLF.spec(config).tensors})
     with pytest.raises(UsageError, match="value_embed_layers \\(the blocks"):
         detect(state)
-    told = {k: config[k] for k in (*LEAKY, "value_embed_layers")}
+    told = {k: config[k] for k in (*LEAKY, "value_embed_layers")} | {"resid_norm": False}
     assert detect(state, overrides=told).config == GOLF.spec(config).config
     with pytest.raises(UsageError, match=re.escape("unknown tensors: 1")):
         detect(state, overrides={**told, "value_embed_layers": 1})
@@ -250,3 +252,94 @@ def test_artifacts_older_than_the_features_are_as_they_were(name):
     logits = model(torch.from_numpy(tokens)[None])[0].numpy()
     expected = reference_logits(opened.weights, opened.config, tokens)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+# Beside their sidecars: what the oracles' own code had switched on, and its sidecar does not say.
+ORACLES = {
+    "improved": {"lane_split": "late", "lane_mixes": "attn", "lane_decay": "own"},
+    "tapin": {"lane_split": "late", "lane_mixes": "both", "lane_decay": "both"},
+    "rec0409": {},
+    "exp27b": {},
+    "exp101pc": {
+        "resid_norm": False, "bigram_split": True, "word_starts": ",".join(map(str, range(0, 1024, 3)))
+    },
+    "exp106": {"resid_norm": False, "bigram_split": False, "word_starts": "none"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_logits_are_those_of_the_authors_code(shared, name):
+    folder = shared / "checkpoints" / "records_tiny"
+    path = folder / f"{name}.pt"
+    if not path.exists():
+        pytest.skip("needs ../shared/checkpoints/records_tiny")
+    told = ORACLES[name]
+    for left_out in told:
+        rest = {k: v for k, v in told.items() if k != left_out}
+        with pytest.raises(UsageError, match=left_out):
+            load_checkpoint(path, rest)
+    expected = np.load(folder / f"{name}.expected.npz")
+    tokens = torch.from_numpy(expected["ids"].astype(np.int64))
+    module = load_checkpoint(path, told).module()
+    with torch.inference_mode():
+        whole = module(tokens).numpy()
+        cache = KVCache(tokens.shape[1])
+        parts = [module(part, cache=cache) for part in tokens.split((40, 1, 23), dim=1)]
+    size = np.abs(expected["logits"]).max()
+    assert np.abs(whole - expected["logits"]).max() <= 1e-5 * size
+    assert np.abs(torch.cat(parts, 1).numpy() - expected["logits"]).max() <= 1e-5 * size
+
+
+def test_the_tokenizer_tells_which_tokens_start_a_word(tmp_path):
+    text = ["one two three " * 20 + "x\n" * 5]
+    train_tokenizer(text, 270, tmp_path / "sp.model")
+    sp = load_tokenizer(tmp_path / "sp.model")
+    starts = word_starts(sp)
+    assert 0 < starts.sum() < 20
+    assert not starts[:4].any()  # control pieces
+    config = {
+        **TINY, "vocab_size": 270, "bigram_size": 13, "bigram_dim": 6, "word_boost": True,
+        "bigram_split": True, "word_starts": word_start_text(starts),
+    }  # fmt: skip
+    drawn = np.random.default_rng(0)
+    shapes = {t.name: t.shape for t in GOLF.spec(config).tensors}
+    weights = {n: torch.from_numpy(drawn.normal(0, 0.5, s)).float() for n, s in shapes.items()}
+    torch.save(weights, tmp_path / "m.pt")
+    told = {**LEAKY, "rope_dims": 2, "xsa_last_n": 0, "bigram_split": True, "bigram_trigram": True}
+    with pytest.raises(UsageError, match="the tokens that start a word: --tokenizer"):
+        load_checkpoint(tmp_path / "m.pt", told)
+    model = load_checkpoint(tmp_path / "m.pt", told, tokenizer=tmp_path / "sp.model")
+    assert word_start_ids(model.config["word_starts"]) == tuple(np.flatnonzero(starts))
+    by_hand = {**told, "word_starts": ",".join(map(str, np.flatnonzero(starts)))}
+    other = load_checkpoint(tmp_path / "m.pt", by_hand)
+    tokens = torch.from_numpy(drawn.choice(np.flatnonzero(starts), (2, 16)))
+    with torch.inference_mode():
+        assert torch.equal(model.module()(tokens), other.module()(tokens))
+        none = load_checkpoint(tmp_path / "m.pt", {**told, "word_starts": "none"})
+        assert not torch.equal(none.module()(tokens), other.module()(tokens))
+    train_tokenizer(text, 271, tmp_path / "other.model")
+    with pytest.raises(UsageError, match="has 271 pieces, the model 270 out"):
+        load_checkpoint(tmp_path / "m.pt", told, tokenizer=tmp_path / "other.model")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"word_boost": True}, "boosts a bigram table, and there is none"),
+        ({"bigram_size": 9, "bigram_dim": 2, "bigram_split": True}, "depend on which tokens start"),
+        ({"word_starts": "3"}, "nothing in the model depends on it"),
+        ({"loop_embeds": 2}, "the first repeated block runs 0 times"),
+        ({"loop_embeds": 2, "layer_order": "0-2,1-2,1-2"}, "the first repeated block runs 3 times"),
+        ({"lane_split": "never"}, "unknown lane_split 'never'"),
+    ],
+)
+def test_options_that_do_not_go_together_say_so(options, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        GolfConfig(**{**TINY, **options})
+
+
+@pytest.mark.parametrize("text", ["b85:~~~\x7f", "b85:!", "3-1", "900"])
+def test_damaged_word_starts_are_usage_errors(text):
+    table = {"bigram_size": 9, "bigram_dim": 2, "bigram_split": True}
+    with pytest.raises(UsageError, match="word_starts"):
+        GolfConfig(**{**TINY, **table, "word_starts": text})

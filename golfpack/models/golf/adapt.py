@@ -1,4 +1,4 @@
-"""Golf checkpoints as their trainers save them: parameter banks and training-only heads.
+"""Golf checkpoints as their trainers save them: parameter banks and training-only tensors.
 
 Later records keep all blocks' matrices of one kind in a bank, a 3-D parameter, for their optimiser's
 sake (openai/parameter-golf, records since 2026-03-23). Banks are split: each matrix is then quantized
@@ -20,12 +20,15 @@ _BANKS: dict[str, tuple[str, ...]] = {
     "mlp_up_bank": ("mlp.fc",),
     "mlp_down_bank": ("mlp.proj",),
 }
-# Heads that predict tokens further ahead: they help training and score nothing.
-_TRAINING_ONLY = "mtp_heads."
+# What only training uses: beginnings of names, and what they are.
+_TRAINING_ONLY = {
+    "mtp_heads.": "multi-token-prediction heads",
+    "meta_sgd_": "tensors of inner-loop learning rates (MetaSGD)",
+}
 
 
 def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, list[str]]:
-    """Split parameter banks and drop training-only heads; see `Family.adapt`.
+    """Split parameter banks and drop what only training uses; see `Family.adapt`.
 
     Raises:
         UsageError: a bank of another shape, or beside the matrices it should hold.
@@ -33,14 +36,16 @@ def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, li
     if "tok_emb.weight" not in state:
         return state, []
     kept: dict[str, torch.Tensor] = {}
-    split = dropped = 0
+    split, dropped = 0, dict.fromkeys(_TRAINING_ONLY, 0)
     for name, tensor in state.items():
         if name in _BANKS:
             parts = _split(name, tensor)
             split += len(parts)
+        elif start := next((s for s in _TRAINING_ONLY if name.startswith(s)), None):
+            parts = {}
+            dropped[start] += 1
         else:
-            parts = {} if name.startswith(_TRAINING_ONLY) else {name: tensor}
-            dropped += not parts
+            parts = {name: tensor}
         if both := [part for part in parts if part in kept]:
             raise UsageError(
                 f"the checkpoint holds tensor {both[0]!r} and a bank with the same matrix",
@@ -50,8 +55,11 @@ def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, li
     notes = []
     if split:
         notes.append(f"parameter banks split into {split} matrices, one per block and kind")
-    if dropped:
-        notes.append(f"{dropped} multi-token-prediction heads dropped: scoring does not use them")
+    notes += [
+        f"{count} {_TRAINING_ONLY[start]} dropped: only training uses them"
+        for start, count in dropped.items()
+        if count
+    ]
     return (kept, notes) if notes else (state, [])
 
 

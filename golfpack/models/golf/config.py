@@ -4,9 +4,12 @@ Facts: openai/parameter-golf, the `train_gpt.py` of its records; `docs/record_ch
 record uses what.
 """
 
+import base64
 import dataclasses
 import re
 from dataclasses import dataclass
+
+import numpy as np
 
 from golfpack.errors import UsageError
 
@@ -21,6 +24,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "smear": ("none", "channels", "window"),
     "bigram_hash": ("xor", "linear"),
     "final_lane": ("mean", "attn", "mlp"),
+    "lane_split": ("early", "late"),
+    "lane_mixes": ("attn", "both"),
+    "lane_decay": ("own", "both"),
 }
 # What artifacts have always said of a golf model; those older than an option lack that option.
 FIRST_OPTIONS = frozenset({
@@ -31,12 +37,15 @@ FIRST_OPTIONS = frozenset({
 _LOWEST: dict[str, int] = {
     "rope_dims": 0, "xsa_last_n": 0, "attn_gate_window": 0, "embed_dim": 0, "smear_window": 0,
     "bigram_size": 0, "bigram_dim": 0, "value_embed_dim": 0, "bos_id": 0, "parallel_start": -1,
+    "loop_embeds": 0,
 }  # fmt: skip
-_SPAN = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+# What a packed table of word starts begins with.
+_PACKED = "b85:"
+_SPAN = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 
 
 def index_list(text: str, name: str) -> tuple[int, ...]:
-    """Block numbers written as "0-5,3-5,6": spans include both ends. Empty text gives ().
+    """Numbers, of blocks say, written as "0-5,3-5,6": spans include both ends. Empty text gives ().
 
     Raises:
         UsageError: anything else; `name` is the option that holds the text.
@@ -47,11 +56,39 @@ def index_list(text: str, name: str) -> tuple[int, ...]:
         last = int(match[2] or match[1]) if match else -1
         if match is None or last < int(match[1]):
             raise UsageError(
-                f"model option {name} is {text!r}, not a list of block numbers",
+                f"model option {name} is {text!r}, not a list of numbers",
                 "write numbers and rising spans, such as 0-5,3-5,6,7",
             )
         indices.extend(range(int(match[1]), last + 1))
     return tuple(indices)
+
+
+def word_start_text(starts: np.ndarray) -> str:
+    """The option `word_starts` for (V,) truth values: short, and JSON-safe."""
+    if not starts.any():
+        return "none"
+    bits = np.packbits(starts, bitorder="little")
+    return _PACKED + base64.b85encode(bits.tobytes()).decode("ascii")
+
+
+def word_start_ids(text: str) -> tuple[int, ...]:
+    """The tokens that the option `word_starts` names.
+
+    Raises:
+        UsageError: it is neither a list of ids, nor "none", nor written by `word_start_text`.
+    """
+    if text == "none":
+        return ()
+    if not text.startswith(_PACKED):
+        return index_list(text, "word_starts")
+    try:
+        data = base64.b85decode(text.removeprefix(_PACKED))
+    except ValueError as e:
+        raise UsageError("model option word_starts is damaged", "give --tokenizer instead") from e
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    if not bits.any():
+        raise UsageError("model option word_starts names no token", "write none for none")
+    return tuple(int(i) for i in np.flatnonzero(bits))
 
 
 @dataclass(frozen=True)
@@ -104,6 +141,20 @@ class GolfConfig:
         lanes: residual streams of the parallel blocks: 1 (both branches read and write one), or 2
             (attention reads the first, the MLP the second, learned weights cross them).
         final_lane: what of two lanes goes on to the head: their mean, attn's or mlp's.
+        lane_split: where one stream becomes two lanes: early, before the skip of the first parallel
+            block joins (attention's lane alone then has it), or late, behind it.
+        lane_mixes: which lanes are mixed with the embedding when read: attn's, or both.
+        lane_decay: own: each lane is multiplied by its own residual weight; both: by either, attention's
+            when its output joins and the MLP's when that does.
+        loop_embeds: rows of `loop_embed`; row k is added to the stream before the k-th run of the first
+            repeated block. 0 means none.
+        resid_norm: whether the stream is normalised wherever a skip has joined it.
+        bigram_split: whether hashed pairs and triples whose last token starts a word have one half of
+            the table, and all others the other half.
+        word_boost: whether what the table gives at a word's first token is multiplied by
+            `word_start_boost`.
+        word_starts: the tokens that start a word, from the tokenizer: a text of `word_start_text`,
+            their ids as "3,7-9", or none; "" where nothing depends on it.
 
     Raises:
         UsageError: a value out of its range, or values that do not fit each other.
@@ -152,6 +203,14 @@ class GolfConfig:
     parallel_start: int = -1
     lanes: int = 1
     final_lane: str = "mean"
+    lane_split: str = "early"
+    lane_mixes: str = "attn"
+    lane_decay: str = "own"
+    loop_embeds: int = 0
+    resid_norm: bool = False
+    bigram_split: bool = False
+    word_boost: bool = False
+    word_starts: str = ""
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -205,8 +264,31 @@ class GolfConfig:
                 f"a bigram table of {self.bigram_size} x {self.bigram_dim} cannot be looked up in",
                 "set both bigram_size (2 or more) and bigram_dim, or neither",
             )
-        if self.bigram_trigram and self.bigram_hash != "xor":
-            raise UsageError("only the xor hash has trigrams", "leave bigram_trigram out")
+        if (self.bigram_trigram or self.bigram_split) and self.bigram_hash != "xor":
+            raise UsageError(
+                "only the xor hash has trigrams or a split table",
+                "leave bigram_trigram and bigram_split out",
+            )
+        if self.bigram_split and self.bigram_size < 3:
+            raise UsageError("bigram_split needs a table of 3 rows or more", "see bigram_size")
+        if self.word_boost and not self.bigram_size:
+            raise UsageError(
+                "word_boost boosts a bigram table, and there is none", "see bigram_size"
+            )
+        if self.needs_word_starts != bool(self.word_starts):
+            raise UsageError(
+                "bigram_split and word_boost depend on which tokens start a word"
+                if self.needs_word_starts
+                else "word_starts is told, but nothing in the model depends on it",
+                "give --tokenizer, or set word_starts to their ids, such as 3,7-9"
+                if self.needs_word_starts
+                else "leave word_starts out",
+            )
+        if max(word_start_ids(self.word_starts), default=0) >= self.vocab_size:
+            raise UsageError(
+                f"word_starts names tokens beyond the vocabulary of {self.vocab_size}",
+                "is it of this model's tokenizer?",
+            )
         layers = index_list(self.value_embed_layers, "value_embed_layers")
         if len(set(layers)) != len(layers) or bool(layers) != (self.value_embed_dim > 0):
             raise UsageError(
@@ -232,6 +314,16 @@ class GolfConfig:
                 f"{self.lanes} lanes do not go with parallel_start {self.parallel_start}",
                 "there are 1 or 2 lanes; two need the first parallel block",
             )
+        self._check_loops()
+
+    def _check_loops(self) -> None:
+        runs = self.order.count(self.loop_start) if self.loop_start is not None else 0
+        if self.loop_embeds and runs != self.loop_embeds:
+            raise UsageError(
+                f"loop_embeds is {self.loop_embeds}, but in layer_order {self.layer_order!r} the first "
+                f"repeated block runs {runs} times",
+                "each of its runs has a row of loop_embed",
+            )
 
     @property
     def head_dim(self) -> int:
@@ -251,6 +343,15 @@ class GolfConfig:
         return index_list(self.layer_order, "layer_order") or tuple(range(self.num_layers)) * int(
             self.passes
         )
+
+    @property
+    def loop_start(self) -> int | None:
+        """The first block that runs more than once."""
+        return next((b for b in self.order if self.order.count(b) > 1), None)
+
+    @property
+    def needs_word_starts(self) -> bool:
+        return self.bigram_split or self.word_boost
 
     @property
     def virtual_layers(self) -> int:

@@ -6,7 +6,7 @@ Formulas: openai/parameter-golf, the records' `train_gpt.py`; each is written wh
 import torch
 from torch import nn
 
-from golfpack.models.golf.config import GolfConfig
+from golfpack.models.golf.config import GolfConfig, word_start_ids
 
 # Tokens before a new one that its embedding depends on: it takes in its predecessor, whose hashed
 # trigram reaches two tokens further back.
@@ -49,12 +49,14 @@ class BigramHash(TokenTable):
     xor: (36313 x_t xor 27191 x_{t-1}) mod (V - 1) in int32 arithmetic that wraps; row V - 1 for a
     token without predecessor. linear: (multiplier x_{t-1} + x_t) mod V, with 0 for no predecessor.
     trigram (xor only): the row of (36313 x_t xor 27191 x_{t-1} xor 51497 x_{t-2}) mod (V - 1) is added;
-    row V - 1 for a token without two predecessors.
+    row V - 1 for a token without two predecessors. split (xor only): mod h = (V - 1) // 2 instead, plus
+    h where x_t starts no word.
     """
 
     def __init__(self, cfg: GolfConfig) -> None:
         super().__init__(cfg.bigram_size, cfg.bigram_dim, cfg.embed_width)
         self.cfg = cfg
+        self.starts = WordStarts(cfg)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids (B, T) -> (B, T, embedding width)."""
@@ -69,7 +71,7 @@ class BigramHash(TokenTable):
             before = _previous(tokens).masked_fill(starts, 0)
             return (self.cfg.bigram_multiplier * before + tokens) % self.cfg.bigram_size
         t = tokens.to(torch.int32)
-        return self._row(36313 * t ^ 27191 * _previous(t), starts)
+        return self._row(36313 * t ^ 27191 * _previous(t), tokens, starts)
 
     def _triple(self, tokens: torch.Tensor) -> torch.Tensor:
         starts = document_starts(self.cfg, tokens)
@@ -77,11 +79,31 @@ class BigramHash(TokenTable):
         one, two = _previous(t), _previous(_previous(t))
         alone = starts | _previous(starts)
         alone[:, :1] = True
-        return self._row(36313 * t ^ 27191 * one ^ 51497 * two, alone)
+        return self._row(36313 * t ^ 27191 * one ^ 51497 * two, tokens, alone)
 
-    def _row(self, hashed: torch.Tensor, alone: torch.Tensor) -> torch.Tensor:
+    def _row(self, hashed: torch.Tensor, tokens: torch.Tensor, alone: torch.Tensor) -> torch.Tensor:
         last = self.cfg.bigram_size - 1
-        return (hashed % last).masked_fill(alone, last).long()
+        if self.cfg.bigram_split:
+            half = last // 2
+            row = hashed % half + torch.where(self.starts(tokens), 0, half)
+        else:
+            row = hashed % last
+        return row.masked_fill(alone, last).long()
+
+
+class WordStarts:
+    """Which tokens start a word: a table that goes wherever the ids are, and no part of the weights."""
+
+    def __init__(self, cfg: GolfConfig) -> None:
+        self._table = torch.zeros(cfg.vocab_size, dtype=torch.bool, device="cpu")
+        if cfg.word_starts:
+            self._table[list(word_start_ids(cfg.word_starts))] = True
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids, of any shape -> truth values of that shape."""
+        if self._table.device != tokens.device:
+            self._table = self._table.to(tokens.device)
+        return self._table[tokens]
 
 
 class ChannelSmear(nn.Module):

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from golfpack.errors import UsageError
 from golfpack.models.base import Family, StateDict, from_net
 from golfpack.models.golf.adapt import adapt
-from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig
+from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig, word_start_text
 from golfpack.models.golf.infer import BLOCK, infer
 from golfpack.models.golf.net import Golf
 from golfpack.spec import Fold, Hook, Role, TensorSpec
@@ -74,6 +76,23 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
     return None  # rotary positions have no table to run out of
 
 
+def from_tokenizer(state: StateDict, overrides: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Which tokens start a word, where the model asks; see `Family.from_tokenizer`."""
+    split = str(overrides.get("bigram_split", False)).lower() in ("true", "1")
+    if not split and "word_start_boost" not in state:
+        return {}
+    from golfpack.data.tokenizer import load_tokenizer, word_starts  # few models need it
+
+    tokenizer = load_tokenizer(path)
+    vocab_size = state["tok_emb.weight"].shape[0]
+    if tokenizer.vocab_size() != vocab_size:
+        raise UsageError(
+            f"the tokenizer has {tokenizer.vocab_size()} pieces, the model {vocab_size} outputs",
+            "give the tokenizer the model was trained with",
+        )
+    return {"word_starts": word_start_text(word_starts(tokenizer))}
+
+
 build, spec = from_net("golf", Golf, GolfConfig, _tensor_spec, _folds)
 GOLF = Family(
     name="golf",
@@ -87,5 +106,6 @@ GOLF = Family(
     spec=spec,
     max_length=_max_length,
     adapt=adapt,
+    from_tokenizer=from_tokenizer,
     newer=frozenset(f.name for f in dataclasses.fields(GolfConfig)) - FIRST_OPTIONS,
 )

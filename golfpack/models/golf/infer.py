@@ -28,6 +28,14 @@ _QUESTIONS = {
     "attn_gate_scale": "factor inside the sigmoid of the attention gates",
     "value_embed_layers": "the blocks with value embeddings, such as 9,10",
     "bos_resets": "whether smearing stops at documents' first token",
+    "lane_split": "whether lanes part before the first skip joins, early, or behind it, late",
+    "lane_mixes": "which lanes are mixed with the embedding: attn or both",
+    "final_lane": "what of the lanes goes on to the head: mean, attn or mlp",
+    "lane_decay": "whether a lane is multiplied by its own residual weight or by both",
+    "resid_norm": "whether the stream is normalised behind every skip",
+    "bigram_trigram": "whether three hashed tokens are looked up too",
+    "bigram_split": "whether pairs that end in a word's first token have half of the table",
+    "word_starts": "the tokens that start a word: --tokenizer tells them",
 }
 
 # Options that only matter beside another: what the config must say for that.
@@ -44,6 +52,11 @@ _MATTERS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "bos_resets": lambda c: c["smear"] != "none" or c["bigram_size"] > 0,
     "bos_id": lambda c: c["bos_resets"],
     "final_lane": lambda c: c["lanes"] == 2,
+    "lane_split": lambda c: c["lanes"] == 2,
+    "lane_mixes": lambda c: c["lanes"] == 2,
+    "lane_decay": lambda c: c["lanes"] == 2,
+    "bigram_split": lambda c: c["bigram_size"] > 0 and c["bigram_hash"] == "xor",
+    "word_starts": lambda c: c["bigram_split"] or c["word_boost"],
 }
 
 
@@ -138,13 +151,20 @@ def _infer_embedding(state: StateDict) -> dict[str, Any]:
         told["smear"] = "channels"
     table = "bigram.embed.weight"
     rows, width = shape_of(state, table, 2) if table in state else (0, 0)
-    return told | {"bigram_size": rows, "bigram_dim": width}
+    boosted = "word_start_boost" in state
+    return told | {"bigram_size": rows, "bigram_dim": width, "word_boost": boosted}
 
 
 def _infer_trunk(state: StateDict) -> dict[str, Any]:
-    return {
+    lanes: dict[str, Any] = {}
+    if "smear_gate.weight" in state:  # pull request 1855 and its kin know one form of lanes alone
+        lanes = {"lane_split": "early", "lane_mixes": "attn", "lane_decay": "own"}
+    return lanes | {
         "skip_gates": "skip_gates" in state,
         "lanes": 2 if "parallel_post_lambdas" in state else 1,
+        "loop_embeds": shape_of(state, "loop_embed.weight", 2)[0]
+        if "loop_embed.weight" in state
+        else 0,
     }
 
 
@@ -187,12 +207,18 @@ def _open_questions(told: Mapping[str, Any]) -> list[str]:
         questions.append("layer_order")
     if told["skip_gates"] or told["lanes"] == 2:
         questions.append("parallel_start")
+    if told["lanes"] == 2 and "lane_split" not in told:
+        questions += ["lane_split", "lane_mixes", "lane_decay", "final_lane"]
     if told["attn_gate"] == "plain":
         questions.append("attn_gate_scale")
     if told["value_embed_dim"]:
         questions.append("value_embed_layers")
     if told["smear"] == "window":
         questions.append("bos_resets")
+    if told["smear"] == "channels" and told["bigram_size"]:
+        questions.append("resid_norm")
+    if told["word_boost"]:
+        questions += ["bigram_trigram", "bigram_split", "word_starts"]
     others = told["value_residual"], told["attn_gate"], told["smear"]
     if questions or told["bigram_size"] or any(kind != "none" for kind in others):
         questions = ["activation", "rope_dims", "xsa_last_n", "ln_scale", *questions]

@@ -129,6 +129,10 @@ class Golf(nn.Module):
         self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.embed_width)
         if cfg.bigram_size:
             self.bigram = BigramHash(cfg)
+        if cfg.word_boost:
+            self.word_start_boost = nn.Parameter(torch.empty(()))
+        if cfg.loop_embeds:
+            self.loop_embed = nn.Embedding(cfg.loop_embeds, cfg.dim)
         if cfg.smear == "window":
             self.smear_gate = nn.Linear(cfg.smear_window, 1, bias=False)
             self.smear_lambda = nn.Parameter(torch.empty(1))
@@ -163,7 +167,7 @@ class Golf(nn.Module):
             ids = cache.with_last_tokens(tokens, LOOK_BACK)
         x = self.tok_emb(ids)
         if cfg.bigram_size:
-            x = x + self.bigram(ids)
+            x = x + self._boosted(self.bigram(ids), ids)
         if cfg.smear == "window":
             x = window_smear(x, self.smear_gate, self.smear_lambda, document_starts(cfg, ids))
         x = rms_norm(x)
@@ -173,14 +177,30 @@ class Golf(nn.Module):
             x = self.smear(x, document_starts(cfg, ids))
         return x[:, ids.shape[1] - tokens.shape[1] :]
 
+    def _boosted(self, pairs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """What hashed pairs give, (B, T, width), times `word_start_boost` where a word starts."""
+        if not self.cfg.word_boost:
+            return pairs
+        at = self.bigram.starts(ids)[..., None].to(pairs.dtype)
+        return pairs * (1.0 + at * (self.word_start_boost.to(pairs.dtype) - 1.0))
+
     def _trunk(self, x0: torch.Tensor, ctx: Context) -> torch.Tensor:
         encoder = len(self.order) // 2
-        x, lane, skips = x0, None, []
+        x, lane, skips, loops = x0, None, [], 0
+        early = self.cfg.lane_split == "early"
         for i, b in enumerate(self.order):
-            if lane is None and self.cfg.lanes == 2 and i >= encoder and self.blocks[b].parallel:
+            if self.cfg.loop_embeds and b == self.cfg.loop_start:
+                x, lane = self._add_loop_embed(loops, x, lane)
+                loops += 1
+            starts = (
+                lane is None and self.cfg.lanes == 2 and i >= encoder and self.blocks[b].parallel
+            )
+            if starts and early:
                 lane = x  # the second lane leaves here; the skips go on joining the first alone
             if i >= encoder and skips:
                 x = self._join(x, skips.pop(), i - encoder)
+            if starts and not early:
+                lane = x
             if lane is not None:
                 x, lane = self._two_lanes(b, x, lane, x0, ctx, i)
             else:
@@ -191,6 +211,12 @@ class Golf(nn.Module):
                 skips.append(x)
         return x if lane is None else self._one_of(x, lane)
 
+    def _add_loop_embed(
+        self, index: int, x: torch.Tensor, lane: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        row = self.loop_embed.weight[index].to(x.dtype)
+        return x + row, None if lane is None else lane + row
+
     def _value_scale(self, block: int) -> torch.Tensor | None:
         index = self.value_scale_of.get(block)
         return None if index is None else self.ve_layer_scales[index]
@@ -198,9 +224,11 @@ class Golf(nn.Module):
     def _join(self, x: torch.Tensor, skip: torch.Tensor, index: int) -> torch.Tensor:
         """A skip joins: x + w skip, or with gates g = sigmoid(skip_gates): g x + (1 - g) w skip."""
         skip = self.skip_weights[index] * skip
-        if not self.cfg.skip_gates:
-            return x + skip
-        return torch.lerp(skip, x, torch.sigmoid(self.skip_gates[index]))
+        if self.cfg.skip_gates:
+            x = torch.lerp(skip, x, torch.sigmoid(self.skip_gates[index]))
+        else:
+            x = x + skip
+        return rms_norm(x) if self.cfg.resid_norm else x
 
     def _two_lanes(
         self,
@@ -213,13 +241,18 @@ class Golf(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One virtual layer on two lanes l_0 (attention's) and l_1 (the MLP's).
 
-        a = attention of l_0 mixed with x0, m = MLP of l_1 as it is; with r = parallel_resid_lambdas[b]
-        and p = parallel_post_lambdas[b], lane j becomes r_j l_j + p_0j a + p_1j m.
+        a = attention of l_0 mixed with x0, m = MLP of l_1, mixed alike or as it is; with r =
+        parallel_resid_lambdas[b] and p = parallel_post_lambdas[b], lane j becomes
+        r_j l_j + p_0j a + p_1j m, or where both weights decay either lane,
+        r_1 (r_0 l_j + p_0j a) + p_1j m.
         """
         block = cast(Block, self.blocks[b])
         resid, post = self.parallel_resid_lambdas[b], self.parallel_post_lambdas[b]
         a = block.attend(block.mix(attn_lane, x0), ctx, layer, self._value_scale(b))
-        m = block.think(mlp_lane)
+        m = block.think(block.mix(mlp_lane, x0) if self.cfg.lane_mixes == "both" else mlp_lane)
+        if self.cfg.lane_decay == "both":
+            first = (resid[0] * attn_lane + post[0, 0] * a, resid[0] * mlp_lane + post[0, 1] * a)
+            return resid[1] * first[0] + post[1, 0] * m, resid[1] * first[1] + post[1, 1] * m
         return (
             resid[0] * attn_lane + post[0, 0] * a + post[1, 0] * m,
             resid[1] * mlp_lane + post[0, 1] * a + post[1, 1] * m,

@@ -39,6 +39,8 @@ from golfpack.models.base import Family
 from golfpack.models.choose import choose_family
 from golfpack.models.model import Model
 from golfpack.packer.format.loader import load as load_artifact
+from golfpack.probe.probe import ROUNDS, ProbeReport
+from golfpack.probe.probe import probe as run_probe
 
 AnyPath = str | PathLike[str]
 
@@ -208,6 +210,41 @@ def inspect(
     """
     family = choose_family(model, model_args)
     return run_inspect(Path(path), _path(against), _settings(settings), family)
+
+
+def probe(
+    checkpoint: AnyPath,
+    tokens: str,
+    tokenizer: AnyPath | None = None,
+    *,
+    limit: int = ROUNDS[-1],
+    output: AnyPath | None = None,
+    force: bool = False,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    model: str | None = None,
+    model_args: Sequence[str] = (),
+    notify: Notify = silent,
+) -> ProbeReport:
+    """Find the options that a checkpoint's shapes do not tell, by its own loss on text.
+
+    Args:
+        checkpoint: the float model.
+        tokens: a token shard, a glob of them, or text, of the model's own domain.
+        tokenizer: for text, and for options that depend on it.
+        limit: tokens to score at most.
+        output: the config to write; `<stem>.config.json` beside the checkpoint unless told.
+        force: replace a config that says something else.
+        settings, model, model_args, notify: as `build` has them.
+
+    Raises:
+        UsageError: bad input, a model that text tells nothing of, or an option that was told and that
+            text contradicts.
+    """
+    family = choose_family(model, model_args)
+    return run_probe(
+        Path(checkpoint), str(tokens), _path(tokenizer), _settings(settings), family,
+        limit=limit, output=_path(output), force=force, notify=notify,
+    )  # fmt: skip
 
 
 def verify(

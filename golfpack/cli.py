@@ -46,6 +46,7 @@ def _root(
 FILES = {
     "build": "build",
     "plan": "plan",
+    "probe": "probe",
     "eval": "evaluate",
     "stats": "stats",
     "compare": "compare",

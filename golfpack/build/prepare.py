@@ -28,6 +28,7 @@ from golfpack.packer.format.loader import is_artifact
 from golfpack.packer.format.tensors import PackedTensor
 from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.state import PackState, run_passes
+from golfpack.probe.probe import refuse_wrong_assumptions
 from golfpack.spec import CalibStats
 
 # Calibration sequences, of which the last are held out to measure what the build lost.
@@ -168,6 +169,8 @@ class Prepared:
             )  # fmt: skip
         else:
             tokens = from_data(inputs.calib, tokenizer, self._vocab_size, *shape)
+            notify("probe", 0, 0, "whether text contradicts what was assumed")
+            refuse_wrong_assumptions(self.model, tokens.sequences)
         used, held_out = tokens.split(HELD_OUT)
         bytes_per_token = None
         if tokenizer is not None:

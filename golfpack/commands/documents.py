@@ -18,6 +18,7 @@ from golfpack.inspect.listing import ListReport
 from golfpack.inspect.verify import VerifyReport
 from golfpack.measure.columns import COLUMNS, Column
 from golfpack.page.page import PageReport
+from golfpack.probe.probe import ProbeReport
 from golfpack.runlog.report import RunReport
 from golfpack.train.report import TrainReport
 
@@ -25,6 +26,7 @@ from golfpack.train.report import TrainReport
 REPORTS: dict[str, Any] = {
     "build": BuildReport,
     "plan": PlanReport,
+    "probe": ProbeReport,
     "eval": EvalReport,
     "stats": StatsReport,
     "compare": CompareReport,

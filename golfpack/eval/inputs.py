@@ -22,6 +22,7 @@ from golfpack.eval.ttt_phased import PhasedTtt
 from golfpack.models.base import Family
 from golfpack.models.device import check_compile_mode
 from golfpack.models.model import Model
+from golfpack.probe.probe import refuse_wrong_assumptions, windows
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
             "give a stream of at least 2 tokens",
         )
     counts = table.count(tokens)
+    refuse_wrong_assumptions(loaded, windows(tokens))
     if options.byte_counts is not None:
         counts = read_byte_counts(options.byte_counts, tokens, sp.bos_id())
     documents = document_bounds(tokens, sp.bos_id())

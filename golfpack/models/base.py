@@ -52,6 +52,8 @@ class Family:
             checked by `typed_overrides`. None: checkpoints of this family carry no config.
         from_tokenizer: (state dict that matches, overrides, path of the model's tokenizer) -> the config
             fields that the tokenizer tells. None: none of them.
+        siblings: config -> option -> the values under which the same tensors are another model; some
+            may not go together. None: every option is told by the tensors, or by the file.
         newer: config fields that the family has gained since its first artifacts. These lack them; the
             defaults leave a model as it was before.
         describe: (config, state dict) -> ModelSpec, for a family whose tensors no config tells; it is
@@ -73,6 +75,7 @@ class Family:
     adapt: Callable[[StateDict, Mapping[str, Any]], tuple[StateDict, list[str]]] | None = None
     read_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     from_tokenizer: Callable[[StateDict, Mapping[str, Any], Path], dict[str, Any]] | None = None
+    siblings: Callable[[Mapping[str, Any]], Mapping[str, tuple[Any, ...]]] | None = None
     newer: frozenset[str] = frozenset()
     describe: Callable[[Mapping[str, Any], StateDict], ModelSpec] | None = None
     asked_only: bool = False
@@ -84,6 +87,18 @@ class Family:
         # Copied: a module must not share memory with arrays its caller still holds.
         net.load_state_dict({name: torch.tensor(w) for name, w in weights.items()}, assign=True)
         return net.requires_grad_(False)
+
+
+class MissingOptions(UsageError):
+    """Options that neither shapes nor the user told, and that no default may stand for.
+
+    Attributes:
+        begin: the options, and what a search for their values may begin with.
+    """
+
+    def __init__(self, message: str, hint: str, begin: Mapping[str, Any]) -> None:
+        super().__init__(message, hint)
+        self.begin = begin
 
 
 Net = TypeVar("Net", bound=nn.Module)

@@ -88,7 +88,7 @@ def _recognise(
 ) -> Detected:
     state = {name: _stored_in_full(name, t, path) for name, t in stored.tensors.items()}
     config = stored.config or _transformers_config(path)
-    return detect(state, family, overrides, config, fallback, _sidecar(path), tokenizer)
+    return detect(state, family, overrides, config, fallback, read_sidecar(path), tokenizer)
 
 
 def _stored_in_full(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
@@ -122,10 +122,15 @@ def _to_numpy(name: str, tensor: torch.Tensor) -> np.ndarray:
     return array
 
 
-def _sidecar(path: Path) -> dict[str, Any]:
-    """Config overrides from `<stem>.config.json` beside the checkpoint, if it is there."""
+def sidecar_path(path: Path) -> Path:
+    """Where a checkpoint's config stands beside it: `<stem>.config.json`."""
     stem = path.name.removesuffix(path.suffix).removesuffix(".int8")
-    return _json_object(path.with_name(f"{stem}.config.json"))
+    return path.with_name(f"{stem}.config.json")
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Config overrides from the file beside the checkpoint, if it is there."""
+    return _json_object(sidecar_path(path))
 
 
 def _transformers_config(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from golfpack.models.golf.adapt import adapt
 from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig, word_start_text
 from golfpack.models.golf.infer import BLOCK, infer
 from golfpack.models.golf.net import Golf
+from golfpack.models.golf.siblings import siblings
 from golfpack.spec import Fold, Hook, Role, TensorSpec
 
 _BLOCK_ROLES: dict[str, Role] = {
@@ -107,5 +108,6 @@ GOLF = Family(
     max_length=_max_length,
     adapt=adapt,
     from_tokenizer=from_tokenizer,
+    siblings=siblings,
     newer=frozenset(f.name for f in dataclasses.fields(GolfConfig)) - FIRST_OPTIONS,
 )

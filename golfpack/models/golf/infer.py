@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from golfpack.errors import UsageError
-from golfpack.models.base import StateDict, shape_of
+from golfpack.models.base import MissingOptions, StateDict, shape_of
 from golfpack.models.golf.config import GolfConfig, index_list
+from golfpack.models.golf.siblings import plausible
 
 BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -80,7 +81,8 @@ def infer(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
     told |= _infer_trunk(state)
     told |= _infer_order(state, told, overrides)
     told |= _unused(told, overrides)
-    _ask(_open_questions(told), told, overrides)
+    skips = state["skip_weights"].shape[0] if "skip_weights" in state else 0
+    _ask(_open_questions(told), {**told, "skips": skips}, overrides)
     return told
 
 
@@ -229,8 +231,9 @@ def _ask(questions: list[str], told: Mapping[str, Any], overrides: Mapping[str, 
     missing = [q for q in questions if q not in told and q not in overrides]
     if missing:
         listed = "; ".join(f"{name} ({_QUESTIONS[name]})" for name in missing)
-        raise UsageError(
+        raise MissingOptions(
             f"the checkpoint is of a record, whose shapes do not tell: {listed}",
             "write them into <checkpoint stem>.config.json beside it, or use --set model.NAME=VALUE; "
-            "docs/record_checkpoints.md lists the records' values",
+            "docs/record_checkpoints.md lists the records' values, golfpack probe finds them by text",
+            {name: plausible(name, told) for name in missing},
         )

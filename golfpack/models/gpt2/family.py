@@ -141,6 +141,16 @@ def _aliases(config: Mapping[str, Any]) -> dict[str, str]:
     return {"lm_head.weight": "wte.weight"} if config["tied"] else {}
 
 
+def _siblings(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The head count leaves no trace in the shapes; see `Family.siblings`."""
+    heads = (h for h in range(1, config["dim"] // 8 + 1) if config["dim"] % h == 0)
+    return {
+        "num_heads": tuple(heads),
+        "activation": ("gelu", "gelu_tanh"),
+        "norm_eps": (1e-6, 1e-5),
+    }
+
+
 build, spec = from_net("gpt2", Gpt2, Gpt2Config, _tensor_spec)
 GPT2 = Family(
     name="gpt2",
@@ -155,4 +165,5 @@ GPT2 = Family(
     adapt=adapt,
     read_config=read_config,
     aliases=_aliases,
+    siblings=_siblings,
 )

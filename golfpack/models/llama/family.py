@@ -224,6 +224,14 @@ def _aliases(config: Mapping[str, Any]) -> dict[str, str]:
     return {_HEAD: _EMBED} if config["tied"] else {}
 
 
+def _siblings(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """What released models of this shape differ in; see `Family.siblings`."""
+    return {
+        "rope_base": (1000.0, 10000.0, 50000.0, 100000.0, 500000.0, 1000000.0),
+        "norm_eps": (1e-6, 1e-5, 1e-3),
+    }
+
+
 build, spec = from_net("llama", Llama, LlamaConfig, _tensor_spec, _folds)
 LLAMA = Family(
     name="llama",
@@ -240,4 +248,5 @@ LLAMA = Family(
     adapt=adapt,
     read_config=read_config,
     aliases=_aliases,
+    siblings=_siblings,
 )

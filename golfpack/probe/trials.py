@@ -1,0 +1,235 @@
+"""Options that shapes cannot tell, told by text: the loss of a model under each of its siblings.
+
+A sibling has the same tensors and computes something else (`Family.siblings`). A model that was trained
+predicts text better under the options it was trained with: on the challenge's checkpoints, 512 tokens
+tell relu squared from leaky relu squared by a fifth of a nat. Siblings are tried in a race: all of them
+on few tokens, those that may yet be better on more.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from golfpack.errors import UsageError
+from golfpack.models.model import Model
+
+# On foreign text a model is too sure of itself, and whatever flattens its logits (a lower softcap)
+# gains. A sibling has to be better at each one's best of these temperatures as well.
+_TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+# Where nothing is this much better than a guess, nats per token, the model tells nothing.
+TRAINED = 0.5
+# A sibling so many standard errors behind leaves the race.
+_LOST = 3.0
+
+
+@dataclass(frozen=True)
+class Margin:
+    """When a sibling is clearly better.
+
+    Attributes:
+        share: it gains at least this share of the loss.
+        usual_share: or this share, where its value is the family's default, which most models have.
+        errors: and so many standard errors of the gain, tokens paired.
+    """
+
+    share: float
+    usual_share: float
+    errors: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A sibling in one option.
+
+    Attributes:
+        loss: nats per token.
+        gain: what it saves, nats per token; the less of the plain figure and of that at the best
+            temperatures.
+        errors: the same in standard errors.
+        tokens: on how many it was tried.
+        better: clearly so.
+        worse: clearly so.
+        usual: whether the value is the family's default.
+    """
+
+    option: str
+    value: Any
+    loss: float
+    gain: float
+    errors: float
+    tokens: int
+    better: bool
+    worse: bool
+    usual: bool
+
+
+class Losses:
+    """Losses per token of a model under configs, on sequences that are scored as they are needed."""
+
+    def __init__(self, model: Model, sequences: np.ndarray) -> None:
+        """Args: sequences: (n, T + 1) token ids."""
+        self._model, self._sequences = model, torch.from_numpy(sequences.astype(np.int64))
+        self.usual = {f.name: f.default for f in fields(model.family.config_type)}
+        self._known: dict[tuple[tuple[str, Any], ...], tuple[np.ndarray, np.ndarray]] = {}
+
+    def __call__(self, config: Mapping[str, Any], count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(losses, losses at the best temperature), each (n,), of the first `count` sequences.
+
+        Raises:
+            UsageError: no model of the family has this config.
+        """
+        key = tuple(sorted(config.items()))
+        if key not in self._known or len(self._known[key][0]) < count * self.length:
+            self._known[key] = self._score(config, count)
+        plain, tempered = self._known[key]
+        return plain[: count * self.length], tempered[: count * self.length]
+
+    @property
+    def length(self) -> int:
+        """Targets of one sequence."""
+        return self._sequences.shape[1] - 1
+
+    def __len__(self) -> int:
+        """How many sequences there are."""
+        return len(self._sequences)
+
+    def _score(self, config: Mapping[str, Any], count: int) -> tuple[np.ndarray, np.ndarray]:
+        module = self._model.family.module(config, self._model.weights)
+        by_temperature: list[list[np.ndarray]] = [[] for _ in _TEMPERATURES]
+        with torch.inference_mode():
+            for row in self._sequences[:count]:  # one at a time: logits of one are enough to hold
+                logits, targets = module(row[None, :-1])[0].float(), row[1:]
+                for losses, temperature in zip(by_temperature, _TEMPERATURES, strict=True):
+                    nll = F.cross_entropy(logits / temperature, targets, reduction="none")
+                    losses.append(nll.double().numpy())
+        all_losses = [np.concatenate(losses) for losses in by_temperature]
+        plain = all_losses[_TEMPERATURES.index(1.0)]
+        return plain, min(all_losses, key=lambda losses: float(losses.mean()))
+
+
+def race(
+    losses: Losses,
+    config: Mapping[str, Any],
+    siblings: Mapping[str, Sequence[Any]],
+    rounds: Sequence[int],
+    margin: Margin,
+    on_trial: Callable[[int, int, str], None],
+) -> list[Trial]:
+    """Every sibling in one option against `config`, the best first.
+
+    Args:
+        rounds: sequences of each round of the race, rising.
+    """
+    runners = [
+        (option, value)
+        for option, values in siblings.items()
+        for value in values
+        if value != config[option]
+    ]
+    ended = list[Trial]()
+    for i, count in enumerate(rounds):
+        trials: list[Trial] = []
+        for done, (option, value) in enumerate(runners):
+            on_trial(done, len(runners), f"{option}={value}, {count * losses.length:,} tokens")
+            trial = _trial(losses, config, option, value, count, margin)
+            if trial is not None:
+                trials.append(trial)
+        last = i == len(rounds) - 1
+        on = [t for t in trials if not last and t.errors > -_LOST]
+        ended += [t for t in trials if t not in on]
+        runners = [(t.option, t.value) for t in on]
+    return sorted(ended, key=lambda t: -t.gain)
+
+
+def _trial(
+    losses: Losses, config: Mapping[str, Any], option: str, value: Any, count: int, margin: Margin
+) -> Trial | None:
+    """One sibling, or None where the options do not go together."""
+    try:
+        theirs = losses({**config, option: value}, count)
+    except UsageError:
+        return None
+    ours = losses(config, count)
+    gains = [_gain(a, b) for a, b in zip(ours, theirs, strict=True)]
+    gain, errors = min(g for g, _ in gains), min(e for _, e in gains)
+    most, best = max(g for g, _ in gains), max(e for _, e in gains)
+    usual = value == losses.usual[option]
+    loss, now = float(theirs[0].mean()), float(ours[0].mean())
+    enough = now * (margin.usual_share if usual else margin.share)
+    trained = min(loss, now) < math.log(config["vocab_size"]) - TRAINED
+    return Trial(
+        option, value, loss, gain, errors, len(ours[0]),
+        better=trained and gain > enough and errors > margin.errors,
+        worse=trained and most < -now * margin.usual_share and best < -margin.errors,
+        usual=usual,
+    )  # fmt: skip
+
+
+def _gain(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """(mean of what theirs saves, the same in standard errors); losses that are not finite never win."""
+    saved = ours - theirs
+    if not np.isfinite(saved).all():
+        better = np.isfinite(theirs).all() and not np.isfinite(ours).all()
+        return (math.inf, math.inf) if better else (-math.inf, -math.inf)
+    error = float(saved.std()) / math.sqrt(len(saved))
+    return float(saved.mean()), float(saved.mean()) / (error or 1e-30)
+
+
+def _choice(
+    better: Sequence[Trial], losses: Losses, config: Mapping[str, Any], margin: Margin
+) -> Trial:
+    """The best sibling, or the default of its option where that is not clearly behind it."""
+    best = better[0]
+    usual = next((t for t in better if t.option == best.option and t.usual), best)
+    now = float(losses(config, len(losses))[0].mean())
+    return best if best.gain - usual.gain > margin.share * now else usual
+
+
+@dataclass(frozen=True)
+class Change:
+    """A step of the descent: an option changed, and the loss behind it."""
+
+    option: str
+    before: Any
+    after: Any
+    loss: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """A config, its siblings in one option each, the best first, and the change that led to it."""
+
+    config: dict[str, Any]
+    trials: list[Trial]
+    change: Change | None
+
+
+def descend(
+    model: Model,
+    losses: Losses,
+    rounds: Sequence[int],
+    margin: Margin,
+    on_trial: Callable[[int, int, str], None],
+) -> Iterator[Step]:
+    """Steps from the model's own config on, until no sibling is clearly better.
+
+    Each step takes the best sibling: later ones are tried beside it, since options hide one another.
+    """
+    assert model.family.siblings is not None
+    config, change, seen = dict(model.config), None, [model.config]
+    while True:
+        siblings = model.family.siblings(config)
+        trials = race(losses, config, siblings, rounds, margin, on_trial)
+        yield Step(config, trials, change)
+        better = [t for t in trials if t.better and {**config, t.option: t.value} not in seen]
+        if not better:
+            return
+        best = _choice(better, losses, config, margin)
+        change = Change(best.option, config[best.option], best.value, best.loss)
+        config = {**config, best.option: best.value}
+        seen.append(config)

@@ -94,7 +94,7 @@ def self_generated(
     """`count` sequences of `length` tokens sampled from the model, each from BOS on."""
     generator = torch.Generator().manual_seed(seed)
     at_once = max(1, WRITTEN_AT_ONCE // length)
-    with torch.inference_mode():
+    with torch.no_grad():
         parts = [
             generate(
                 model, min(at_once, count - start), length,

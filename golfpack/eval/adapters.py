@@ -34,7 +34,7 @@ class Sites:
         return sum(self.rank * (i + o) for i, o in self.shapes.values())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def find_slots(
     model: nn.Module, shapes: Mapping[str, tuple[int, int]], device: str
 ) -> dict[Slot, tuple[int, int]]:

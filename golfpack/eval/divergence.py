@@ -31,7 +31,7 @@ def mean_kl(
 
     def one(row: np.ndarray) -> float:
         torch.set_num_threads(1)
-        with torch.inference_mode():
+        with torch.no_grad():
             tokens = torch.from_numpy(row.astype(np.int64))[None]
             p = reference(tokens)[0].double().log_softmax(-1)
             q = other(tokens)[0].double().log_softmax(-1)
@@ -53,7 +53,7 @@ def mean_kl_on(device: str, reference: nn.Module, other: nn.Module, sequences: n
     """The same with both models on `device`, many sequences at a time, waiting for it once."""
     reference, other = reference.to(device), other.to(device)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    with exact_products(), torch.inference_mode():
+    with exact_products(), torch.no_grad():
         for rows in torch.from_numpy(sequences.astype(np.int64)).split(
             max(1, DEVICE_TOKENS // sequences.shape[1])
         ):

@@ -54,6 +54,8 @@ class Scorer:
         self.batch_tokens = batch_tokens or _batch_tokens(spec, device)
         self.fetch_every = FETCH_EVERY if device.startswith("cuda") else 1
         self.seen: Callable[[torch.Tensor], None] | None = None
+        if compiled:
+            torch.compiler.set_stance("default")  # a user's file may have set it otherwise
         self._forward = torch.compile(self.model, mode=compiled) if compiled else self.model
         self._heads = [] if compiled else head_modules(spec)
         if self._heads and not self._only_last_is_exact():
@@ -98,7 +100,7 @@ class Scorer:
         """
         rows = max(1, self.batch_tokens // window)
         tokens = self._random_tokens(rows, window + 1)
-        with torch.inference_mode():
+        with torch.no_grad():
             found = self.score(tokens[:, :-1], tokens[:, 1:])[0]
             with self._precision():
                 logits = self.model(tokens[:1, :-1]).float()
@@ -137,7 +139,7 @@ class Scorer:
         """Whether nothing behind the head mixes positions, tried on random tokens."""
         tokens = self._random_tokens(1, 6)
         # In float32 everywhere: bfloat16 products of other shapes differ by more than any tolerance.
-        with torch.inference_mode(), exact_products():
+        with torch.no_grad(), exact_products():
             wanted = self._forward(tokens)[:, -2:]
             with self._only_last(2):
                 found = self._forward(tokens)
@@ -178,7 +180,7 @@ def score_windows(
         length = int(batch.stop[0] - batch.start[0])
         keep = int(batch.stop[0] - batch.first[0])
         at = torch.from_numpy(batch.start)[:, None] + torch.arange(length)
-        with torch.inference_mode():
+        with torch.no_grad():
             nll = scorer.score(
                 send(read[at], scorer.device),
                 send(labels[at[:, length - keep :] + 1], scorer.device),

@@ -202,7 +202,7 @@ class _Batch:
 
     def _score(self, begin: int, end: int, docs: int) -> torch.Tensor:
         """Losses of the targets [begin, end) of the first `docs` documents."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return self._losses(self.stream.read, self.stream.labels, begin, end, docs)
 
     def _write(self, waiting: list[tuple[int, int, torch.Tensor]], log: ScoreLog) -> None:

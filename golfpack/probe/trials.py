@@ -47,6 +47,8 @@ class Trial:
     """A sibling in one option.
 
     Attributes:
+        option: the option.
+        value: its value in the sibling.
         loss: nats per token.
         gain: what it saves, nats per token; the less of the plain figure and of that at the best
             temperatures.
@@ -101,7 +103,7 @@ class Losses:
     def _score(self, config: Mapping[str, Any], count: int) -> tuple[np.ndarray, np.ndarray]:
         module = self._model.family.module(config, self._model.weights)
         by_temperature: list[list[np.ndarray]] = [[] for _ in _TEMPERATURES]
-        with torch.inference_mode():
+        with torch.no_grad():
             for row in self._sequences[:count]:  # one at a time: logits of one are enough to hold
                 logits, targets = module(row[None, :-1])[0].float(), row[1:]
                 for losses, temperature in zip(by_temperature, _TEMPERATURES, strict=True):
@@ -192,7 +194,14 @@ def _choice(
 
 @dataclass(frozen=True)
 class Change:
-    """A step of the descent: an option changed, and the loss behind it."""
+    """A step of the descent.
+
+    Attributes:
+        option: that was changed.
+        before: its value.
+        after: its new one.
+        loss: with it, nats per token.
+    """
 
     option: str
     before: Any

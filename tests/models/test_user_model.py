@@ -25,6 +25,7 @@ from golfpack.inspect.inspect import inspect, unpack
 from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.choose import choose_family
+from golfpack.models.user.flash_attention import stand_in
 from golfpack.models.user.open_class import open_class, parse_args
 from golfpack.packer.format.container import assemble
 from golfpack.packer.format.loader import load
@@ -269,3 +270,63 @@ def test_the_example_in_the_docs_works(tmp_path):
         "block.out.weight": ["linear"],
     }  # fmt: skip
     assert [t.role for t in found.spec.tensors] == ["vector", "embed", "attn_q", "mlp_in"]
+
+
+@pytest.fixture(scope="module")
+def idioms(tmp_path_factory):
+    """A folder with a net full of the records' idioms, its checkpoint, tokens and tokenizer."""
+    folder = tmp_path_factory.mktemp("idioms")
+    (folder / "net.py").write_text(NET.with_name("idioms_net.py").read_text())
+    net, gen = open_class(folder / "net.py", "Net")(), torch.Generator().manual_seed(0)
+    for p in net.parameters():
+        p.data.copy_(torch.randn(p.shape, generator=gen) / max(p.shape) ** 0.5)
+    torch.save(net.state_dict(), folder / "net.pt")
+    texts = [f"the cat sat on the mat and saw {i} dogs. " * 20 for i in range(40)]
+    train_tokenizer(texts, 300, folder / "sp.model")
+    tokens = encode_documents(load_tokenizer(folder / "sp.model"), texts)
+    write_shard(folder / "train.bin", tokens[:10_000])
+    write_shard(folder / "val.bin", tokens[10_000:11_500])
+    options = asked(
+        folder / "net.pt", "8bpw", output=folder / "net.golf", calib=str(folder / "train.bin"),
+        calib_tokens=1024, model=f"{folder / 'net.py'}:Net", settings=("model.seq_len=256",),
+    )  # fmt: skip
+    build(options)
+    return folder
+
+
+@pytest.mark.parametrize("ttt", ["none", "sgd", "lora", "lora-0317", "phased"])
+def test_the_records_idioms_are_built_scored_and_trained_unchanged(idioms, ttt):
+    sgd = ("ttt.chunk_tokens=512",) if ttt == "sgd" else ()
+    options = EvalOptions(
+        idioms / "net.golf", str(idioms / "val.bin"), idioms / "sp.model", ttt=ttt, settings=sgd,
+        family=choose_family(f"{idioms / 'net.py'}:Net"),
+    )  # fmt: skip
+    report = evaluate(options)
+    assert all(check["passed"] for check in report.legality)
+    plain = evaluate(replace(options, ttt="none", settings=()))
+    assert report.scored_tokens == plain.scored_tokens
+    # Random weights learn the repeated sentence as they are tested on it.
+    assert report.val_loss < plain.val_loss or ttt == "none"
+
+
+@pytest.mark.parametrize(("length", "past"), [(5, 5), (1, 7), (3, 7)])
+def test_the_stand_in_is_flash_attention_by_its_formula(length, past):
+    gen = torch.Generator().manual_seed(length)
+    q = torch.randn(2, length, 4, 8, generator=gen, dtype=torch.float64)
+    k, v = torch.randn(2, 2, past, 2, 8, generator=gen, dtype=torch.float64)
+    y = stand_in("flash_attn").flash_attn_func(q, k, v, causal=True, softmax_scale=0.3)
+    wide_k, wide_v = k.repeat_interleave(2, 2), v.repeat_interleave(2, 2)
+    scores = 0.3 * torch.einsum("bthd,bshd->bhts", q, wide_k)
+    hidden = torch.arange(past)[None] > torch.arange(length)[:, None] + past - length
+    p = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    assert torch.allclose(y, torch.einsum("bhts,bshd->bthd", p, wide_v), rtol=1e-12, atol=1e-12)
+
+
+def test_what_the_stand_in_does_not_compute_is_an_error():
+    module, x = stand_in("flash_attn_interface"), torch.zeros(1, 2, 1, 4)
+    with pytest.raises(UsageError, match="no window_size"):
+        module.flash_attn_func(x, x, x, causal=True, window_size=(4, 0))
+    with pytest.raises(UsageError, match="no dropout_p"):
+        module.flash_attn_func(x, x, x, dropout_p=0.1)
+    with pytest.raises(UsageError, match="flash_attn_varlen_func was called"):
+        module.flash_attn_varlen_func(x, x, x)

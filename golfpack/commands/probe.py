@@ -41,7 +41,7 @@ def probe(
         Path | None,
         typer.Option("--output", "-o", help="Config to write. [default: <stem>.config.json]"),
     ] = None,
-    limit: Annotated[int, typer.Option(min=2, help="Tokens to score at most.")] = 16384,
+    limit: Annotated[int, typer.Option(min=2, help="Tokens to score at most.")] = 8192,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a config that says something else.")
     ] = False,

@@ -21,14 +21,15 @@ from golfpack.models.checkpoint import load_checkpoint, read_sidecar, sidecar_pa
 from golfpack.models.model import Model
 from golfpack.probe.trials import TRAINED, Change, Losses, Margin, Trial, descend, race
 
-# Targets of a sequence: enough for rotary options to matter.
-LENGTH = 512
+# Targets of a sequence: enough for rotary options to matter, and no longer than models are trained at,
+# for beyond that the wrong ones can be better.
+LENGTH = 256
 # Tokens of the rounds of a race.
-ROUNDS = (1024, 4096, 16384)
+ROUNDS = (1024, 8192)
 # On the checkpoints at hand, right options lost at most 0.52% of the loss to a sibling (docs/LOG.md).
 MARGIN = Margin(share=0.01, usual_share=0.003, errors=5.0)
 # What a build and an evaluation look at in passing: their text may be of a foreign domain.
-QUICK_LENGTH, QUICK_ROUNDS = 256, (256, 1024)
+QUICK_ROUNDS = (256, 1024)
 QUICK_MARGIN = Margin(0.02, 0.02, 4.0)
 # Of an option's many values, a quick look takes so many.
 QUICK_VALUES = 3
@@ -103,7 +104,7 @@ def probe(
             "there is nothing to probe",
         )
     sequences = _sequences(tokens, tokenizer, model, limit)
-    losses = Losses(model, sequences)
+    losses = Losses(model, sequences, guessed.keys() - told.keys())
     on_trial = lambda done, total, note: notify("probe", done, total, note)  # noqa: E731
     steps = list(descend(model, losses, _rounds(losses, ROUNDS), MARGIN, on_trial))
     config = steps[-1].config
@@ -122,7 +123,9 @@ def probe(
                 f"token on {sequences[:, 1:].size:,} tokens; {name}={model.config[name]} was told",
                 f"correct {name} in --set or in {sidecar_path(path).name}, or leave it out",
             )
-    answered = {k: config[k] for k in config if k in model.assumed or k in guessed or k in told}
+    # Some options matter only beside what was found, a slope beside an activation.
+    asked = {*model.assumed, *guessed, *told, *model.family.siblings(config)}
+    answered = {k: value for k, value in config.items() if k in asked}
     written = _write(output or sidecar_path(path), answered, force=force)
     return ProbeReport(
         checkpoint=str(path),
@@ -151,7 +154,7 @@ def refuse_wrong_assumptions(model: Model, sequences: np.ndarray) -> None:
     """
     if model.family.siblings is None or not model.assumed:
         return
-    length = min(QUICK_LENGTH + 1, sequences.shape[1])
+    length = min(LENGTH + 1, _longest(model) + 1, sequences.shape[1])
     if length < 2 or len(sequences) == 0:
         return
     most = max(1, QUICK_ROUNDS[-1] // (length - 1))
@@ -205,13 +208,18 @@ def _sequences(tokens: str, tokenizer: Path | None, model: Model, limit: int) ->
             f"{model.config['vocab_size'] - 1}",
             "use tokens made with the model's own tokenizer",
         )
-    longest = model.family.max_length(model.config) or LENGTH
-    length = min(LENGTH, longest, len(stream) - 1, limit)
+    length = min(LENGTH, _longest(model), len(stream) - 1, limit)
     count = max(1, min(limit, len(stream) - 1) // length)
     return windows(stream, length, count)
 
 
-def windows(stream: np.ndarray, length: int = QUICK_LENGTH, count: int = 4) -> np.ndarray:
+def _longest(model: Model) -> int:
+    """The longest sequence to score: what the model takes, and what it says it was trained at."""
+    longest = model.family.max_length(model.config) or LENGTH
+    return min(longest, int(model.config.get("seq_len", LENGTH)))
+
+
+def windows(stream: np.ndarray, length: int = LENGTH, count: int = 4) -> np.ndarray:
     """(count, length + 1) token ids, evenly spread over a stream; shorter ones of a shorter stream."""
     length = min(length, len(stream) - 1)
     starts = np.linspace(0, len(stream) - length - 1, count).astype(np.int64)

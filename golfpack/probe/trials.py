@@ -7,7 +7,7 @@ on few tokens, those that may yet be better on more.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,7 +20,9 @@ from golfpack.models.model import Model
 
 # On foreign text a model is too sure of itself, and whatever flattens its logits (a lower softcap)
 # gains. A sibling has to be better at each one's best of these temperatures as well.
-_TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+_TEMPERATURES = (0.6, 0.8, 1.0, 1.25, 1.6, 2.2, 3.0)
+# Logits held at once.
+_MOST_LOGITS = 1 << 24
 # Where nothing is this much better than a guess, nats per token, the model tells nothing.
 TRAINED = 0.5
 # A sibling so many standard errors behind leaves the race.
@@ -73,9 +75,17 @@ class Trial:
 class Losses:
     """Losses per token of a model under configs, on sequences that are scored as they are needed."""
 
-    def __init__(self, model: Model, sequences: np.ndarray) -> None:
-        """Args: sequences: (n, T + 1) token ids."""
+    def __init__(
+        self, model: Model, sequences: np.ndarray, free: Collection[str] = frozenset()
+    ) -> None:
+        """Prepare.
+
+        Args:
+            sequences: (n, T + 1) token ids.
+            free: options with no value that is more usual than the others: the best one is taken.
+        """
         self._model, self._sequences = model, torch.from_numpy(sequences.astype(np.int64))
+        self.free = free
         self.usual = {f.name: f.default for f in fields(model.family.config_type)}
         self._known: dict[tuple[tuple[str, Any], ...], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -104,8 +114,9 @@ class Losses:
         module = self._model.family.module(config, self._model.weights)
         by_temperature: list[list[np.ndarray]] = [[] for _ in _TEMPERATURES]
         with torch.no_grad():
-            for row in self._sequences[:count]:  # one at a time: logits of one are enough to hold
-                logits, targets = module(row[None, :-1])[0].float(), row[1:]
+            each = max(1, _MOST_LOGITS // (self.length * int(config["vocab_size"])))
+            for rows in self._sequences[:count].split(each):
+                logits, targets = module(rows[:, :-1]).float().flatten(0, 1), rows[:, 1:].flatten()
                 for losses, temperature in zip(by_temperature, _TEMPERATURES, strict=True):
                     nll = F.cross_entropy(logits / temperature, targets, reduction="none")
                     losses.append(nll.double().numpy())
@@ -162,11 +173,11 @@ def _trial(
     most, best = max(g for g, _ in gains), max(e for _, e in gains)
     usual = value == losses.usual[option]
     loss, now = float(theirs[0].mean()), float(ours[0].mean())
-    enough = now * (margin.usual_share if usual else margin.share)
+    share = 0.0 if option in losses.free else margin.usual_share if usual else margin.share
     trained = min(loss, now) < math.log(config["vocab_size"]) - TRAINED
     return Trial(
         option, value, loss, gain, errors, len(ours[0]),
-        better=trained and gain > enough and errors > margin.errors,
+        better=trained and gain > now * share and errors > margin.errors,
         worse=trained and most < -now * margin.usual_share and best < -margin.errors,
         usual=usual,
     )  # fmt: skip
@@ -189,7 +200,8 @@ def _choice(
     best = better[0]
     usual = next((t for t in better if t.option == best.option and t.usual), best)
     now = float(losses(config, len(losses))[0].mean())
-    return best if best.gain - usual.gain > margin.share * now else usual
+    free = best.option in losses.free
+    return best if free or best.gain - usual.gain > margin.share * now else usual
 
 
 @dataclass(frozen=True)

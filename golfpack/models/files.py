@@ -1,14 +1,12 @@
 """Reading checkpoint files: bytes -> tensors by name, and the config stored with them.
 
-Formats are told by content: `torch.save` files, safetensors, ALPH (see `alph_file`), llama2.c (see
-`llama2c`), and the challenge's `.int8.ptz` (zlib of a `torch.save` of int8 rows and scales;
-openai/parameter-golf, `train_gpt.py`, `dequantize_state_dict_int8`). Nothing is ever unpickled beyond
-tensors and plain containers.
+Formats are told by content: `torch.save` files, safetensors, ALPH (see `alph.file`), llama2.c (see
+`llama2c`), either of the first two compressed, and the challenge's quantized exports (see `exports`).
+Nothing is ever unpickled beyond tensors and plain containers.
 """
 
 import io
 import re
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,18 +19,20 @@ from golfpack.base.files import ARTIFACT_MAGIC
 from golfpack.data import alph_header
 from golfpack.errors import UsageError, unreadable
 from golfpack.models.alph import file as alph_file
+from golfpack.models.exports import dequantize, inflate
 from golfpack.models.llama import llama2c
 
-# A challenge artifact is 16 MB and holds some 40 MB of int8; this only stops zlib bombs.
-MAX_INFLATED_BYTES = 1 << 30
 # From this size on, a checkpoint is looked at before it is read.
 WORTH_A_PEEK = 1 << 28
-INT8_FORMAT = "int8_clean_per_row_v1"
+# Under which trainers put the weights.
+_WRAPPERS = (
+    "model", "state_dict", "model_state_dict", "module", "params", "ema", "model_ema", "ema_state_dict",
+)  # fmt: skip
 
 _FORMATS_HINT = (
-    "golfpack reads torch.save state dicts (.pt), .safetensors, .int8.ptz, ALPH and llama2.c files"
+    "golfpack reads torch.save state dicts (.pt) and .safetensors, also compressed, the records' exports "
+    "(.ptz), ALPH and llama2.c files"
 )
-_DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16)}
 _PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
 
 
@@ -73,8 +73,6 @@ def parse(data: bytes, path: Path) -> Stored:
         return _unwrap(_torch_load(data, path), path)
     if llama2c.looks_like(data):
         return Stored(*llama2c.read_llama2c(data, path))
-    if data[0] & 0x0F == 8 and int.from_bytes(data[:2]) % 31 == 0:  # a zlib header (RFC 1950)
-        return _unwrap(_torch_load(_inflate(data, path), path), path)
     if alph_header.looks_like(data):
         alph = alph_file.read_alph(data, path)
         return Stored(alph.tensors, alph.config)
@@ -88,6 +86,10 @@ def parse(data: bytes, path: Path) -> Stored:
             ) from error
     if data.startswith(ARTIFACT_MAGIC):
         raise already_packed(path)
+    if (inner := inflate(data, path)) is not None:
+        if inner[:4] != b"PK\x03\x04" and inner[:2] != b"\x80\x02" and inner[4:9] != b"\0\0\0\0{":
+            raise UsageError(f"{path} is a compressed file of something else", _FORMATS_HINT)
+        return parse(inner, path)
     kind = "a text file" if _is_text(data[:1024]) else "of an unknown format"
     raise UsageError(f"{path} is {kind}, not a checkpoint", _FORMATS_HINT)
 
@@ -118,21 +120,6 @@ def _is_text(head: bytes) -> bool:
     return all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
 
 
-def _inflate(data: bytes, path: Path) -> bytes:
-    inflater = zlib.decompressobj()
-    try:
-        out = inflater.decompress(data, MAX_INFLATED_BYTES)
-    except zlib.error as error:
-        raise UsageError(
-            f"{path} cannot be decompressed: {error}", "the file is damaged"
-        ) from error
-    if inflater.unconsumed_tail:
-        raise UsageError(f"{path} decompresses to more than {MAX_INFLATED_BYTES} bytes")
-    if not inflater.eof:
-        raise UsageError(f"{path} is truncated: its compressed data does not end")
-    return out
-
-
 def _torch_load(data: bytes, path: Path) -> object:
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -151,13 +138,20 @@ def _torch_load(data: bytes, path: Path) -> object:
 
 def _unwrap(saved: object, path: Path) -> Stored:
     """The state dict inside what `torch.save` was given, without wrappers' name prefixes."""
-    if isinstance(saved, dict) and "__quant_format__" in saved:
-        return Stored(_dequantize(saved, path), {})
-    config = {}
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
-            config = _stored_config(saved)
-            saved = saved[key]
+    config: dict[str, Any] = {}
+    while isinstance(saved, dict):
+        if (floats := dequantize(saved, path)) is not None:
+            return Stored(floats, config)
+        inner = [k for k in _WRAPPERS if isinstance(saved.get(k), dict)]
+        if len(inner) > 1:
+            raise UsageError(
+                f"{path} holds weights under {' and '.join(inner)}",
+                f"save the ones you mean: torch.save(saved[{inner[0]!r}], path)",
+            )
+        if not inner:
+            break
+        config = config or _stored_config(saved)
+        saved = saved[inner[0]]
     if not isinstance(saved, dict) or not saved:
         raise UsageError(
             f"{path} holds a {type(saved).__name__} without tensors, not a state dict",
@@ -182,27 +176,3 @@ def _stored_config(saved: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(saved.get(key), dict):
             return saved[key]
     return {}
-
-
-def _dequantize(saved: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
-    """Weights of the challenge's int8 export, rounded exactly as its own reader rounds them."""
-    if saved["__quant_format__"] != INT8_FORMAT:
-        raise UsageError(
-            f"{path} has the unknown int8 format {saved['__quant_format__']!r}",
-            f"this version reads {INT8_FORMAT}",
-        )
-    try:
-        state = {}
-        for name, q in saved["quantized"].items():
-            scale = saved["scales"][name].float()
-            per_row = scale.view(-1, *[1] * (q.ndim - 1)) if scale.ndim else scale
-            state[name] = (q.float() * per_row).to(_DTYPES[saved["dtypes"][name]])
-        original = saved.get("passthrough_orig_dtypes", {})
-        for name, tensor in saved["passthrough"].items():
-            state[name] = tensor.to(_DTYPES[original[name]] if name in original else tensor.dtype)
-    except (KeyError, AttributeError, TypeError, RuntimeError) as error:
-        raise UsageError(
-            f"{path}: its {INT8_FORMAT} tables do not fit each other ({error})",
-            "export the model again",
-        ) from error
-    return state

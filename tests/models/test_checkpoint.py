@@ -3,16 +3,21 @@
 import hashlib
 import io
 import json
+import lzma
 import re
 import zlib
 from fractions import Fraction
 
+import brotli
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import zstandard
+from conftest import agree
 
 from golfpack.errors import UsageError
+from golfpack.models import exports
 from golfpack.models import files as module
 from golfpack.models.checkpoint import load_checkpoint, peek_spec
 from golfpack.models.golf.family import GOLF
@@ -132,9 +137,12 @@ def broken_files(state):
             torch_bytes({**state, "skip_weights": torch.zeros(1, 1).expand(1 << 40, 8)}),
             "'skip_weights' claims more elements than are stored",
         ),
-        "other int8": (zlib.compress(torch_bytes({"__quant_format__": "v9"})), "int8 format 'v9'"),
+        "other int8": (
+            zlib.compress(torch_bytes({"__quant_format__": "v9"})),
+            "quantized format 'v9'",
+        ),
         "half int8": (
-            zlib.compress(torch_bytes({"__quant_format__": module.INT8_FORMAT, "quantized": {}})),
+            zlib.compress(torch_bytes({"__quant_format__": exports.INT8_FORMAT, "quantized": {}})),
             "tables do not fit each other",
         ),
     }
@@ -155,12 +163,106 @@ def test_unusable_files_say_what_is_wrong(state, kind, tmp_path):
         load_checkpoint(path)
 
 
-def test_decompression_is_capped(state, tmp_path, monkeypatch):
-    path = tmp_path / "bomb.ptz"
-    path.write_bytes(zlib.compress(bytes(100_000)))
-    monkeypatch.setattr(module, "MAX_INFLATED_BYTES", 1000)
+COMPRESS = {
+    "zlib": (zlib.compress, ".pt"),
+    "xz": (lzma.compress, ".pt"),
+    "lzma": (lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE), ".bin"),
+    "zstd": (zstandard.ZstdCompressor(level=3).compress, ".pt"),
+    "brotli": (lambda data: brotli.compress(data, quality=2), ".ptz"),
+}
+
+
+@pytest.mark.parametrize("stream", COMPRESS)
+def test_compressed_checkpoints_are_read_and_damaged_ones_are_not(
+    state, stream, tmp_path, monkeypatch
+):
+    compress, suffix = COMPRESS[stream]
+    path = tmp_path / f"m{suffix}"
+    for inner in (torch_bytes({"ema": state}), safetensors.torch.save(state)):
+        path.write_bytes(compress(inner))
+        weights = load_checkpoint(path).weights
+        assert all(np.array_equal(w, state[n].float().numpy()) for n, w in weights.items())
+        shuffled = b"BSHF\x03" + inner[::3] + inner[1::3] + inner[2::3]
+        path.write_bytes(compress(shuffled))
+        other = load_checkpoint(path).weights
+        assert all(np.array_equal(w, other[n]) for n, w in weights.items())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    with pytest.raises(UsageError, match=r"is truncated|cannot be decompressed"):
+        load_checkpoint(path)
+    path.write_bytes(compress(b"something else, of some length"))
+    with pytest.raises(UsageError, match="compressed file of something else"):
+        load_checkpoint(path)
+    path.write_bytes(compress(bytes(100_000)))
+    monkeypatch.setattr(exports, "MAX_INFLATED_BYTES", 1000)
     with pytest.raises(UsageError, match="decompresses to more than 1000 bytes"):
         load_checkpoint(path)
+
+
+def mixed_export(state):
+    """The records' own: a tensor of each kind, and what each has to come back as."""
+    gen = torch.Generator().manual_seed(0)
+    w, meta, expected = {}, {}, {}
+    for n, t in state.items():
+        if n.endswith("attn.c_q.weight") or n == "tok_emb.weight":
+            rows, cols = t.shape
+            codes = torch.randint(-31, 32, t.shape, generator=gen, dtype=torch.int8)
+            scale = torch.rand(rows, generator=gen).half() / 32
+            w |= {f"{n}.q": codes, f"{n}.scale": scale}
+            expected[n] = codes.float() * scale.float()[:, None]
+            meta[n] = "gptq (int6)"
+        if n == "tok_emb.weight":
+            a = torch.randint(-2, 2, (rows, 4), generator=gen, dtype=torch.int8)
+            b = torch.randint(-8, 8, (4, cols), generator=gen, dtype=torch.int8)
+            a_scale, b_scale = torch.tensor(0.01), torch.rand(2, generator=gen).half()
+            w |= {f"{n}.lqA_a": a, f"{n}.lqAs_a": a_scale, f"{n}.lqB_a": b, f"{n}.lqBs_a": b_scale}
+            wide = b_scale.float().repeat_interleave(b.numel() // 2).view(b.shape)
+            expected[n] = expected[n] + (a.float() * 0.01) @ (b.float() * wide)
+            meta[n] = "gptq (int8)+lqer_asym"
+        if n not in meta and n.endswith("mlp.fc.weight"):
+            w |= {f"{n}.q": torch.ones(t.shape, dtype=torch.int8), f"{n}.scale": torch.tensor(0.5)}
+            expected[n], meta[n] = torch.full(t.shape, 0.5), {"type": "int8"}
+        if n not in meta:
+            w[n] = t.half()
+            expected[n], meta[n] = t.half().float(), "passthrough (float16)"
+    return {"w": w, "m": meta}, expected
+
+
+def test_the_records_exports_come_back_as_floats(state, tmp_path):
+    export, expected = mixed_export(state)
+    path = tmp_path / "final_model.int6.ptz"
+    path.write_bytes(brotli.compress(torch_bytes(export), quality=2))
+    weights = load_checkpoint(path).weights
+    for name, w in weights.items():
+        agree(w, expected[name], 1e-6)
+    for damage in ("tok_emb.weight.scale", "tok_emb.weight.lqB_a"):
+        rest = {k: v for k, v in export["w"].items() if k != damage}
+        path.write_bytes(lzma.compress(torch_bytes({**export, "w": rest})))
+        with pytest.raises(UsageError, match="tables do not fit each other"):
+            load_checkpoint(path)
+    more = {**export["w"], "tok_emb.weight.awqg_start": torch.zeros(1)}
+    path.write_bytes(lzma.compress(torch_bytes({**export, "w": more})))
+    with pytest.raises(UsageError, match="awqg_start belongs to no tensor"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"ema": s, "step": 3},
+        lambda s: {"state_dict": {"model": {f"module.{n}": t for n, t in s.items()}}, "epoch": 1},
+        lambda s: {"module": {f"_orig_mod.{n}": t for n, t in s.items()}},
+    ],
+)
+def test_nested_dictionaries_are_opened(state, wrap, tmp_path):
+    (tmp_path / "m.pt").write_bytes(torch_bytes(wrap(state)))
+    assert set(load_checkpoint(tmp_path / "m.pt").weights) == set(state)
+
+
+def test_two_sets_of_weights_are_not_chosen_among(state, tmp_path):
+    (tmp_path / "m.pt").write_bytes(torch_bytes({"model": state, "ema": state}))
+    with pytest.raises(UsageError, match="holds weights under model and ema"):
+        load_checkpoint(tmp_path / "m.pt")
 
 
 def test_missing_files_and_folders(state, tmp_path):

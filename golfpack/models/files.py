@@ -30,8 +30,8 @@ _WRAPPERS = (
 )  # fmt: skip
 
 _FORMATS_HINT = (
-    "golfpack reads torch.save state dicts (.pt) and .safetensors, also compressed, the records' exports "
-    "(.ptz), ALPH and llama2.c files"
+    "golfpack reads torch.save state dicts (.pt) and .safetensors, compressed or not, the records' "
+    "exports (.ptz), ALPH and llama2.c files"
 )
 _PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
 

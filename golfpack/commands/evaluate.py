@@ -39,7 +39,9 @@ EXAMPLES = (
 def evaluate(
     path: Annotated[Path, typer.Argument(help="Checkpoint or .golf artifact.")],
     tokens: Annotated[str, typer.Option(help="Token shard, glob of shards, or text.")],
-    tokenizer: Annotated[Path, typer.Option(help="SentencePiece model of the tokens.")],
+    tokenizer: Annotated[
+        Path, typer.Option(help="SentencePiece model or tokenizer.json of the tokens.")
+    ],
     mode: Annotated[
         str,
         typer.Option(help="How windows are laid: plain or sliding.", autocompletion=complete.mode),

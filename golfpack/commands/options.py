@@ -50,7 +50,8 @@ Calib = Annotated[
 ]
 CalibTokens = Annotated[int, typer.Option(min=2, help="Calibration tokens.")]
 Tokenizer = Annotated[
-    Path | None, typer.Option(help="SentencePiece model: for text, and for losses per byte.")
+    Path | None,
+    typer.Option(help="SentencePiece model or tokenizer.json: for text, and for losses per byte."),
 ]
 Code = Annotated[
     list[Path] | None,

@@ -36,7 +36,9 @@ def train(
     text: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help=".txt or .jsonl file.")
     ] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="SentencePiece model or tokenizer.json.")
+    ] = None,
     train_vocab: Annotated[
         int | None, typer.Option(min=260, help="Train a tokenizer of that many pieces on --text.")
     ] = None,

@@ -1,7 +1,8 @@
-"""Token shards of the challenge: a header of 256 little-endian int32, then uint16 tokens.
+"""Tokens in files: shards of the challenge, numpy arrays and lists of numbers.
 
-Header fields: magic 20240520, version 1, number of tokens; the rest is zero. Format of
-openai/parameter-golf and of llm.c, version 1.
+A shard is a header of 256 little-endian int32 (magic 20240520, version 1, number of tokens; the rest is
+zero), then uint16 tokens: openai/parameter-golf, and llm.c, version 1. `.npy` is one array of integers
+(numpy's format, nothing pickled), `.tokens` decimal numbers between spaces or lines.
 """
 
 import difflib
@@ -22,17 +23,20 @@ _FORMAT_HINT = "a shard is 256 int32 (20240520, 1, number of tokens, zeros), the
 
 
 def read_shard(path: str | Path, limit: int | None = None) -> np.ndarray:
-    """Read the first `limit` tokens of one shard, or all.
+    """Read the first `limit` tokens of one file, or all; what it is tells its suffix.
 
     Returns:
         tokens (n,) uint16.
 
     Raises:
-        UsageError: missing file, wrong header, or a size that does not match the header.
+        UsageError: missing file, wrong header, a size that does not match the header, or tokens beyond
+            65,535.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"there is no shard {path}", _near(path))
+    if path.suffix in _LISTS:
+        return _in_range(_LISTS[path.suffix](path)[:limit], path)
     size = path.stat().st_size
     if size < HEADER_BYTES:
         what = "empty" if size == 0 else f"only {size} bytes long, shorter than a shard's header"
@@ -42,6 +46,42 @@ def read_shard(path: str | Path, limit: int | None = None) -> np.ndarray:
         n = _token_count(path, header, size)
         wanted = n if limit is None else min(n, limit)
         tokens = np.frombuffer(file.read(2 * wanted), "<u2")
+    return tokens.astype(np.uint16)
+
+
+def _numpy(path: Path) -> np.ndarray:
+    """The array in a .npy file, mapped and not read."""
+    try:
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(
+            f"{path} is not a readable .npy: {error}", "np.save(path, tokens)"
+        ) from error
+    if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        what = getattr(tokens, "shape", None), getattr(tokens, "dtype", None)
+        raise UsageError(f"{path} holds an array of shape and dtype {what}", "save (n,) integers")
+    return tokens
+
+
+def _numbers(path: Path) -> np.ndarray:
+    """The numbers in a .tokens file."""
+    try:
+        words = path.read_text(encoding="ascii").split()
+        return np.array(words, dtype=np.int64)
+    except (OSError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"{path} is not a list of numbers: {error}", "write token ids with spaces between them"
+        ) from error
+
+
+_LISTS = {".npy": _numpy, ".tokens": _numbers}
+
+
+def _in_range(tokens: np.ndarray, path: Path) -> np.ndarray:
+    if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < 1 << 16):
+        raise UsageError(
+            f"{path} has tokens from {tokens.min()} to {tokens.max()}", "0 to 65,535 can be read"
+        )
     return tokens.astype(np.uint16)
 
 
@@ -123,6 +163,6 @@ def write_shard(path: str | Path, tokens: np.ndarray) -> None:
 def _near(path: Path) -> str:
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist either"
-    names = sorted(p.name for p in path.parent.iterdir() if p.suffix == ".bin")
+    names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".bin", *_LISTS))
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
     return f"{path.parent} holds {', '.join(near or names[:5]) or 'no .bin files'}"

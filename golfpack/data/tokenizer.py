@@ -10,7 +10,7 @@ import numpy as np
 import sentencepiece
 
 from golfpack.base.files import write_atomically
-from golfpack.data import alph_header, llama2c_tokenizer
+from golfpack.data import alph_header, hf_tokenizer, llama2c_tokenizer
 from golfpack.data.alph_tokenizer import read_alph_tokenizer
 from golfpack.errors import UsageError
 
@@ -39,7 +39,7 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Load a SentencePiece model, a llama2.c tokenizer as one, or the tokenizer of an ALPH checkpoint.
+    """Load a SentencePiece model, llama2.c's as one, a tokenizer.json, or an ALPH checkpoint's.
 
     Raises:
         UsageError: the file is missing or is none of them.
@@ -50,6 +50,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     sp = sentencepiece.SentencePieceProcessor()
     try:
         data = path.read_bytes()
+        if hf_tokenizer.looks_like(data):
+            return hf_tokenizer.HfTokenizer(data, path)
         if alph_header.looks_like(data):
             return read_alph_tokenizer(data, path)
         if llama2c_tokenizer.looks_like(data):
@@ -57,7 +59,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         loaded = sp.LoadFromSerializedProto(data)
     except (RuntimeError, OSError) as error:
         raise UsageError(
-            f"{path} is not a SentencePiece model", "give a .model file, not .vocab or .json"
+            f"{path} is not a SentencePiece model",
+            "give a .model file or a tokenizer.json",
         ) from error
     if not loaded or sp.vocab_size() == 0:
         raise UsageError(f"{path} is an empty SentencePiece model", "train the tokenizer again")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from golfpack.data.hf_tokenizer import HfTokenizer
 from golfpack.data.tokenizer import SPACE, Tokenizer, word_starts
 from golfpack.errors import CorruptError, UsageError
 
@@ -42,15 +43,21 @@ class ByteTable:
                 f"the tokenizer has {sp.vocab_size()} pieces, the model {vocab_size} outputs",
                 "give the tokenizer the model was trained with",
             )
+        # A byte-level token's space is one of its bytes, wherever it stands.
+        byte_level = sp if isinstance(sp, HfTokenizer) and sp.byte_level else None
         base = np.zeros(vocab_size, np.int64)
         boundary = np.ones(vocab_size, bool)
         for i in range(vocab_size):
             if sp.IsControl(i) or sp.IsUnknown(i) or sp.IsUnused(i):
                 continue
             boundary[i] = False
-            piece = sp.IdToPiece(i)
-            base[i] = 1 if sp.IsByte(i) else len(piece.removeprefix(SPACE).encode())
-        return cls(base, word_starts(sp), boundary)
+            if byte_level is not None:
+                base[i] = len(byte_level.token_bytes(i))
+            else:
+                piece = sp.IdToPiece(i)
+                base[i] = 1 if sp.IsByte(i) else len(piece.removeprefix(SPACE).encode())
+        starts = word_starts(sp) if byte_level is None else np.zeros(vocab_size, bool)
+        return cls(base, starts, boundary)
 
     def count(self, tokens: np.ndarray) -> np.ndarray:
         """Bytes of each target `tokens[1:]` given the token before it.
@@ -153,6 +160,9 @@ def _decoded_bytes(
     decode, and count one each.
     """
     ids = tokens[start:stop].tolist()
+    if isinstance(sp, HfTokenizer) and sp.byte_level:
+        data, text = b"".join(map(sp.token_bytes, ids)), sp.Decode(ids)
+        return len(data) if data.decode(errors="replace") == text else len(text.encode())
     head = _byte_values(sp, ids[:3])
     first = _continuation_bytes(head) if start == 1 and sp.IsByte(int(tokens[0])) else 0
     last = _unfinished_bytes(_byte_values(sp, ids[:-4:-1])) if stop == len(tokens) else 0

@@ -83,3 +83,45 @@ def test_a_write_that_fails_is_the_users_to_mend(tmp_path):
     with pytest.raises(UsageError, match="cannot write"):
         write_shard(tmp_path / "folder", np.array([1]))
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_the_same_ids_are_read_from_every_kind_of_file(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 1 << 16, 1000)
+    write_shard(tmp_path / "a.bin", ids)
+    for dtype in (np.uint16, np.int32, np.int64, ">u4"):
+        np.save(tmp_path / "a.npy", ids.astype(dtype))
+        assert np.array_equal(read_tokens(tmp_path / "a.npy"), ids)
+    (tmp_path / "a.tokens").write_text(
+        " ".join(map(str, ids[:500])) + "\n" + "\n".join(map(str, ids[500:]))
+    )
+    for kind in ("bin", "npy", "tokens"):
+        got = read_tokens(tmp_path / f"a.{kind}", 700)
+        assert got.dtype == np.uint16
+        assert np.array_equal(got, ids[:700])
+    assert np.array_equal(read_tokens(str(tmp_path / "a.*")), np.tile(ids, 3))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 2), int), "an array of shape and dtype"),
+        (np.zeros(3), "an array of shape and dtype"),
+        (np.array([1, 70000]), "has tokens from 1 to 70000"),
+        (np.array([-1, 2]), "has tokens from -1 to 2"),
+        (np.array([{"a": 1}]), "is not a readable .npy"),
+    ],
+)
+def test_arrays_that_are_no_tokens_are_refused(array, message, tmp_path):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        read_tokens(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("text", ["1 2 x", "1 2.5", "\xe9", "1 99999999999999999999", "1 70000"])
+def test_lists_that_are_no_tokens_are_refused(text, tmp_path):
+    (tmp_path / "a.tokens").write_text(text)
+    with pytest.raises(UsageError, match=r"a\.tokens"):
+        read_tokens(tmp_path / "a.tokens")
+    (tmp_path / "b.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    with pytest.raises(UsageError, match="is not a readable"):
+        read_tokens(tmp_path / "b.npy")

@@ -1,18 +1,19 @@
 """Score-first test-time training of all weights by SGD, chunk by chunk.
 
-Facts: openai/parameter-golf, `eval_val_sliding_ttt` of the 2026-03-23 and 2026-04-06 records. A chunk is
-scored under the weights as they are, then trained on; the last chunk is never trained on.
+Facts: openai/parameter-golf, `eval_val_sliding_ttt` of the 2026-03-23, 2026-04-06 and 2026-04-11 records.
+A chunk is scored under the weights as they are, then trained on; the last chunk is never trained on.
 """
 
 import dataclasses
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from golfpack.base.convert import require
+from golfpack.errors import UsageError
 from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Probe, Stream, shrunk
@@ -33,6 +34,8 @@ class SgdOptions:
         batch_seqs: sequences per step, over all ranks; their length is the window.
         clip: norm of the whole gradient, at most.
         frozen_blocks: blocks, from the first, that are not trained.
+        hash_embed: rows of a table of hashed token pairs that is added to the embedding, begins as zeros
+            and is trained with the rest (the 1.0744 record, pull request 1529); 0 means none.
     """
 
     lr: float = 0.005
@@ -42,6 +45,7 @@ class SgdOptions:
     batch_seqs: int = 32
     clip: float = 1.0
     frozen_blocks: int = 0
+    hash_embed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "chunk_tokens", "batch_seqs"):
@@ -49,6 +53,8 @@ class SgdOptions:
             require(value >= 1, f"ttt.{name} cannot be {value}", "it is at least 1")
         require(self.lr >= 0, f"ttt.lr cannot be {self.lr}", "it is 0 or more")
         require(0 <= self.momentum < 1, f"ttt.momentum cannot be {self.momentum}", "use 0.9")
+        what = f"ttt.hash_embed cannot be {self.hash_embed}"
+        require(self.hash_embed >= 0, what, "0 means none, the record has 16384")
         require(self.clip > 0, f"ttt.clip cannot be {self.clip}", "it is more than 0")
 
 
@@ -75,6 +81,12 @@ class SgdTtt:
     def run(self, scorer: Scorer, stream: Stream, group: Group, log: ScoreLog) -> None:
         """Score each chunk's windows, split over the ranks, then train on it together."""
         scorer = scorer.trainable(self.ttt.frozen_blocks)
+        if self.ttt.hash_embed:
+            if not hasattr(scorer.model, "add_pairs"):
+                raise UsageError(
+                    "ttt.hash_embed adds to the embedding of golf models alone", "leave it out"
+                )
+            cast(Any, scorer.model).add_pairs(self.ttt.hash_embed)
         trainer = SgdTrainer(scorer, self.ttt, self.window, group)
         windows = lay_windows(stream.targets, self.window, self.stride)
         chunk_of = windows.first // self.ttt.chunk_tokens

@@ -33,9 +33,10 @@ def losses_of(call, tokens):
     return F.cross_entropy(call(tokens[None, :-1])[0], tokens[1:], reduction="none")
 
 
-def sgd_by_hand(tiny, tokens, window, options):
+def sgd_by_hand(tiny, tokens, window, options, prepare=lambda model: None):
     """Score a chunk's plain windows, then train on its sequences, one by one, momentum by hand."""
     model = tiny.module().requires_grad_(True)
+    prepare(model)
     velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     nll = []
     chunks = -(-(len(tokens) - 1) // options.chunk_tokens)
@@ -77,6 +78,28 @@ def test_sgd_is_the_plain_loop(tiny, batch_tokens):
     still = run_mode(Windowed(20, 20), scorer_of(tiny), tokens).nll
     agree(log.nll[:100], still[:100])
     assert np.abs(log.nll[100:] - still[100:]).max() > 0.01
+
+
+def with_table(model):
+    """The model with a table of zeros, hashed by pairs, on its normalised embedding."""
+    model.table = torch.nn.Parameter(torch.zeros(40, model.cfg.dim))
+
+    def embed(tokens, cache):
+        before = F.pad(tokens[:, :-1], (1, 0))
+        x = model.tok_emb(tokens)
+        return F.rms_norm(x, x.shape[-1:]) + model.table[(2039 * before + tokens) % 40]
+
+    model._embed = embed
+
+
+def test_a_table_of_pairs_is_trained_with_the_rest(tiny):
+    tokens, options = toy_tokens(330), replace(SGD, hash_embed=40)
+    log = run_mode(SgdTtt(20, 20, options), scorer_of(tiny), tokens)
+    expected = sgd_by_hand(tiny, torch.from_numpy(tokens), 20, SGD, with_table)
+    np.testing.assert_allclose(log.nll, expected, atol=2e-4)
+    without = run_mode(SgdTtt(20, 20, SGD), scorer_of(tiny), tokens).nll
+    agree(log.nll[:100], without[:100])  # zeros until the first chunk is trained on
+    assert np.abs(log.nll[100:] - without[100:]).max() > 1e-3
 
 
 def test_a_stream_of_one_chunk_is_never_trained_on(tiny):

@@ -91,6 +91,21 @@ class BigramHash(TokenTable):
         return row.masked_fill(alone, last).long()
 
 
+class PairTable(nn.Module):
+    """Row (2039 x_{t-1} + x_t) mod R of a table of zeros, x_{-1} = 0: what test-time training may add.
+
+    Formula: openai/parameter-golf, `eval_val_sliding_ttt` of pull request 1529.
+    """
+
+    def __init__(self, rows: int, width: int, like: torch.Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(like.new_zeros(rows, width))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) -> (B, T, width)."""
+        return self.table[(2039 * _previous(ids) + ids) % len(self.table)]
+
+
 class WordStarts:
     """Which tokens start a word: a table that goes wherever the ids are, and no part of the weights."""
 

@@ -23,6 +23,7 @@ from golfpack.models.golf.embed import (
     LOOK_BACK,
     BigramHash,
     ChannelSmear,
+    PairTable,
     TokenTable,
     document_starts,
     window_smear,
@@ -116,6 +117,7 @@ class Golf(nn.Module):
         if cfg.lanes == 2:
             self.parallel_post_lambdas = nn.Parameter(torch.empty(cfg.num_layers, 2, 2))
             self.parallel_resid_lambdas = nn.Parameter(torch.empty(cfg.num_layers, 2))
+        self.pairs: PairTable | None = None  # see `add_pairs`
         self._add_embedding(cfg)
         self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.num_layers))
         if cfg.embed_dim:
@@ -146,6 +148,10 @@ class Golf(nn.Module):
             self.ve_layer_scales = nn.ParameterList(torch.empty(1) for _ in cfg.value_layers)
         self.value_scale_of = {block: i for i, block in enumerate(cfg.value_layers)}
 
+    def add_pairs(self, rows: int) -> None:
+        """Add a table of zeros, looked up by hashed pairs, to the normalised embedding: for training."""
+        self.pairs = PairTable(rows, self.cfg.embed_width, self.tok_emb.weight)
+
     def forward(self, tokens: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         """Tokens (B, T) int64 -> logits (B, T, vocab_size) float32."""
         ctx = make_context(self.cfg, tokens.shape[1], tokens.device, cache)
@@ -163,7 +169,8 @@ class Golf(nn.Module):
     def _embed(self, tokens: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
         """(B, T) -> (B, T, dim), with what the tokens before give to it."""
         cfg, ids = self.cfg, tokens
-        if cache is not None and (cfg.smear != "none" or cfg.bigram_size):
+        looks_back = cfg.smear != "none" or cfg.bigram_size or self.pairs is not None
+        if cache is not None and looks_back:
             ids = cache.with_last_tokens(tokens, LOOK_BACK)
         x = self.tok_emb(ids)
         if cfg.bigram_size:
@@ -171,6 +178,8 @@ class Golf(nn.Module):
         if cfg.smear == "window":
             x = window_smear(x, self.smear_gate, self.smear_lambda, document_starts(cfg, ids))
         x = rms_norm(x)
+        if self.pairs is not None:
+            x = x + self.pairs(ids).to(x.dtype)
         if cfg.embed_dim:
             x = self.embed_proj(x)
         if cfg.smear == "channels":

@@ -1,7 +1,7 @@
 """Score-first test-time training of all weights by SGD, chunk by chunk.
 
-Facts: openai/parameter-golf, `eval_val_sliding_ttt` of the 2026-03-23, 2026-04-06 and 2026-04-11 records.
-A chunk is scored under the weights as they are, then trained on; the last chunk is never trained on.
+Facts: openai/parameter-golf, `eval_val_sliding_ttt` of the records of 2026-03-23, 04-06 and 04-11. A
+chunk is scored under the weights as they are, then trained on; the last chunk is never trained on.
 """
 
 import dataclasses

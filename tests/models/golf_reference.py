@@ -93,7 +93,8 @@ def attention(w, p, x, c, block, ids, first):
         e = np.exp(scores - scores.max(1, keepdims=True))
         y = e / e.sum(1, keepdims=True) @ v
         if block >= c["num_layers"] - c["xsa_last_n"]:
-            y = y - v * ((y * v).sum(1) / (v * v).sum(1))[:, None]
+            strength = np.tanh(w[p + "xsa_alpha"][h]) if c["xsa_strength"] else 1.0
+            y = y - strength * v * ((y * v).sum(1) / (v * v).sum(1))[:, None]
         out.append(y * gate[:, h : h + 1])
     return np.concatenate(out, axis=1) @ w[p + "proj.weight"].T
 
@@ -123,13 +124,16 @@ def pair_rows(c, ids):
             rows.append([(c["bigram_multiplier"] * before + token) % c["bigram_size"]])
             continue
         hashed = int32(36313 * token)
-        two = last if starts[t] else (hashed ^ int32(27191 * ids[t - 1])) % last
+        room, shift = last, 0
+        if c["bigram_split"]:
+            room, shift = last // 2, 0 if token in spans(c["word_starts"]) else last // 2
+        two = last if starts[t] else (hashed ^ int32(27191 * ids[t - 1])) % room + shift
         rows.append([two])
         if c["bigram_trigram"] and (starts[t] or starts[t - 1]):
             rows[t].append(last)
         elif c["bigram_trigram"]:
             three = hashed ^ int32(27191 * ids[t - 1]) ^ int32(51497 * ids[t - 2])
-            rows[t].append(three % last)
+            rows[t].append(three % room + shift)
     return rows
 
 
@@ -137,7 +141,11 @@ def bigrams(w, c, ids):
     x = np.stack([w["bigram.embed.weight"][r].sum(0) for r in pair_rows(c, ids)])
     if "bigram.proj.weight" in w:
         x = x @ w["bigram.proj.weight"].T
-    return x * w["bigram.scale"]
+    x = x * w["bigram.scale"]
+    if c["word_boost"]:
+        at = np.isin(ids, spans(c["word_starts"]))
+        x = np.where(at[:, None], x * w["word_start_boost"], x)
+    return x
 
 
 def before(x, c, ids):
@@ -173,33 +181,56 @@ def cap(z, c):
     return c["softcap"] * np.clip(u - u**3 / 3 + u**5 / 15, -1, 1)
 
 
+def with_row(row, *lanes):
+    return [None if lane is None else lane + row for lane in lanes]
+
+
+def crossed(w, c, b, x, second, a, m):
+    """Both lanes behind block b, whose branches gave a and m."""
+    r, post = w["parallel_resid_lambdas"][b], w["parallel_post_lambdas"][b]
+    if c["lane_decay"] == "own":
+        return (
+            r[0] * x + post[0, 0] * a + post[1, 0] * m,
+            r[1] * second + post[0, 1] * a + post[1, 1] * m,
+        )
+    return (
+        r[1] * (r[0] * x + post[0, 0] * a) + post[1, 0] * m,
+        r[1] * (r[0] * second + post[0, 1] * a) + post[1, 1] * m,
+    )
+
+
 def trunk(w, c, x0, ids):
     order = spans(c["layer_order"]) or list(range(c["num_layers"])) * c["passes"]
-    half, x, second, skips, first = len(order) // 2, x0, None, [], []
+    half, x, second, skips, first, runs = len(order) // 2, x0, None, [], [], 0
+    looped = next((b for b in order if order.count(b) > 1), None)
     for i, b in enumerate(order):
         p = f"blocks.{b}."
+        if c["loop_embeds"] and b == looped:
+            x, second, runs = *with_row(w["loop_embed.weight"][runs], x, second), runs + 1
         beside = 0 <= c["parallel_start"] <= b
-        if c["lanes"] == 2 and beside and i >= half and second is None:
+        starts = c["lanes"] == 2 and beside and i >= half and second is None
+        if starts and c["lane_split"] == "early":
             second = x
         if i >= half and skips:
             skip = w["skip_weights"][i - half] * skips.pop()
             g = sigmoid(w["skip_gates"][i - half]) if c["skip_gates"] else None
             x = x + skip if g is None else g * x + (1 - g) * skip
-        mixed = w[p + "resid_mix"][0] * x + w[p + "resid_mix"][1] * x0
+            x = rms_norm(x) if c["resid_norm"] else x
+        if starts and c["lane_split"] == "late":
+            second = x
+        mix = w[p + "resid_mix"]
+        mixed = mix[0] * x + mix[1] * x0
         divisor = np.sqrt(b + 1) if c["ln_scale"] else 1.0
         read = rms_norm(mixed) / divisor
         a = w[p + "attn_scale"] * attention(w, p + "attn.", read, c, b, ids, first)
         stream = mixed if beside else mixed + a
-        read = rms_norm(stream if second is None else second) / divisor
-        m = w[p + "mlp_scale"] * mlp(w, p + "mlp.", read, c)
+        if second is not None:
+            stream = mix[0] * second + mix[1] * x0 if c["lane_mixes"] == "both" else second
+        m = w[p + "mlp_scale"] * mlp(w, p + "mlp.", rms_norm(stream) / divisor, c)
         if second is None:
             x = mixed + a + m
         else:
-            r, post = w["parallel_resid_lambdas"][b], w["parallel_post_lambdas"][b]
-            x, second = (
-                r[0] * x + post[0, 0] * a + post[1, 0] * m,
-                r[1] * second + post[0, 1] * a + post[1, 1] * m,
-            )
+            x, second = crossed(w, c, b, x, second, a, m)
         if c["passes"] > 1:
             x = x * w["pass_gate"][i // c["num_layers"]]
         if i < half:

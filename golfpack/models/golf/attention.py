@@ -81,14 +81,20 @@ def _rotate(x: torch.Tensor, ctx: Context) -> torch.Tensor:
     return torch.cat((a * cos + b * sin, b * cos - a * sin, x[..., rotated:]), dim=-1)
 
 
-def _without_own_value(y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Exclusive self-attention (XSA): y - (y . u) u with u = v / |v|, the token's own value.
+def _without_own_value(
+    y: torch.Tensor, v: torch.Tensor, alpha: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Exclusive self-attention (XSA): y - a (y . u) u with u = v / |v|, the token's own value.
 
-    y (B, H, T, D), v (B, KV heads, T, D); query head h belongs to value head h // (H / KV heads).
+    y (B, H, T, D), v (B, KV heads, T, D); query head h belongs to value head h // (H / KV heads). a is
+    tanh(alpha) with one (H,) alpha a head, or 1.
     """
     grouped = y.unflatten(1, (v.shape[1], -1))
     own = F.normalize(v, dim=-1)[:, :, None]
-    return (grouped - (grouped * own).sum(-1, keepdim=True) * own).flatten(1, 2)
+    along = (grouped * own).sum(-1, keepdim=True)
+    if alpha is not None:
+        along = along * torch.tanh(alpha).to(y.dtype).view(1, v.shape[1], -1, 1, 1)
+    return (grouped - along * own).flatten(1, 2)
 
 
 class Attention(nn.Module):
@@ -105,6 +111,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(cfg.dim, cfg.dim, bias=False)
         if cfg.q_gain:
             self.q_gain = nn.Parameter(torch.empty(cfg.num_heads))
+        if cfg.xsa_strength:
+            self.xsa_alpha = nn.Parameter(torch.empty(cfg.num_heads))
         if cfg.value_residual == "lambda":
             self.vr_lambda = nn.Parameter(torch.empty(2))
         elif cfg.value_residual == "sigmoid":
@@ -144,7 +152,7 @@ class Attention(nn.Module):
             q, k, v, attn_mask=ctx.mask, is_causal=ctx.mask is None, enable_gqa=True
         )
         if self.exclusive:
-            y = _without_own_value(y, own)
+            y = _without_own_value(y, own, self.xsa_alpha if self.cfg.xsa_strength else None)
         if self.cfg.attn_gate != "none":
             y = y * self._gate(x, query).transpose(1, 2)[..., None]
         return self.proj(y.transpose(1, 2).reshape(x.shape))

@@ -112,6 +112,7 @@ class GolfConfig:
         rope_train_len: longest sequence that ntk leaves alone.
         rope_factor: yarn's ratio of the extended to the trained length.
         xsa_last_n: in how many last blocks attention output loses its part along the token's own value.
+        xsa_strength: whether each head has a learned strength of that, tanh(xsa_alpha), in place of 1.
         value_residual: how the first virtual layer's values join those of later ones: none, lambda
             (two learned weights) or sigmoid (one gate).
         value_embed_dim: width of the token table added to values; 0 means none.
@@ -211,6 +212,7 @@ class GolfConfig:
     bigram_split: bool = False
     word_boost: bool = False
     word_starts: str = ""
+    xsa_strength: bool = False
 
     def __post_init__(self) -> None:
         self._check_values()

@@ -128,7 +128,8 @@ def _infer_heads(state: StateDict, dim: int, overrides: Mapping[str, Any]) -> di
 def _infer_attention(state: StateDict) -> dict[str, Any]:
     """Value residual, value embeddings and gates."""
     attn = "blocks.0.attn."
-    told = {"value_residual": "none", "attn_gate": "none", "attn_gate_window": 0}
+    told: dict[str, Any] = {"value_residual": "none", "attn_gate": "none", "attn_gate_window": 0}
+    told["xsa_strength"] = attn + "xsa_alpha" in state
     if attn + "vr_lambda" in state:
         told["value_residual"] = "lambda"
     elif attn + "vrl_alpha" in state:
@@ -222,7 +223,12 @@ def _open_questions(told: Mapping[str, Any]) -> list[str]:
     if told["word_boost"]:
         questions += ["bigram_trigram", "bigram_split", "word_starts"]
     others = told["value_residual"], told["attn_gate"], told["smear"]
-    if questions or told["bigram_size"] or any(kind != "none" for kind in others):
+    if (
+        questions
+        or told["xsa_strength"]
+        or told["bigram_size"]
+        or any(kind != "none" for kind in others)
+    ):
         questions = ["activation", "rope_dims", "xsa_last_n", "ln_scale", *questions]
     return questions
 

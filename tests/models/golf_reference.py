@@ -25,12 +25,13 @@ def rms_norm(x):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + np.finfo(np.float32).eps)
 
 
-def pair_angles(c, length):
+def pair_angles(c, length, block):
     """Angle per position of each rotated pair."""
     rotated = c["rope_dims"] or c["dim"] // c["num_heads"]
     angles = []
     for i in range(rotated // 2):
-        base, slow = c["rope_base"], 1.0
+        odd = c["rope_base_odd"] if block % 2 else 0
+        base, slow = odd or c["rope_base"], 1.0
         if c["rope_scaling"] == "ntk" and length > c["rope_train_len"]:
             base *= (length / c["rope_train_len"]) ** (rotated / (rotated - 2))
         if c["rope_scaling"] == "yarn":
@@ -39,9 +40,9 @@ def pair_angles(c, length):
     return np.array(angles)
 
 
-def rope(x, c):
+def rope(x, c, block):
     """x (T, D): turns the pair (i, i + R/2) of the first R channels by -t * its angle."""
-    angles = pair_angles(c, len(x))
+    angles = pair_angles(c, len(x), block)
     half = len(angles)
     z = x[:, :half] + 1j * x[:, half : 2 * half]
     z = z * np.exp(-1j * np.outer(np.arange(len(x)), angles))
@@ -84,8 +85,8 @@ def attention(w, p, x, c, block, ids, first):
     v_all, gate, out = values(w, p, x, c, block, ids, first), gates(w, p, x, c), []
     for h in range(c["num_heads"]):
         g = h // (c["num_heads"] // c["num_kv_heads"])
-        q = rope(rms_norm(x @ w[p + "c_q.weight"][h * d : (h + 1) * d].T), c)
-        k = rope(rms_norm(x @ w[p + "c_k.weight"][g * d : (g + 1) * d].T), c)
+        q = rope(rms_norm(x @ w[p + "c_q.weight"][h * d : (h + 1) * d].T), c, block)
+        k = rope(rms_norm(x @ w[p + "c_k.weight"][g * d : (g + 1) * d].T), c, block)
         v = v_all[:, g * d : (g + 1) * d]
         if c["q_gain"]:
             q = q * w[p + "q_gain"][h]
@@ -99,13 +100,15 @@ def attention(w, p, x, c, block, ids, first):
     return np.concatenate(out, axis=1) @ w[p + "proj.weight"].T
 
 
-def mlp(w, p, x, c):
+def mlp(w, p, x, c, block):
     if c["activation"] == "swiglu":
         gate, up = np.split(x @ w[p + "gate_up.weight"].T, 2, axis=1)
         hidden = gate * sigmoid(gate) * up
     else:
         hidden = x @ w[p + "fc.weight"].T
         slope = c["leaky_slope"] if c["activation"] == "leaky_relu2" else 0.0
+        if c["leaky_slopes"]:
+            slope = float(c["leaky_slopes"].split(",")[block])
         hidden = np.where(hidden > 0, hidden, slope * hidden) ** 2
     return hidden @ w[p + "proj.weight"].T
 
@@ -137,7 +140,23 @@ def pair_rows(c, ids):
     return rows
 
 
+def engram(w, c, ids):
+    """(T, width): rows of each table side by side, projected and gated."""
+    rows, out = c["bigram_size"] // (4 if c["bigram_trigram"] else 2), []
+    for t, token in enumerate(ids):
+        p, q = (ids[t - back] if t >= back else 0 for back in (1, 2))
+        hashes = [p * 1009 + token, (p * 2719 + 314159) ^ (token * 3137)]
+        if c["bigram_trigram"]:
+            hashes.append((q * 36313) ^ (p * 27191) ^ (token * 4903))
+            hashes.append((q * 7919) ^ (p * 4391) ^ (token * 6151))
+        found = [w["bigram.embed.weight"][i * rows + h % rows] for i, h in enumerate(hashes)]
+        out.append(np.concatenate(found))
+    return sigmoid(w["bigram.ngram_gate"]) * (np.stack(out) @ w["bigram.proj.weight"].T)
+
+
 def bigrams(w, c, ids):
+    if c["bigram_hash"] == "engram":
+        return engram(w, c, ids)
     x = np.stack([w["bigram.embed.weight"][r].sum(0) for r in pair_rows(c, ids)])
     if "bigram.proj.weight" in w:
         x = x @ w["bigram.proj.weight"].T
@@ -226,7 +245,7 @@ def trunk(w, c, x0, ids):
         stream = mixed if beside else mixed + a
         if second is not None:
             stream = mix[0] * second + mix[1] * x0 if c["lane_mixes"] == "both" else second
-        m = w[p + "mlp_scale"] * mlp(w, p + "mlp.", rms_norm(stream) / divisor, c)
+        m = w[p + "mlp_scale"] * mlp(w, p + "mlp.", rms_norm(stream) / divisor, c, b)
         if second is None:
             x = mixed + a + m
         else:

@@ -19,7 +19,7 @@ from golfpack.spec import Hook
 # What a baseline's shapes leave open; swiglu has tensors of its own.
 ASSUMED = {
     "activation", "rope_base", "softcap", "softcap_kind", "seq_len", "rope_dims", "rope_scaling",
-    "xsa_last_n", "ln_scale", "parallel_start", "resid_norm",
+    "xsa_last_n", "ln_scale", "parallel_start", "resid_norm", "rope_base_odd",
 }  # fmt: skip
 VARIANTS = {
     "baseline": {},

@@ -16,6 +16,7 @@ from golfpack.models.golf.family import GOLF
 
 LANES = {"lanes": 2, "parallel_start": 2}
 BIGRAMS = {"bigram_size": 13, "bigram_dim": 6}
+ENGRAM = {"bigram_size": 14, "bigram_dim": 3, "bigram_hash": "engram"}
 TABLES = {"value_embed_dim": 3, "value_embed_layers": "1,2"}
 RECORD = {
     "activation": "leaky_relu2", "rope_dims": 2, "ln_scale": True, "xsa_last_n": 3,
@@ -68,6 +69,10 @@ FEATURES = {
         **BIGRAMS, "bigram_trigram": True, "bigram_split": True, "word_boost": True,
         "word_starts": "1,5-8", "bos_resets": True,
     },
+    "engram of pairs": ENGRAM,
+    "engram of triples": {**ENGRAM, "bigram_size": 28, "bigram_trigram": True, "smear": "channels"},
+    "alternating rope": {"rope_base": 500.0, "rope_base_odd": 10.0},
+    "a slope a block": {"activation": "leaky_relu2", "leaky_slopes": "0.9,-0.4,0.1"},
     "factored": {"embed_dim": 6, "smear": "window", "smear_window": 6},
     "factored, untied": {"embed_dim": 6, "tied": False, **BIGRAMS},
     "fractional mlp": {"mlp_hidden": 37},
@@ -118,6 +123,8 @@ GATED = {"attn_gate": "double", "attn_gate_window": 5}
         ({}, {"rope_scaling": "ntk", "rope_train_len": 8}),
         ({}, {"rope_scaling": "yarn", "rope_factor": 4.0}),
         ({"activation": "leaky_relu2"}, {"leaky_slope": 0.25}),
+        ({}, {"rope_base_odd": 10.0}),
+        ({"activation": "leaky_relu2"}, {"leaky_slopes": "0.5,0.5,0.2"}),
         ({}, {"ln_scale": True}),
         ({}, {"xsa_last_n": 1}),
         ({}, {"parallel_start": 2}),
@@ -267,7 +274,16 @@ def test_index_lists():
         ({"smear": "window", "smear_window": 17}, "smear window does not go"),
         ({"bigram_size": 9}, "bigram table of 9 x 0"),
         ({"bigram_size": 1, "bigram_dim": 4}, "bigram table of 1 x 4"),
-        ({"bigram_trigram": True, "bigram_hash": "linear"}, "only the xor hash has trigrams"),
+        ({"bigram_trigram": True, "bigram_hash": "linear"}, "linear hash knows pairs alone"),
+        ({**ENGRAM, "bigram_size": 15}, "15 rows are not 2 engram tables of equal size"),
+        ({**ENGRAM, "word_boost": True, "word_starts": "2"}, "engram tables know no word starts"),
+        (
+            {"activation": "leaky_relu2", "leaky_slopes": "0.5,0.2"},
+            "leaky_slopes has 2 slopes; there",
+        ),
+        ({"leaky_slopes": "0.5,0.2,0.1"}, "3 blocks with activation relu2"),
+        ({"activation": "leaky_relu2", "leaky_slopes": "0.5,nan,0"}, "not a list of numbers"),
+        ({"rope_base_odd": -1.0}, "rope_base_odd must be at least 0"),
         ({"value_embed_layers": "1"}, "does not go with value_embed_dim 0"),
         ({"value_embed_layers": "3", "value_embed_dim": 4}, "names block 3"),
         ({"value_embed_layers": "1,1", "value_embed_dim": 4}, "does not go with value_embed_dim"),

@@ -88,7 +88,7 @@ def test_records_are_detected_with_their_exact_size(shapes, sidecar, count, virt
     assert found.config["lanes"] == (2 if "qo_bank" in shapes else 1)
     assert set(found.assumed) <= {
         "rope_base", "softcap", "softcap_kind", "seq_len", "rope_scaling", "final_lane", "bos_id",
-        "attn_gate_source", "leaky_slope", "resid_norm",
+        "attn_gate_source", "leaky_slope", "resid_norm", "rope_base_odd", "leaky_slopes",
     }  # fmt: skip
 
 
@@ -194,6 +194,20 @@ def test_early_records_with_bigrams_and_value_tables_are_detected():
     assert detect(state, overrides=told).config == GOLF.spec(config).config
     with pytest.raises(UsageError, match=re.escape("unknown tensors: 1")):
         detect(state, overrides={**told, "value_embed_layers": 1})
+
+
+def test_engrams_are_told_by_their_shapes_and_ask_for_their_slope():
+    config = {
+        **TINY, "bigram_size": 28, "bigram_dim": 3, "bigram_hash": "engram", "bigram_trigram": True,
+        "smear": "channels", **LEAKY, "rope_dims": 2, "xsa_last_n": 2, "leaky_slope": 0.3,
+    }  # fmt: skip
+    state = on_meta({t.name: t.shape for t in GOLF.spec(config).tensors})
+    told = {k: config[k] for k in LEAKY} | {"resid_norm": False, "bos_resets": False}
+    with pytest.raises(UsageError, match="leaky_slope \\(slope of leaky_relu2"):
+        detect(state, overrides=told)
+    assert detect(state, overrides={**told, "leaky_slope": 0.3}).config == GOLF.spec(config).config
+    by_block = detect(state, overrides={**told, "leaky_slopes": "0.1,0.2,0.3"}).config
+    assert [GolfConfig(**by_block).slope_of(b) for b in range(3)] == [0.1, 0.2, 0.3]
 
 
 @pytest.mark.parametrize(

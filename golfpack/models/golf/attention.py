@@ -19,16 +19,15 @@ class Context:
     """What every attention call of one forward pass shares.
 
     Attributes:
-        cos: (T, rotated / 2) cosines of the rotary angles.
-        sin: the sines.
+        turns: (T, rotated / 2) cosines and sines of the rotary angles; a second pair for odd blocks,
+            where these have a base of their own.
         mask: (T, S) where a cache makes T != S; None means plain causal.
         cache: keys and values of earlier positions, if any.
         token_values: (B, T, kv_dim) that the blocks with value embeddings scale and add, or None.
         first_values: (B, H, T, D) values of the first virtual layer, once it has run.
     """
 
-    cos: torch.Tensor
-    sin: torch.Tensor
+    turns: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     mask: torch.Tensor | None
     cache: KVCache | None
     token_values: torch.Tensor | None = None
@@ -43,14 +42,15 @@ def make_context(
     positions = torch.arange(start, start + length, dtype=torch.float32, device=device)
     # A cache's sequence is as long as it can get: else its first keys were turned for a shorter one.
     whole = length if cache is None else cache.capacity
-    angles = torch.outer(positions, rotary(cfg, whole, device))
+    bases = (cfg.rope_base, cfg.rope_base_odd) if cfg.rope_base_odd else (cfg.rope_base,)
+    angles = [torch.outer(positions, rotary(cfg, base, whole, device)) for base in bases]
     mask = None
     if start:
         mask = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
-    return Context(angles.cos(), angles.sin(), mask, cache)
+    return Context(tuple((a.cos(), a.sin()) for a in angles), mask, cache)
 
 
-def rotary(cfg: GolfConfig, length: int, device: torch.device) -> torch.Tensor:
+def rotary(cfg: GolfConfig, base: float, length: int, device: torch.device) -> torch.Tensor:
     """Angle per position of each rotated pair i of R channels, (R / 2,) float32: base^(-2i/R).
 
     ntk: beyond L = rope_train_len the base becomes base * (length / L)^(R / (R - 2)).
@@ -58,7 +58,6 @@ def rotary(cfg: GolfConfig, length: int, device: torch.device) -> torch.Tensor:
     """
     rotated = cfg.rotated_dims
     exponents = torch.arange(0, rotated, 2, dtype=torch.float32, device=device) / rotated
-    base = cfg.rope_base
     if cfg.rope_scaling == "ntk" and length > cfg.rope_train_len:
         base *= (length / cfg.rope_train_len) ** (rotated / (rotated - 2))
     angles = 1.0 / base**exponents
@@ -73,9 +72,9 @@ def rms_norm(x: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
-def _rotate(x: torch.Tensor, ctx: Context) -> torch.Tensor:
+def _rotate(x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Rotary embedding of the leading R channels, pairing channel i with channel i + R/2."""
-    cos, sin = ctx.cos.to(x.dtype), ctx.sin.to(x.dtype)
+    cos, sin = turn[0].to(x.dtype), turn[1].to(x.dtype)
     rotated = 2 * cos.shape[-1]
     a, b = x[..., :rotated].chunk(2, dim=-1)
     return torch.cat((a * cos + b * sin, b * cos - a * sin, x[..., rotated:]), dim=-1)
@@ -103,6 +102,7 @@ class Attention(nn.Module):
     def __init__(self, cfg: GolfConfig, block: int) -> None:
         super().__init__()
         self.cfg = cfg
+        self.turn = block % 2 if cfg.rope_base_odd else 0
         self.exclusive = block >= cfg.num_layers - cfg.xsa_last_n
         kv_dim = cfg.num_kv_heads * cfg.head_dim
         self.c_q = nn.Linear(cfg.dim, cfg.dim, bias=False)
@@ -141,8 +141,8 @@ class Attention(nn.Module):
         k = self.c_k(x).view(heads).transpose(1, 2)
         v = self._values(x, ctx, value_scale).view(heads).transpose(1, 2)
         v = self._with_first_values(v, ctx)
-        q = _rotate(rms_norm(q), ctx)
-        k = _rotate(rms_norm(k), ctx)
+        q = _rotate(rms_norm(q), ctx.turns[self.turn])
+        k = _rotate(rms_norm(k), ctx.turns[self.turn])
         if self.cfg.q_gain:
             q = q * self.q_gain.to(q.dtype)[:, None, None]
         own = v

@@ -6,6 +6,7 @@ record uses what.
 
 import base64
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "attn_gate": ("none", "affine", "plain", "double"),
     "attn_gate_source": ("input", "query"),
     "smear": ("none", "channels", "window"),
-    "bigram_hash": ("xor", "linear"),
+    "bigram_hash": ("xor", "linear", "engram"),
     "final_lane": ("mean", "attn", "mlp"),
     "lane_split": ("early", "late"),
     "lane_mixes": ("attn", "both"),
@@ -37,10 +38,13 @@ FIRST_OPTIONS = frozenset({
 _LOWEST: dict[str, int] = {
     "rope_dims": 0, "xsa_last_n": 0, "attn_gate_window": 0, "embed_dim": 0, "smear_window": 0,
     "bigram_size": 0, "bigram_dim": 0, "value_embed_dim": 0, "bos_id": 0, "parallel_start": -1,
-    "loop_embeds": 0,
+    "loop_embeds": 0, "rope_base_odd": 0,
 }  # fmt: skip
 # What a packed table of word starts begins with.
 _PACKED = "b85:"
+# The hashes that look at three tokens too, where told to.
+_OF_THREE = ("xor", "engram")
+ENGRAM_HEADS = 2
 _SPAN = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 
 
@@ -61,6 +65,23 @@ def index_list(text: str, name: str) -> tuple[int, ...]:
             )
         indices.extend(range(int(match[1]), last + 1))
     return tuple(indices)
+
+
+def number_list(text: str, name: str) -> tuple[float, ...]:
+    """Numbers written as "0.1,0.25". Empty text gives ().
+
+    Raises:
+        UsageError: anything else; `name` is the option that holds the text.
+    """
+    try:
+        numbers = tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise UsageError(
+            f"model option {name} is {text!r}, not a list of numbers", "write them as 0.1,0.25"
+        )
+    return numbers
 
 
 def word_start_text(starts: np.ndarray) -> str:
@@ -103,10 +124,12 @@ class GolfConfig:
         q_gain: whether queries have a learned gain per head.
         activation: relu2 (relu squared), leaky_relu2 (leaky_relu squared), swiglu.
         leaky_slope: slope of leaky_relu2 below zero.
+        leaky_slopes: one slope for each block instead, such as "0.1,0.2,0.4".
         softcap: logits z become softcap * tanh(z / softcap).
         softcap_kind: tanh, or poly: its fifth-order polynomial, clamped to +-1.
         seq_len: context length the model was trained at; scoring uses it as the default window.
         rope_dims: leading channels of each head that are rotated; 0 means all.
+        rope_base_odd: base of the blocks 1, 3, 5 and so on; 0 means `rope_base`.
         rope_scaling: none; ntk: a larger base for sequences beyond `rope_train_len`; yarn: slower low
             frequencies, by up to `rope_factor`, at every length. See `golf_attention.rotary`.
         rope_train_len: longest sequence that ntk leaves alone.
@@ -130,7 +153,7 @@ class GolfConfig:
         smear_window: channels that the window form looks at.
         bigram_size: rows of the table of hashed token pairs added to the embedding; 0 means none.
         bigram_dim: width of that table.
-        bigram_hash: xor or linear, see `golf_embed.BigramHash`.
+        bigram_hash: xor or linear, see `BigramHash`, or engram, see `Engram`.
         bigram_multiplier: of the linear hash.
         bigram_trigram: whether the hashed last three tokens are looked up too.
         bos_resets: whether `bos_id` starts a document, into which nothing is smeared or hashed.
@@ -213,6 +236,8 @@ class GolfConfig:
     word_boost: bool = False
     word_starts: str = ""
     xsa_strength: bool = False
+    rope_base_odd: float = 0.0
+    leaky_slopes: str = ""
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -246,6 +271,13 @@ class GolfConfig:
                 f"rope_dims is {self.rope_dims}, the heads have {self.head_dim} channels",
                 "it must be even and no more than that; 0 rotates all",
             )
+        slopes = number_list(self.leaky_slopes, "leaky_slopes")
+        if slopes and (len(slopes) != self.num_layers or self.activation != "leaky_relu2"):
+            raise UsageError(
+                f"leaky_slopes has {len(slopes)} slopes; there are {self.num_layers} blocks with "
+                f"activation {self.activation}",
+                "give each block one, with activation leaky_relu2; or leave leaky_slopes out",
+            )
         if self.rope_scaling == "ntk" and self.rotated_dims == 2:
             raise UsageError("ntk scaling needs more than 2 rotated channels", "set rope_dims")
         if (self.attn_gate in ("plain", "double")) != (0 < self.attn_gate_window <= self.dim):
@@ -261,22 +293,7 @@ class GolfConfig:
                 f"smear {self.smear} does not go with smear_window {self.smear_window}",
                 f"the window form looks at 1 to {self.embed_width} channels; the others need 0",
             )
-        if (self.bigram_size > 1) != (self.bigram_dim > 0) or self.bigram_size == 1:
-            raise UsageError(
-                f"a bigram table of {self.bigram_size} x {self.bigram_dim} cannot be looked up in",
-                "set both bigram_size (2 or more) and bigram_dim, or neither",
-            )
-        if (self.bigram_trigram or self.bigram_split) and self.bigram_hash != "xor":
-            raise UsageError(
-                "only the xor hash has trigrams or a split table",
-                "leave bigram_trigram and bigram_split out",
-            )
-        if self.bigram_split and self.bigram_size < 3:
-            raise UsageError("bigram_split needs a table of 3 rows or more", "see bigram_size")
-        if self.word_boost and not self.bigram_size:
-            raise UsageError(
-                "word_boost boosts a bigram table, and there is none", "see bigram_size"
-            )
+        self._check_bigram()
         if self.needs_word_starts != bool(self.word_starts):
             raise UsageError(
                 "bigram_split and word_boost depend on which tokens start a word"
@@ -300,6 +317,34 @@ class GolfConfig:
             )
         if layers and max(layers) >= self.num_layers:
             raise UsageError(f"value_embed_layers names block {max(layers)}, there are fewer")
+
+    def _check_bigram(self) -> None:
+        if (self.bigram_size > 1) != (self.bigram_dim > 0) or self.bigram_size == 1:
+            raise UsageError(
+                f"a bigram table of {self.bigram_size} x {self.bigram_dim} cannot be looked up in",
+                "set both bigram_size (2 or more) and bigram_dim, or neither",
+            )
+        if self.bigram_trigram and self.bigram_hash not in _OF_THREE:
+            raise UsageError(
+                f"the {self.bigram_hash} hash knows pairs alone", "leave bigram_trigram out"
+            )
+        if (self.bigram_split or self.word_boost) and self.bigram_hash == "engram":
+            raise UsageError(
+                "engram tables know no word starts", "leave bigram_split and word_boost out"
+            )
+        if self.bigram_split and self.bigram_hash != "xor":
+            raise UsageError("only the xor hash has a split table", "leave bigram_split out")
+        if self.bigram_hash == "engram" and self.bigram_size % self.engram_tables:
+            raise UsageError(
+                f"{self.bigram_size} rows are not {self.engram_tables} engram tables of equal size",
+                "see bigram_size and bigram_trigram",
+            )
+        if self.bigram_split and self.bigram_size < 3:
+            raise UsageError("bigram_split needs a table of 3 rows or more", "see bigram_size")
+        if self.word_boost and not self.bigram_size:
+            raise UsageError(
+                "word_boost boosts a bigram table, and there is none", "see bigram_size"
+            )
 
     def _check_layers(self) -> None:
         order = index_list(self.layer_order, "layer_order")
@@ -338,6 +383,16 @@ class GolfConfig:
     @property
     def embed_width(self) -> int:
         return self.embed_dim or self.dim
+
+    @property
+    def engram_tables(self) -> int:
+        """The tables that an engram stacks: for each number of tokens it looks at, one per head."""
+        return ENGRAM_HEADS * (2 if self.bigram_trigram else 1)
+
+    def slope_of(self, block: int) -> float:
+        """The slope of leaky_relu2 in a block."""
+        slopes = number_list(self.leaky_slopes, "leaky_slopes")
+        return slopes[block] if slopes else self.leaky_slope
 
     @property
     def order(self) -> tuple[int, ...]:

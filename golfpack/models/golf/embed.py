@@ -91,6 +91,38 @@ class BigramHash(TokenTable):
         return row.masked_fill(alone, last).long()
 
 
+class Engram(nn.Module):
+    """sigmoid(ngram_gate) * proj of the rows that hashes of the last two or three tokens find.
+
+    With n rows a table, t = x_t, p = x_{t-1} and q = x_{t-2} (0 where there is none), the tables look up
+    (1009 p + t) mod n and ((2719 p + 314159) xor 3137 t) mod n; with trigrams also
+    (36313 q xor 27191 p xor 4903 t) mod n and (7919 q xor 4391 p xor 6151 t) mod n. The tables are
+    stacked in that order. Formula: openai/parameter-golf, `EngramLite` of pull requests 1122 and 1205.
+    """
+
+    def __init__(self, cfg: GolfConfig) -> None:
+        super().__init__()
+        self.rows, self.trigram = cfg.bigram_size // cfg.engram_tables, cfg.bigram_trigram
+        self.embed = nn.Embedding(cfg.bigram_size, cfg.bigram_dim)
+        self.proj = nn.Linear(cfg.engram_tables * cfg.bigram_dim, cfg.embed_width, bias=False)
+        self.ngram_gate = nn.Parameter(torch.empty(cfg.embed_width))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) -> (B, T, embedding width)."""
+        x = self.proj(self.embed(self._found(ids)).flatten(-2))
+        return x * torch.sigmoid(self.ngram_gate.to(x.dtype))
+
+    def _found(self, t: torch.Tensor) -> torch.Tensor:
+        """Rows of the stacked tables, (B, T, tables)."""
+        p = _previous(t)
+        hashed = [1009 * p + t, (2719 * p + 314159) ^ (3137 * t)]
+        if self.trigram:
+            q = _previous(p)
+            hashed.append((36313 * q) ^ (27191 * p) ^ (4903 * t))
+            hashed.append((7919 * q) ^ (4391 * p) ^ (6151 * t))
+        return torch.stack([h % self.rows + i * self.rows for i, h in enumerate(hashed)], dim=-1)
+
+
 class PairTable(nn.Module):
     """Row (2039 x_{t-1} + x_t) mod R of a table of zeros, x_{-1} = 0: what test-time training may add.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from golfpack.errors import UsageError
 from golfpack.models.base import MissingOptions, StateDict, shape_of
-from golfpack.models.golf.config import GolfConfig, index_list
+from golfpack.models.golf.config import ENGRAM_HEADS, GolfConfig, index_list
 from golfpack.models.golf.siblings import plausible
 
 BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -21,6 +21,7 @@ BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 # What is asked for, in words for the error message.
 _QUESTIONS = {
     "activation": "of the MLP: relu2 or leaky_relu2",
+    "leaky_slope": "slope of leaky_relu2 below zero, unless leaky_slopes has one for each block",
     "rope_dims": "rotated channels per head, 0 for all",
     "xsa_last_n": "last blocks with exclusive self-attention, 0 for none",
     "ln_scale": "whether block i's inputs are divided by sqrt(i + 1)",
@@ -41,16 +42,19 @@ _QUESTIONS = {
 
 # Options that only matter beside another: what the config must say for that.
 _MATTERS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "leaky_slope": lambda c: c["activation"] == "leaky_relu2",
+    "leaky_slope": lambda c: c["activation"] == "leaky_relu2" and not c["leaky_slopes"],
+    "leaky_slopes": lambda c: c["activation"] == "leaky_relu2",
     "rope_train_len": lambda c: c["rope_scaling"] == "ntk",
     "rope_factor": lambda c: c["rope_scaling"] == "yarn",
     "attn_gate_scale": lambda c: c["attn_gate"] == "plain",
     "attn_gate_source": lambda c: c["attn_gate"] in ("plain", "double"),
     "value_embed_layers": lambda c: c["value_embed_dim"] > 0,
     "bigram_hash": lambda c: c["bigram_size"] > 0,
-    "bigram_trigram": lambda c: c["bigram_size"] > 0 and c["bigram_hash"] == "xor",
+    "bigram_trigram": lambda c: c["bigram_size"] > 0 and c["bigram_hash"] != "linear",
     "bigram_multiplier": lambda c: c["bigram_size"] > 0 and c["bigram_hash"] == "linear",
-    "bos_resets": lambda c: c["smear"] != "none" or c["bigram_size"] > 0,
+    "bos_resets": lambda c: (
+        c["smear"] != "none" or (c["bigram_size"] > 0 and c["bigram_hash"] != "engram")
+    ),
     "bos_id": lambda c: c["bos_resets"],
     "final_lane": lambda c: c["lanes"] == 2,
     "lane_split": lambda c: c["lanes"] == 2,
@@ -82,7 +86,7 @@ def infer(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
     told |= _infer_order(state, told, overrides)
     told |= _unused(told, overrides)
     skips = state["skip_weights"].shape[0] if "skip_weights" in state else 0
-    _ask(_open_questions(told), {**told, "skips": skips}, overrides)
+    _ask(_open_questions(told, overrides), {**told, "skips": skips}, overrides)
     return told
 
 
@@ -155,7 +159,11 @@ def _infer_embedding(state: StateDict) -> dict[str, Any]:
     table = "bigram.embed.weight"
     rows, width = shape_of(state, table, 2) if table in state else (0, 0)
     boosted = "word_start_boost" in state
-    return told | {"bigram_size": rows, "bigram_dim": width, "word_boost": boosted}
+    told |= {"bigram_size": rows, "bigram_dim": width, "word_boost": boosted}
+    if "bigram.ngram_gate" in state:
+        tables = shape_of(state, "bigram.proj.weight", 2)[1] // max(width, 1)
+        told |= {"bigram_hash": "engram", "bigram_trigram": tables > ENGRAM_HEADS}
+    return told
 
 
 def _infer_trunk(state: StateDict) -> dict[str, Any]:
@@ -203,7 +211,7 @@ def _unused(told: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _open_questions(told: Mapping[str, Any]) -> list[str]:
+def _open_questions(told: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str]:
     """The options without which a checkpoint of a record cannot be run rightly."""
     questions: list[str] = []
     if "layer_order" not in told:
@@ -218,18 +226,22 @@ def _open_questions(told: Mapping[str, Any]) -> list[str]:
         questions.append("value_embed_layers")
     if told["smear"] == "window":
         questions.append("bos_resets")
+    questions += _of_pairs(told, overrides)
+    others = [told[kind] != "none" for kind in ("value_residual", "attn_gate", "smear")]
+    if any((*others, questions, told["xsa_strength"], told["bigram_size"])):
+        questions = ["activation", "rope_dims", "xsa_last_n", "ln_scale", *questions]
+    return questions
+
+
+def _of_pairs(told: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str]:
+    """What the records with a table of token pairs leave open."""
+    questions: list[str] = []
     if told["smear"] == "channels" and told["bigram_size"]:
         questions.append("resid_norm")
+    if told.get("bigram_hash") == "engram" and "leaky_slopes" not in overrides:
+        questions.append("leaky_slope")  # 0.3, or another one in every block
     if told["word_boost"]:
         questions += ["bigram_trigram", "bigram_split", "word_starts"]
-    others = told["value_residual"], told["attn_gate"], told["smear"]
-    if (
-        questions
-        or told["xsa_strength"]
-        or told["bigram_size"]
-        or any(kind != "none" for kind in others)
-    ):
-        questions = ["activation", "rope_dims", "xsa_last_n", "ln_scale", *questions]
     return questions
 
 

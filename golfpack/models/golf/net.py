@@ -23,6 +23,7 @@ from golfpack.models.golf.embed import (
     LOOK_BACK,
     BigramHash,
     ChannelSmear,
+    Engram,
     PairTable,
     TokenTable,
     document_starts,
@@ -33,10 +34,10 @@ from golfpack.models.golf.embed import (
 class Mlp(nn.Module):
     """relu2 and leaky_relu2: proj(act(fc x)^2). swiglu: proj(silu(gate) * up)."""
 
-    def __init__(self, cfg: GolfConfig) -> None:
+    def __init__(self, cfg: GolfConfig, block: int) -> None:
         super().__init__()
         self.activation = cfg.activation
-        self.slope = cfg.leaky_slope if cfg.activation == "leaky_relu2" else 0.0
+        self.slope = cfg.slope_of(block) if cfg.activation == "leaky_relu2" else 0.0
         if cfg.activation == "swiglu":
             self.gate_up = nn.Linear(cfg.dim, 2 * cfg.mlp_hidden, bias=False)
         else:
@@ -61,7 +62,7 @@ class Block(nn.Module):
         self.mlp_scale = nn.Parameter(torch.empty(cfg.dim))
         self.resid_mix = nn.Parameter(torch.empty(2, cfg.dim))
         self.attn = Attention(cfg, block)
-        self.mlp = Mlp(cfg)
+        self.mlp = Mlp(cfg, block)
 
     def forward(
         self,
@@ -130,7 +131,7 @@ class Golf(nn.Module):
     def _add_embedding(self, cfg: GolfConfig) -> None:
         self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.embed_width)
         if cfg.bigram_size:
-            self.bigram = BigramHash(cfg)
+            self.bigram = Engram(cfg) if cfg.bigram_hash == "engram" else BigramHash(cfg)
         if cfg.word_boost:
             self.word_start_boost = nn.Parameter(torch.empty(()))
         if cfg.loop_embeds:
@@ -190,7 +191,7 @@ class Golf(nn.Module):
         """What hashed pairs give, (B, T, width), times `word_start_boost` where a word starts."""
         if not self.cfg.word_boost:
             return pairs
-        at = self.bigram.starts(ids)[..., None].to(pairs.dtype)
+        at = cast(BigramHash, self.bigram).starts(ids)[..., None].to(pairs.dtype)
         return pairs * (1.0 + at * (self.word_start_boost.to(pairs.dtype) - 1.0))
 
     def _trunk(self, x0: torch.Tensor, ctx: Context) -> torch.Tensor:

@@ -25,6 +25,7 @@ def siblings(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         "softcap": _SOFTCAPS,
         "softcap_kind": CHOICES["softcap_kind"],
         "rope_base": _ROPE_BASES,
+        "rope_base_odd": (0.0, *_ROPE_BASES),
         "rope_dims": tuple(d for d in _ROPE_DIMS if d < c.head_dim),
         "xsa_last_n": tuple(range(c.num_layers + 1)),
         "ln_scale": _BOTH,
@@ -41,7 +42,9 @@ def _of_layers(c: GolfConfig) -> dict[str, tuple[Any, ...]]:
     if c.activation != "swiglu":
         values["activation"] = ("relu2", "leaky_relu2")
     if c.activation == "leaky_relu2":
-        values["leaky_slope"] = _SLOPES
+        values["leaky_slopes"] = (c.leaky_slopes,)
+        if not c.leaky_slopes:
+            values["leaky_slope"] = _SLOPES
     if c.lanes == 2:
         values |= {n: CHOICES[n] for n in ("lane_split", "lane_mixes", "lane_decay", "final_lane")}
     if c.value_embed_dim:
@@ -56,13 +59,13 @@ def _of_layers(c: GolfConfig) -> dict[str, tuple[Any, ...]]:
 def _of_embedding(c: GolfConfig) -> dict[str, tuple[Any, ...]]:
     """Of what only some models have in their embedding."""
     values: dict[str, tuple[Any, ...]] = {}
-    if c.bigram_size:
-        values["bigram_hash"] = CHOICES["bigram_hash"]
+    if c.bigram_size and c.bigram_hash != "engram":
+        values["bigram_hash"] = ("xor", "linear")
     if c.bigram_size and c.bigram_hash == "xor":
         values["bigram_trigram"] = _BOTH
     if c.word_starts:
         values["bigram_split"] = _BOTH
-    if c.bigram_size or c.smear != "none":
+    if (c.bigram_size and c.bigram_hash != "engram") or c.smear != "none":
         values["bos_resets"] = _BOTH
     return values
 
@@ -105,6 +108,7 @@ def plausible(question: str, told: Mapping[str, Any]) -> Any:
         )  # no order fits: the model's check says so
     return {
         "activation": "leaky_relu2",
+        "leaky_slope": 0.5,
         "rope_dims": 16 if head_dim > 16 else 0,
         "xsa_last_n": layers,
         "ln_scale": True,

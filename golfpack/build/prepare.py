@@ -175,7 +175,10 @@ class Prepared:
         bytes_per_token = None
         if tokenizer is not None:
             table = ByteTable.from_tokenizer(tokenizer, self._vocab_size)
-            bytes_per_token = float(np.mean([table.count(row) for row in used.sequences]))
+            bytes_per_token = float(np.mean([
+                # A model with padded outputs may write one that stands for nothing.
+                table.count(row[row < len(table.base)]) for row in used.sequences
+            ]))  # fmt: skip
         found = replace(self, used=used, held_out=held_out, bytes_per_token=bytes_per_token)
         return replace(found, stats=found._statistics(used, notify))
 

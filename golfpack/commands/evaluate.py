@@ -147,6 +147,8 @@ def show_eval(report: "EvalReport") -> None:
 
 
 def _bytes_source(report: "EvalReport") -> str:
+    if report.bytes_source == "text":
+        return "text itself"
     if report.bytes_source == "table":
         return "tokenizer's table"
     return f"side-car {report.bytes_source}"

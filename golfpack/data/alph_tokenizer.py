@@ -19,6 +19,8 @@ from numba import njit
 from golfpack.data.alph_header import read_header, sub_object
 from golfpack.errors import UsageError
 
+# What its trainer's chat data has at the end of a document, as ordinary text.
+DOCUMENT_END = " <|end_of_text|>"
 _HINT = 'the latter is {"type": "bpe", "vocab": [...], "merges": [[left, right], ...]}'
 
 

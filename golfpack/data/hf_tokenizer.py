@@ -134,3 +134,5 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
+# The printable character of each byte.
+BYTE_CHARACTERS = {byte: character for character, byte in _BYTE_OF.items()}

@@ -22,12 +22,17 @@ def read_documents(paths: Iterable[str | Path]) -> Iterator[str]:
         UsageError: a file is missing, not UTF-8, or a JSON line has no text.
     """
     for path in map(Path, paths):
-        text = _read(path)
+        text = read_text(path)
         documents = _from_jsonl(text, path) if path.suffix == ".jsonl" else _split(text)
         yield from (d for d in documents if d.strip())
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A whole text file.
+
+    Raises:
+        UsageError: it is missing, or not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

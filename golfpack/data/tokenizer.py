@@ -10,7 +10,7 @@ import numpy as np
 import sentencepiece
 
 from golfpack.base.files import write_atomically
-from golfpack.data import alph_header, hf_tokenizer, llama2c_tokenizer
+from golfpack.data import alph_header, hf_tokenizer, llama2c_tokenizer, tiktoken_ranks
 from golfpack.data.alph_tokenizer import read_alph_tokenizer
 from golfpack.errors import UsageError
 
@@ -39,7 +39,7 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Load a SentencePiece model, llama2.c's as one, a tokenizer.json, or an ALPH checkpoint's.
+    """Load a SentencePiece model, llama2.c's, a tokenizer.json, GPT-2's ranks, an ALPH checkpoint's.
 
     Raises:
         UsageError: the file is missing or is none of them.
@@ -52,6 +52,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         data = path.read_bytes()
         if hf_tokenizer.looks_like(data):
             return hf_tokenizer.HfTokenizer(data, path)
+        if tiktoken_ranks.looks_like(data):
+            return hf_tokenizer.HfTokenizer(tiktoken_ranks.tokenizer_json(data, path), path)
         if alph_header.looks_like(data):
             return read_alph_tokenizer(data, path)
         if llama2c_tokenizer.looks_like(data):

@@ -16,6 +16,9 @@ from golfpack.data.hf_tokenizer import HfTokenizer
 from golfpack.data.tokenizer import SPACE, Tokenizer, word_starts
 from golfpack.errors import CorruptError, UsageError
 
+# Outputs beyond the tokenizer's pieces, below the next multiple of 128.
+_MOST_PADDING = 128
+
 
 @dataclass(frozen=True)
 class ByteTable:
@@ -25,29 +28,36 @@ class ByteTable:
         base: (V,) int64, bytes of the piece without a leading space.
         leading_space: (V,) bool, whether the piece starts with a space.
         boundary: (V,) bool, control, unknown and unused pieces: a space after them is not counted.
+        warnings: what is to be said of the tokenizer.
     """
 
     base: np.ndarray
     leading_space: np.ndarray
     boundary: np.ndarray
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def from_tokenizer(cls, sp: Tokenizer, vocab_size: int) -> "ByteTable":
         """Build the table of a tokenizer for a model with `vocab_size` outputs.
 
+        A byte-level tokenizer may have fewer pieces, if the model's outputs are padded: to a multiple
+        of 64, as trainers do for speed. The others never occur, or `count` raises.
+
         Raises:
             UsageError: the tokenizer has another number of pieces than the model has outputs.
         """
-        if sp.vocab_size() != vocab_size:
-            raise UsageError(
-                f"the tokenizer has {sp.vocab_size()} pieces, the model {vocab_size} outputs",
-                "give the tokenizer the model was trained with",
-            )
         # A byte-level token's space is one of its bytes, wherever it stands.
         byte_level = sp if isinstance(sp, HfTokenizer) and sp.byte_level else None
-        base = np.zeros(vocab_size, np.int64)
-        boundary = np.ones(vocab_size, bool)
-        for i in range(vocab_size):
+        pieces, padding = sp.vocab_size(), vocab_size - sp.vocab_size()
+        padded = byte_level is not None and 0 < padding < _MOST_PADDING and vocab_size % 64 == 0
+        if padding and not padded:
+            raise UsageError(
+                f"the tokenizer has {pieces} pieces, the model {vocab_size} outputs",
+                "give the tokenizer the model was trained with",
+            )
+        base = np.zeros(pieces, np.int64)
+        boundary = np.ones(pieces, bool)
+        for i in range(pieces):
             if sp.IsControl(i) or sp.IsUnknown(i) or sp.IsUnused(i):
                 continue
             boundary[i] = False
@@ -56,8 +66,9 @@ class ByteTable:
             else:
                 piece = sp.IdToPiece(i)
                 base[i] = 1 if sp.IsByte(i) else len(piece.removeprefix(SPACE).encode())
-        starts = word_starts(sp) if byte_level is None else np.zeros(vocab_size, bool)
-        return cls(base, starts, boundary)
+        starts = word_starts(sp) if byte_level is None else np.zeros(pieces, bool)
+        note = f"{padding} of the model's {vocab_size:,} outputs are taken for padding"
+        return cls(base, starts, boundary, (note,) if padding else ())
 
     def count(self, tokens: np.ndarray) -> np.ndarray:
         """Bytes of each target `tokens[1:]` given the token before it.

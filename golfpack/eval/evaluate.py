@@ -125,7 +125,7 @@ def _report(
         targets=targets,
         scored_tokens=int((run.log.times == 1).sum()),
         scored_bytes=int(inputs.target_bytes.sum()),
-        bytes_source=options.byte_counts or "table",
+        bytes_source=inputs.bytes_source,
         byte_audit=dict(vars(inputs.byte_audit)),
         documents=len(inputs.documents) - 1,
         round_trip=dict(vars(inputs.round_trip)),

@@ -8,7 +8,7 @@ import numpy as np
 
 from golfpack.artifact import open_pair
 from golfpack.base.progress import Notify, silent
-from golfpack.data.stream import is_text, read_stream
+from golfpack.data.stream import is_text, read_counted
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
@@ -90,6 +90,7 @@ class EvalInputs:
         tokens: (n,) uint16.
         documents: from `document_bounds`.
         target_bytes: (n - 1,) bytes of each target.
+        bytes_source: of what they were counted: "table", "text", or the side-car shards.
         byte_audit: the byte table against decoded text.
         round_trip: whether the tokens of documents come back.
     """
@@ -101,6 +102,7 @@ class EvalInputs:
     tokens: np.ndarray
     documents: np.ndarray
     target_bytes: np.ndarray
+    bytes_source: str
     byte_audit: ByteAudit
     round_trip: RoundTrip
     source_round_trip: RoundTrip | None
@@ -135,16 +137,19 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     sp = load_tokenizer(options.tokenizer)
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
     notify("read", 1, 4, "tokens")
-    tokens = read_stream(options.tokens, sp, options.limit)
+    tokens, text_bytes = read_counted(options.tokens, sp, options.limit)
     if len(tokens) < 2:
         raise UsageError(
             f"{options.tokens} holds {len(tokens)} tokens: there is none to score",
             "give a stream of at least 2 tokens",
         )
-    counts = table.count(tokens)
+    counts, bytes_source = table.count(tokens), "table"
+    if text_bytes is not None:
+        counts, bytes_source = text_bytes[1:], "text"
     refuse_wrong_assumptions(loaded, windows(tokens))
     if options.byte_counts is not None:
         counts = read_byte_counts(options.byte_counts, tokens, sp.bos_id())
+        bytes_source = options.byte_counts
     documents = document_bounds(tokens, sp.bos_id())
     notify("read", 2, 4, f"audit of {len(tokens):,} tokens' bytes")
     audited = audit(sp, table, tokens)
@@ -154,12 +159,13 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     if options.raw_text is not None:
         source = text_round_trip(sp, read_documents([options.raw_text]))
     warnings = [
-        *_byte_warnings(options, audited, round_trip, source),
+        *_byte_warnings(options, bytes_source, audited, round_trip, source),
+        *table.warnings,
         *_document_warnings(mode, ttt, len(documents) - 1, audited.documents),
     ]
     return EvalInputs(
-        loaded, float_model, mode, ttt, tokens, documents, counts, audited, round_trip, source,
-        tuple(warnings),
+        loaded, float_model, mode, ttt, tokens, documents, counts, bytes_source, audited, round_trip,
+        source, tuple(warnings),
     )  # fmt: skip
 
 
@@ -178,7 +184,11 @@ def _mode(options: EvalOptions, ttt: TttRecipe | None, loaded: Model) -> Mode:
 
 
 def _byte_warnings(
-    options: EvalOptions, audited: ByteAudit, tokens: RoundTrip, source: RoundTrip | None
+    options: EvalOptions,
+    bytes_source: str,
+    audited: ByteAudit,
+    tokens: RoundTrip,
+    source: RoundTrip | None,
 ) -> list[str]:
     warnings = []
     if audited.unk_tokens:
@@ -192,7 +202,12 @@ def _byte_warnings(
     if source is not None and source.lossy:
         warnings.append(
             f"the tokenizer changes {source.lossy:,} of the {source.documents:,} documents of "
-            f"{options.raw_text}: bits per byte are of the changed text"
+            f"{options.raw_text}: "
+            + (
+                "what it drops counts as bytes, and nothing predicts it"
+                if bytes_source == "text"
+                else "bits per byte are of the changed text"
+            )
         )
     if options.byte_counts is None and (unused := find_sidecars(options.tokens)):
         warnings.append(f"byte-count shards such as {unused[0]} are not used; --byte-counts does")

@@ -21,7 +21,8 @@ class EvalReport:
         val_bpb: bits per byte, (sum of nll / ln 2) / scored_bytes.
         targets, scored_tokens: tokens to score, and those scored exactly once.
         scored_bytes: bytes of text that the scored tokens stand for.
-        bytes_source: "table" (the tokenizer's), or the side-car shards that were counted instead.
+        bytes_source: "table" (the tokenizer's), "text" (what the tokenizer dropped included), or the
+            side-car shards that were counted instead.
         byte_audit: the byte table against decoded text.
         documents: of the stream; one where no BOS occurs.
         round_trip: documents whose tokens were decoded and encoded, and those that came back changed.

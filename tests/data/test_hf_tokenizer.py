@@ -81,6 +81,24 @@ def test_every_byte_of_text_is_counted_once(saved):
     assert audit(ours, table, cut).table_bytes == int(table.count(cut).sum())
 
 
+def test_a_models_padded_outputs_stand_for_no_tokens(tmp_path):
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    ours = load_tokenizer(tmp_path / "tokenizer.json")
+    size = ours.vocab_size()
+    outputs = -(-size // 64) * 64
+    table = ByteTable.from_tokenizer(ours, outputs)
+    assert table.warnings == (
+        f"{outputs - size} of the model's {outputs} outputs are taken for padding",
+    )
+    tokens = encode_documents(ours, TEXTS)
+    assert (table.count(tokens) == ByteTable.from_tokenizer(ours, size).count(tokens)).all()
+    with pytest.raises(UsageError, match=f"token {size} at position 1 is outside the vocabulary"):
+        table.count(np.array([0, size]))
+    for wrong in (size - 1, outputs + 1, outputs + 128):
+        with pytest.raises(UsageError, match=f"has {size} pieces, the model {wrong} outputs"):
+            ByteTable.from_tokenizer(ours, wrong)
+
+
 def test_words_start_where_a_space_does(saved):
     _, path = saved
     ours = load_tokenizer(path)

@@ -121,6 +121,20 @@ def test_the_gap_to_the_float_model_is_of_the_same_mode(inside):
     assert report["quant_gap"] == pytest.approx(report["val_bpb"] - report["float_bpb"])
 
 
+def test_the_same_ids_give_the_same_figures_from_any_file(inside, folder):
+    tokens = read_shard(folder / "val.bin")
+    np.save(folder / "val.npy", tokens.astype(np.int64))
+    (folder / "val.tokens").write_text("\n".join(map(str, tokens)))
+    (folder / "val.txt").write_bytes((folder / "text.txt").read_bytes())
+    reports = []
+    for name in ("val.bin", "val.npy", "val.tokens", "val.txt"):
+        run = inside("eval", "0.pt", *BASE, "--tokens", name, "--limit", "400", "--json")
+        assert run.returncode == 0, run.stderr
+        reports.append(json.loads(run.stdout))
+    for key in ("tokens_sha256", "val_loss", "val_bpb", "scored_bytes", "documents", "legality"):
+        assert all(r[key] == reports[0][key] for r in reports), key
+
+
 def test_side_cars_replace_the_table_and_are_no_tokens(inside):
     base = ("0.pt", "--tokens", "side_val_*.bin", *BASE[2:], "--json")
     unused = inside("eval", *base)

@@ -12,8 +12,12 @@ from conftest import agree, asked
 
 from golfpack.artifact import open_model
 from golfpack.build.run import build
+from golfpack.calib.sources import from_data
+from golfpack.data.stream import read_counted
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
+from golfpack.eval.evaluate import evaluate
+from golfpack.eval.inputs import EvalOptions
 from golfpack.models.alph.family import ALPH
 from golfpack.models.alph.file import read_alph
 from golfpack.models.base import KVCache
@@ -218,6 +222,31 @@ def test_both_formats_load_by_content(write, tmp_path):
     tokenizer = load_tokenizer(path)
     assert tokenizer.vocab_size() == 3
     assert tokenizer.Encode("abba") == [2, 1, 0]
+
+
+def test_text_is_scored_by_its_own_bytes_and_calibrates(tmp_path):
+    """A .txt is one stream as it stands; each document of a .jsonl gets a mark and a line."""
+    text = "".join(map(chr, range(97, 117))) + "\n <|_>"
+    merges = [[0, 1], [1, 2], [19, 19]]
+    artifacts = {"type": "bpe", "vocab": [*text, "ab", "bc", "tt"], "merges": merges}
+    _, weights, _ = toy()
+    path = tmp_path / "checkpoint-5000.json"
+    path.write_bytes(alph_bytes(weights, header_of(weights, tokenizerArtifacts=artifacts)))
+    plain = "abc tea\u00e9Zs at the hat\n\n\nsecond"
+    (tmp_path / "x.txt").write_text(plain)
+    said = evaluate(EvalOptions(path, str(tmp_path / "x.txt"), path))
+    tokenizer = load_tokenizer(path)
+    assert said.targets == len(tokenizer.Encode(plain)) - 1
+    assert said.bytes_source == "text"
+    assert said.scored_bytes == len(plain.encode()) - 2  # the first token, "ab", is not a target
+    assert any("what it drops counts as bytes" in w for w in said.warnings)
+    documents = ["tea at ten", "a hat <|end_of_text|>\n"]
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps({"text": d}) for d in documents))
+    tokens, sizes = read_counted(str(tmp_path / "x.jsonl"), tokenizer)
+    assert tokenizer.Decode(tokens.tolist()) == "tea at ten <|end_of_tet|>\na hat <|end_of_tet|>\n"
+    assert sizes.sum() == len("tea at ten <|end_of_text|>\na hat <|end_of_text|>\n")
+    calib = from_data(str(tmp_path / "x.jsonl"), tokenizer, 29, 2, 8)
+    assert calib.sequences.shape == (2, 8)
 
 
 def test_a_checkpoint_may_come_without_its_tokenizer(tmp_path):

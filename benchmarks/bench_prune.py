@@ -42,7 +42,7 @@ def policy(k: float) -> Policy:
 def rounded(state: PackState, k: float, share: float = 0.0) -> PackState:
     """Codes of a plan, with or without magnitude pruning before it."""
     prune = [PruneMagnitude(share=share)] if share else []
-    passes = [policy(k), *prune, Sense(activation_order=True), Clip(), Steps(), Round(), ENCODE]
+    passes = [policy(k), *prune, Sense(order="falling"), Clip(), Steps(), Round(), ENCODE]
     return run_passes(passes, state)
 
 

@@ -142,7 +142,7 @@ def _policy(matrix_k: float, embed_k: float) -> Policy:
 
 
 def _sensed(state: PackState) -> PackState:
-    return run_passes([_policy(12.85, 20.0), Sense(damp=0.01, activation_order=True)], state)
+    return run_passes([_policy(12.85, 20.0), Sense(damp=0.01, order="falling")], state)
 
 
 def _rounded(ready: PackState, matrix_k: float, embed_k: float) -> Tensors:

@@ -2,7 +2,7 @@
 
 # Columns whose feedback is applied at once as one matrix product; within a block it is column by
 # column. Any value gives the same codes up to float64 rounding.
-BLOCK = 128
+BLOCK = 64
 # bits(k + 1) - bits(k) of a Gaussian of precision p is log2(e) / 2 (2 k + 1) p.
 HALF_LOG2_E = 0.7213475204444817
 

@@ -22,11 +22,11 @@ class ToFactor:
 
     matrix: np.ndarray
     damp: float
-    activation_order: bool = False
+    order: np.ndarray | None = None
 
     def run(self) -> Factor:
         """The factor, worked out here."""
-        return factorize(self.matrix, damp=self.damp, activation_order=self.activation_order)
+        return factorize(self.matrix, damp=self.damp, order=self.order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +39,16 @@ class ToRound:
     factor: Factor | None = None
     row_factor: Factor | None = None
     rate_weight: float = 0.0
+    survivors: int = 1
 
     def run(self) -> np.ndarray:
         """Codes (rows, cols) int32, worked out here."""
         if self.factor is None:
             return round_nearest(self.w, self.steps, self.limit)
         return round_feedback(
-            self.w, self.steps, self.factor, self.limit, self.row_factor, self.rate_weight
-        )
+            self.w, self.steps, self.factor, self.limit, self.row_factor, self.rate_weight,
+            self.survivors,
+        )  # fmt: skip
 
 
 class Engine(Protocol):

@@ -202,6 +202,9 @@ class _Bracket:
         if self.fits is not None and self.over is not None and self.over[0] < self.fits[0]:
             (a, big), (b, small) = self.over, self.fits
             share = log2(big / self.aim) / log2(big / small) if big > self.aim > small else 0.5
+            # Three tries on one side: a size that jumps holds the other end. Then by halves.
+            if len({r.artifact_bytes > self.limit for r in self.trace[-3:]}) == 1:
+                share = 0.5
             return a + (b - a) * min(max(share, 0.02), 0.98)
         kept = self.rate.kept_bits
         share = max(8 * self.aim - kept, 1.0) / max(8 * size - kept, 1.0)

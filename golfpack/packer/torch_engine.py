@@ -29,6 +29,8 @@ W = TypeVar("W")
 class TorchEngine:
     """See `packer.engine.Engine`.
 
+    A list search (`ToRound.survivors`) is made on the host: it has no form for a device yet.
+
     Attributes:
         device: where to compute.
         kernel: Triton's kernel or its plain twin; None: the kernel where it can run.
@@ -54,7 +56,7 @@ class TorchEngine:
         """
         orders = [_order(t) for t in work]
         m = self._stack(
-            [t.matrix[np.ix_(o, o)] if t.activation_order else t.matrix
+            [t.matrix if t.order is None else t.matrix[np.ix_(o, o)]
              for t, o in zip(work, orders, strict=True)]
         )  # fmt: skip
         eye = torch.eye(m.shape[-1], dtype=m.dtype, device=self.device)
@@ -77,7 +79,9 @@ class TorchEngine:
 
     def codes(self, work: Sequence[ToRound], threads: int) -> Iterator[np.ndarray]:
         """See `Engine`. Matrices without a factor are rounded to nearest on the host: it is no work."""
-        here = [i for i, t in enumerate(work) if t.factor is not None and t.w.size]
+        here = [
+            i for i, t in enumerate(work) if t.factor is not None and t.w.size and t.survivors == 1
+        ]
         found: dict[int, np.ndarray] = {}
         for batch in _batches([work[i] for i in here], _kind, _values):
             members = [here[i] for i in batch]
@@ -93,16 +97,17 @@ class TorchEngine:
         orders = [f.order for f in factors]
         col_steps = [np.ones(cols) if t.steps.col is None else t.steps.col for t in work]
         row_rate = col_rate = group_of = None
+        row_orders = [np.arange(rows) if t.row_factor is None else t.row_factor.order for t in work]
         if first.rate_weight > 0:
             rates = [precisions(t.w, t.steps) for t in work]
-            row_rate = self._stack([row for row, _ in rates])
+            row_rate = self._stack([r[o] for (r, _), o in zip(rates, row_orders, strict=True)])
             col_rate = self._stack([c[o] for (_, c), o in zip(rates, orders, strict=True)])
         if first.steps.group is not None:
             group_of = torch.from_numpy(orders[0] // first.steps.group).to(self.device)
         row_factors = [t.row_factor for t in work if t.row_factor is not None]
         codes = round_feedback_batch(
-            self._stack([t.w[:, o] for t, o in zip(work, orders, strict=True)]),
-            self._stack([t.steps.row for t in work]),
+            self._stack([t.w[np.ix_(r, o)] for t, r, o in zip(work, row_orders, orders, strict=True)]),
+            self._stack([t.steps.row[r] for t, r in zip(work, row_orders, strict=True)]),
             self._stack([c[o] for c, o in zip(col_steps, orders, strict=True)]),
             self._stack([f.upper for f in factors]),
             first.limit,
@@ -110,7 +115,8 @@ class TorchEngine:
             first.rate_weight, row_rate, col_rate, group_of=group_of, kernel=self.kernel,
         )  # fmt: skip
         assert codes.shape == (len(work), rows, cols)
-        return [_unordered(c, o) for c, o in zip(codes.cpu().numpy(), orders, strict=True)]
+        fetched = codes.cpu().numpy()
+        return [_unordered(*each) for each in zip(fetched, row_orders, orders, strict=True)]
 
     def _stack(self, arrays: Sequence[np.ndarray]) -> torch.Tensor:
         """Arrays of one shape as one float64 tensor on the device."""
@@ -119,9 +125,7 @@ class TorchEngine:
 
 
 def _order(t: ToFactor) -> np.ndarray:
-    if not t.activation_order:
-        return np.arange(len(t.matrix))
-    return np.argsort(-t.matrix.diagonal().astype(np.float64), kind="stable")
+    return np.arange(len(t.matrix)) if t.order is None else t.order
 
 
 def _kind(t: ToRound) -> Hashable:
@@ -137,10 +141,10 @@ def _values(t: ToRound) -> int:
     return rows * cols + cols * cols + (rows * rows if t.row_factor is not None else 0)
 
 
-def _unordered(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
+def _unordered(codes: np.ndarray, row_order: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Codes in rounding order -> codes in the tensor's own."""
     out = np.empty_like(codes)
-    out[:, order] = codes
+    out[np.ix_(row_order, order)] = codes
     return out
 
 

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from golfpack.packer.format.steps import LogSteps, StepField, f16_steps, log_steps
 from golfpack.packer.quantize.gptq import BLOCK, factorize, round_feedback, round_nearest
@@ -28,19 +26,22 @@ def random_steps(rng: np.random.Generator, rows: int, cols: int) -> LogSteps:
     )
 
 
-def reference(w, hessian, steps: StepField, damp, limit, order, row_cov=None):
+def reference(w, hessian, steps: StepField, damp, limit, order, row_cov=None, row_order=None):
     """Frantar et al., algorithm 1 with blocks of one column, by dense inverses.
 
     With `row_cov`, each column is a Babai pass along its rows.
     """
     upper = damped_upper(hessian[np.ix_(order, order)], damp)
-    row_upper = np.eye(len(w)) if row_cov is None else damped_upper(row_cov, damp)
-    work = w.astype(np.float64)[:, order]
+    rows = np.arange(len(w)) if row_cov is None else row_order
+    row_upper = np.eye(len(w))
+    if row_cov is not None:
+        row_upper = damped_upper(row_cov[np.ix_(rows, rows)], damp)
+    work = w.astype(np.float64)[np.ix_(rows, order)]
     col = np.ones(w.shape[1]) if steps.col is None else steps.col.astype(np.float64)[order]
     codes = np.zeros(w.shape, np.int64)
     bound = np.inf if limit is None else limit
     for i in range(w.shape[1]):
-        step, target = steps.row.astype(np.float64) * col[i], work[:, i].copy()
+        step, target = steps.row.astype(np.float64)[rows] * col[i], work[:, i].copy()
         for r in range(len(w)):
             codes[r, i] = np.clip(np.rint(target[r] / step[r]), -bound, bound)
             push = (target[r] - codes[r, i] * step[r]) / row_upper[r, r]
@@ -48,7 +49,7 @@ def reference(w, hessian, steps: StepField, damp, limit, order, row_cov=None):
         error = (work[:, i] - codes[:, i] * step) / upper[i, i]
         work[:, i:] -= np.outer(error, upper[i, i:])
     out = np.empty_like(codes)
-    out[:, order] = codes
+    out[np.ix_(rows, order)] = codes
     return out
 
 
@@ -59,22 +60,31 @@ def damped_upper(matrix, damp):
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
-@pytest.mark.parametrize("activation_order", [False, True])
+@pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize(
     ("rows", "cols", "limit"),
-    [(1, 1, None), (1, 7, 3), (5, 1, None), (17, 33, 3), (9, BLOCK, None), (6, 2 * BLOCK + 37, 15)],
+    [
+        (1, 1, None),
+        (1, 7, 3),
+        (5, 1, None),
+        (17, 33, 3),
+        (9, BLOCK, None),
+        (6, 2 * BLOCK + 37, 15),
+        (BLOCK + 1, 5, None),
+        (2 * BLOCK + 9, BLOCK + 21, 7),
+    ],
 )
-def test_codes_are_those_of_the_reference(rows, cols, limit, activation_order, two_sided):
+def test_codes_are_those_of_the_reference(rows, cols, limit, ordered, two_sided):
     rng = np.random.default_rng(rows * 1000 + cols)
     w = rng.standard_normal((rows, cols)).astype(np.float32)
     hessian, steps = correlated_hessian(rng, cols), random_steps(rng, rows, cols)
-    factor = factorize(hessian, damp=0.01, activation_order=activation_order)
+    orders = [rng.permutation(n) if ordered else np.arange(n) for n in (rows, cols)]
+    factor = factorize(hessian, damp=0.01, order=orders[1])
     row_cov = correlated_hessian(rng, rows) if two_sided else None
-    row_factor = None if row_cov is None else factorize(row_cov, damp=0.01)
+    row_factor = None if row_cov is None else factorize(row_cov, damp=0.01, order=orders[0])
     codes = round_feedback(w, steps, factor, limit, row_factor)
-    diagonal = np.diag(hessian)
-    order = np.argsort(-diagonal, kind="stable") if activation_order else np.arange(cols)
-    np.testing.assert_array_equal(codes, reference(w, hessian, steps, 0.01, limit, order, row_cov))
+    expected = reference(w, hessian, steps, 0.01, limit, orders[1], row_cov, orders[0])
+    np.testing.assert_array_equal(codes, expected)
     assert codes.dtype == np.int32
     if limit is not None:
         assert np.abs(codes).max() <= limit
@@ -84,16 +94,21 @@ def dequantized(codes, steps: StepField):
     return codes * steps.row[:, None].astype(np.float64) * (1.0 if steps.col is None else steps.col)
 
 
-@given(seed=st.integers(0, 10_000))
-@settings(max_examples=15, deadline=None)
-def test_feedback_beats_rounding_to_nearest_where_inputs_correlate(seed):
-    rng = np.random.default_rng(seed)
-    w = rng.standard_normal((32, 40)).astype(np.float32)
-    hessian, steps = correlated_hessian(rng, 40), random_steps(rng, 32, 40)
-    factor = factorize(hessian, damp=0.01, activation_order=False)
-    gptq = weighted_error(w - dequantized(round_feedback(w, steps, factor, None), steps), hessian)
-    nearest = weighted_error(w - dequantized(round_nearest(w, steps, None), steps), hessian)
-    assert gptq.sum() < 0.9 * nearest.sum()
+def test_feedback_beats_rounding_to_nearest_where_inputs_correlate():
+    def cost(rng: np.random.Generator) -> tuple[float, float]:
+        w = rng.standard_normal((32, 40)).astype(np.float32)
+        hessian, steps = correlated_hessian(rng, 40), random_steps(rng, 32, 40)
+        codes = round_feedback(w, steps, factorize(hessian, damp=0.01), None)
+        errors = (
+            w - dequantized(codes, steps),
+            w - dequantized(round_nearest(w, steps, None), steps),
+        )
+        gptq, nearest = (float(weighted_error(e, hessian).sum()) for e in errors)
+        return gptq, nearest
+
+    # One matrix may have bad luck; twenty do not.
+    gptq, nearest = np.sum([cost(np.random.default_rng(seed)) for seed in range(20)], axis=0)
+    assert gptq < 0.9 * nearest
 
 
 def test_two_sides_beat_one_where_outputs_correlate_too():
@@ -119,7 +134,7 @@ def test_the_final_cost_is_the_sum_of_squared_errors_over_u():
     rng = np.random.default_rng(3)
     w = rng.standard_normal((4096, 12)).astype(np.float32)
     hessian, steps = correlated_hessian(rng, 12), random_steps(rng, 4096, 12)
-    factor = factorize(hessian, damp=0.0, activation_order=False)
+    factor = factorize(hessian, damp=0.0)
     cost = weighted_error(w - dequantized(round_feedback(w, steps, factor, None), steps), hessian)
     fine = (np.square(steps.row)[:, None] * np.square(steps.col / factor.diagonal())).sum(1) / 12
     assert cost.sum() == pytest.approx(fine.sum(), rel=0.05)
@@ -134,7 +149,7 @@ def test_without_correlation_feedback_is_rounding_to_nearest(kind):
         kind, np.zeros(20)
     )
     damp = 0.0 if "no damp" in kind else 0.01
-    factor = factorize(np.diag(diagonal), damp=damp, activation_order=kind == "diagonal")
+    factor = factorize(np.diag(diagonal), damp=damp, order=np.argsort(-diagonal))
     np.testing.assert_array_equal(
         round_feedback(w, steps, factor, None), round_nearest(w, steps, None)
     )
@@ -160,11 +175,11 @@ def test_dead_columns_are_rounded_to_nearest_and_disturb_nobody():
 def test_a_singular_hessian_raises_the_damp_and_says_so(scale):
     rng = np.random.default_rng(6)
     hessian = scale * correlated_hessian(rng, 30, tokens=5).astype(np.float64)  # rank 5
-    factor = factorize(hessian, damp=0.0, activation_order=False)
+    factor = factorize(hessian, damp=0.0)
     assert factor.damp > 0
     assert np.isfinite(factor.upper).all()
     assert (factor.diagonal() > 0).all()
-    well = factorize(hessian, damp=0.01, activation_order=False)
+    well = factorize(hessian, damp=0.01)
     assert well.damp == 0.01
     w = rng.standard_normal((4, 30)).astype(np.float32)
     steps = f16_steps(np.full(4, 0.2))
@@ -176,11 +191,10 @@ def test_a_singular_hessian_raises_the_damp_and_says_so(scale):
 def test_factor_is_the_cholesky_of_the_inverse():
     rng = np.random.default_rng(7)
     hessian = correlated_hessian(rng, 16)
-    factor = factorize(hessian, damp=0.1, activation_order=True)
+    factor = factorize(hessian, damp=0.1, order=rng.permutation(16))
     h = hessian.astype(np.float64) + 0.1 * np.diag(hessian).mean() * np.eye(16)
     h = h[np.ix_(factor.order, factor.order)]
     np.testing.assert_allclose(factor.upper.T @ factor.upper @ h, np.eye(16), atol=1e-6)
-    assert (np.diff(np.diag(hessian)[factor.order]) <= 0).all()
     assert (np.tril(factor.upper, -1) == 0).all()
 
 

@@ -33,7 +33,7 @@ def an_error(seed, rows=60, cols=80):
         error += size * np.outer(rng.standard_normal(rows), rng.standard_normal(cols)) / 8
     x = rng.standard_normal((400, cols)) * np.exp(rng.standard_normal(cols))
     hessian = x.T @ x / 400
-    return error, hessian, factorize(hessian, damp=0.0, activation_order=True)
+    return error, hessian, factorize(hessian, damp=0.0, order=np.argsort(-hessian.diagonal()))
 
 
 @pytest.fixture(scope="module")

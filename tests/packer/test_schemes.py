@@ -63,7 +63,7 @@ def sensitivity(rows: int, cols: int, kind: str) -> Sensitivity:
     hessian = x.T @ x / len(x)
     if kind == "dead columns":
         hessian[:, ::2] = hessian[::2] = 0
-    factor = factorize(hessian, damp=0.01, activation_order=False)
+    factor = factorize(hessian, damp=0.01)
     return Sensitivity(hessian, weight, factor, measured=True)
 
 

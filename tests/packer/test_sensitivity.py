@@ -80,7 +80,7 @@ def test_kl_of_rows_that_are_not_independent_is_the_quadruple_loop():
 def measure(weights, stats, row_damp=None):
     calls = []
     found = measure_sensitivity(
-        weights, stats, damp=0.01, row_damp=row_damp, activation_order=False, threads=2,
+        weights, stats, damp=0.01, row_damp=row_damp, order="natural", threads=2,
         engine=HostEngine(), notify=lambda *a: calls.append(a),
     )  # fmt: skip
     assert [c[1] for c in calls] == list(range(1, len(weights) + 1))

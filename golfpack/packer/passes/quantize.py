@@ -1,7 +1,7 @@
 """The passes that turn weights into codes: sense, clip, steps, round. Thin shells, no maths."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast, get_args
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from golfpack.packer.format.steps import StepField
 from golfpack.packer.format.tensors import PackedTensor, QTensor, Raw
 from golfpack.packer.quantize.gptq import MAX_DAMP
 from golfpack.packer.quantize.schemes import IntN, Keep, Ternary, kept_type
-from golfpack.packer.quantize.sensitivity import measure_sensitivity
+from golfpack.packer.quantize.sensitivity import Order, measure_sensitivity
 from golfpack.packer.state import (
     PackState,
     Pass,
@@ -26,6 +26,9 @@ from golfpack.packer.state import (
 )
 from golfpack.spec import as_matrix
 
+_MOST_SURVIVORS = 64
+# Survivors where none are told: the first as long as there are at most so many weights.
+_WIDE, _NARROW, _FEW_WEIGHTS = 16, 8, 10_000_000
 _F16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -35,7 +38,9 @@ class Sense(Pass):
 
     Attributes:
         damp: added to every Hessian's diagonal, as a fraction of its mean.
-        activation_order: round columns by falling diagonal of the Hessian.
+        order: of rounding. natural: as the columns stand; falling: by the Hessian's diagonal, the
+            largest first, as GPTQ has it; rising: the least active first, so that all others can still
+            make up for what they lose. With two-sided feedback the rows alike (docs/LOG.md).
         two_sided: feed errors back along rows too, where calibration measured output gradients.
         row_damp: like `damp`, for the covariance of output gradients.
     """
@@ -43,11 +48,16 @@ class Sense(Pass):
     name: ClassVar[str] = "sense"
     stage: ClassVar[Stage] = "prepare"
     damp: float = 0.01
-    activation_order: bool = False
+    order: str = "natural"
     two_sided: bool = False
     row_damp: float = 0.1
 
     def __post_init__(self) -> None:
+        require(
+            self.order in get_args(Order),
+            f"sense.order is {self.order!r}",
+            f"choose from {', '.join(get_args(Order))}",
+        )
         for option in ("damp", "row_damp"):
             value = getattr(self, option)
             require(
@@ -59,12 +69,13 @@ class Sense(Pass):
 
     def run(self, state: PackState) -> PackState:
         names = quantized_names(state)
+        order = cast(Order, self.order)
         found = measure_sensitivity(
             {n: state.weights[n] for n in names},
             state.stats,
             damp=self.damp,
             row_damp=self.row_damp if self.two_sided else None,
-            activation_order=self.activation_order,
+            order=order,
             engine=state.engine,
             threads=state.threads,
             notify=state.notify,
@@ -143,16 +154,22 @@ class Round(Pass):
             it); otherwise round to nearest.
         rate_weight: prefer cheaper codes by this much (rate-distortion-optimal rounding; the theory's
             slope is ln 2 / 12 = 0.058). 0 rounds to nearest; docs/LOG.md says what it gave.
+        survivors: with feedback, how many sequences of codes a search keeps for every row, see
+            `listsearch`. 1 rounds each code as it comes; 0 chooses by time: 16 up to ten million
+            weights, 8 above. A search weighs bits as the coder has them, by the same lambda.
     """
 
     name: ClassVar[str] = "round"
     stage: ClassVar[Stage] = "quantize"
     feedback: bool = True
     rate_weight: float = 0.0
+    survivors: int = 1
 
     def __post_init__(self) -> None:
         holds = 0 <= self.rate_weight <= 1
         require(holds, f"round.rate_weight is {self.rate_weight}", "choose 0 to 1")
+        holds = 0 <= self.survivors <= _MOST_SURVIVORS
+        require(holds, f"round.survivors is {self.survivors}", f"choose 0 to {_MOST_SURVIVORS}")
 
     def requires(self, state: PackState) -> None:
         need(state, "plan", self.name, "policy")
@@ -165,9 +182,11 @@ class Round(Pass):
         queue = sorted(
             names, key=lambda n: -state.spec[n].numel * as_matrix(state.spec[n].shape)[1]
         )
+        weights = sum(state.spec[n].numel for n in quantized_names(state))
+        survivors = self.survivors or (_WIDE if weights <= _FEW_WEIGHTS else _NARROW)
         # Kept tensors cost nothing and are not handed over.
         work = {
-            n: to_round(state, n, state.steps[n], self.feedback, self.rate_weight)
+            n: to_round(state, n, state.steps[n], self.feedback, self.rate_weight, survivors)
             for n in queue
             if not isinstance(state.plan[n], Keep)
         }
@@ -205,10 +224,15 @@ def _too_large(name: str, w: np.ndarray, held: str) -> UsageError:
 
 
 def to_round(
-    state: PackState, name: str, steps: StepField, feedback: bool, rate_weight: float = 0.0
+    state: PackState,
+    name: str,
+    steps: StepField,
+    feedback: bool,
+    rate_weight: float = 0.0,
+    survivors: int = 1,
 ) -> ToRound:
     """The rounding of one quantized tensor under its scheme; `steps` is its step field."""
     w, limit, known = state.matrix(name), state.plan[name].limit, state.sensitivity[name]
     if not feedback or known.factor is None:
         return ToRound(w, steps, limit)
-    return ToRound(w, steps, limit, known.factor, known.row_factor, rate_weight)
+    return ToRound(w, steps, limit, known.factor, known.row_factor, rate_weight, survivors)

@@ -16,6 +16,12 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from golfpack.kernels.rounding import BLOCK, HALF_LOG2_E
 from golfpack.packer.format.steps import F16Steps, StepField, step_matrix
+from golfpack.packer.quantize.listsearch import (
+    LOOK_AHEAD,
+    code_lengths,
+    scale_levels,
+    search_corner,
+)
 
 # When the damped Hessian still is not positive definite, the damp grows tenfold up to this.
 MAX_DAMP = 10.0
@@ -44,8 +50,10 @@ class Factor:
         return out
 
 
-def factorize(matrix: np.ndarray, *, damp: float, activation_order: bool = False) -> Factor:
+def factorize(matrix: np.ndarray, *, damp: float, order: np.ndarray | None = None) -> Factor:
     """Factor a positive semi-definite matrix after adding `damp` times its mean diagonal.
+
+    `order` is that of rounding; None for the columns as they stand.
 
     Zero rows (inputs that calibration never saw) keep the damp alone on their diagonal. An all-zero
     matrix counts as the identity.
@@ -59,9 +67,9 @@ def factorize(matrix: np.ndarray, *, damp: float, activation_order: bool = False
     mean = float(diag.mean()) if diag.size else 0.0
     if mean <= 0:
         m, mean = np.eye(len(m)), 1.0
-    order = np.arange(len(m))
-    if activation_order:
-        order = np.argsort(-diag, kind="stable")
+    if order is None:
+        order = np.arange(len(m))
+    else:
         m = m[np.ix_(order, order)]
     while True:
         try:
@@ -95,82 +103,160 @@ def round_feedback(
     limit: int | None,
     row_factor: Factor | None = None,
     rate_weight: float = 0.0,
+    survivors: int = 1,
 ) -> np.ndarray:
     """Codes (rows, cols) int32 of `w` with error feedback through `factor`, column after column.
 
     With `row_factor`, of the covariance B = E[g g^T] of output gradients, feedback is two-sided: the
     errors e_i of one column cost e_i^T B e_i, so within a column each row's rounding error moves the
-    targets of the rows below it (a Babai pass; cf. YAQA, arXiv 2505.22988).
+    targets of the rows below it (a Babai pass; cf. YAQA, arXiv 2505.22988). A cell depends on its row to
+    the left and on its column above, nothing else: a block of rows is finished over all columns before
+    any row below is looked at, and what it pushes onto them is one matrix product, as is what a block of
+    columns pushes onto those behind it.
 
-    `limit` clamps codes to [-limit, limit]; the clamping error is fed back like any other.
-
-    `rate_weight` lambda > 0 prefers the smaller of two neighbouring codes k and k + 1 while the target
-    lies less than 1/2 + lambda (bits(k + 1) - bits(k)) above k, in steps, with the bits of a Gaussian of
-    the row's and column's own scale. The slope of the distortion-rate curve is lambda = ln 2 / 12.
+    Args:
+        limit: clamps codes to [-limit, limit]; the clamping error is fed back like any other.
+        rate_weight: lambda. With one survivor, the smaller of two neighbouring codes k and k + 1 is
+            taken while the target lies less than 1/2 + lambda (bits(k + 1) - bits(k)) above k, in steps,
+            with the bits of a Gaussian of the row's and column's own scale; the slope of the
+            distortion-rate curve is lambda = ln 2 / 12.
+        survivors: with more than one, a list search in place of the greedy choice of each code, for the
+            least squared error in steps^2 plus lambda bits: see `listsearch.search_corner`.
     """
     rows, cols = w.shape
     order, upper = factor.order, factor.upper.astype(np.float64)
-    # Column by column: a column of W is a row here, so that the inner loops run over memory.
-    work = np.ascontiguousarray(w.astype(np.float64)[:, order].T)
+    row_order = np.arange(rows) if row_factor is None else row_factor.order
+    work = np.ascontiguousarray(w.astype(np.float64)[np.ix_(row_order, order)])
+    sides = _sides(w, steps, row_order, factor)
+    if row_factor is None:
+        # Rows are independent then, and one block holds them all.
+        height, row_upper, offset = max(rows, 1), np.empty((0, 0)), np.empty((0, 0))
+    else:
+        height, row_upper = BLOCK, row_factor.upper.astype(np.float64)
+        offset = np.zeros((rows, cols))
+    bound = float(np.iinfo(np.int32).max if limit is None else limit)
+    ahead, lengths = LOOK_AHEAD if survivors > 1 else 0, code_lengths()
+    codes = np.empty((rows, cols), np.int32)
+    for top in range(0, rows, height):
+        bottom = min(top + height, rows)
+        push = np.empty((bottom - top, cols if len(row_upper) else 0))
+        for start in range(0, cols, BLOCK):
+            end, seen = min(start + BLOCK, cols), min(start + BLOCK + ahead, cols)
+            errors = np.empty((bottom - top, end - start))
+            corner = (
+                work[top:bottom, start:seen], offset[top:bottom, start:seen],
+                sides.row_step[top:bottom], sides.group_of[start:seen], sides.col_step[start:seen],
+                upper[start:seen, start:seen], row_upper[top:bottom, top:bottom], bound, rate_weight,
+            )  # fmt: skip
+            out = codes[top:bottom, start:end], errors, push[:, start:end]
+            if survivors > 1:
+                search_corner(
+                    *corner, survivors, lengths, sides.weight[start:seen],
+                    sides.row_level[top:bottom], sides.col_level[start:seen], *out,
+                )  # fmt: skip
+            else:
+                _round_corner(
+                    *corner, sides.row_precision[top:bottom], sides.col_precision[start:end], *out
+                )
+            work[top:bottom, end:] -= errors @ upper[start:end, end:]
+        if len(row_upper):
+            offset[bottom:] -= row_upper[top:bottom, bottom:].T @ push
+    unordered = np.empty((rows, cols), np.int32)
+    unordered[np.ix_(row_order, order)] = codes
+    return unordered
+
+
+@dataclass(frozen=True, eq=False)
+class _Sides:
+    """What is known of rows and of columns, both in rounding order.
+
+    Attributes:
+        row_step: (rows, groups) steps.
+        group_of: (cols,) the group of each column.
+        col_step: (cols,) steps; a cell's is the product.
+        row_precision, col_precision: from `precisions`.
+        row_level, col_level: from `listsearch.scale_levels`.
+        weight: (cols,) what a squared error in steps costs in each column, relative to the mean
+            of a row's: (step / U_ii)^2. With the rd optimum's steps it is about 1 everywhere.
+    """
+
+    row_step: np.ndarray
+    group_of: np.ndarray
+    col_step: np.ndarray
+    row_precision: np.ndarray
+    col_precision: np.ndarray
+    row_level: np.ndarray
+    col_level: np.ndarray
+    weight: np.ndarray
+
+
+def _sides(
+    w: np.ndarray,
+    steps: StepField,
+    row_order: np.ndarray,
+    factor: Factor,
+) -> _Sides:
+    rows, cols = w.shape
+    order = factor.order
+    row_step = steps.row.reshape(rows, -1).astype(np.float64)[row_order]
+    group_of = np.zeros(cols, np.int64) if steps.group is None else order // steps.group
     col_step = np.ones(cols) if steps.col is None else steps.col.astype(np.float64)[order]
-    # One row of `row_step` per group of columns; `group_of` tells each column's.
-    row_step = np.ascontiguousarray(steps.row.reshape(rows, -1).T.astype(np.float64))
-    group_of = np.zeros(cols, np.int64) if steps.group is None else np.arange(cols) // steps.group
-    row_upper = np.empty((0, 0)) if row_factor is None else row_factor.upper.astype(np.float64)
-    bound = np.iinfo(np.int32).max if limit is None else limit
     row_precision, col_precision = precisions(w, steps)
-    codes = np.empty((cols, rows), np.int32)
-    for start in range(0, cols, BLOCK):
-        end = min(start + BLOCK, cols)
-        errors = np.empty((end - start, rows))
-        _round_block(
-            work[start:end], row_step, group_of[order][start:end], col_step[start:end],
-            upper[start:end, start:end], row_upper, bound, rate_weight * row_precision,
-            col_precision[order][start:end], codes[start:end], errors,
-        )  # fmt: skip
-        work[end:] -= upper[start:end, end:].T @ errors
-    out = np.empty((rows, cols), np.int32)
-    out[:, order] = codes.T
-    return out
+    row_level, col_level = scale_levels(w, steps)
+    # Steps of groups differ from row to row; on the average over rows will do for what errors cost.
+    of_group = np.square(row_step).mean(0) if rows else np.ones(row_step.shape[1])
+    weight = of_group[group_of] * np.square(col_step / np.diag(factor.upper).astype(np.float64))
+    return _Sides(
+        row_step, group_of, col_step, row_precision[row_order], col_precision[order],
+        row_level[row_order], col_level[order],
+        weight / weight.mean() if cols else weight,
+    )  # fmt: skip
 
 
 @numba.njit(cache=True, nogil=True)
-def _round_block(
+def _round_corner(
     work: np.ndarray,
+    offset: np.ndarray,
     row_step: np.ndarray,
     group_of: np.ndarray,
     col_step: np.ndarray,
     upper: np.ndarray,
     row_upper: np.ndarray,
     bound: float,
+    rate_weight: float,
     row_rate: np.ndarray,
     col_rate: np.ndarray,
     codes: np.ndarray,
     errors: np.ndarray,
+    push: np.ndarray,
 ) -> None:
-    cols, rows = work.shape
-    target = np.empty(rows)
-    for i in range(cols):
-        target[:] = work[i]
-        for r in range(rows):
-            step = row_step[group_of[i], r] * col_step[i]
-            q = np.rint(target[r] / step)
-            if row_rate[r] > 0.0:
-                size = abs(target[r] / step)
+    """Codes of a block of rows and columns, cell by cell; `work` and `offset` are used up."""
+    rows, cols = work.shape
+    two_sided = len(row_upper) > 0
+    for r in range(rows):
+        for i in range(cols):
+            step = row_step[r, group_of[i]] * col_step[i]
+            target = work[r, i] + offset[r, i] if two_sided else work[r, i]
+            q = np.rint(target / step)
+            if rate_weight > 0.0:
+                size = abs(target / step)
                 low = np.floor(size)
                 bits = HALF_LOG2_E * (2.0 * low + 1.0) * col_rate[i]
-                if size - low <= 0.5 + row_rate[r] * bits:
-                    q = low if target[r] > 0 else -low
+                if size - low <= 0.5 + rate_weight * row_rate[r] * bits:
+                    q = low if target > 0 else -low
             q = min(max(q, -bound), bound)
-            codes[i, r] = np.int32(q)
-            errors[i, r] = (work[i, r] - q * step) / upper[i, i]
-            if len(row_upper):
-                push = (target[r] - q * step) / row_upper[r, r]
-                for k in range(r + 1, rows):
-                    target[k] -= push * row_upper[r, k]
-        for j in range(i + 1, cols):
-            for r in range(rows):
-                work[j, r] -= errors[i, r] * upper[i, j]
+            codes[r, i] = np.int32(q)
+            error = (work[r, i] - q * step) / upper[i, i]
+            errors[r, i] = error
+            for j in range(i + 1, cols):
+                work[r, j] -= error * upper[i, j]
+            if two_sided:
+                push[r, i] = (target - q * step) / row_upper[r, r]
+        if two_sided:
+            for k in range(r + 1, rows):
+                share = row_upper[r, k]
+                for i in range(cols):
+                    offset[k, i] -= push[r, i] * share
 
 
 def precisions(w: np.ndarray, steps: StepField) -> tuple[np.ndarray, np.ndarray]:

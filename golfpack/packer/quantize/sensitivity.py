@@ -5,6 +5,7 @@ The model everywhere is KL = 1/2 sum_r row_weight[r] e_r H e_r^T per token, e_r 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from golfpack.packer.engine import Engine, ToFactor
 from golfpack.packer.quantize.gptq import Factor
 from golfpack.spec import CalibStats, Use, as_matrix
 
+Order = Literal["natural", "falling", "rising"]
 # A tensor no gradient reached still may matter on other text. Its weight per element is floored at
 # this share of the network's mean, so that it gets bits last, not never.
 FLOOR = 1e-9
@@ -107,13 +109,14 @@ def measure_sensitivity(
     *,
     damp: float,
     row_damp: float | None,
-    activation_order: bool,
+    order: Order,
     engine: Engine,
     threads: int,
     notify: Callable[[str, int, int, str], None],
 ) -> dict[str, Sensitivity]:
     """Sensitivity of every tensor in `weights`, with GPTQ's factor where there is a Hessian.
 
+    `order` is that of rounding, by the diagonal of the matrix: falling is GPTQ's activation order.
     `row_damp` asks for two-sided feedback where calibration kept output covariances; None does not.
     Without `stats` (data-free) every tensor counts by its relative error.
     """
@@ -121,10 +124,10 @@ def measure_sensitivity(
     work: list[ToFactor] = []
     for s in plain.values():
         if s.hessian is not None:
-            work.append(ToFactor(s.hessian, damp, activation_order))
+            work.append(ToFactor(s.hessian, damp, _sorted(s.hessian, order)))
         if s.row_cov is not None:
             assert row_damp is not None
-            work.append(ToFactor(s.row_cov, row_damp))
+            work.append(ToFactor(s.row_cov, row_damp, _sorted(s.row_cov, order)))
     factors = engine.factors(work, threads)
     found: dict[str, Sensitivity] = {}
     for name, s in plain.items():
@@ -148,6 +151,14 @@ def _unfactored(name: str, w: np.ndarray, stats: CalibStats | None, two_sided: b
         return Sensitivity(None, fisher.mean(1), None, measured=True)
     power = float(np.mean(np.square(w, dtype=np.float64))) or 1.0
     return Sensitivity(None, np.full(rows, 1.0 / power), None, measured=False)
+
+
+def _sorted(matrix: np.ndarray, order: Order) -> np.ndarray | None:
+    """The order of rounding by the diagonal of a matrix; None for that of the columns."""
+    if order == "natural":
+        return None
+    key = matrix.diagonal().astype(np.float64)
+    return np.argsort(key if order == "rising" else -key, kind="stable")
 
 
 def _floored(found: dict[str, Sensitivity]) -> dict[str, Sensitivity]:

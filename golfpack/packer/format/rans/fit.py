@@ -70,10 +70,7 @@ def _fit_scales(codes: NDArray[np.int32], matrix: CodeMatrix) -> ScaleModel:
 
 def _first_guess(codes: NDArray[np.int32], matrix: CodeMatrix) -> ScaleModel:
     """A model from means of log |code|: separable as scales are, and deaf to single outliers."""
-    log = np.log2(np.abs(codes.astype(np.float64)) + 0.5)
-    row_level = _level_of_mean_log(log.mean(axis=1))
-    col_level = _level_of_mean_log(log.mean(axis=0))
-    all_level = float(_level_of_mean_log(log.mean()))
+    row_level, col_level, all_level = side_mean_levels(codes)
     use_row, row_rest, row_middle = _explain(row_level, matrix.row_log / 4.0)
     use_col, col_rest, col_middle = _explain(col_level, matrix.col_log / 2.0)
     limit = (1 << OFFSET_BITS - 1) - 1
@@ -85,6 +82,16 @@ def _first_guess(codes: NDArray[np.int32], matrix: CodeMatrix) -> ScaleModel:
     header = Header(offset, use_row, use_col, spreads)
     no_means = (np.zeros(side, np.int32) for side in codes.shape)
     return ScaleModel(header, row_class, col_class, *no_means)
+
+
+def side_mean_levels(
+    codes: NDArray[np.integer],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """(rows,), (cols,) levels of a matrix of codes, and that of all: a code's is row + column - all."""
+    log = np.log2(np.abs(codes.astype(np.float64)) + 0.5)
+    row_level = _level_of_mean_log(log.mean(axis=1))
+    col_level = _level_of_mean_log(log.mean(axis=0))
+    return row_level, col_level, float(_level_of_mean_log(log.mean()))
 
 
 def _level_of_mean_log(mean_log: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Opening what a path names: a checkpoint or an artifact."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from golfpack.base.convert import parse_value
 from golfpack.errors import CorruptError, UsageError
-from golfpack.models import find_family
+from golfpack.models import FAMILIES, find_family
 from golfpack.models.base import Family
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.detect import describe, detect
@@ -138,7 +139,7 @@ def model_of(artifact: Artifact, path: Path, family: Family | None = None) -> Mo
         if family is USER:
             config, spec = artifact.config, describe(USER, artifact.config, shapes)
         else:
-            _, config, spec, *_ = detect(shapes, family, artifact.config)
+            _, config, spec, *_ = detect(shapes, family, whole_config(artifact))
     except ClassError:
         raise  # of what the user named, not of the file
     except UsageError as e:
@@ -148,6 +149,15 @@ def model_of(artifact: Artifact, path: Path, family: Family | None = None) -> Mo
     if mistyped := [k for k, v in artifact.config.items() if config[k] != v]:
         raise CorruptError(f"the artifact's config holds no proper {', '.join(mistyped)}", None)
     return Model(family, config, spec, artifact.weights(), artifact.container.sha256, {}, path)
+
+
+def whole_config(artifact: Artifact) -> dict[str, Any]:
+    """The config in a file, with what its family's artifacts leave out at its default."""
+    family = FAMILIES.get(artifact.family)
+    if family is None:
+        return artifact.config
+    unsaid = {f.name: f.default for f in fields(family.config_type) if f.name in family.newer}
+    return {**unsaid, **artifact.config}
 
 
 def _model_settings(settings: Sequence[str]) -> dict[str, Any]:

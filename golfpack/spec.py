@@ -4,7 +4,7 @@ Nothing here knows torch or model code. A model family describes itself as a `Mo
 adds `CalibStats`. Neither side imports the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
@@ -80,12 +80,21 @@ class ModelSpec:
 
     `config` is JSON-safe and complete: `FAMILIES[family].build(config)` makes the module whose
     `state_dict()` has exactly the names and shapes in `tensors` (tied weights listed once).
+
+    `unsaid` are options that an artifact leaves out where they have these values: what its readers have
+    for options that artifacts older than them lack. They can never change.
     """
 
     family: str
     config: dict[str, Any] = field(hash=False)
     tensors: tuple[TensorSpec, ...]
     folds: tuple[Fold, ...] = ()
+    unsaid: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def stored_config(self) -> dict[str, Any]:
+        """What an artifact says of `config`."""
+        return {k: v for k, v in self.config.items() if k not in self.unsaid or self.unsaid[k] != v}
 
     @property
     def numel(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from golfpack.artifact import names_artifact
+from golfpack.artifact import names_artifact, whole_config
 from golfpack.base.progress import Notify, silent
 from golfpack.build.reportfile import read_build_report, report_beside
 from golfpack.errors import UsageError, unreadable
@@ -133,7 +133,7 @@ def _artifact(path: Path, floats: Mapping[str, np.ndarray] | None) -> _Side:
         **_size(size, sha256, sum(w.size for w in weights.values())),
         "family": artifact.family,
         **_told(told or {}),
-        **_nested("config", artifact.config),
+        **_nested("config", whole_config(artifact)),
         "coding": artifact.container.manifest["codes"],
         **_versions(told or {}),
     }

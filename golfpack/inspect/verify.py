@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from golfpack.artifact import model_of, names_artifact, open_original
+from golfpack.artifact import model_of, names_artifact, open_original, whole_config
 from golfpack.base.documents import SCHEMA_VERSION, versions
 from golfpack.base.progress import Notify, silent
 from golfpack.build.reportfile import read_build_report
@@ -212,7 +212,7 @@ def _report(told: dict[str, Any], artifact: Artifact) -> tuple[bool, str]:
     found = {
         "artifact_bytes": size,
         "family": artifact.family,
-        "config": artifact.config,
+        "config": whole_config(artifact),
         "parameters": sum(w.size for w in artifact.weights().values()),
         "tensors": [[name, list(entry.shape)] for name, (entry, _) in artifact.tensors.items()],
     }

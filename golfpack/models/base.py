@@ -117,6 +117,7 @@ def from_net(
     config_type: Callable[..., Any],
     tensor: Callable[[str, tuple[int, ...], Net], TensorSpec],
     folds: Callable[[Any], tuple[Fold, ...]] = lambda config: (),
+    newer: frozenset[str] = frozenset(),
 ) -> tuple[Callable[[Mapping[str, Any]], nn.Module], Callable[[Mapping[str, Any]], ModelSpec]]:
     """A family's `build` and `spec`, where a class holds all there is to know.
 
@@ -124,6 +125,7 @@ def from_net(
         net: the module of a config.
         tensor: (parameter's name, its shape, the module without memory) -> what it does.
         folds: see `ModelSpec.folds`.
+        newer: see `Family.newer`.
     """
 
     def build(config: Mapping[str, Any]) -> nn.Module:
@@ -133,7 +135,8 @@ def from_net(
         cfg = config_type(**config)
         model = on_meta(net, cfg)
         tensors = tuple(tensor(n, tuple(p.shape), model) for n, p in model.named_parameters())
-        return ModelSpec(name, dataclasses.asdict(cfg), tensors, folds(cfg))
+        unsaid = {f.name: f.default for f in dataclasses.fields(cfg) if f.name in newer}
+        return ModelSpec(name, dataclasses.asdict(cfg), tensors, folds(cfg), unsaid)
 
     return build, spec
 

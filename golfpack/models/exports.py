@@ -20,6 +20,12 @@ from golfpack.errors import UsageError
 # An artifact is 16 MB and holds some 40 MB of codes; this only stops bombs.
 MAX_INFLATED_BYTES = 1 << 30
 INT8_FORMAT = "int8_clean_per_row_v1"
+# That of 6 or 8 bits, told for every tensor, is read alike: its codes are int8 as well.
+_INT8_FORMATS = (INT8_FORMAT, "int6_8_clean_per_row_v1")
+_INT8_TABLES = {
+    "__quant_format__", "quantized", "scales", "dtypes", "passthrough", "passthrough_orig_dtypes",
+    "qmeta", "bitwidths",
+}  # fmt: skip
 _SHUFFLED = b"BSHF"
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16)}
 
@@ -54,10 +60,11 @@ def dequantize(saved: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor] 
     """
     if "__quant_format__" in saved:
         read, kind = _int8, str(saved["__quant_format__"])
-        if kind != INT8_FORMAT:
+        if kind not in _INT8_FORMATS:
             raise UsageError(
                 f"{path} has the unknown quantized format {kind!r}, with {', '.join(map(str, saved))}",
-                f"golfpack reads {INT8_FORMAT}, and the records' w and m; give the float checkpoint",
+                f"golfpack reads {', '.join(_INT8_FORMATS)} and the records' w and m; give the float "
+                "checkpoint",
             )
     elif saved.keys() == {"w", "m"} and all(isinstance(saved[k], dict) for k in "wm"):
         read, kind = _mixed, "mixed export"
@@ -72,6 +79,11 @@ def dequantize(saved: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor] 
 
 
 def _int8(saved: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    if unknown := saved.keys() - _INT8_TABLES:
+        raise ValueError(f"{min(map(str, unknown))} is no table of that format")
+    for name, how in saved.get("qmeta", {}).items():
+        if how != {"scheme": "per_row", "axis": 0}:
+            raise ValueError(f"{name} is quantized by {how}, not by rows")
     state = {}
     for name, q in saved["quantized"].items():
         state[name] = _scaled(q, saved["scales"][name]).to(_DTYPES[saved["dtypes"][name]])

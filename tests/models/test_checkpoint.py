@@ -101,6 +101,26 @@ def test_int8_exports_are_dequantized_as_the_challenge_does(state, tmp_path):
     assert torch.equal(embedding, embedding.bfloat16().float())  # rounded to bfloat16 on the way
 
 
+def test_exports_of_6_or_8_bits_are_read_alike_and_those_of_other_tables_are_refused(
+    state, tmp_path
+):
+    export = int8_export(state)
+    bits = dict.fromkeys(export["quantized"], 6)
+    plain, mixed, other, grouped = (tmp_path / f"{name}.ptz" for name in "abcd")
+    plain.write_bytes(zlib.compress(torch_bytes(export)))
+    told = {**export, "__quant_format__": "int6_8_clean_per_row_v1", "bitwidths": bits}
+    mixed.write_bytes(zlib.compress(torch_bytes(told)))
+    for name, w in load_checkpoint(plain).weights.items():
+        np.testing.assert_array_equal(load_checkpoint(mixed).weights[name], w)
+    other.write_bytes(zlib.compress(torch_bytes({**export, "zero_points": {}})))
+    with pytest.raises(UsageError, match="zero_points is no table"):
+        load_checkpoint(other)
+    by_group = {n: {"scheme": "per_group", "axis": 0} for n in export["quantized"]}
+    grouped.write_bytes(zlib.compress(torch_bytes({**export, "qmeta": by_group})))
+    with pytest.raises(UsageError, match="not by rows"):
+        load_checkpoint(grouped)
+
+
 def test_the_sidecar_gives_config_and_explicit_overrides_win(state, tmp_path):
     path = tmp_path / "final_model.int8.ptz"
     path.write_bytes(zlib.compress(torch_bytes(int8_export(state))))

@@ -19,7 +19,7 @@ from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.detect import detect
 from golfpack.models.golf.adapt import adapt
-from golfpack.models.golf.config import GolfConfig, word_start_ids, word_start_text
+from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig, word_start_ids, word_start_text
 from golfpack.models.golf.family import GOLF
 from golfpack.packer.format.loader import load
 
@@ -248,6 +248,10 @@ def test_artifacts_keep_the_split_matrices_and_the_whole_config(tmp_path, tiny_s
     packed, original = open_pair(out, path)
     assert original is not None
     assert packed.config == original.config
+    said = load(out).config
+    assert said.items() <= packed.config.items()
+    assert said.keys() >= FIRST_OPTIONS
+    assert {"bigram_size", "word_boost"}.isdisjoint(said)  # at their defaults, and newer
     assert set(packed.weights) == set(weights)
     tokens = torch.arange(40)[None] % 7
     logits = [m.module()(tokens) for m in (packed, original)]

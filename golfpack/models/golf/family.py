@@ -94,7 +94,8 @@ def from_tokenizer(state: StateDict, overrides: Mapping[str, Any], path: Path) -
     return {"word_starts": word_start_text(word_starts(tokenizer))}
 
 
-build, spec = from_net("golf", Golf, GolfConfig, _tensor_spec, _folds)
+NEWER = frozenset(f.name for f in dataclasses.fields(GolfConfig)) - FIRST_OPTIONS
+build, spec = from_net("golf", Golf, GolfConfig, _tensor_spec, _folds, NEWER)
 GOLF = Family(
     name="golf",
     about="The parameter-golf challenge's baseline and its records.",
@@ -109,5 +110,5 @@ GOLF = Family(
     adapt=adapt,
     from_tokenizer=from_tokenizer,
     siblings=siblings,
-    newer=frozenset(f.name for f in dataclasses.fields(GolfConfig)) - FIRST_OPTIONS,
+    newer=NEWER,
 )

@@ -124,7 +124,7 @@ def encoded(state: PackState) -> PackState:
         coding.side,
         state.threads,
     )
-    head = {"family": spec.family, "config": spec.config}
+    head = {"family": spec.family, "config": spec.stored_config}
     return replace(state, blob=assemble(head | manifest, streams))
 
 

@@ -15,7 +15,7 @@ from golfpack.build.reportfile import read_build_report
 from golfpack.errors import CorruptError, UsageError, unreadable
 from golfpack.models.base import Family
 from golfpack.models.model import Model
-from golfpack.packer.format.container import DIGEST, VERSION, Frame, divide
+from golfpack.packer.format.container import DIGEST, Frame, divide
 from golfpack.packer.format.loader import Artifact, loads
 from golfpack.packer.format.reencode import encode_again
 
@@ -165,13 +165,13 @@ def _whole(blob: bytes, checks: _Checks) -> Artifact | None:
 
 def _frame(blob: bytes) -> tuple[Frame, str]:
     frame = divide(blob)
-    detail = f"format version {VERSION}, {len(blob):,} bytes as the manifest says"
+    detail = f"format version {frame.version}, {len(blob):,} bytes as the manifest says"
     return frame, f"{detail}, {len(frame.parts)} streams"
 
 
 def _digest(data: bytes, told: bytes, where: str = "") -> tuple[bool, str]:
     found = hashlib.sha256(data)
-    if found.digest() != told:
+    if found.digest()[: len(told)] != told:
         raise CorruptError(
             f"the sha256 of its {len(data):,} bytes{where} is not what the file says"
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from golfpack.packer.quantize.rd_bound import gaussian_rate
+from golfpack.packer.quantize.rd_bound import gaussian_rate, two_sided_rate
 from golfpack.packer.quantize.sensitivity import Sensitivity
 
 
@@ -14,7 +14,9 @@ class Errors:
 
     Attributes:
         kl: by the quadratic model, in nats per token where gradients were measured.
-        rate: Shannon's R(D) of the tensor's Gaussian model at its distortion, bits per weight.
+        rate: Shannon's R(D) of the tensor's Gaussian model at its distortion, bits per weight; rows
+            count as independent.
+        two_sided_rate: the same of dependent rows.
     """
 
     rel_err: float
@@ -22,6 +24,7 @@ class Errors:
     worst_row_err: float | None
     kl: float | None = None
     rate: float | None = None
+    two_sided_rate: float | None = None
     hessian_err: float | None = None
     trace_h: float | None = None
     dead_columns: int | None = None
@@ -38,7 +41,8 @@ def errors(quantized: np.ndarray, w: np.ndarray, sensitivity: Sensitivity | None
         return plain
     e = error.astype(np.float64)
     he = sensitivity.through_hessian(e)
-    plain = replace(plain, kl=sensitivity.kl_through(he, e))
+    kl = sensitivity.kl_through(he, e)
+    plain = replace(plain, kl=kl)
     hessian = sensitivity.hessian
     if hessian is None:
         return plain
@@ -52,6 +56,7 @@ def errors(quantized: np.ndarray, w: np.ndarray, sensitivity: Sensitivity | None
     return replace(
         plain,
         rate=gaussian_rate(w, independent, distortion) if distortion > 0 else None,
+        two_sided_rate=two_sided_rate(w, sensitivity, 2 * kl) if kl > 0 else None,
         hessian_err=float(rows.sum()) / signal if signal > 0 else None,
         trace_h=float(diagonal.sum(dtype=np.float64)),
         dead_columns=int(np.count_nonzero(diagonal == 0)),

@@ -55,7 +55,9 @@ class TensorReport:
         sqnr_db: signal to quantization noise, -20 log10(rel_err); None when exact, too.
         predicted_kl: expected KL increase it causes, nats per token, by the quadratic model.
         bits_over_rd: bpw above Shannon's R(D) of its Gaussian model at its distortion; scalar
-            quantization with an ideal coder is 0.2546 above.
+            quantization with an ideal coder is 0.2546 above. Rows count as independent.
+        bits_over_two_sided: the same where rows depend on one another, as two-sided feedback has it; of
+            matrices of at most 1,024 rows and columns.
         block: index of the block it belongs to; None outside of blocks.
         step_min: the smallest step.
         step_max: the largest step.
@@ -85,6 +87,7 @@ class TensorReport:
     sqnr_db: float | None = None
     predicted_kl: float | None = None
     bits_over_rd: float | None = None
+    bits_over_two_sided: float | None = None
     block: int | None = None
     step_min: float | None = None
     step_max: float | None = None
@@ -193,6 +196,9 @@ def _with_errors(row: TensorReport, tensor: PackedTensor, known: Known) -> Tenso
         dead_columns=found.dead_columns,
         predicted_kl=found.kl if known.in_nats else None,
         bits_over_rd=None if found.rate is None else row.bpw - found.rate,
+        bits_over_two_sided=None
+        if found.two_sided_rate is None
+        else row.bpw - found.two_sided_rate,
     )
 
 

@@ -306,6 +306,7 @@ def test_inspect_agrees_with_the_build(options, tiny_path):
             "predicted_kl",
             "kl_share",
             "bits_over_rd",
+            "bits_over_two_sided",
             "hessian_err",
             "trace_h",
             "dead_columns",

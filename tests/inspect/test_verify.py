@@ -57,11 +57,12 @@ def places(blob: bytes) -> dict[str, tuple[int, str]]:
         "manifest": (HEADER.size + 20, "frame"),
         "file digest": (len(blob) - 1, "file"),
     }
-    digests = at - DIGEST * len(streams)
+    short = 8  # of the sha256 of each stream
+    digests = at - short * len(streams)
     for i, (name, data) in enumerate(streams.items()):
         found[f"first of {name}"] = (at, f"stream {name}")
         found[f"last of {name}"] = (at + len(data) - 1, f"stream {name}")
-        found[f"digest of {name}"] = (digests + DIGEST * i + 7, f"stream {name}")
+        found[f"digest of {name}"] = (digests + short * i + 7, f"stream {name}")
         at += len(data)
     return found
 

@@ -6,7 +6,7 @@ import pytest
 from golfpack.packer.format.rans.codes import encode_codes
 from golfpack.packer.format.rans.context_model import CodeMatrix
 from golfpack.packer.quantize.gptq import factorize, round_feedback
-from golfpack.packer.quantize.rd_bound import gaussian_rate
+from golfpack.packer.quantize.rd_bound import gaussian_rate, two_sided_rate
 from golfpack.packer.quantize.schemes import RateDistortion
 from golfpack.packer.quantize.sensitivity import Sensitivity
 
@@ -32,6 +32,25 @@ def test_water_fills_over_eigenvalues_and_row_weights():
     # Weighted variances 4, 1, 16, 4; at theta = 2 the second drowns: D = 2 + 1 + 2 + 2.
     expected = 0.5 * (np.log2(2) + 0 + np.log2(8) + np.log2(2)) / 4
     assert gaussian_rate(w, s, 7.0) == pytest.approx(expected, rel=1e-6)
+
+
+def test_two_sides_fill_over_both_eigenbases():
+    rng = np.random.default_rng(2)
+    turns = [np.linalg.qr(rng.standard_normal((n, n)))[0] for n in (2, 3)]
+    b, h = (t @ np.diag(d) @ t.T for t, d in zip(turns, ([4.0, 1.0], [1.0, 2.0, 9.0]), strict=True))
+    w = (turns[0] @ np.ones((2, 3)) @ turns[1].T).astype(np.float32)
+    s = Sensitivity(h, np.diag(b), None, True, b)
+    # Weighted variances 4, 8, 36 and 1, 2, 9; at theta = 3 two drown: D = 4 x 3 + 1 + 2.
+    expected = 0.5 * np.log2(np.array([4, 8, 36, 9]) / 3).sum() / 6
+    assert two_sided_rate(w, s, 15.0) == pytest.approx(expected, rel=1e-5)
+    assert two_sided_rate(w, s, 100.0) == 0.0
+    # Where neither side depends on anything, it is the bound of independent rows.
+    plain = Sensitivity(
+        np.diag([1.0, 2.0, 9.0]), np.array([4.0, 1.0]), None, True, np.diag([4.0, 1.0])
+    )
+    ones = np.ones((2, 3), np.float32)
+    assert two_sided_rate(ones, plain, 15.0) == pytest.approx(gaussian_rate(ones, plain, 15.0))
+    assert two_sided_rate(ones, Sensitivity(h, np.ones(2), None, True), 15.0) is None
 
 
 @pytest.mark.parametrize("dial", [0.22, 0.4])

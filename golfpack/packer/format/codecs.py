@@ -1,15 +1,15 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (brotli has no types)
-"""Byte codecs. One `codec_id` is one byte format for ever; a change of format is a new id."""
+"""Byte codecs. One `codec_id` is one byte format for ever; a change of format is a new id.
+
+Libraries beyond Python's own are imported where they are used: most artifacts need none to be read.
+"""
 
 import lzma
 import zlib
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
-
-import brotli
-import zstandard
 
 from golfpack.base.convert import make
 from golfpack.errors import UsageError
@@ -67,12 +67,16 @@ class Zstd:
         in_range(self.codec_id, "level", self.level, 1, 22)
 
     def encode(self, data: bytes) -> bytes:
+        import zstandard
+
         compressor = zstandard.ZstdCompressor(
             level=self.level, write_content_size=False, write_checksum=False, threads=0
         )
         return compressor.compress(data)
 
     def decode(self, data: bytes, size: int) -> bytes:
+        import zstandard
+
         # Fed in small pieces: a frame may state any size, and a few bytes may stand for megabytes.
         inflater = zstandard.ZstdDecompressor().decompressobj()
         out, at = bytearray(), 0
@@ -128,9 +132,13 @@ class Brotli:
         in_range(self.codec_id, "lgwin", self.lgwin, 10, 24)
 
     def encode(self, data: bytes) -> bytes:
+        import brotli
+
         return brotli.compress(data, quality=self.quality, lgwin=self.lgwin)
 
     def decode(self, data: bytes, size: int) -> bytes:
+        import brotli
+
         decompressor = brotli.Decompressor()
         try:
             out = decompressor.process(data, output_buffer_limit=size + 1)

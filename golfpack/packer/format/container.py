@@ -15,13 +15,32 @@ from typing import Any, cast
 
 from golfpack.base.files import ARTIFACT_MAGIC
 from golfpack.errors import CorruptError
-from golfpack.packer.format.codecs import Brotli
+from golfpack.packer.format.codec import Codec
+from golfpack.packer.format.codecs import Brotli, Lzma
 
 MAGIC = ARTIFACT_MAGIC
-VERSION = 1
 # magic, version, manifest bytes as stored, manifest bytes as JSON.
 HEADER = struct.Struct("<4sIII")
 DIGEST = 32
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What one version of the format has of its own.
+
+    Attributes:
+        manifest: its codec.
+        part_digest: bytes of each stream's sha256 that are kept: that of the whole file guards it, and
+            these only tell which part is damaged.
+    """
+
+    manifest: Codec
+    part_digest: int
+
+
+_VERSIONS = {1: _Version(Brotli(), 32), 2: _Version(Lzma(6), 8)}
+# What is written.
+VERSION = 2
 # Hard limits, far above any real artifact: what a hostile header can make us allocate.
 MAX_MANIFEST = 1 << 24
 MAX_STREAM = 1 << 33
@@ -38,6 +57,7 @@ class Container:
         streams: stream name -> coded bytes.
         sha256: hex digest of the whole file.
         size: bytes of the whole file.
+        version: of the format.
         overhead: bytes that are not streams (header, manifest, digests).
     """
 
@@ -45,13 +65,16 @@ class Container:
     streams: dict[str, bytes]
     sha256: str
     size: int
+    version: int
 
     @property
     def overhead(self) -> int:
         return self.size - sum(len(s) for s in self.streams.values())
 
 
-def assemble(manifest: Mapping[str, Any], streams: Mapping[str, bytes]) -> bytes:
+def assemble(
+    manifest: Mapping[str, Any], streams: Mapping[str, bytes], version: int = VERSION
+) -> bytes:
     """The whole file. The manifest gains "streams": [[name, bytes], ...] in the given order.
 
     Equal input gives equal bytes: canonical JSON, no timestamps, no holes.
@@ -60,9 +83,10 @@ def assemble(manifest: Mapping[str, Any], streams: Mapping[str, bytes]) -> bytes
     text = json.dumps(
         body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
-    packed = Brotli().encode(text)
-    parts = [HEADER.pack(MAGIC, VERSION, len(packed), len(text)), packed]
-    parts += [hashlib.sha256(data).digest() for data in streams.values()]
+    form = _VERSIONS[version]
+    packed = form.manifest.encode(text)
+    parts = [HEADER.pack(MAGIC, version, len(packed), len(text)), packed]
+    parts += [hashlib.sha256(data).digest()[: form.part_digest] for data in streams.values()]
     parts += streams.values()
     blob = b"".join(parts)
     return blob + hashlib.sha256(blob).digest()
@@ -74,13 +98,15 @@ class Frame:
 
     Attributes:
         manifest: the JSON object.
-        parts: of each stream its name, its bytes, and the sha256 that the file gives for them.
+        parts: of each stream its name, its bytes, and the beginning of their sha256 that the file gives.
         digest: the sha256 that the file gives for everything before it.
+        version: of the format.
     """
 
     manifest: dict[str, Any]
     parts: list[tuple[str, bytes, bytes]]
     digest: bytes
+    version: int
 
 
 def divide(blob: bytes) -> Frame:
@@ -92,19 +118,22 @@ def divide(blob: bytes) -> Frame:
     if len(blob) < HEADER.size + DIGEST or blob[:4] != MAGIC:
         raise CorruptError("this is not a .golf artifact (no GOLF magic)", _AGAIN)
     _, version, packed_size, text_size = HEADER.unpack_from(blob)
-    if version != VERSION:
+    if version not in _VERSIONS:
         raise CorruptError(
-            f"artifact format version {version}; this golfpack reads version {VERSION}",
+            f"artifact format version {version}; this golfpack reads versions "
+            f"{' and '.join(map(str, _VERSIONS))}",
             "use the golfpack that wrote it, or a newer one",
         )
+    form = _VERSIONS[version]
     start = HEADER.size + packed_size
     if text_size > MAX_MANIFEST or start > len(blob) - DIGEST:
         raise CorruptError("the manifest is longer than the file: truncated?", _AGAIN)
     # The manifest tells how long the file ought to be, so it is read before the whole is hashed:
     # "truncated by 17 bytes" helps more than "the digest differs".
-    manifest = _manifest(blob[HEADER.size : start], text_size)
+    manifest = _manifest(blob[HEADER.size : start], text_size, form.manifest)
     layout = _layout(manifest)
-    expected = start + sum(size for _, size in layout) + DIGEST * (len(layout) + 1)
+    bodies = start + form.part_digest * len(layout)
+    expected = bodies + sum(size for _, size in layout) + DIGEST
     if expected != len(blob):
         raise CorruptError(
             f"the file has {len(blob):,} bytes, its manifest says {expected:,}: "
@@ -112,12 +141,12 @@ def divide(blob: bytes) -> Frame:
             _AGAIN,
         )
     parts: list[tuple[str, bytes, bytes]] = []
-    at = start + DIGEST * len(layout)
-    for i, (name, size) in enumerate(layout):
-        digest_at = start + DIGEST * i
-        parts.append((name, blob[at : at + size], blob[digest_at : digest_at + DIGEST]))
-        at += size
-    return Frame(manifest, parts, blob[-DIGEST:])
+    at, digest_at = bodies, start
+    for name, size in layout:
+        digest = blob[digest_at : digest_at + form.part_digest]
+        parts.append((name, blob[at : at + size], digest))
+        at, digest_at = at + size, digest_at + form.part_digest
+    return Frame(manifest, parts, blob[-DIGEST:], version)
 
 
 def parse(blob: bytes) -> Container:
@@ -128,17 +157,18 @@ def parse(blob: bytes) -> Container:
     """
     frame = divide(blob)
     for name, data, digest in frame.parts:
-        if hashlib.sha256(data).digest() != digest:
+        if hashlib.sha256(data).digest()[: len(digest)] != digest:
             raise CorruptError(f"stream {name!r} does not match its sha256", _AGAIN)
     if hashlib.sha256(blob[:-DIGEST]).digest() != frame.digest:
         raise CorruptError("the file does not match its sha256", _AGAIN)
     streams = {name: data for name, data, _ in frame.parts}
-    return Container(frame.manifest, streams, hashlib.sha256(blob).hexdigest(), len(blob))
+    sha256 = hashlib.sha256(blob).hexdigest()
+    return Container(frame.manifest, streams, sha256, len(blob), frame.version)
 
 
-def _manifest(packed: bytes, size: int) -> dict[str, Any]:
+def _manifest(packed: bytes, size: int, codec: Codec) -> dict[str, Any]:
     try:
-        manifest: Any = json.loads(Brotli().decode(packed, size))
+        manifest: Any = json.loads(codec.decode(packed, size))
     except (ValueError, RecursionError, CorruptError) as e:
         raise CorruptError("the manifest is damaged", _AGAIN) from e
     if not isinstance(manifest, dict):

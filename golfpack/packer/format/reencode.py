@@ -39,7 +39,7 @@ def encode_again(artifact: Artifact) -> bytes:
         ByteStream.from_config(manifest["side"]),
     )
     head = {key: value for key, value in manifest.items() if key not in _WRITTEN}
-    return assemble(head | body, streams)
+    return assemble(head | body, streams, artifact.container.version)
 
 
 def _stream(config: dict[str, Any]) -> CodeStream:

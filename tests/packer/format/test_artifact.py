@@ -98,8 +98,8 @@ def test_messages_say_what_is_wrong(tmp_path):
         parse(blob[:-17])
     with pytest.raises(CorruptError, match="appended"):
         parse(blob + b"x")
-    with pytest.raises(CorruptError, match="version 2"):
-        parse(blob[:4] + b"\2" + blob[5:])
+    with pytest.raises(CorruptError, match="version 3"):
+        parse(blob[:4] + b"\3" + blob[5:])
     raw = small_parts()[1]["raw"]
     with pytest.raises(CorruptError, match="stream 'raw'"):
         parse(blob.replace(raw, bytes(len(raw))))
@@ -115,7 +115,7 @@ def test_messages_say_what_is_wrong(tmp_path):
 
 # --- golden files ----------------------------------------------------------------------------------
 
-# Written once by golfpack 0.1.0 and never again: (sha256 of the file, sha256 of its weights).
+# Written once and never again: (sha256 of the file, sha256 of its weights).
 GOLDENS = {
     "v1-bytes.golf": (
         "92fd72054953d834f5f4d803178126be0f97a18732efd89a795bd41cadc060a3",
@@ -130,6 +130,11 @@ GOLDENS = {
     "v1-streams.golf": (
         "0957e89b7ce72a7c041c8594e7cf11d79e2bb255ad91fa10ff2398da68fd188f",
         "91d6bbd775d27080a20000742de26bb8a698a9cf03ff8fcc6a9d4ab1ae31ec77",
+    ),
+    # Recipe rd on the tests' tiny model, 12,000 bytes, version 2 of the format.
+    "v2-rans.golf": (
+        "37d8a29e4bdbba6add0d478814b5e284fbfb4fcda182e7210cb2ed44a27273c2",
+        "64bd8edfc5993115431dff8dec3529d1b69278f4de459f428ba4fc2ab3e8a266",
     ),
 }
 
@@ -214,6 +219,19 @@ def test_the_loader_needs_numpy_and_the_codecs_only(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert len(run.stdout.splitlines()) == len(paths)
+
+
+def test_what_rd_writes_is_read_with_numpy_alone():
+    bare = _BARE.replace('"torch",', '"torch", "brotli", "zstandard",')
+    assert bare != _BARE
+    command = [sys.executable, "-c", bare]
+    run = subprocess.run([*command, str(GOLDEN / "v2-rans.golf")], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[1] == str(
+        sum(w.size for w in load(GOLDEN / "v2-rans.golf").weights().values())
+    )
+    other = subprocess.run([*command, str(GOLDEN / "v1-rans.golf")], capture_output=True, text=True)
+    assert "brotli" in other.stderr
 
 
 def test_make_codec_is_what_the_manifest_is_read_with():

@@ -10,7 +10,7 @@ import pytest
 from artifact_sample import BYTES, HEAD, SIDE, one_group, small_parts
 
 from golfpack.errors import CorruptError
-from golfpack.packer.format.codecs import CODECS, Brotli, make_codec
+from golfpack.packer.format.codecs import CODECS, Brotli, Lzma, make_codec
 from golfpack.packer.format.codestreams import ByteStream, CodeGroup, RansCodes
 from golfpack.packer.format.container import HEADER, MAGIC, VERSION, assemble
 from golfpack.packer.format.loader import loads
@@ -276,7 +276,7 @@ def framed(
     manifest_text: bytes, *, packed_size: int | None = None, size: int | None = None
 ) -> bytes:
     """A file with this manifest and no streams."""
-    packed = Brotli(5).encode(manifest_text)
+    packed = Lzma(6).encode(manifest_text)
     packed_size = len(packed) if packed_size is None else packed_size
     size = len(manifest_text) if size is None else size
     blob = HEADER.pack(MAGIC, VERSION, packed_size, size) + packed

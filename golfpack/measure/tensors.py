@@ -56,8 +56,6 @@ class TensorReport:
         predicted_kl: expected KL increase it causes, nats per token, by the quadratic model.
         bits_over_rd: bpw above Shannon's R(D) of its Gaussian model at its distortion; scalar
             quantization with an ideal coder is 0.2546 above. Rows count as independent.
-        bits_over_two_sided: the same where rows depend on one another, as two-sided feedback has it; of
-            matrices of at most 1,024 rows and columns.
         block: index of the block it belongs to; None outside of blocks.
         step_min: the smallest step.
         step_max: the largest step.
@@ -72,6 +70,8 @@ class TensorReport:
         worst_row_err: that error, |w - wq| / |w| of the row.
         fallback: what was done in place of what the recipe asks for, if anything.
         histogram: how often each code occurs.
+        bits_over_two_sided: as `bits_over_rd` where rows depend on one another, as two-sided feedback
+            has it; of matrices of at most 1,024 rows and columns.
     """
 
     name: str
@@ -87,7 +87,6 @@ class TensorReport:
     sqnr_db: float | None = None
     predicted_kl: float | None = None
     bits_over_rd: float | None = None
-    bits_over_two_sided: float | None = None
     block: int | None = None
     step_min: float | None = None
     step_max: float | None = None
@@ -102,6 +101,7 @@ class TensorReport:
     worst_row_err: float | None = None
     fallback: str | None = None
     histogram: Histogram | None = None
+    bits_over_two_sided: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

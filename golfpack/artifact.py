@@ -1,7 +1,6 @@
 """Opening what a path names: a checkpoint or an artifact."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from golfpack.base.convert import parse_value
 from golfpack.errors import CorruptError, UsageError
 from golfpack.models import FAMILIES, find_family
-from golfpack.models.base import Family
+from golfpack.models.base import Family, defaults
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.detect import describe, detect
 from golfpack.models.model import Model
@@ -156,8 +155,7 @@ def whole_config(artifact: Artifact) -> dict[str, Any]:
     family = FAMILIES.get(artifact.family)
     if family is None:
         return artifact.config
-    unsaid = {f.name: f.default for f in fields(family.config_type) if f.name in family.newer}
-    return {**unsaid, **artifact.config}
+    return {**defaults(family.config_type, family.newer), **artifact.config}
 
 
 def _model_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ A family's module must:
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,6 +111,11 @@ def on_meta(net: Callable[[Config], Net], config: Config) -> Net:
         return net(config)
 
 
+def defaults(config_type: type, names: Collection[str]) -> dict[str, Any]:
+    """The defaults of some fields of a config."""
+    return {f.name: f.default for f in dataclasses.fields(config_type) if f.name in names}
+
+
 def from_net(
     name: str,
     net: Callable[[Any], Net],
@@ -135,7 +140,7 @@ def from_net(
         cfg = config_type(**config)
         model = on_meta(net, cfg)
         tensors = tuple(tensor(n, tuple(p.shape), model) for n, p in model.named_parameters())
-        unsaid = {f.name: f.default for f in dataclasses.fields(cfg) if f.name in newer}
+        unsaid = defaults(type(cfg), newer)
         return ModelSpec(name, dataclasses.asdict(cfg), tensors, folds(cfg), unsaid)
 
     return build, spec

@@ -255,8 +255,8 @@ def test_few_bits_that_nothing_measures_are_refused_before_anything_is_built(
     assert "calibrate (--calib" in e.value.hint
     assert not build(free.changed(budget=str(least))).warnings
     assert not build(options.changed(budget="2.9bpw", dry_run=True)).warnings
-    warnings = build(free.changed(budget="2.9bpw", blind=True)).warnings
-    assert [w for w in warnings if "without calibration" in w]
+    (warning,) = build(free.changed(budget="2.85bpw", blind=True)).warnings
+    assert "without calibration" in warning
 
 
 @pytest.mark.parametrize("saved", [torch.save, save_file])

@@ -48,7 +48,7 @@ def test_training_lowers_the_kl_within_the_budget(options, recipe):
 def test_steps_follow_the_size_and_the_end_is_within_the_budget(options, monkeypatch, looks):
     """By looks on the way; without any, only where it ends, and never over."""
     monkeypatch.setattr(distil_module, "LOOKS", looks)
-    report = build(options.changed(recipe="gptq-lite", budget="2.1bpw"))
+    report = build(options.changed(recipe="gptq-lite", budget="2bpw"))
     assert report.refined.octaves > 0
     assert 0.99 * report.budget_bytes < report.artifact_bytes <= report.budget_bytes
 

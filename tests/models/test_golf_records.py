@@ -19,8 +19,9 @@ from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.detect import detect
 from golfpack.models.golf.adapt import adapt
-from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig, word_start_ids, word_start_text
+from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig
 from golfpack.models.golf.family import GOLF
+from golfpack.models.golf.texts import word_start_ids, word_start_text
 from golfpack.packer.format.loader import load
 
 LEAKY = {"activation": "leaky_relu2", "rope_dims": 16, "xsa_last_n": 11, "ln_scale": True}

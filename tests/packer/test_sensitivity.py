@@ -1,5 +1,7 @@
 """What calibration boils down to: the quadratic KL model and the joining of several roles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,10 +79,10 @@ def test_kl_of_rows_that_are_not_independent_is_the_quadruple_loop():
     assert diagonal.kl(error) == pytest.approx(independent.kl(error), rel=1e-12)
 
 
-def measure(weights, stats, row_damp=None):
+def measure(weights, stats, row_damp=None, order="natural"):
     calls = []
     found = measure_sensitivity(
-        weights, stats, damp=0.01, row_damp=row_damp, order="natural", threads=2,
+        weights, stats, damp=0.01, row_damp=row_damp, order=order, threads=2,
         engine=HostEngine(), notify=lambda *a: calls.append(a),
     )  # fmt: skip
     assert [c[1] for c in calls] == list(range(1, len(weights) + 1))
@@ -96,6 +98,21 @@ WEIGHTS = {
     "v": np.ones((2, 3), np.float32),
     "gone": np.zeros(5, np.float32),
 }
+
+
+def test_rounding_goes_by_the_diagonals_of_both_sides():
+    use = random_use(np.random.default_rng(6), "linear", 6, 4)
+    x = np.random.default_rng(7).standard_normal((20, 6)) * np.exp(np.arange(6) % 4)
+    use = replace(use, output_cov=(x.T @ x / 20).astype(np.float32))
+    stats, weights = stats_of({"m": (use,)}, {}), {"m": WEIGHTS["m"]}
+    for order, sign in (("falling", -1), ("rising", 1)):
+        found = measure(weights, stats, row_damp=0.1, order=order)["m"]
+        for factor, of in ((found.factor, use.hessian), (found.row_factor, use.output_cov)):
+            assert factor is not None
+            assert (sign * np.diff(of.diagonal()[factor.order]) > 0).all()
+    plain = measure(weights, stats, row_damp=0.1)["m"]
+    assert plain.factor is not None
+    assert plain.factor.order.tolist() == [0, 1, 2, 3]
 
 
 def test_row_weights_are_positive_whatever_was_measured():

@@ -26,11 +26,13 @@ def hessian(rng: np.random.Generator, size: int) -> np.ndarray:
 def rounding(rng: np.random.Generator, rows: int, cols: int, kind: str) -> ToRound:
     w = rng.standard_normal((rows, cols)).astype(np.float32)
     row, col = 0.3 * np.exp(0.5 * rng.standard_normal(rows)), np.exp(rng.standard_normal(cols) / 2)
-    order = rng.permutation(cols) if kind == "ordered" else None
+    order = rng.permutation(cols) if "ordered" in kind else None
     factor = factorize(hessian(rng, cols), damp=0.01, order=order)
     job = ToRound(w, log_steps(row, col), None, factor)
-    if kind == "two-sided":
-        return replace(job, row_factor=factorize(hessian(rng, rows), damp=0.1))
+    if kind in ("two-sided", "two-sided, ordered", "searched"):
+        row_order = rng.permutation(rows) if kind == "two-sided, ordered" else None
+        job = replace(job, row_factor=factorize(hessian(rng, rows), damp=0.1, order=row_order))
+        return replace(job, survivors=4, rate_weight=0.05) if kind == "searched" else job
     if kind == "clipped":
         return replace(job, steps=F16Steps(f16_steps(row).row_f16), limit=3)
     if kind == "groups":
@@ -40,7 +42,17 @@ def rounding(rng: np.random.Generator, rows: int, cols: int, kind: str) -> ToRou
     return job if kind in ("plain", "ordered") else replace(job, factor=None)
 
 
-KINDS = ("plain", "two-sided", "ordered", "clipped", "groups", "cheap", "nearest")
+KINDS = (
+    "plain",
+    "two-sided",
+    "two-sided, ordered",
+    "searched",
+    "ordered",
+    "clipped",
+    "groups",
+    "cheap",
+    "nearest",
+)
 SHAPES = ((1, 1), (1, 9), (7, 1), (12, 20), (20, 12), (3, 140))
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from golfpack.errors import UsageError
 from golfpack.models.base import Family, StateDict, from_net
 from golfpack.models.golf.adapt import adapt
-from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig, word_start_text
+from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig
 from golfpack.models.golf.infer import BLOCK, infer
 from golfpack.models.golf.net import Golf
 from golfpack.models.golf.siblings import siblings
+from golfpack.models.golf.texts import word_start_text
 from golfpack.spec import Fold, Hook, Role, TensorSpec
 
 _BLOCK_ROLES: dict[str, Role] = {

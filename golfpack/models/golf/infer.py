@@ -13,8 +13,9 @@ from typing import Any
 
 from golfpack.errors import UsageError
 from golfpack.models.base import MissingOptions, StateDict, shape_of
-from golfpack.models.golf.config import ENGRAM_HEADS, GolfConfig, index_list
+from golfpack.models.golf.config import ENGRAM_HEADS, GolfConfig
 from golfpack.models.golf.siblings import plausible
+from golfpack.models.golf.texts import index_list
 
 BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 

@@ -16,6 +16,7 @@ from functools import cache
 import numba
 import numpy as np
 
+from golfpack.kernels.rounding import HALF_LOG2_E
 from golfpack.packer.format.rans.fit import side_mean_levels
 from golfpack.packer.format.rans.tables import (
     COST_UNITS,
@@ -31,7 +32,6 @@ from golfpack.packer.format.steps import StepField, step_matrix
 
 # Columns of the next block that a row's sequences are followed into before the block is decided.
 LOOK_AHEAD = 16
-_HALF_LOG2_E = 0.7213475204444817
 
 
 @cache
@@ -213,4 +213,4 @@ def _length(size: float, level: int, lengths: np.ndarray) -> float:
     if level < levels:
         return lengths[level, min(int(size), codes - 1)]
     octaves = (level - UNIT_LEVEL) / LEVELS_PER_OCTAVE  # of the standard deviation
-    return _HALF_LOG2_E * size * size * 2.0 ** (-2.0 * octaves)
+    return HALF_LOG2_E * size * size * 2.0 ** (-2.0 * octaves)

@@ -196,9 +196,12 @@ def _gain(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 def _choice(
     better: Sequence[Trial], losses: Losses, config: Mapping[str, Any], margin: Margin
 ) -> Trial:
-    """The best sibling, or the default of its option where that is not clearly behind it."""
+    """The best sibling, or a default, of whatever option, that is not clearly behind it.
+
+    A slope near 0 is as good as no slope: of two ways to say the same, models have the default.
+    """
     best = better[0]
-    usual = next((t for t in better if t.option == best.option and t.usual), best)
+    usual = next((t for t in better if t.usual and t.option not in losses.free), best)
     now = float(losses(config, len(losses))[0].mean())
     free = best.option in losses.free
     return best if free or best.gain - usual.gain > margin.share * now else usual

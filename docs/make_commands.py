@@ -67,18 +67,18 @@ The exit code is 0 whatever differs; `--exit-code` makes a difference 6, which n
 """,
     "verify": """
     $ golfpack verify x.golf --report x.report.json --against ckpt.pt
-    frame         ok  format version 1, 178,788 bytes as the manifest says, 3 streams
-    stream rows   ok  1,476 bytes, sha256 d39d817b59ec4687
-    stream cols   ok  1,015 bytes, sha256 c2c7d62c6c37540a
-    stream codes  ok  175,382 bytes, sha256 7d5e86ff503aa5a3
-    file          ok  178,756 bytes before the digest at its end, sha256 ebb7ddec32d88c88
+    frame         ok  format version 2, 178,744 bytes as the manifest says, 3 streams
+    stream rows   ok  1,567 bytes, sha256 416b0cc52eb025bb
+    stream cols   ok  1,096 bytes, sha256 615713d73ee1dc74
+    stream codes  ok  175,367 bytes, sha256 ed48c62b3e652958
+    file          ok  178,712 bytes before the digest at its end, sha256 0411cea7834d0f84
     tensors       ok  32 decode to 476,812 finite weights
     model         ok  family golf, its config and tensors belong together
     encoding      ok  the tensors encode to the same bytes again
     report        ok  sha256, bytes, config and tensors agree; within the budget of 178,804 bytes
-    checkpoint    ok  the same tensors and shapes; rel_err 0.2566 over all weights, at worst 0.8388 in blocks.2.mlp.proj.weight
-    x.golf is whole: 178,788 bytes
-    sha256 of the file, digest included: 4630656413a7b8a133912aef812f8f90f37751a031c4206981d550a0355c8149
+    checkpoint    ok  the same tensors and shapes; rel_err 0.2462 over all weights, at worst 0.7432 in blocks.2.mlp.proj.weight
+    x.golf is whole: 178,744 bytes
+    sha256 of the file, digest included: 2af71251e411239a80dbf9038758fb57844b205443657007cb73ef5ad96b84b5
 
 A check that failed is exit code 4. `encoding` says `differs`, which is no fault, where another version of
 golfpack or of a codec's library wrote the file: then other bytes decode to the same tensors.

@@ -40,6 +40,7 @@ class ToRound:
     row_factor: Factor | None = None
     rate_weight: float = 0.0
     survivors: int = 1
+    trellis: bool = False
 
     def run(self) -> np.ndarray:
         """Codes (rows, cols) int32, worked out here."""
@@ -47,7 +48,7 @@ class ToRound:
             return round_nearest(self.w, self.steps, self.limit)
         return round_feedback(
             self.w, self.steps, self.factor, self.limit, self.row_factor, self.rate_weight,
-            self.survivors,
+            self.survivors, self.trellis,
         )  # fmt: skip
 
 

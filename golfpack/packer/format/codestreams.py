@@ -14,6 +14,7 @@ from golfpack.packer.format.rans.codes import decode_codes, encode_codes
 from golfpack.packer.format.rans.context_model import CodeMatrix
 from golfpack.packer.format.steps import LogSteps, StepField
 from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.format.trellis import STATES
 
 # The order of a sorted matrix's rows takes this type.
 ORDER_TYPE = np.dtype("<u2")
@@ -127,7 +128,7 @@ def _similarity_order(codes: np.ndarray) -> np.ndarray:
 
 def _encode(stream: CodeStream, matrices: Sequence[QTensor], threads: int) -> bytes:
     if isinstance(stream, RansCodes):
-        shapes = [_code_matrix(m.codes.shape, m.steps) for m in matrices]
+        shapes = [_code_matrix(m.codes.shape, m.steps, m.trellis) for m in matrices]
         return encode_codes([m.codes for m in matrices], shapes, threads)
     parts: list[bytes] = []
     for m in matrices:
@@ -142,11 +143,11 @@ def code_width(codes: np.ndarray) -> int:
     return 1 if top < 1 << 7 else 2 if top < 1 << 15 else 4
 
 
-def _code_matrix(shape: tuple[int, ...], steps: StepField) -> CodeMatrix:
+def _code_matrix(shape: tuple[int, ...], steps: StepField, trellis: bool) -> CodeMatrix:
     rows, cols = shape
     row = steps.row_log if isinstance(steps, LogSteps) else np.zeros(rows, np.int32)
     col = np.zeros(cols, np.int32) if steps.col_log is None else steps.col_log
-    return CodeMatrix((rows, cols), row, col)
+    return CodeMatrix((rows, cols), row, col, trellis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +164,13 @@ class CodeSlot:
         if "sorted" in self.fields and self.fields["sorted"] is not True:
             raise CorruptError('a tensor has a "sorted" in the manifest that is not true', None)
         return "sorted" in self.fields
+
+    @property
+    def trellis(self) -> bool:
+        """Whether its codes have states. Raises CorruptError where that is unclear."""
+        if self.fields.get("trellis", STATES) != STATES:
+            raise CorruptError(f'a tensor has a "trellis" in the manifest that is not {STATES}', None)
+        return "trellis" in self.fields
 
 
 def decode_group(
@@ -183,9 +191,11 @@ def decode_group(
             raise CorruptError("a rans code stream has sorted rows", None)
         # The coder leaves out what is empty; a column log for each of its columns may fill the memory.
         full = [s for s in slots if 0 not in s.shape]
-        matrices = [_code_matrix(s.shape, s.steps) for s in full]
+        matrices = [_code_matrix(s.shape, s.steps, s.trellis) for s in full]
         decoded = iter(decode_codes(data, matrices))
         return [np.zeros(s.shape, np.int32) if 0 in s.shape else next(decoded) for s in slots]
+    if any(s.trellis for s in slots):
+        raise CorruptError("a byte stream has codes with states", None)
     stream = ByteStream.from_config(config)
     widths = [s.fields["width"] for s in slots]
     if not set(widths) <= {1, 2, 4}:

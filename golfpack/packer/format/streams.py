@@ -7,7 +7,7 @@ coder uses the steps as context.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any, cast
@@ -28,6 +28,7 @@ from golfpack.packer.format.codestreams import (
 from golfpack.packer.format.rawfloat import RAW_STORAGE
 from golfpack.packer.format.stepcoding import pack_steps, row_bytes, step_counts, unpack_steps
 from golfpack.packer.format.tensors import LowRank, PackedTensor, QTensor, Raw
+from golfpack.packer.format.trellis import STATES
 from golfpack.spec import as_matrix
 
 # Hard limits on what a manifest may claim.
@@ -107,6 +108,8 @@ class _Writer:
         self.parts["cols"].append(cols)
         if widths:
             fields["width"] = code_width(m.codes)
+        if m.trellis:
+            fields["trellis"] = STATES
         return fields
 
     def streams(self) -> dict[str, bytes]:
@@ -208,7 +211,10 @@ def _decode_entries(
     raw = _Reader(side, left, "raw", sum(_raw_bytes(e) for e in entries if "raw" in e.fields))
     if left:
         raise CorruptError(f"no tensor in the manifest needs stream {min(left)!r}", None)
-    matrices = iter(QTensor(c, slot.steps) for c, (_, slot) in zip(codes, slots, strict=True))
+    matrices = iter(
+        QTensor(c, slot.steps, trellis=slot.trellis)
+        for c, (_, slot) in zip(codes, slots, strict=True)
+    )
     out: dict[str, tuple[Entry, PackedTensor]] = {}
     for e in entries:
         if "raw" in e.fields:
@@ -217,7 +223,7 @@ def _decode_entries(
         else:
             own, *factors = (next(matrices) for _ in e.matrices)
             correction = LowRank(*factors) if factors else None
-            out[e.name] = (e, QTensor(own.codes, own.steps, correction))
+            out[e.name] = (e, replace(own, correction=correction))
     return out
 
 

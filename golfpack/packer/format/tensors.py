@@ -10,6 +10,7 @@ import numpy as np
 
 from golfpack.packer.format.rawfloat import RawType, raw_to_float32
 from golfpack.packer.format.steps import StepField, spread_rows
+from golfpack.packer.format.trellis import points
 
 # --- what calibration measured ---------------------------------------------------------------------
 
@@ -45,17 +46,23 @@ class QTensor:
 
     Attributes:
         codes: (rows, cols) int32.
-        steps: the step field; weight[r, i] = codes[r, i] * step[r, i], plus the correction.
+        steps: the step field; weight[r, i] = points[r, i] * step[r, i], plus the correction.
         correction: of low rank, or None.
+        trellis: whether codes have states, see `trellis`; a code else is its own point.
     """
 
     codes: np.ndarray
     steps: StepField
     correction: LowRank | None = None
+    trellis: bool = False
+
+    def points(self) -> np.ndarray:
+        """What the codes stand for, in steps: (rows, cols) float32."""
+        return points(self.codes) if self.trellis else self.codes.astype(np.float32)
 
     def dequantize(self) -> np.ndarray:
         """(rows, cols) float32, the same bits wherever it runs: rounded products in this order."""
-        w = self.codes.astype(np.float32)
+        w = self.points()
         if self.steps.col is not None:
             w *= self.steps.col
         w *= spread_rows(self.steps.row, self.steps.group, w.shape[1])

@@ -164,6 +164,7 @@ class Round(Pass):
     feedback: bool = True
     rate_weight: float = 0.0
     survivors: int = 1
+    trellis: bool = False
 
     def __post_init__(self) -> None:
         holds = 0 <= self.rate_weight <= 1
@@ -186,7 +187,7 @@ class Round(Pass):
         survivors = self.survivors or (_WIDE if weights <= _FEW_WEIGHTS else _NARROW)
         # Kept tensors cost nothing and are not handed over.
         work = {
-            n: to_round(state, n, state.steps[n], self.feedback, self.rate_weight, survivors)
+            n: to_round(state, n, state.steps[n], self.feedback, self.rate_weight, survivors, self.trellis)
             for n in queue
             if not isinstance(state.plan[n], Keep)
         }
@@ -194,7 +195,9 @@ class Round(Pass):
         results: dict[str, PackedTensor] = {}
         for done, name in enumerate(queue, 1):
             results[name] = (
-                QTensor(next(codes), work[name].steps) if name in work else kept(state, name)
+                QTensor(next(codes), work[name].steps, trellis=work[name].trellis)
+                if name in work
+                else kept(state, name)
             )
             state.notify("round", done, len(names), name)
         return replace(state, tensors={n: results[n] for n in names})
@@ -230,9 +233,12 @@ def to_round(
     feedback: bool,
     rate_weight: float = 0.0,
     survivors: int = 1,
+    trellis: bool = False,
 ) -> ToRound:
     """The rounding of one quantized tensor under its scheme; `steps` is its step field."""
     w, limit, known = state.matrix(name), state.plan[name].limit, state.sensitivity[name]
     if not feedback or known.factor is None:
         return ToRound(w, steps, limit)
-    return ToRound(w, steps, limit, known.factor, known.row_factor, rate_weight, survivors)
+    return ToRound(
+        w, steps, limit, known.factor, known.row_factor, rate_weight, survivors, trellis
+    )

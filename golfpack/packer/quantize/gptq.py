@@ -16,6 +16,7 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from golfpack.kernels.rounding import BLOCK, HALF_LOG2_E
 from golfpack.packer.format.steps import F16Steps, StepField, step_matrix
+from golfpack.packer.format.trellis import NEXT
 from golfpack.packer.quantize.listsearch import (
     LOOK_AHEAD,
     code_lengths,
@@ -104,6 +105,7 @@ def round_feedback(
     row_factor: Factor | None = None,
     rate_weight: float = 0.0,
     survivors: int = 1,
+    trellis: bool = False,
 ) -> np.ndarray:
     """Codes (rows, cols) int32 of `w` with error feedback through `factor`, column after column.
 
@@ -122,6 +124,8 @@ def round_feedback(
             distortion-rate curve is lambda = ln 2 / 12.
         survivors: with more than one, a list search in place of the greedy choice of each code, for the
             least squared error in steps^2 plus lambda bits: see `listsearch.search_corner`.
+        trellis: codes have states (`format.trellis`), and so many sequences are kept of each state.
+            Paths go along rows in the order of the columns, which then is that of `factor`.
     """
     rows, cols = w.shape
     order, upper = factor.order, factor.upper.astype(np.float64)
@@ -135,7 +139,10 @@ def round_feedback(
         height, row_upper = BLOCK, row_factor.upper.astype(np.float64)
         offset = np.zeros((rows, cols))
     bound = float(np.iinfo(np.int32).max if limit is None else limit)
-    ahead, lengths = LOOK_AHEAD if survivors > 1 else 0, code_lengths()
+    search = trellis or survivors > 1
+    ahead, lengths = LOOK_AHEAD if search else 0, code_lengths()
+    after = NEXT if trellis else np.zeros((1, 2), np.uint8)
+    states = np.zeros(rows, np.uint8)
     codes = np.empty((rows, cols), np.int32)
     for top in range(0, rows, height):
         bottom = min(top + height, rows)
@@ -149,10 +156,10 @@ def round_feedback(
                 upper[start:seen, start:seen], row_upper[top:bottom, top:bottom], bound, rate_weight,
             )  # fmt: skip
             out = codes[top:bottom, start:end], errors, push[:, start:end]
-            if survivors > 1:
+            if search:
                 search_corner(
-                    *corner, survivors, lengths, sides.weight[start:seen],
-                    sides.row_level[top:bottom], sides.col_level[start:seen], *out,
+                    *corner, survivors, lengths, after, sides.weight[start:seen],
+                    sides.row_level[top:bottom], sides.col_level[start:seen], states[top:bottom], *out,
                 )  # fmt: skip
             else:
                 _round_corner(

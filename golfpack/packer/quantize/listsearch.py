@@ -36,13 +36,13 @@ LOOK_AHEAD = 16
 
 @cache
 def code_lengths() -> np.ndarray:
-    """Bits of codes of magnitude 0, 1, ... by the coder's tables, (TABLES, MAX_SYMBOLS + 1)."""
+    """Bits of codes of magnitude 0, 1, ... by the coder's tables, (2, TABLES, MAX_SYMBOLS + 1)."""
     costs, last = symbol_costs().astype(np.float64), tables().escape.astype(np.int64)
-    lengths = np.empty((TABLES, MAX_SYMBOLS + 1))
-    for level in range(TABLES):
-        sent = np.minimum(np.arange(MAX_SYMBOLS + 1), last[level])
-        lengths[level] = costs[level, sent] + ESCAPE_BYTE_COST * (sent == last[level])
-    return lengths / COST_UNITS
+    lengths = np.empty((2 * TABLES, MAX_SYMBOLS + 1))
+    for table in range(2 * TABLES):
+        sent = np.minimum(np.arange(MAX_SYMBOLS + 1), last[table])
+        lengths[table] = costs[table, sent] + ESCAPE_BYTE_COST * (sent == last[table])
+    return lengths.reshape(2, TABLES, -1) / COST_UNITS
 
 
 def scale_levels(w: np.ndarray, steps: StepField) -> tuple[np.ndarray, np.ndarray]:
@@ -66,9 +66,11 @@ def search_corner(
     rate_weight: float,
     survivors: int,
     lengths: np.ndarray,
+    after: np.ndarray,
     weight: np.ndarray,
     row_level: np.ndarray,
     col_level: np.ndarray,
+    states: np.ndarray,
     codes: np.ndarray,
     errors: np.ndarray,
     push: np.ndarray,
@@ -83,10 +85,12 @@ def search_corner(
         upper: (seen, seen) U; row_upper: (rows, rows) V, or empty.
         bound: of the magnitude of codes.
         rate_weight: lambda, squared steps per bit.
-        survivors: sequences that are kept.
+        survivors: sequences that are kept, of every state.
         lengths: `code_lengths`.
+        after: (states, 2), the state behind a code of either parity; of one state without a trellis.
         weight: (seen,) what a squared error in steps costs.
         row_level: (rows,) and col_level: (seen,), of `scale_levels`.
+        states: (rows,) uint8 of every row's path at the block's first column; moved to its end.
         codes: (rows, cols) int32, to be filled.
         errors: (rows, cols) what is fed back to the columns behind, to be filled.
         push: (rows, cols) what is fed back to the rows below, to be filled; empty with `offset`.
@@ -96,25 +100,31 @@ def search_corner(
     two_sided = len(row_upper) > 0
     # What the columns behind the block are told here is not final, and must not stay in `offset`.
     down = offset.copy() if two_sided else np.zeros((rows, seen))
-    targets = np.empty((2, survivors, seen), np.float32)
-    costs, single = np.empty((2, survivors)), upper.astype(np.float32)
-    parents, chosen = np.empty((seen, survivors), np.int64), np.empty((seen, survivors))
+    kept = survivors * len(after)
+    targets = np.empty((2, kept, seen), np.float32)
+    costs, single = np.empty((2, kept)), upper.astype(np.float32)
+    parents, chosen = np.empty((seen, kept), np.int64), np.empty((seen, kept))
     step, level, best = np.empty(seen), np.empty(seen, np.int64), np.empty(seen)
     for r in range(rows):
         for i in range(seen):
             step[i] = row_step[r, group_of[i]] * col_step[i]
             level[i] = int(max(np.rint(row_level[r] + col_level[i]), 0.0))
         _search_row(
-            work[r], down[r], step, weight, level, single, bound, rate_weight, lengths, targets, costs,
-            parents, chosen, best,
+            work[r], down[r], step, weight, level, single, bound, rate_weight, lengths, after,
+            states[r], targets, costs, parents, chosen, best,
         )  # fmt: skip
         row, pivot = work[r].copy(), row_upper[r, r] if two_sided else 1.0
+        state = states[r]
         for i in range(seen):
-            short = row[i] - best[i] * step[i]
+            point = best[i] - 0.5 * np.sign(best[i]) * (state & 1)
+            short = row[i] - point * step[i]
             error = short / upper[i, i]
             if i < decided:
                 codes[r, i] = np.int32(best[i])
                 errors[r, i] = error
+            state = after[state, np.int64(best[i]) & 1]
+            if i == decided - 1:
+                states[r] = state
             for j in range(i + 1, seen):
                 row[j] -= error * upper[i, j]
             best[i] = (short + down[r, i]) / pivot  # from here on what is pushed down the rows
@@ -136,6 +146,8 @@ def _search_row(
     bound: float,
     rate_weight: float,
     lengths: np.ndarray,
+    after: np.ndarray,
+    start: int,
     targets: np.ndarray,
     costs: np.ndarray,
     parents: np.ndarray,
@@ -148,35 +160,62 @@ def _search_row(
         work: (cols,) targets without the feedback of rows, and `down` (cols,) that feedback.
         step, weight, level: (cols,) of each cell.
         upper: (cols, cols) float32: how well a sequence does is not worth more digits.
-        targets: (2, survivors, cols) float32 and costs: (2, survivors), of the sequences so far and
-            with one code more; parents, chosen: (cols, survivors), how each came about. Scratch.
+        start: the state at the first column.
+        targets: (2, sequences, cols) float32 and costs: (2, sequences), of the sequences so far and
+            with one code more, a list per state; parents, chosen: (cols, sequences), how each came
+            about. Scratch.
     """
-    cols, alive, now = len(step), 1, 0
-    costs[0, 0] = 0.0
+    states, cols, now = len(after), len(step), 0
+    room = costs.shape[1] // states
+    counts = np.zeros((2, states), np.int64)
+    counts[0, start] = 1
+    costs[0, start * room] = 0.0
     for j in range(cols):
-        targets[0, 0, j] = work[j]
+        targets[0, start * room, j] = work[j]
     for i in range(cols):
-        found, parent, code = 0, parents[i], chosen[i]
-        for m in range(alive):
-            x = (targets[now, m, i] + down[i]) / step[i]
-            # The nearest code, that on the other side of the target, and the next smaller one.
-            middle = min(max(np.rint(x), -bound), bound)
-            beyond = middle + 1.0 if x > middle else middle - 1.0
-            smaller = middle - 1.0 if middle > 0.0 else middle + 1.0
-            for choice in range(3):
-                q = middle if choice == 0 else beyond if choice == 1 else smaller
-                if abs(q) > bound or (choice == 2 and (middle == 0.0 or smaller == beyond)):
-                    continue
-                cost = costs[now, m] + weight[i] * (x - q) * (x - q)
-                cost += rate_weight * _length(abs(q), level[i], lengths)
-                found = _insert(cost, m, q, found, costs[1 - now], parent, code)
-        for m in range(found):
-            before, after = targets[now, parent[m]], targets[1 - now, m]
-            error = np.float32((before[i] - code[m] * step[i]) / upper[i, i])
-            for j in range(i + 1, cols):
-                after[j] = before[j] - error * upper[i, j]
-        alive, now = found, 1 - now
-    at = 0  # lists are sorted: the first is the best
+        found, parent, code = counts[1 - now], parents[i], chosen[i]
+        found[:] = 0
+        for state in range(states):
+            half = 0.5 * (state & 1)
+            table = lengths[state & 1]
+            for m in range(state * room, state * room + counts[now, state]):
+                x = (targets[now, m, i] + down[i]) / step[i]
+                # The nearest code, that on the other side of the target, and the next smaller one.
+                size = abs(x)
+                if half > 0.0:
+                    middle = 0.0 if size < 0.25 else np.floor(size) + 1.0
+                else:
+                    middle = np.rint(size)
+                middle = min(middle, bound)
+                beyond = middle + 1.0 if size > middle - half * (middle > 0.0) else middle - 1.0
+                smaller = middle - 1.0 if middle > 0.0 else middle + 1.0
+                sign = 1.0 if x >= 0.0 else -1.0
+                for choice in range(3):
+                    q = middle if choice == 0 else beyond if choice == 1 else smaller
+                    if abs(q) > bound or (choice == 2 and (middle == 0.0 or smaller == beyond)):
+                        continue
+                    error = size - q + half * np.sign(q)
+                    cost = costs[now, m] + weight[i] * error * error
+                    cost += rate_weight * _length(abs(q), level[i], table)
+                    into = after[state, np.int64(q) & 1]
+                    low = into * room
+                    found[into] = _insert(
+                        cost, m, sign * q, found[into], costs[1 - now, low : low + room],
+                        parent[low : low + room], code[low : low + room],
+                    )  # fmt: skip
+        for state in range(states):
+            for m in range(state * room, state * room + found[state]):
+                before, later = targets[now, parent[m]], targets[1 - now, m]
+                of_second = (parent[m] // room) & 1
+                point = code[m] - 0.5 * np.sign(code[m]) * of_second
+                error = np.float32((before[i] - point * step[i]) / upper[i, i])
+                for j in range(i + 1, cols):
+                    later[j] = before[j] - error * upper[i, j]
+        now = 1 - now
+    at, lowest = 0, np.inf  # lists are sorted: the first of each is its best
+    for state in range(states):
+        if counts[now, state] > 0 and costs[now, state * room] < lowest:
+            at, lowest = state * room, costs[now, state * room]
     for i in range(cols - 1, -1, -1):
         best[i] = chosen[i, at]
         at = parents[i, at]

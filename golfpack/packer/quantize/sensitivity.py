@@ -124,7 +124,7 @@ def measure_sensitivity(
     work: list[ToFactor] = []
     for s in plain.values():
         if s.hessian is not None:
-            work.append(ToFactor(s.hessian, damp, _sorted(s.hessian, order)))
+            work.append(ToFactor(s.hessian, damp, None if __import__("os").environ.get("NAT") else _sorted(s.hessian, order)))
         if s.row_cov is not None:
             assert row_damp is not None
             work.append(ToFactor(s.row_cov, row_damp, _sorted(s.row_cov, order)))

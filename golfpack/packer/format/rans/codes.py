@@ -16,9 +16,10 @@ from golfpack.packer.format.rans import context_model as scale
 from golfpack.packer.format.rans import lanes as rans
 from golfpack.packer.format.rans.context_model import CodeMatrix, Header, ScaleModel
 from golfpack.packer.format.rans.lanes import Reader, corrupt
-from golfpack.packer.format.rans.tables import Tables, tables
+from golfpack.packer.format.rans.tables import LEVELS, TABLES, Tables, tables
+from golfpack.packer.format.trellis import quantizers
 
-Decoder = Callable[[Reader, NDArray[np.uint8], Tables], NDArray[np.int32]]
+Decoder = Callable[[Reader, NDArray[np.uint8], Tables, int], NDArray[np.int32]]
 
 _HEADER_BYTES = 4
 _STATE_BYTES = 8
@@ -49,12 +50,11 @@ def encode_codes(
     work = list(zip(arrays, (matrices[n] for n in full), strict=True))
     models = list(map_ordered(lambda item: fit.fit(*item), work, threads))
     sides = np.concatenate([side for model in models for side in model.sides])
-    flat = np.concatenate(
-        [_moved(a, m, -1).reshape(-1) for a, m in zip(arrays, models, strict=True)]
-    )
+    coded = [_coded(a, matrices[n], m) for a, n, m in zip(arrays, full, models, strict=True)]
+    flat, levels = (np.concatenate(part) for part in zip(*coded, strict=True))
     runs = [
         (sides, _side_levels([model.header for model in models], full, matrices)),
-        (flat, _code_levels(models, full, matrices)),
+        (flat, levels),
     ]
     lanes_log2 = _lanes_log2(len(flat))
     states, words, escapes = fast.encode_runs(runs, 1 << lanes_log2, tables())
@@ -95,15 +95,37 @@ def decode_codes(
         return decoded
     decode = decoder or default_decoder()
     headers, reader = _parse(payload, len(full))
-    values = decode(reader, _side_levels(headers, full, matrices), tables())
+    values = decode(reader, _side_levels(headers, full, matrices), tables(), 0)
     sides = iter(_pieces(values, [size for n in full for size in matrices[n].shape * 2]))
     models = [ScaleModel(h, next(sides), next(sides), next(sides), next(sides)) for h in headers]
-    codes = decode(reader, _code_levels(models, full, matrices), tables())
+    reader.lane = 0
+    for n, model in zip(full, models, strict=True):
+        decoded[n] = _decoded(decode, reader, matrices[n], model)
     reader.check_finished()
-    sizes = [matrices[n].shape[0] * matrices[n].shape[1] for n in full]
-    for n, part, model in zip(full, _pieces(codes, sizes), models, strict=True):
-        decoded[n] = _moved(part.reshape(matrices[n].shape), model, 1)
     return decoded
+
+
+def _coded(
+    codes: NDArray[np.int32], matrix: CodeMatrix, model: ScaleModel
+) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """What is coded of a matrix, and at which levels, in the order of coding."""
+    moved, levels = _moved(codes, model, -1), scale.code_levels(matrix, model)
+    if not matrix.trellis:
+        return moved.reshape(-1), levels
+    second = quantizers(codes).T.reshape(-1) & (levels < TABLES)
+    return codes.T.reshape(-1), levels + np.uint8(LEVELS) * second
+
+
+def _decoded(
+    decode: Decoder, reader: Reader, matrix: CodeMatrix, model: ScaleModel
+) -> NDArray[np.int32]:
+    rows, cols = matrix.shape
+    levels = scale.code_levels(matrix, model)
+    if not matrix.trellis:
+        return _moved(decode(reader, levels, tables(), 0).reshape(rows, cols), model, 1)
+    if model.row_mean.any():
+        raise corrupt("codes with states have means")
+    return np.ascontiguousarray(decode(reader, levels, tables(), rows).reshape(cols, rows).T)
 
 
 def default_decoder() -> Decoder:
@@ -120,13 +142,6 @@ def _side_levels(
 ) -> NDArray[np.uint8]:
     parts = zip(headers, full, strict=True)
     return np.concatenate([scale.side_levels(h, matrices[n].shape) for h, n in parts])
-
-
-def _code_levels(
-    models: Sequence[ScaleModel], full: Sequence[int], matrices: Sequence[CodeMatrix]
-) -> NDArray[np.uint8]:
-    parts = zip(models, full, strict=True)
-    return np.concatenate([scale.code_levels(matrices[n], model) for model, n in parts])
 
 
 def _moved(codes: NDArray[np.int32], model: ScaleModel, sign: int) -> NDArray[np.int32]:

@@ -39,11 +39,13 @@ class CodeMatrix:
         shape: rows and columns.
         row_log: (rows,) int, log2 of the row steps in 1/32 octave; zeros where steps tell nothing.
         col_log: (cols,) int, log2 of the column steps in 1/16 octave; zeros likewise.
+        trellis: whether codes have states: they then stand column by column, and have no means.
     """
 
     shape: tuple[int, int]
     row_log: NDArray[np.integer]
     col_log: NDArray[np.integer]
+    trellis: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError unless the logs fit the shape."""
@@ -95,13 +97,13 @@ def side_levels(header: Header, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def code_levels(matrix: CodeMatrix, model: ScaleModel) -> NDArray[np.uint8]:
-    """The level of every code, flat in row-major order."""
+    """The level of every code, flat in the order of coding."""
     row_term, col_term = terms(matrix, model)
     level = np.empty(matrix.shape, np.uint8)
     for block in _row_blocks(matrix.shape):
         term = row_term[block, None] + col_term
         level[block] = np.clip(term >> 2, 0, LEVELS - 1)
-    return level.reshape(-1)
+    return (level.T if matrix.trellis else level).reshape(-1)
 
 
 def terms(matrix: CodeMatrix, model: ScaleModel) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -14,9 +14,11 @@ from golfpack.packer.format.rans.tables import (
     ESCAPE_BYTE_COST,
     LEVELS,
     PRECISION,
+    TABLES,
     Tables,
     symbol_costs,
 )
+from golfpack.packer.format.trellis import NEXT
 
 _SLOTS = (1 << PRECISION) - 1
 _NO_WORD, _NO_ESCAPE, _RANGE = 1, 2, 3  # what a decoder loop found wrong
@@ -27,13 +29,17 @@ _COMPLAINTS = {
 }
 
 
-def decode_run(reader: Reader, levels: NDArray[np.uint8], tables: Tables) -> NDArray[np.int32]:
+def decode_run(
+    reader: Reader, levels: NDArray[np.uint8], tables: Tables, paths: int = 0
+) -> NDArray[np.int32]:
     """Twin of `rans.decode_run`: the same codes, the same errors."""
     codes = np.empty(len(levels), np.int32)
     reader.word, reader.escape, fault = _decode(
-        reader.states, reader.words, reader.word, reader.escapes, reader.escape, levels,
-        tables.freq, tables.start, tables.symbol, tables.escape, tables.table, tables.shift, codes,
+        reader.states, reader.lane, reader.words, reader.word, reader.escapes, reader.escape, levels,
+        tables.freq, tables.start, tables.symbol, tables.escape, tables.table, tables.shift,
+        np.zeros(paths, np.uint8), NEXT, codes,
     )  # fmt: skip
+    reader.lane = (reader.lane + len(levels)) % len(reader.states)
     if fault:
         raise corrupt(_COMPLAINTS[fault])
     return codes
@@ -65,6 +71,7 @@ def class_costs(
     col_term: NDArray[np.int32],
     tables: Tables,
     *,
+    second: NDArray[np.uint8] | None,
     of_rows: bool,
     reach: int,
     step: int,
@@ -76,6 +83,7 @@ def class_costs(
         row_term: (rows,) in quarter levels; a code's level is (row_term + col_term) >> 2.
         col_term: (cols,).
         tables: what the codes are to be coded with.
+        second: (rows, cols), 1 where a code is of quantizer Q1; None where none has states.
         of_rows: sum over rows, else over columns.
         reach: how many steps to try to either side.
         step: in quarter levels.
@@ -84,20 +92,24 @@ def class_costs(
         (rows or cols, 2 reach + 1), in 1/256 bit.
     """
     return _class_costs(
-        codes, row_term, col_term, of_rows, reach, step,
+        codes, row_term, col_term, np.zeros((0, 0), np.uint8) if second is None else second,
+        of_rows, reach, step,
         symbol_costs(), tables.escape, tables.table, tables.shift,
     )  # fmt: skip
 
 
 @njit(cache=True)
 def _decode(
-    states, words, word, escapes, escape, levels, freq, start, symbols, last, tabs, shifts, codes
-):
-    lanes = len(states)
+    states, first, words, word, escapes, escape, levels, freq, start, symbols, last, tabs, shifts,
+    path, after, codes,
+):  # fmt: skip
+    lanes, paths, row = len(states), len(path), 0
     for k in range(len(levels)):
         table = np.int64(tabs[levels[k]])
         shift = np.int64(shifts[levels[k]])
-        lane = k & (lanes - 1)
+        if paths > 0 and path[row] & 1 and levels[k] < TABLES:
+            table += TABLES
+        lane = (first + k) & (lanes - 1)
         state = states[lane]
         slot = state & np.uint64(_SLOTS)
         symbol = np.int64(symbols[table, slot])
@@ -126,6 +138,9 @@ def _decode(
             return word, escape, _RANGE
         states[lane] = state
         codes[k] = code
+        if paths > 0:
+            path[row] = after[path[row], code & 1]
+            row = row + 1 if row + 1 < paths else 0
     return word, escape, 0
 
 
@@ -161,9 +176,11 @@ def _encode(states, words, word, escapes, escape, levels, freq, start, last, tab
 
 
 @njit(cache=True)
-def _cost(level, magnitude, cost, last, tabs, shifts):
+def _cost(level, magnitude, second, cost, last, tabs, shifts):
     level = min(max(level, 0), LEVELS - 1)
     table = np.int64(tabs[level])
+    if second and level < TABLES:
+        table += TABLES
     shift = np.int64(shifts[level])
     magnitude = (magnitude + ((np.int64(1) << shift) >> 1)) >> shift
     bits = shift << 8
@@ -178,15 +195,18 @@ def _cost(level, magnitude, cost, last, tabs, shifts):
 
 
 @njit(cache=True, nogil=True)
-def _class_costs(codes, row_term, col_term, of_rows, reach, step, cost, last, tabs, shifts):
+def _class_costs(
+    codes, row_term, col_term, second, of_rows, reach, step, cost, last, tabs, shifts
+):
     rows, cols = codes.shape
     total = np.zeros((rows if of_rows else cols, 2 * reach + 1), np.int64)
     for i in range(rows):
         for j in range(cols):
             magnitude = abs(np.int64(codes[i, j]))
+            of_second = second.size > 0 and second[i, j] > 0
             term = row_term[i] + col_term[j] - reach * step
             line = i if of_rows else j
             for k in range(2 * reach + 1):
                 level = (term + k * step) >> 2
-                total[line, k] += _cost(level, magnitude, cost, last, tabs, shifts)
+                total[line, k] += _cost(level, magnitude, of_second, cost, last, tabs, shifts)
     return total

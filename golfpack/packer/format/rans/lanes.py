@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golfpack.errors import CorruptError
-from golfpack.packer.format.rans.tables import PRECISION, Tables
+from golfpack.packer.format.rans.tables import LEVELS, PRECISION, TABLES, Tables
+from golfpack.packer.format.trellis import NEXT
 
 STATE_START = 1 << 32  # a lane's state before anything is encoded, so after all is decoded
 CODE_LIMIT = 1 << 31  # codes are int32
@@ -28,6 +29,7 @@ class Reader:
         states: (N,) uint64, one state a lane.
         words: (W,) uint32, read from `word` on.
         escapes: (E,) int64, excess magnitudes of escaped codes, read from `escape` on.
+        lane: whose code is next.
     """
 
     states: NDArray[np.uint64]
@@ -35,6 +37,7 @@ class Reader:
     escapes: NDArray[np.int64]
     word: int = 0
     escape: int = 0
+    lane: int = 0
 
     def check_finished(self) -> None:
         """Raise CorruptError unless everything was read and every lane is back at its start."""
@@ -48,23 +51,44 @@ def corrupt(what: str) -> CorruptError:
     return CorruptError(f"damaged code payload: {what}", "fetch or build the file again")
 
 
-def decode_run(reader: Reader, levels: NDArray[np.uint8], tables: Tables) -> NDArray[np.int32]:
+def decode_run(
+    reader: Reader, levels: NDArray[np.uint8], tables: Tables, paths: int = 0
+) -> NDArray[np.int32]:
     """Decode one code per level. Reference implementation: numpy only.
+
+    Args:
+        reader: is advanced.
+        levels: in the order of the codes.
+        tables: of `tables`.
+        paths: of codes with states, how many rows the matrix has, whose codes stand column by column.
 
     Raises:
         CorruptError: words or escapes run out, or a code leaves int32.
     """
     codes = np.empty(len(levels), np.int32)
-    lanes = len(reader.states)
-    for at in range(0, len(levels), lanes):
-        codes[at : at + lanes] = _decode_step(reader, levels[at : at + lanes], tables)
+    path = np.zeros(paths, np.uint8)  # the state of every row
+    at, row = 0, 0
+    while at < len(levels):
+        count = min(len(levels) - at, len(reader.states) - reader.lane)
+        if not paths:
+            codes[at : at + count] = _decode_step(reader, levels[at : at + count], tables)
+        else:
+            count = min(count, paths - row)
+            state, level = path[row : row + count], levels[at : at + count]
+            of_second = (state & 1).astype(bool) & (level < TABLES)
+            found = _decode_step(reader, level + np.uint8(LEVELS) * of_second, tables)
+            codes[at : at + count] = found
+            path[row : row + count] = NEXT[state, found & 1]
+            row = (row + count) % paths
+        at += count
     return codes
 
 
 def _decode_step(reader: Reader, levels: NDArray[np.uint8], tables: Tables) -> NDArray[np.int64]:
-    """One code from each of the first len(levels) lanes."""
+    """One code from each of the next len(levels) lanes, of which there are as many until the last."""
     table, shift = tables.table[levels], tables.shift[levels].astype(np.uint64)
-    state = reader.states[: len(levels)]  # a view: changes below advance the reader
+    state = reader.states[reader.lane : reader.lane + len(levels)]  # a view: changes are the reader's
+    reader.lane = (reader.lane + len(levels)) % len(reader.states)
     slot = state & np.uint64((1 << PRECISION) - 1)
     symbol = tables.symbol[table, slot]
     state >>= np.uint64(PRECISION)

@@ -6,6 +6,9 @@ shares the tables of the octave 8 <= sigma < 16, whose bins are flat enough for 
 
 A table is part of the file format, so it is defined by integer arithmetic alone: the density is
 sampled at 16 points per bin with a binary exponential whose factors come from integer square roots.
+
+Codes with states (`trellis`) take the same tables under quantizer Q0. Under Q1, whose cells are others,
+levels 0..55 have tables of their own, which count as levels LEVELS + level; wide ones are the same.
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 
 PRECISION = 12  # a table's frequencies sum to 1 << PRECISION
 LEVELS = 184  # levels a code may have
-TABLES = 56  # levels with a table of their own
+TABLES = 56  # levels with a table of their own, under either quantizer
 LEVELS_PER_OCTAVE = 8
 UNIT_LEVEL = 24  # the level of sigma = 1
 MAX_SYMBOLS = 64  # no table has more, escape included; shift stays below 17 for LEVELS levels
@@ -35,12 +38,12 @@ class Tables:
     """The tables in the forms that coding needs.
 
     Attributes:
-        freq: (TABLES, MAX_SYMBOLS) uint32, zero beyond the escape symbol.
-        start: (TABLES, MAX_SYMBOLS) uint32, the sum of the frequencies before a symbol.
-        symbol: (TABLES, 1 << PRECISION) uint8, the symbol that owns a slot.
-        escape: (TABLES,) uint8, the last symbol: every magnitude from this one on.
-        table: (LEVELS,) uint8, the table of a level.
-        shift: (LEVELS,) uint8, how many low bits of a code go raw at a level.
+        freq: (2 TABLES, MAX_SYMBOLS) uint32, zero beyond the escape symbol; those of Q1 come second.
+        start: (2 TABLES, MAX_SYMBOLS) uint32, the sum of the frequencies before a symbol.
+        symbol: (2 TABLES, 1 << PRECISION) uint8, the symbol that owns a slot.
+        escape: (2 TABLES,) uint8, the last symbol: every magnitude from this one on.
+        table: (LEVELS + TABLES,) uint8, the table of a level; from LEVELS on of Q1.
+        shift: (LEVELS + TABLES,) uint8, how many low bits of a code go raw at a level.
     """
 
     freq: NDArray[np.uint32]
@@ -54,38 +57,48 @@ class Tables:
 @cache
 def tables() -> Tables:
     """Build every table; the same integers on every machine."""
-    freq = np.zeros((TABLES, MAX_SYMBOLS), np.uint32)
-    escape = np.zeros(TABLES, np.uint8)
-    for level in range(TABLES):
-        row = _frequencies(_bin_masses(level))
-        freq[level, : len(row)] = row
-        escape[level] = len(row) - 1
+    freq = np.zeros((2 * TABLES, MAX_SYMBOLS), np.uint32)
+    escape = np.zeros(2 * TABLES, np.uint8)
+    for table in range(2 * TABLES):
+        row = _frequencies(_bin_masses(table % TABLES, half_steps=table >= TABLES))
+        freq[table, : len(row)] = row
+        escape[table] = len(row) - 1
     start = np.cumsum(freq, axis=1, dtype=np.uint32) - freq
     every = np.arange(MAX_SYMBOLS, dtype=np.uint8)
     symbol = np.stack([np.repeat(every, row) for row in freq])
     octave, within = np.divmod(np.arange(LEVELS) - _TOP, LEVELS_PER_OCTAVE)
-    table = np.where(octave > 0, _TOP + within, np.arange(LEVELS)).astype(np.uint8)
-    return Tables(freq, start, symbol, escape, table, np.maximum(octave, 0).astype(np.uint8))
+    table = np.where(octave > 0, _TOP + within, np.arange(LEVELS))
+    table = np.concatenate([table, np.arange(TABLES, 2 * TABLES)]).astype(np.uint8)
+    shift = np.concatenate([np.maximum(octave, 0), np.zeros(TABLES)]).astype(np.uint8)
+    return Tables(freq, start, symbol, escape, table, shift)
 
 
 @cache
 def symbol_costs() -> NDArray[np.int64]:
-    """(TABLES, MAX_SYMBOLS) cost of a symbol with its sign, in COST_UNITS: for encoders only."""
+    """(2 TABLES, MAX_SYMBOLS) cost of a symbol with its sign, in COST_UNITS: for encoders only."""
     freq = np.maximum(tables().freq, 1).astype(np.float64)
     cost = np.rint(COST_UNITS * (PRECISION - np.log2(freq))).astype(np.int64)
     cost[:, 1:] += COST_UNITS
     return cost
 
 
-def _bin_masses(level: int) -> NDArray[np.int64]:
-    """Unnormalised mass of |code| = 0, 1, 2, ...: far enough that the rest is nothing."""
-    magnitude = np.arange(2 * MAX_SYMBOLS, dtype=np.int64)
-    x = (32 * magnitude[:, None] - 16) + (2 * np.arange(16, dtype=np.int64) + 1)  # in 1/32
+def _bin_masses(level: int, *, half_steps: bool) -> NDArray[np.int64]:
+    """Unnormalised mass of |code| = 0, 1, 2, ...: far enough that the rest is nothing.
+
+    With `half_steps` of Q1: its points are 0, 1/2, 3/2, ..., its cells end at 1/4, 1, 2, ...
+    """
+    magnitude = np.arange(2 * MAX_SYMBOLS, dtype=np.int64)[:, None]
+    first = 32 * magnitude - (32 if half_steps else 16)  # where a bin starts, in 1/32
+    x = first + (2 * np.arange(16, dtype=np.int64) + 1)
+    inside = np.full(x.shape, True)
+    if half_steps:
+        inside[0], inside[1] = np.abs(x[0] + 16) < 8, x[1] > 8
+        x[0] += 16
     octaves, quarter = divmod(level - UNIT_LEVEL, 4)
     # log2 of the density is -x^2 log2(e) / (2 sigma^2), and 1 / sigma^2 = 2^(-(level - 24) / 4).
     scale = (_HALF_LOG2_E * _root_power(quarter, 4)) >> _ONE
     exponent = (x * x * scale) >> (10 + octaves)
-    mass = _exp2_negative(exponent).sum(axis=1)
+    mass = np.where(inside, _exp2_negative(exponent), 0).sum(axis=1)
     mass[1:] *= 2  # both signs
     return mass
 

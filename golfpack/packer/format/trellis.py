@@ -1,0 +1,42 @@
+"""Codes with states: two quantizers, and which of them a code belongs to follows from the codes before.
+
+Dependent quantization (trellis-coded quantization: Marcellin and Fischer, IEEE Trans. Comm. 38, 1990; as
+JPEG 2000 part 2 and VVC have it). A quantizer with half the step has twice the points; given away are only
+half of them at every weight, those of Q0 or of Q1, as a state tells. In steps,
+
+    Q0: k           Q1: k - sign(k) / 2
+
+Both hold zero, which is what makes them good at low rates. The quantizer of a code is the low bit of the
+state, and the parity of the code moves the state: Ungerboeck's code of 8 states in systematic feedback form,
+parity checks (octal) 13 and 4. A path goes along each row, from state 0 at its first column.
+"""
+
+import numpy as np
+
+STATES = 8
+
+
+def following(state: int, parity: int) -> int:
+    """The state behind a code of that parity."""
+    return (state >> 1 ^ state) & 1 | (state >> 2 ^ parity) << 1 | (state & 1) << 2
+
+
+# (STATES, 2) uint8.
+NEXT = np.array([[following(s, p) for p in (0, 1)] for s in range(STATES)], np.uint8)
+
+
+def quantizers(codes: np.ndarray) -> np.ndarray:
+    """Which quantizer each of the codes (rows, cols) belongs to, uint8 of the same shape."""
+    found = np.empty(codes.shape, np.uint8)
+    state = np.zeros(len(codes), np.uint8)
+    for column in range(codes.shape[1]):
+        found[:, column] = state & 1
+        state = NEXT[state, codes[:, column] & 1]
+    return found
+
+
+def points(codes: np.ndarray) -> np.ndarray:
+    """What codes (rows, cols) stand for, in steps; float32, whole and half numbers."""
+    values = codes.astype(np.float32)
+    values -= np.sign(values) * (quantizers(codes) * np.float32(0.5))
+    return values

@@ -25,18 +25,26 @@ def following(state: int, parity: int) -> int:
 NEXT = np.array([[following(s, p) for p in (0, 1)] for s in range(STATES)], np.uint8)
 
 
-def quantizers(codes: np.ndarray) -> np.ndarray:
+def path_order(col_log: "np.ndarray | None", cols: int) -> np.ndarray:
+    """The order of the columns along a path: the largest steps first."""
+    import os
+    if col_log is None or not os.environ.get("STEPORD"):
+        return np.arange(cols)
+    return np.argsort(-col_log.astype(np.int64), kind="stable")
+
+
+def quantizers(codes: np.ndarray, order) -> np.ndarray:
     """Which quantizer each of the codes (rows, cols) belongs to, uint8 of the same shape."""
     found = np.empty(codes.shape, np.uint8)
     state = np.zeros(len(codes), np.uint8)
-    for column in range(codes.shape[1]):
+    for column in order:
         found[:, column] = state & 1
         state = NEXT[state, codes[:, column] & 1]
     return found
 
 
-def points(codes: np.ndarray) -> np.ndarray:
+def points(codes: np.ndarray, order) -> np.ndarray:
     """What codes (rows, cols) stand for, in steps; float32, whole and half numbers."""
     values = codes.astype(np.float32)
-    values -= np.sign(values) * (quantizers(codes) * np.float32(0.5))
+    values -= np.sign(values) * (quantizers(codes, order) * np.float32(0.5))
     return values

@@ -178,6 +178,13 @@ class Round(Pass):
             need(state, "steps", self.name, "steps")
 
     def run(self, state: PackState) -> PackState:
+        if self.trellis:
+            from golfpack.packer.format.trellis import path_order
+            for n in quantized_names(state):
+                f = state.sensitivity[n].factor
+                if f is not None:
+                    o = path_order(state.steps[n].col_log, len(f.order))
+                    if not np.array_equal(o, f.order): print("ORDER DIFFERS", n, np.mean(o != f.order))
         names = list(state.plan)
         # The largest tensors first, so that threads end together; results return to spec order.
         queue = sorted(

@@ -254,7 +254,7 @@ class RateDistortion:
         cost = np.float64(weight @ np.square(row)) / len(row)
         col: np.ndarray | None = None
         if sensitivity.factor is not None:
-            u = sensitivity.factor.diagonal()
+            u = sensitivity.factor.diagonal() if sensitivity.step_diagonal is None else sensitivity.step_diagonal
             shaped: np.ndarray = (u / u.max()) ** self.col_power
             col, cost = shaped, cost * np.mean(np.square(shaped / u))
         row *= dial / np.sqrt(cost)

@@ -41,6 +41,7 @@ class Sensitivity:
     measured: bool
     row_cov: np.ndarray | None = None
     row_factor: Factor | None = None
+    step_diagonal: np.ndarray | None = None
 
     @property
     def step_weight(self) -> np.ndarray:
@@ -133,6 +134,14 @@ def measure_sensitivity(
     for name, s in plain.items():
         factor = None if s.hessian is None else next(factors)
         row_factor = None if s.row_cov is None else next(factors)
+        if __import__("os").environ.get("STEPORD") and factor is not None:
+            u = factor.diagonal()
+            from golfpack.packer.format.steps import log_steps
+            o = np.argsort(-log_steps(np.ones(1), u / u.max(), col_grain=4).col_log.astype(np.int64), kind="stable")
+            from golfpack.packer.quantize.gptq import factorize
+            d = u
+            factor = factorize(s.hessian, damp=damp, order=o)
+            s = replace(s, step_diagonal=d)
         found[name] = replace(s, factor=factor, row_factor=row_factor)
         notify("sense", len(found), len(weights), name)
     return _floored(found)

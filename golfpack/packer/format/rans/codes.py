@@ -17,7 +17,7 @@ from golfpack.packer.format.rans import lanes as rans
 from golfpack.packer.format.rans.context_model import CodeMatrix, Header, ScaleModel
 from golfpack.packer.format.rans.lanes import Reader, corrupt
 from golfpack.packer.format.rans.tables import LEVELS, TABLES, Tables, tables
-from golfpack.packer.format.trellis import quantizers
+from golfpack.packer.format.trellis import path_order, quantizers
 
 Decoder = Callable[[Reader, NDArray[np.uint8], Tables, int], NDArray[np.int32]]
 
@@ -112,8 +112,9 @@ def _coded(
     moved, levels = _moved(codes, model, -1), scale.code_levels(matrix, model)
     if not matrix.trellis:
         return moved.reshape(-1), levels
-    second = quantizers(codes).T.reshape(-1) & (levels < TABLES)
-    return codes.T.reshape(-1), levels + np.uint8(LEVELS) * second
+    order = path_order(matrix.col_log, codes.shape[1])
+    second = quantizers(codes, order)[:, order].T.reshape(-1) & (levels < TABLES)
+    return codes[:, order].T.reshape(-1), levels + np.uint8(LEVELS) * second
 
 
 def _decoded(
@@ -125,7 +126,10 @@ def _decoded(
         return _moved(decode(reader, levels, tables(), 0).reshape(rows, cols), model, 1)
     if model.row_mean.any():
         raise corrupt("codes with states have means")
-    return np.ascontiguousarray(decode(reader, levels, tables(), rows).reshape(cols, rows).T)
+    codes = np.empty((rows, cols), np.int32)
+    order = path_order(matrix.col_log, cols)
+    codes[:, order] = decode(reader, levels, tables(), rows).reshape(cols, rows).T
+    return codes
 
 
 def default_decoder() -> Decoder:

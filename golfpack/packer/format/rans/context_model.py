@@ -103,7 +103,10 @@ def code_levels(matrix: CodeMatrix, model: ScaleModel) -> NDArray[np.uint8]:
     for block in _row_blocks(matrix.shape):
         term = row_term[block, None] + col_term
         level[block] = np.clip(term >> 2, 0, LEVELS - 1)
-    return (level.T if matrix.trellis else level).reshape(-1)
+    if matrix.trellis:
+        from golfpack.packer.format.trellis import path_order
+        level = level[:, path_order(matrix.col_log, matrix.shape[1])].T
+    return level.reshape(-1)
 
 
 def terms(matrix: CodeMatrix, model: ScaleModel) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -80,7 +80,8 @@ class TorchEngine:
     def codes(self, work: Sequence[ToRound], threads: int) -> Iterator[np.ndarray]:
         """See `Engine`. Matrices without a factor are rounded to nearest on the host: it is no work."""
         here = [
-            i for i, t in enumerate(work)
+            i
+            for i, t in enumerate(work)
             if t.factor is not None and t.w.size and t.survivors == 1 and not t.trellis
         ]
         found: dict[int, np.ndarray] = {}

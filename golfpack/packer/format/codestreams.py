@@ -12,7 +12,7 @@ from golfpack.packer.format.codecs import codec_config, make_codec
 from golfpack.packer.format.filters import Filter, filter_config, make_filter
 from golfpack.packer.format.rans.codes import decode_codes, encode_codes
 from golfpack.packer.format.rans.context_model import CodeMatrix
-from golfpack.packer.format.steps import LogSteps, StepField
+from golfpack.packer.format.steps import LogSteps, StepField, col_logs_of
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.format.trellis import STATES
 
@@ -146,8 +146,7 @@ def code_width(codes: np.ndarray) -> int:
 def _code_matrix(shape: tuple[int, ...], steps: StepField, trellis: bool) -> CodeMatrix:
     rows, cols = shape
     row = steps.row_log if isinstance(steps, LogSteps) else np.zeros(rows, np.int32)
-    col = np.zeros(cols, np.int32) if steps.col_log is None else steps.col_log
-    return CodeMatrix((rows, cols), row, col, trellis)
+    return CodeMatrix((rows, cols), row, col_logs_of(steps, cols), trellis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +168,9 @@ class CodeSlot:
     def trellis(self) -> bool:
         """Whether its codes have states. Raises CorruptError where that is unclear."""
         if self.fields.get("trellis", STATES) != STATES:
-            raise CorruptError(f'a tensor has a "trellis" in the manifest that is not {STATES}', None)
+            raise CorruptError(
+                f'a tensor has a "trellis" in the manifest that is not {STATES}', None
+            )
         return "trellis" in self.fields
 
 

@@ -114,6 +114,11 @@ class LogSteps:
 StepField = F16Steps | LogSteps
 
 
+def col_logs_of(steps: StepField, cols: int) -> np.ndarray:
+    """(cols,) int32, the logs of the column steps; zeros where there are none."""
+    return np.zeros(cols, np.int32) if steps.col_log is None else steps.col_log
+
+
 def spread_rows(row: np.ndarray, group: int | None, cols: int) -> np.ndarray:
     """Row steps as (rows, 1), or group by group as (rows, cols): what multiplies a matrix."""
     return row[:, None] if group is None else np.repeat(row, group, axis=1)[:, :cols]

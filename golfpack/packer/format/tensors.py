@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golfpack.packer.format.rawfloat import RawType, raw_to_float32
-from golfpack.packer.format.steps import StepField, spread_rows
+from golfpack.packer.format.steps import StepField, col_logs_of, spread_rows
 from golfpack.packer.format.trellis import path_order, points
 
 # --- what calibration measured ---------------------------------------------------------------------
@@ -58,7 +58,9 @@ class QTensor:
 
     def points(self) -> np.ndarray:
         """What the codes stand for, in steps: (rows, cols) float32."""
-        return points(self.codes, path_order(self.steps.col_log, self.codes.shape[1])) if self.trellis else self.codes.astype(np.float32)
+        if not self.trellis:
+            return self.codes.astype(np.float32)
+        return points(self.codes, path_order(col_logs_of(self.steps, self.codes.shape[1])))
 
     def dequantize(self) -> np.ndarray:
         """(rows, cols) float32, the same bits wherever it runs: rounded products in this order."""

@@ -8,7 +8,8 @@ half of them at every weight, those of Q0 or of Q1, as a state tells. In steps,
 
 Both hold zero, which is what makes them good at low rates. The quantizer of a code is the low bit of the
 state, and the parity of the code moves the state: Ungerboeck's code of 8 states in systematic feedback form,
-parity checks (octal) 13 and 4. A path goes along each row, from state 0 at its first column.
+parity checks (octal) 13 and 4. A path goes along each row, from state 0 at the first column of
+`path_order`.
 """
 
 import numpy as np
@@ -25,15 +26,16 @@ def following(state: int, parity: int) -> int:
 NEXT = np.array([[following(s, p) for p in (0, 1)] for s in range(STATES)], np.uint8)
 
 
-def path_order(col_log: "np.ndarray | None", cols: int) -> np.ndarray:
-    """The order of the columns along a path: the largest steps first."""
-    import os
-    if col_log is None or not os.environ.get("STEPORD"):
-        return np.arange(cols)
+def path_order(col_log: np.ndarray) -> np.ndarray:
+    """The columns in the order in which a path meets them: the largest column steps first.
+
+    What is rounded first can be made up for by most others, so it had better have the largest steps; and
+    of all orders with that, this is one that a decoder knows (docs/LOG.md).
+    """
     return np.argsort(-col_log.astype(np.int64), kind="stable")
 
 
-def quantizers(codes: np.ndarray, order) -> np.ndarray:
+def quantizers(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Which quantizer each of the codes (rows, cols) belongs to, uint8 of the same shape."""
     found = np.empty(codes.shape, np.uint8)
     state = np.zeros(len(codes), np.uint8)
@@ -43,8 +45,8 @@ def quantizers(codes: np.ndarray, order) -> np.ndarray:
     return found
 
 
-def points(codes: np.ndarray, order) -> np.ndarray:
-    """What codes (rows, cols) stand for, in steps; float32, whole and half numbers."""
+def points(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """What codes (rows, cols) stand for, in steps: float32, whole and half numbers."""
     values = codes.astype(np.float32)
     values -= np.sign(values) * (quantizers(codes, order) * np.float32(0.5))
     return values

@@ -253,8 +253,8 @@ class RateDistortion:
         row: np.ndarray = (weight / weight.mean()) ** -self.row_power
         cost = np.float64(weight @ np.square(row)) / len(row)
         col: np.ndarray | None = None
-        if sensitivity.factor is not None:
-            u = sensitivity.factor.diagonal() if sensitivity.step_diagonal is None else sensitivity.step_diagonal
+        u = sensitivity.diagonal()
+        if u is not None:
             shaped: np.ndarray = (u / u.max()) ** self.col_power
             col, cost = shaped, cost * np.mean(np.square(shaped / u))
         row *= dial / np.sqrt(cost)

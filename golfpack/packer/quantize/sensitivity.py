@@ -13,7 +13,7 @@ from golfpack.packer.engine import Engine, ToFactor
 from golfpack.packer.quantize.gptq import Factor
 from golfpack.spec import CalibStats, Use, as_matrix
 
-Order = Literal["natural", "falling", "rising"]
+Order = Literal["natural", "falling", "rising", "steps"]
 # A tensor no gradient reached still may matter on other text. Its weight per element is floored at
 # this share of the network's mean, so that it gets bits last, not never.
 FLOOR = 1e-9
@@ -33,6 +33,7 @@ class Sensitivity:
         row_cov: (rows, rows), whose diagonal is row_weight: rows are then not independent and
             KL = 1/2 sum_rs row_cov[r, s] e_r H e_s^T. None for independent rows.
         row_factor: the factor of `row_cov`, or None with it.
+        step_diagonal: (cols,) U_ii that steps follow; None for those of `factor`.
     """
 
     hessian: np.ndarray | None
@@ -42,6 +43,12 @@ class Sensitivity:
     row_cov: np.ndarray | None = None
     row_factor: Factor | None = None
     step_diagonal: np.ndarray | None = None
+
+    def diagonal(self) -> np.ndarray | None:
+        """(cols,) U_ii, by which errors of the columns weigh once feedback has done its part."""
+        if self.step_diagonal is not None or self.factor is None:
+            return self.step_diagonal
+        return self.factor.diagonal()
 
     @property
     def step_weight(self) -> np.ndarray:
@@ -61,7 +68,8 @@ class Sensitivity:
         factor = self.factor
         if factor is not None:
             factor = replace(factor, upper=(factor.upper * s[factor.order]).astype(np.float32))
-        return replace(self, hessian=hessian, factor=factor)
+        diagonal = None if self.step_diagonal is None else self.step_diagonal * s
+        return replace(self, hessian=hessian, factor=factor, step_diagonal=diagonal)
 
     def kl(self, error: np.ndarray) -> float:
         """Expected KL increase, nats per token, of an error (rows, cols)."""
@@ -117,7 +125,8 @@ def measure_sensitivity(
 ) -> dict[str, Sensitivity]:
     """Sensitivity of every tensor in `weights`, with GPTQ's factor where there is a Hessian.
 
-    `order` is that of rounding, by the diagonal of the matrix: falling is GPTQ's activation order.
+    `order` is that of rounding, by the diagonal of the matrix: falling is GPTQ's activation order, and
+    steps for now is rising (`reordered` does the rest).
     `row_damp` asks for two-sided feedback where calibration kept output covariances; None does not.
     Without `stats` (data-free) every tensor counts by its relative error.
     """
@@ -125,7 +134,7 @@ def measure_sensitivity(
     work: list[ToFactor] = []
     for s in plain.values():
         if s.hessian is not None:
-            work.append(ToFactor(s.hessian, damp, None if __import__("os").environ.get("NAT") else _sorted(s.hessian, order)))
+            work.append(ToFactor(s.hessian, damp, _sorted(s.hessian, order)))
         if s.row_cov is not None:
             assert row_damp is not None
             work.append(ToFactor(s.row_cov, row_damp, _sorted(s.row_cov, order)))
@@ -134,17 +143,29 @@ def measure_sensitivity(
     for name, s in plain.items():
         factor = None if s.hessian is None else next(factors)
         row_factor = None if s.row_cov is None else next(factors)
-        if __import__("os").environ.get("STEPORD") and factor is not None:
-            u = factor.diagonal()
-            from golfpack.packer.format.steps import log_steps
-            o = np.argsort(-log_steps(np.ones(1), u / u.max(), col_grain=4).col_log.astype(np.int64), kind="stable")
-            from golfpack.packer.quantize.gptq import factorize
-            d = u
-            factor = factorize(s.hessian, damp=damp, order=o)
-            s = replace(s, step_diagonal=d)
         found[name] = replace(s, factor=factor, row_factor=row_factor)
         notify("sense", len(found), len(weights), name)
     return _floored(found)
+
+
+def reordered(
+    found: dict[str, Sensitivity],
+    orders: dict[str, np.ndarray],
+    *,
+    damp: float,
+    engine: Engine,
+    threads: int,
+) -> dict[str, Sensitivity]:
+    """Sensitivities whose columns are rounded in the given orders, on the steps that they have now."""
+    work: list[ToFactor] = []
+    for name, order in orders.items():
+        hessian = found[name].hessian
+        assert hessian is not None
+        work.append(ToFactor(hessian, damp, order))
+    out = dict(found)
+    for name, factor in zip(orders, engine.factors(work, threads), strict=True):
+        out[name] = replace(found[name], factor=factor, step_diagonal=found[name].diagonal())
+    return out
 
 
 def _unfactored(name: str, w: np.ndarray, stats: CalibStats | None, two_sided: bool) -> Sensitivity:
@@ -167,7 +188,7 @@ def _sorted(matrix: np.ndarray, order: Order) -> np.ndarray | None:
     if order == "natural":
         return None
     key = matrix.diagonal().astype(np.float64)
-    return np.argsort(key if order == "rising" else -key, kind="stable")
+    return np.argsort(-key if order == "falling" else key, kind="stable")
 
 
 def _floored(found: dict[str, Sensitivity]) -> dict[str, Sensitivity]:

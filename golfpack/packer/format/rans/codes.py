@@ -112,7 +112,7 @@ def _coded(
     moved, levels = _moved(codes, model, -1), scale.code_levels(matrix, model)
     if not matrix.trellis:
         return moved.reshape(-1), levels
-    order = path_order(matrix.col_log, codes.shape[1])
+    order = path_order(matrix.col_log)
     second = quantizers(codes, order)[:, order].T.reshape(-1) & (levels < TABLES)
     return codes[:, order].T.reshape(-1), levels + np.uint8(LEVELS) * second
 
@@ -127,7 +127,7 @@ def _decoded(
     if model.row_mean.any():
         raise corrupt("codes with states have means")
     codes = np.empty((rows, cols), np.int32)
-    order = path_order(matrix.col_log, cols)
+    order = path_order(matrix.col_log)
     codes[:, order] = decode(reader, levels, tables(), rows).reshape(cols, rows).T
     return codes
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from golfpack.errors import UsageError
 from golfpack.packer.format.rans.tables import LEVELS
+from golfpack.packer.format.trellis import path_order
 
 SPREADS = 16
 SPREAD_STEPS = (3, 3, 6, 6)  # levels per spread of row class, column class, row mean, column mean
@@ -39,7 +40,8 @@ class CodeMatrix:
         shape: rows and columns.
         row_log: (rows,) int, log2 of the row steps in 1/32 octave; zeros where steps tell nothing.
         col_log: (cols,) int, log2 of the column steps in 1/16 octave; zeros likewise.
-        trellis: whether codes have states: they then stand column by column, and have no means.
+        trellis: whether codes have states: they then stand column by column in the order of their
+            paths, and have no means.
     """
 
     shape: tuple[int, int]
@@ -104,8 +106,7 @@ def code_levels(matrix: CodeMatrix, model: ScaleModel) -> NDArray[np.uint8]:
         term = row_term[block, None] + col_term
         level[block] = np.clip(term >> 2, 0, LEVELS - 1)
     if matrix.trellis:
-        from golfpack.packer.format.trellis import path_order
-        level = level[:, path_order(matrix.col_log, matrix.shape[1])].T
+        level = level[:, path_order(matrix.col_log)].T
     return level.reshape(-1)
 
 

@@ -195,9 +195,7 @@ def _cost(level, magnitude, second, cost, last, tabs, shifts):
 
 
 @njit(cache=True, nogil=True)
-def _class_costs(
-    codes, row_term, col_term, second, of_rows, reach, step, cost, last, tabs, shifts
-):
+def _class_costs(codes, row_term, col_term, second, of_rows, reach, step, cost, last, tabs, shifts):
     rows, cols = codes.shape
     total = np.zeros((rows if of_rows else cols, 2 * reach + 1), np.int64)
     for i in range(rows):

@@ -45,7 +45,7 @@ _DEAD = 0.35  # codes of a smaller standard deviation are nearly all zero
 
 def fit(codes: NDArray[np.int32], matrix: CodeMatrix) -> ScaleModel:
     """The scale model that makes `codes` (neither side empty) and its own side vectors cheap."""
-    second = quantizers(codes, path_order(matrix.col_log, codes.shape[1])) if matrix.trellis else None
+    second = quantizers(codes, path_order(matrix.col_log)) if matrix.trellis else None
     plain = _fit_scales(codes, matrix, second)
     if matrix.trellis:  # cells of Q1 are narrow around zero, wherever a mean is
         return plain

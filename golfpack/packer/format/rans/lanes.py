@@ -87,7 +87,9 @@ def decode_run(
 def _decode_step(reader: Reader, levels: NDArray[np.uint8], tables: Tables) -> NDArray[np.int64]:
     """One code from each of the next len(levels) lanes, of which there are as many until the last."""
     table, shift = tables.table[levels], tables.shift[levels].astype(np.uint64)
-    state = reader.states[reader.lane : reader.lane + len(levels)]  # a view: changes are the reader's
+    state = reader.states[
+        reader.lane : reader.lane + len(levels)
+    ]  # a view: changes are the reader's
     reader.lane = (reader.lane + len(levels)) % len(reader.states)
     slot = state & np.uint64((1 << PRECISION) - 1)
     symbol = tables.symbol[table, slot]

@@ -1,50 +1,63 @@
 """The list search: the best there is on small matrices, better than the greedy pass on others."""
 
 import itertools
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from packer.test_gptq import correlated_hessian, dequantized, random_steps, weighted_error
+from packer.test_gptq import correlated_hessian, random_steps, weighted_error
 
+from golfpack.packer.format.rans.codes import encode_codes
+from golfpack.packer.format.rans.context_model import CodeMatrix
 from golfpack.packer.format.steps import f16_steps, log_steps
+from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.format.trellis import path_order, points, quantizers
 from golfpack.packer.quantize.gptq import factorize, round_feedback
 from golfpack.packer.quantize.listsearch import code_lengths, scale_levels
-from golfpack.packer.rate import entropy
 
 WEIGHT = 0.05
 
 
-def length(code: int, level: float) -> float:
-    return float(code_lengths()[max(int(np.rint(level)), 0), abs(code)])
+def length(code: int, level: float, second: int) -> float:
+    return float(code_lengths()[second, max(int(np.rint(level)), 0), abs(code)])
 
 
-def cost_of_row(codes, w, steps, factor, levels):
+def cost_of_row(codes, w, steps, factor, levels, *, trellis: bool):
     """What the search minimises for a matrix of one row, by its definition."""
+    row = np.array([codes], np.int32)
+    natural = np.arange(row.shape[1])
+    values = points(row, natural)[0] if trellis else row[0]
+    second = quantizers(row, natural)[0] * trellis
     cols = np.array(steps.col, np.float64) * float(steps.row[0])
     weight = np.square(np.array(steps.col, np.float64) / np.diag(factor.upper).astype(np.float64))
     weight /= weight.mean()
     work, total = w[0].astype(np.float64), 0.0
     for i, k in enumerate(codes):
-        gap = work[i] / cols[i] - k
-        total += weight[i] * gap * gap + WEIGHT * length(k, levels[0][0] + levels[1][i])
-        error = (work[i] - k * cols[i]) / float(factor.upper[i, i])
+        gap = work[i] / cols[i] - values[i]
+        bits = length(k, levels[0][0] + levels[1][i], int(second[i]))
+        total += weight[i] * gap * gap + WEIGHT * bits
+        error = (work[i] - values[i] * cols[i]) / float(factor.upper[i, i])
         work[i:] -= error * factor.upper[i, i:].astype(np.float64)
     return total
 
 
+@pytest.mark.parametrize("trellis", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_list_of_everything_finds_the_cheapest_codes(seed):
+def test_a_list_of_everything_finds_the_cheapest_codes(seed, trellis):
     rng = np.random.default_rng(seed)
     w = rng.standard_normal((1, 4)).astype(np.float32)
     hessian, steps = correlated_hessian(rng, 4), log_steps(np.ones(1), np.full(4, 0.9))
     factor, levels = factorize(hessian, damp=0.01), scale_levels(w, steps)
-    found = round_feedback(w, steps, factor, None, None, WEIGHT, survivors=64)[0]
-    every = itertools.product(range(-3, 4), repeat=4)
-    cheapest = min(cost_of_row(codes, w, steps, factor, levels) for codes in every)
-    assert cost_of_row(found, w, steps, factor, levels) == pytest.approx(cheapest, rel=1e-5)
+    found = round_feedback(w, steps, factor, None, None, WEIGHT, survivors=64, trellis=trellis)[0]
+    cost = partial(cost_of_row, w=w, steps=steps, factor=factor, levels=levels, trellis=trellis)
+    cheapest = min(cost(codes) for codes in itertools.product(range(-3, 4), repeat=4))
+    assert cost(found) == pytest.approx(cheapest, rel=1e-5)
 
 
-def outcome(seed: int, weight: float, survivors: int) -> tuple[float, float]:
+def outcome(
+    seed: int, weight: float, survivors: int, *, trellis: bool = False, coarser: int = 0
+) -> tuple[float, float]:
     """(two-sided error, bits of all codes) of a matrix that spans several blocks both ways."""
     rng = np.random.default_rng(seed)
     rows, cols = 150, 140
@@ -55,9 +68,14 @@ def outcome(seed: int, weight: float, survivors: int) -> tuple[float, float]:
     by_row, by_col = row_factor.diagonal(), factor.diagonal()
     middle = np.exp(np.log(by_row).mean() + np.log(by_col).mean())
     steps = log_steps(1.5 * by_row / middle, by_col)
-    codes = round_feedback(w, steps, factor, None, row_factor, weight, survivors)
-    e = w - dequantized(codes, steps)
-    return float(np.vdot(row_cov, e @ hessian @ e.T)), entropy(codes)
+    steps = replace(steps, row_log=steps.row_log + coarser)
+    assert steps.col_log is not None
+    factor = factorize(hessian, damp=0.01, order=path_order(steps.col_log))
+    codes = round_feedback(w, steps, factor, None, row_factor, weight, survivors, trellis)
+    e = w - QTensor(codes, steps, trellis=trellis).dequantize()
+    matrix = CodeMatrix((rows, cols), steps.row_log, steps.col_log, trellis)
+    bits = 8 * len(encode_codes([codes], [matrix]))
+    return float(np.vdot(row_cov, e @ hessian @ e.T)), bits / codes.size
 
 
 def test_more_survivors_leave_less_error_and_bits_in_the_metric_fewer_bits():
@@ -68,6 +86,19 @@ def test_more_survivors_leave_less_error_and_bits_in_the_metric_fewer_bits():
     assert errors[2] < 0.97 * errors[1]
     assert found[WEIGHT, 16][1] < 0.97 * found[0.0, 16][1]
     assert found[WEIGHT, 16][0] < errors[0]
+
+
+def test_states_leave_less_error_at_equal_bits():
+    def mean(coarser: int, survivors: int, trellis: bool) -> np.ndarray:
+        runs = (
+            outcome(seed, WEIGHT, survivors, trellis=trellis, coarser=coarser) for seed in range(3)
+        )
+        return np.mean([(np.log(error), bits) for error, bits in runs], axis=0)
+
+    (fine, more), (coarse, fewer) = (mean(n, 16, False) for n in (0, 16))
+    error, bits = mean(8, 4, True)
+    assert fewer < bits < more
+    assert error < np.interp(bits, [fewer, more], [coarse, fine]) - 0.04
 
 
 def test_codes_stay_within_their_limit():

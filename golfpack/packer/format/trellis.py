@@ -1,14 +1,14 @@
 """Codes with states: two quantizers, and which of them a code belongs to follows from the codes before.
 
-Dependent quantization (trellis-coded quantization: Marcellin and Fischer, IEEE Trans. Comm. 38, 1990; as
-JPEG 2000 part 2 and VVC have it). A quantizer with half the step has twice the points; given away are only
-half of them at every weight, those of Q0 or of Q1, as a state tells. In steps,
+Dependent quantization (trellis-coded quantization: Marcellin and Fischer, IEEE Trans. Comm. 38, 1990;
+as JPEG 2000 part 2 and VVC have it). A quantizer of half the step has twice the points; every weight may
+take half of them, those of Q0 or those of Q1, as a state tells. In steps,
 
     Q0: k           Q1: k - sign(k) / 2
 
 Both hold zero, which is what makes them good at low rates. The quantizer of a code is the low bit of the
-state, and the parity of the code moves the state: Ungerboeck's code of 8 states in systematic feedback form,
-parity checks (octal) 13 and 4. A path goes along each row, from state 0 at the first column of
+state, and the parity of the code moves the state: Ungerboeck's code of 8 states in systematic feedback
+form, parity checks (octal) 13 and 4. A path goes along each row, from state 0 at the first column of
 `path_order`.
 """
 

@@ -205,19 +205,13 @@ class Round(Pass):
         wide, narrow = (_WIDE_EACH, _NARROW_EACH) if self.trellis else (_WIDE, _NARROW)
         survivors = self.survivors or (wide if weights <= _FEW_WEIGHTS else narrow)
         # Kept tensors cost nothing and are not handed over.
-        work = {
-            n: to_round(
-                state,
-                n,
-                state.steps[n],
-                self.feedback,
-                self.rate_weight,
-                survivors,
-                self.trellis and _has_paths(state, n),
-            )  # fmt: skip
-            for n in queue
-            if not isinstance(state.plan[n], Keep)
-        }
+        work: dict[str, ToRound] = {}
+        for n in queue:
+            if not isinstance(state.plan[n], Keep):
+                paths = self.trellis and _has_paths(state, n)
+                work[n] = to_round(
+                    state, n, state.steps[n], self.feedback, self.rate_weight, survivors, paths
+                )
         codes = state.engine.codes(list(work.values()), state.threads)
         results: dict[str, PackedTensor] = {}
         for done, name in enumerate(queue, 1):

@@ -175,42 +175,26 @@ def _search_row(
     for i in range(cols):
         found, parent, code = counts[1 - now], parents[i], chosen[i]
         found[:] = 0
-        for state in range(states):
-            half = 0.5 * (state & 1)
-            table = lengths[state & 1]
-            for m in range(state * room, state * room + counts[now, state]):
-                x = (targets[now, m, i] + down[i]) / step[i]
-                # The nearest code, that on the other side of the target, and the next smaller one.
-                size = abs(x)
-                if half > 0.0:
-                    middle = 0.0 if size < 0.25 else np.floor(size) + 1.0
-                else:
-                    middle = np.rint(size)
-                middle = min(middle, bound)
-                beyond = middle + 1.0 if size > middle - half * (middle > 0.0) else middle - 1.0
-                smaller = middle - 1.0 if middle > 0.0 else middle + 1.0
-                sign = 1.0 if x >= 0.0 else -1.0
-                for choice in range(3):
-                    q = middle if choice == 0 else beyond if choice == 1 else smaller
-                    if abs(q) > bound or (choice == 2 and (middle == 0.0 or smaller == beyond)):
-                        continue
-                    error = size - q + half * np.sign(q)
-                    cost = costs[now, m] + weight[i] * error * error
-                    cost += rate_weight * _length(abs(q), level[i], table)
-                    into = after[state, np.int64(q) & 1]
-                    low = into * room
-                    found[into] = _insert(
-                        cost, m, sign * q, found[into], costs[1 - now, low : low + room],
-                        parent[low : low + room], code[low : low + room],
-                    )  # fmt: skip
-        for state in range(states):
-            for m in range(state * room, state * room + found[state]):
-                before, later = targets[now, parent[m]], targets[1 - now, m]
-                of_second = (parent[m] // room) & 1
-                point = code[m] - 0.5 * np.sign(code[m]) * of_second
-                error = np.float32((before[i] - point * step[i]) / upper[i, i])
-                for j in range(i + 1, cols):
-                    later[j] = before[j] - error * upper[i, j]
+        for m in range(states * room):
+            state = m // room
+            if m - state * room >= counts[now, state]:
+                continue
+            half, table = 0.5 * (state & 1), lengths[state & 1]
+            x = (targets[now, m, i] + down[i]) / step[i]
+            size, sign = abs(x), 1.0 if x >= 0.0 else -1.0
+            for q in _candidates(size, half, bound):
+                if abs(q) > bound:
+                    continue
+                error = size - q + half * np.sign(q)
+                cost = costs[now, m] + weight[i] * error * error
+                cost += rate_weight * _length(abs(q), level[i], table)
+                into = after[state, np.int64(q) & 1]
+                low = into * room
+                found[into] = _insert(
+                    cost, m, sign * q, found[into], costs[1 - now, low : low + room],
+                    parent[low : low + room], code[low : low + room],
+                )  # fmt: skip
+        _tell(i, found, parent, code, step[i], upper[i], targets[now], targets[1 - now])
         now = 1 - now
     at, lowest = 0, np.inf  # lists are sorted: the first of each is its best
     for state in range(states):
@@ -219,6 +203,41 @@ def _search_row(
     for i in range(cols - 1, -1, -1):
         best[i] = chosen[i, at]
         at = parents[i, at]
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _candidates(size: float, half: float, bound: float) -> tuple[float, float, float]:
+    """Codes to try for a target of this size: the nearest, that on its other side, the next smaller.
+
+    `half` is 1/2 under Q1, whose points are that much nearer to zero. What is no third code is infinite.
+    """
+    middle = np.rint(size) if half == 0.0 else np.floor(size) + 1.0 if size >= 0.25 else 0.0
+    middle = min(middle, bound)
+    above = size > middle - half * np.sign(middle)
+    beyond = middle + 1.0 if above else middle - 1.0
+    return middle, beyond, middle - 1.0 if above and middle > 0.0 else np.inf
+
+
+@numba.njit(cache=True, nogil=True)
+def _tell(
+    i: int,
+    found: np.ndarray,
+    parent: np.ndarray,
+    code: np.ndarray,
+    step: float,
+    upper: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+) -> None:
+    """The targets behind column `i` of sequences `after` one code more than those `before` had."""
+    room = len(code) // len(found)
+    for m in range(len(code)):
+        if m % room < found[m // room]:
+            then, now = before[parent[m]], after[m]
+            point = code[m] - 0.5 * np.sign(code[m]) * (parent[m] // room & 1)
+            error = np.float32((then[i] - point * step) / upper[i])
+            for j in range(i + 1, len(upper)):
+                now[j] = then[j] - error * upper[j]
 
 
 @numba.njit(cache=True, nogil=True, inline="always")

@@ -64,7 +64,7 @@ def test_round_trip(shapes: list, seed: int, tail: float, log_range: int) -> Non
         wild = np.clip(rng.standard_t(1, (rows, cols)) * 2.0**tail, -(2.0**31), 2.0**31 - 1)
         codes.append(wild.astype(np.int32))
         logs = [rng.integers(-log_range, log_range + 1, side) for side in (rows, cols)]
-        matrices.append(CodeMatrix((rows, cols), *logs))
+        matrices.append(CodeMatrix((rows, cols), *logs, trellis=bool(rng.integers(2))))
     _assert_round_trip(codes, matrices)
 
 

@@ -9,16 +9,18 @@ from golfpack.errors import CorruptError
 from golfpack.packer.format.rans import fast
 from golfpack.packer.format.rans import lanes as rans
 from golfpack.packer.format.rans.lanes import Reader
-from golfpack.packer.format.rans.tables import LEVELS, symbol_costs, tables
+from golfpack.packer.format.rans.tables import LEVELS, TABLES, symbol_costs, tables
+from golfpack.packer.format.trellis import quantizers
 
 DECODERS = [rans.decode_run, fast.decode_run]
 Run = tuple[np.ndarray, np.ndarray]
+WITH_STATES = LEVELS + TABLES  # levels that an encoder may be given
 
 
 def _run(seed: int, size: int, magnitude: int) -> Run:
     rng = np.random.default_rng(seed)
     codes = rng.integers(-magnitude, magnitude, size, dtype=np.int32)
-    return codes, rng.integers(0, LEVELS, size, dtype=np.uint8)
+    return codes, rng.integers(0, WITH_STATES, size, dtype=np.uint8)
 
 
 def _reader(runs: list[Run], lanes: int) -> Reader:
@@ -37,6 +39,7 @@ def test_round_trip(seed: int, sizes: list[int], lanes_log2: int, magnitude: int
     for decode in DECODERS:
         reader = _reader(runs, 1 << lanes_log2)
         for codes, levels in runs:
+            reader.lane = 0
             assert np.array_equal(decode(reader, levels, tables()), codes)
         reader.check_finished()
 
@@ -53,12 +56,15 @@ def test_extremes(decode, level: int) -> None:
 
 def test_cost_is_the_cross_entropy_of_the_tables() -> None:
     rng = np.random.default_rng(5)
-    levels = np.repeat(np.arange(0, 56, dtype=np.uint8), 4000)
-    sigma = 2.0 ** ((levels - 24.0) / 8)
-    codes = np.rint(rng.normal(size=len(levels)) * sigma).astype(np.int32)
+    levels = np.repeat(np.r_[0:56, LEVELS : LEVELS + TABLES].astype(np.uint8), 4000)
+    sigma = 2.0 ** ((np.where(levels < LEVELS, levels, levels - LEVELS) - 24.0) / 8)
+    value = rng.normal(size=len(levels)) * sigma
+    second = np.where(np.abs(value) < 0.25, 0, np.floor(np.abs(value)) + 1) * np.sign(value)
+    codes = np.where(levels < LEVELS, np.rint(value), second).astype(np.int32)
     reader = _reader([(codes, levels)], 1)
-    symbols = np.minimum(np.abs(codes), tables().escape[levels])
-    ideal_bits = symbol_costs()[levels, symbols].sum() / 256
+    of = tables().table[levels]
+    symbols = np.minimum(np.abs(codes), tables().escape[of])
+    ideal_bits = symbol_costs()[of, symbols].sum() / 256
     assert 32 * len(reader.words) <= 1.0005 * ideal_bits + 64
 
 
@@ -85,6 +91,30 @@ def test_leftovers_and_a_wrong_end_state_are_corrupt(decode) -> None:
     bent = Reader(np.array([rans.STATE_START + 1], np.uint64), whole.words[:0], whole.escapes[:0])
     with pytest.raises(CorruptError, match="start state"):
         bent.check_finished()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32),
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 12)),
+    lanes_log2=st.integers(0, 6),
+    before=st.integers(0, 70),
+)
+def test_states_pick_the_quantizer_of_each_row(seed, shape, lanes_log2, before) -> None:
+    rows, cols = shape
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(-30, 30, shape, dtype=np.int32)
+    levels = rng.integers(0, LEVELS, rows * cols, dtype=np.uint8)
+    second = quantizers(codes, np.arange(cols)).T.reshape(-1)
+    told = np.where((second == 1) & (levels < TABLES), levels + LEVELS, levels).astype(np.uint8)
+    first = _run(seed, before, 3)
+    run = np.concatenate([first[0], codes.T.reshape(-1)]), np.concatenate([first[1], told])
+    for decode in DECODERS:
+        reader = _reader([run], 1 << lanes_log2)
+        assert np.array_equal(decode(reader, first[1], tables()), first[0])
+        found = decode(reader, levels, tables(), rows)
+        assert np.array_equal(found.reshape(cols, rows).T, codes)
+        reader.check_finished()
 
 
 @pytest.mark.parametrize("decode", DECODERS)

@@ -37,7 +37,7 @@ def decode_run(
     reader.word, reader.escape, fault = _decode(
         reader.states, reader.lane, reader.words, reader.word, reader.escapes, reader.escape, levels,
         tables.freq, tables.start, tables.symbol, tables.escape, tables.table, tables.shift,
-        np.zeros(paths, np.uint8), NEXT, codes,
+        np.zeros(max(paths, 1), np.uint8), NEXT if paths else np.zeros_like(NEXT), codes,
     )  # fmt: skip
     reader.lane = (reader.lane + len(levels)) % len(reader.states)
     if fault:
@@ -105,10 +105,8 @@ def _decode(
 ):  # fmt: skip
     lanes, paths, row = len(states), len(path), 0
     for k in range(len(levels)):
-        table = np.int64(tabs[levels[k]])
+        table = np.int64(tabs[levels[k]]) + TABLES * (path[row] & (levels[k] < TABLES))
         shift = np.int64(shifts[levels[k]])
-        if paths > 0 and path[row] & 1 and levels[k] < TABLES:
-            table += TABLES
         lane = (first + k) & (lanes - 1)
         state = states[lane]
         slot = state & np.uint64(_SLOTS)
@@ -138,9 +136,8 @@ def _decode(
             return word, escape, _RANGE
         states[lane] = state
         codes[k] = code
-        if paths > 0:
-            path[row] = after[path[row], code & 1]
-            row = row + 1 if row + 1 < paths else 0
+        path[row] = after[path[row], code & 1]
+        row = row + 1 if row + 1 < paths else 0
     return word, escape, 0
 
 

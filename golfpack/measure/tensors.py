@@ -12,6 +12,7 @@ from golfpack.measure.tensor_errors import Errors, errors, excess_kurtosis
 from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.steps import LogSteps, StepField
 from golfpack.packer.format.tensors import PackedTensor, QTensor
+from golfpack.packer.format.trellis import STATES
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rate import entropy
 from golfpack.spec import as_matrix
@@ -235,7 +236,8 @@ def histogram(codes: np.ndarray) -> Histogram:
 def scheme_label(tensor: PackedTensor) -> str:
     """What a tensor is: a float type, or the code width in use and the kind of steps.
 
-    Steps of groups of columns are "/128", column steps "+col", a correction of rank 4 "+r4".
+    Steps of groups of columns are "/128", column steps "+col", codes with 8 states "+t8", a correction
+    of rank 4 "+r4".
     """
     if not isinstance(tensor, QTensor):
         return tensor.dtype
@@ -245,5 +247,6 @@ def scheme_label(tensor: PackedTensor) -> str:
     if tensor.steps.group is not None:
         steps = f"/{tensor.steps.group}"
     columns = "" if tensor.steps.col is None else "+col"
+    states = f"+t{STATES}" if tensor.trellis else ""
     rank = "" if tensor.correction is None else f"+r{len(tensor.correction.a.codes)}"
-    return width + steps + columns + rank
+    return width + steps + columns + states + rank

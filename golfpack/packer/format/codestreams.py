@@ -130,6 +130,11 @@ def _encode(stream: CodeStream, matrices: Sequence[QTensor], threads: int) -> by
     if isinstance(stream, RansCodes):
         shapes = [_code_matrix(m.codes.shape, m.steps, m.trellis) for m in matrices]
         return encode_codes([m.codes for m in matrices], shapes, threads)
+    if any(m.trellis for m in matrices):
+        raise UsageError(
+            "codes with states are for the code coder alone, which knows what may follow what",
+            "set encode.codec=rans, or round.trellis=false",
+        )
     parts: list[bytes] = []
     for m in matrices:
         codes = m.codes.T if stream.order == "col" else m.codes
@@ -167,9 +172,10 @@ class CodeSlot:
     @property
     def trellis(self) -> bool:
         """Whether its codes have states. Raises CorruptError where that is unclear."""
-        if self.fields.get("trellis", STATES) != STATES:
+        states = self.fields.get("trellis", STATES)
+        if type(states) is not int or states != STATES:
             raise CorruptError(
-                f'a tensor has a "trellis" in the manifest that is not {STATES}', None
+                f"a tensor in the manifest has codes with {states!r:.20} states", None
             )
         return "trellis" in self.fields
 

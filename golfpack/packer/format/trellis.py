@@ -37,12 +37,14 @@ def path_order(col_log: np.ndarray) -> np.ndarray:
 
 def quantizers(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Which quantizer each of the codes (rows, cols) belongs to, uint8 of the same shape."""
-    found = np.empty(codes.shape, np.uint8)
-    state = np.zeros(len(codes), np.uint8)
-    for column in order:
-        found[:, column] = state & 1
-        state = NEXT[state, codes[:, column] & 1]
-    return found
+    parity = np.ascontiguousarray((codes[:, order] & 1).T.astype(np.uint8))
+    found, state = np.empty_like(parity), np.zeros(len(codes), np.uint8)
+    for i, of_column in enumerate(parity):
+        found[i] = state & 1
+        state = NEXT[state, of_column]
+    out = np.empty(codes.shape, np.uint8)
+    out[:, order] = found.T
+    return out
 
 
 def points(codes: np.ndarray, order: np.ndarray) -> np.ndarray:

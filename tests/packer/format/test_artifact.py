@@ -136,6 +136,11 @@ GOLDENS = {
         "37d8a29e4bdbba6add0d478814b5e284fbfb4fcda182e7210cb2ed44a27273c2",
         "64bd8edfc5993115431dff8dec3529d1b69278f4de459f428ba4fc2ab3e8a266",
     ),
+    # The same with codes of eight states.
+    "v2-trellis.golf": (
+        "57545df0d5b48f3a4e8d1433436919695e17c5ef019994db8c241df810b72eda",
+        "588a87f2c51fc4eaaff70176d7b3d3ecb034b19231e1cf894a2a15383ef636b0",
+    ),
 }
 
 

@@ -26,7 +26,7 @@ from golfpack.models.tensors import TENSORS
 from golfpack.packer.aim import Budget, Bytes, check_reach
 from golfpack.packer.format.loader import is_artifact
 from golfpack.packer.format.tensors import PackedTensor
-from golfpack.packer.recipe import Recipe, load_recipe, without_states
+from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.state import PackState, run_passes
 from golfpack.probe.probe import refuse_wrong_assumptions
 from golfpack.spec import CalibStats
@@ -231,8 +231,6 @@ def read_model(options: BuildOptions, budgets: Sequence[Bytes] = ()) -> tuple[Mo
     model_settings, pass_settings = split_settings(inputs.settings)
     fallback = TENSORS if options.unmeasured else None
     recipe = _recipe(options.goal, pass_settings)
-    if options.goal.refine:
-        recipe = without_states(recipe)
     family = choose_family(inputs.model, inputs.model_args)
     spec = (
         peek_spec(inputs.checkpoint, model_settings, family, fallback, inputs.tokenizer)

@@ -4,10 +4,10 @@ import numpy as np
 
 from golfpack.base.parallel import map_ordered
 from golfpack.packer.format.rawfloat import RAW_STORAGE
-from golfpack.packer.format.steps import every_row
+from golfpack.packer.format.steps import every_row, step_matrix
 from golfpack.packer.quantize.gptq import round_nearest
 from golfpack.packer.quantize.schemes import Keep, kept_type
-from golfpack.packer.state import PackState, quantized_names, step_field
+from golfpack.packer.state import PackState, has_states, quantized_names, step_field
 
 # The rate model looks at about this many weights of a tensor.
 SAMPLE = 1 << 15
@@ -46,8 +46,14 @@ class RateModel:
         w = self.state.matrix(name)
         steps = step_field(self.state, name, 2.0**x)
         stride = max(1, w.size // SAMPLE)
-        codes = round_nearest(w[::stride], every_row(steps, stride), self.state.plan[name].limit)
-        return entropy(codes) * w.size
+        sampled, steps = w[::stride], every_row(steps, stride)
+        codes = round_nearest(sampled, steps, self.state.plan[name].limit)
+        if not has_states(self.state, name):
+            return entropy(codes) * w.size
+        # Half of them belong to Q1, of other cells.
+        size = np.abs(sampled / step_matrix(steps, sampled.shape))
+        second = np.where(size < 0.25, 0, np.floor(size) + 1) * np.sign(sampled)
+        return (entropy(codes) + entropy(second)) / 2 * w.size
 
     def solve(self, bits: float) -> float:
         """log2(dial) at which the model gives `bits`; an end of the range when none does."""

@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -127,14 +127,6 @@ def make_recipe(table: Mapping[str, Any], origin: str, settings: Sequence[str] =
         search=make(Search, search, f"recipe {origin}: search"),
         **by_stage,
     )
-
-
-def without_states(recipe: Recipe) -> Recipe:
-    """The recipe with codes of their own: no gradient moves one that has to follow a trellis."""
-    quantize = tuple(
-        replace(p, trellis=False) if isinstance(p, Round) else p for p in recipe.quantize
-    )
-    return replace(recipe, quantize=quantize)
 
 
 def pass_tables(recipe: Recipe) -> list[dict[str, Any]]:

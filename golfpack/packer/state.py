@@ -17,7 +17,7 @@ from golfpack.packer.autocode import Coding
 from golfpack.packer.engine import Engine, HostEngine
 from golfpack.packer.format.steps import COL_OCTAVE, F16Steps, StepField, exp2_log
 from golfpack.packer.format.tensors import PackedTensor
-from golfpack.packer.quantize.schemes import IntN, Keep, Scheme, Ternary
+from golfpack.packer.quantize.schemes import IntN, Keep, RateDistortion, Scheme, Ternary
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.spec import CalibStats, ModelSpec, as_matrix
 
@@ -190,6 +190,13 @@ def run_passes(passes: Sequence[Pass], state: PackState) -> PackState:
 def quantized_names(state: PackState) -> list[str]:
     """Tensors whose scheme makes codes, in spec order."""
     return [n for n, scheme in state.plan.items() if not isinstance(scheme, Keep)]
+
+
+def has_states(state: PackState, name: str) -> bool:
+    """Whether the codes of a quantized tensor have states: its scheme says so, and it is searched."""
+    scheme = state.plan[name]
+    states = isinstance(scheme, RateDistortion) and scheme.trellis
+    return states and state.sensitivity[name].factor is not None
 
 
 def clips_of(state: PackState, name: str, scheme: Scheme) -> np.ndarray | None:

@@ -46,7 +46,9 @@ def test_fallbacks_are_told_tensor_by_tensor(options, monkeypatch):
     assert all(t.fallback and t.fallback.startswith("kept as floats") for t in exact.tensors)
     assert exact.frontier == []
     raised = partial(factorize, damp=0.5)
-    monkeypatch.setattr("golfpack.packer.engine.factorize", lambda m, **_: raised(m))
+    monkeypatch.setattr(
+        "golfpack.packer.engine.factorize", lambda m, order, **_: raised(m, order=order)
+    )
     damped = build(options.changed(dry_run=True))
     told = {t.name for t in damped.tensors if t.fallback and "damp raised to 0.5" in t.fallback}
     assert told == {t.name for t in damped.tensors if t.trace_h is not None} != set()

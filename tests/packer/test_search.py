@@ -18,7 +18,7 @@ from golfpack.packer.search import Search, fit_bytes
 from golfpack.packer.state import Pass, run_passes
 
 # A byte codec's sizes scatter by a few percent from one dial to the next; zlib is the quick one.
-RD_BYTES = ("encode.codec=zlib", "encode.order=col")
+RD_BYTES = ("encode.codec=zlib", "encode.order=col", "policy.trellis=false")
 
 
 def fitted(make_state, budget, recipe="rd", settings=(), code=0):

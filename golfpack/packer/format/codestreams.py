@@ -133,7 +133,7 @@ def _encode(stream: CodeStream, matrices: Sequence[QTensor], threads: int) -> by
     if any(m.trellis for m in matrices):
         raise UsageError(
             "codes with states are for the code coder alone, which knows what may follow what",
-            "set encode.codec=rans, or round.trellis=false",
+            "set encode.codec=rans, or policy.trellis=false",
         )
     parts: list[bytes] = []
     for m in matrices:

@@ -111,7 +111,8 @@ class Mix(Pass):
         def measure(job: tuple[str, PackState]) -> tuple[float, float]:
             name, state = job
             steps = step_field(state, name, dial)
-            done = QTensor(to_round(state, name, steps, self.feedback).run(), steps)
+            work = to_round(state, name, steps, self.feedback)
+            done = QTensor(work.run(), steps, trellis=work.trellis)
             error = done.dequantize() - state.matrix(name)
             return (
                 entropy(done.codes) * done.codes.size / 8,

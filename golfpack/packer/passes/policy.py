@@ -1,6 +1,6 @@
 """The pass that chooses every tensor's scheme, by rules over roles, names, sizes and ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, cast
@@ -12,7 +12,7 @@ from golfpack.errors import UsageError
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.quantize.clip import make_clip
 from golfpack.packer.quantize.gptq import round_nearest
-from golfpack.packer.quantize.schemes import SCHEMES, IntN, Keep, Scheme
+from golfpack.packer.quantize.schemes import SCHEMES, IntN, Keep, RateDistortion, Scheme
 from golfpack.packer.quantize.sensitivity import TINY, Sensitivity, combine_uses
 from golfpack.packer.rate import entropy
 from golfpack.packer.state import PackState, Pass, Stage
@@ -68,11 +68,16 @@ class Policy(Pass):
     names an entry of SCHEMES and every other key is an option of it. "32 tensors int6, the others
     int5" is { rank = "trace", top = 32, scheme = "int", bits = 6 } and a rule for the rest. A rule that
     decides nothing is an error unless it is `optional`, and so is a tensor that no rule takes.
+
+    Attributes:
+        rules: in the order in which they are asked.
+        trellis: false takes the states from all codes, whatever the rules say.
     """
 
     name: ClassVar[str] = "policy"
     stage: ClassVar[Stage] = "prepare"
     rules: tuple[dict[str, Any], ...] = ()
+    trellis: bool = True
 
     def __post_init__(self) -> None:
         for rule in self.rules:
@@ -96,7 +101,16 @@ class Policy(Pass):
                     "optional = true",
                 )
             chosen |= {t.name: scheme for t in left}
-        return replace(state, plan=_complete(chosen, state.spec.tensors))
+        plan = _complete(chosen, state.spec.tensors)
+        return replace(state, plan=plan if self.trellis else without_states(plan))
+
+
+def without_states(plan: Mapping[str, Scheme]) -> dict[str, Scheme]:
+    """The same schemes with codes that stand by themselves."""
+    return {
+        n: replace(s, trellis=False) if isinstance(s, RateDistortion) else s
+        for n, s in plan.items()
+    }
 
 
 def _complete(chosen: dict[str, Scheme], tensors: Sequence[TensorSpec]) -> dict[str, Scheme]:

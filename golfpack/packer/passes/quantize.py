@@ -14,13 +14,14 @@ from golfpack.packer.format.steps import StepField, col_logs_of
 from golfpack.packer.format.tensors import PackedTensor, QTensor, Raw
 from golfpack.packer.format.trellis import path_order
 from golfpack.packer.quantize.gptq import MAX_DAMP
-from golfpack.packer.quantize.schemes import IntN, Keep, RateDistortion, Ternary, kept_type
+from golfpack.packer.quantize.schemes import IntN, Keep, Ternary, kept_type
 from golfpack.packer.quantize.sensitivity import Order, measure_sensitivity, reordered
 from golfpack.packer.state import (
     PackState,
     Pass,
     Stage,
     clips_of,
+    has_states,
     need,
     quantized_names,
     step_field,
@@ -28,10 +29,9 @@ from golfpack.packer.state import (
 from golfpack.spec import as_matrix
 
 _MOST_SURVIVORS = 64
-# Survivors where none are told: the first as long as there are at most so many weights. Then those
-# of every state under a trellis.
-_WIDE, _NARROW, _FEW_WEIGHTS = 16, 8, 10_000_000
-_WIDE_EACH, _NARROW_EACH = 4, 1
+# Survivors where none are told, up to so many weights and above: of a row, or of each of its states.
+_FEW_WEIGHTS = 10_000_000
+_WHOLE, _EACH = (16, 8), (4, 1)
 _F16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -43,9 +43,8 @@ class Sense(Pass):
         damp: added to every Hessian's diagonal, as a fraction of its mean.
         order: of rounding. natural: as the columns stand; falling: by the Hessian's diagonal, the
             largest first, as GPTQ has it; rising: the least active first, so that all others can still
-            make up for what they lose; steps: by the column steps that rising gives, the largest first,
-            which a decoder knows, so that codes with states can follow it. Rows under two-sided feedback
-            go by the diagonal of theirs, the largest first under falling alone (docs/LOG.md).
+            make up for what they lose. With two-sided feedback the rows alike (docs/LOG.md). Codes with
+            states go by the column steps that follow, the largest first, as a decoder knows them.
         two_sided: feed errors back along rows too, where calibration measured output gradients.
         row_damp: like `damp`, for the covariance of output gradients.
     """
@@ -92,11 +91,9 @@ class Sense(Pass):
                     f"used {s.factor.damp:g}"
                 )
         state = replace(state, sensitivity=found)
-        if self.order != "steps":
-            return state
         # The dial has no say in the columns' steps.
         orders = {
-            n: _path(state, n, step_field(state, n, 1.0)) for n in names if _has_paths(state, n)
+            n: _path(state, n, step_field(state, n, 1.0)) for n in names if has_states(state, n)
         }
         found = reordered(found, orders, damp=self.damp, engine=state.engine, threads=state.threads)
         return replace(state, sensitivity=found)
@@ -169,10 +166,8 @@ class Round(Pass):
             slope is ln 2 / 12 = 0.058). 0 rounds to nearest; docs/LOG.md says what it gave.
         survivors: with feedback, how many sequences of codes a search keeps for every row, see
             `listsearch`. 1 rounds each code as it comes; 0 chooses by time: 16 up to ten million
-            weights, 8 above. A search weighs bits as the coder has them, by the same lambda.
-        trellis: codes of tensors under scheme rd have states (docs/format.md), where there is a
-            Hessian: 6 to 10% less KL at the same size. Needs sense.order = steps. `survivors` are
-            then those of each of the 8 states: 0 chooses 4 and 1. The best lambda is larger, too.
+            weights, 8 above. A search weighs bits as the coder has them, by the same lambda. Of codes
+            with states so many are kept in each of the 8 states; 0 then chooses 4 and 1.
     """
 
     name: ClassVar[str] = "round"
@@ -180,7 +175,6 @@ class Round(Pass):
     feedback: bool = True
     rate_weight: float = 0.0
     survivors: int = 1
-    trellis: bool = False
 
     def __post_init__(self) -> None:
         holds = 0 <= self.rate_weight <= 1
@@ -195,22 +189,20 @@ class Round(Pass):
 
     def run(self, state: PackState) -> PackState:
         names = list(state.plan)
-        if self.trellis:
-            _check_paths(state)
         # The largest tensors first, so that threads end together; results return to spec order.
         queue = sorted(
             names, key=lambda n: -state.spec[n].numel * as_matrix(state.spec[n].shape)[1]
         )
         weights = sum(state.spec[n].numel for n in quantized_names(state))
-        wide, narrow = (_WIDE_EACH, _NARROW_EACH) if self.trellis else (_WIDE, _NARROW)
-        survivors = self.survivors or (wide if weights <= _FEW_WEIGHTS else narrow)
+        few = weights <= _FEW_WEIGHTS
         # Kept tensors cost nothing and are not handed over.
         work: dict[str, ToRound] = {}
         for n in queue:
             if not isinstance(state.plan[n], Keep):
-                paths = self.trellis and _has_paths(state, n)
+                each = _EACH if has_states(state, n) else _WHOLE
+                survivors = self.survivors or each[0 if few else 1]
                 work[n] = to_round(
-                    state, n, state.steps[n], self.feedback, self.rate_weight, survivors, paths
+                    state, n, state.steps[n], self.feedback, self.rate_weight, survivors
                 )
         codes = state.engine.codes(list(work.values()), state.threads)
         results: dict[str, PackedTensor] = {}
@@ -230,27 +222,8 @@ class Round(Pass):
                 assert np.abs(t.codes).max(initial=0) <= limit, name
 
 
-def _has_paths(state: PackState, name: str) -> bool:
-    """Whether a tensor's codes can have states: its scheme has no limit, and it is searched."""
-    return (
-        isinstance(state.plan[name], RateDistortion) and state.sensitivity[name].factor is not None
-    )
-
-
 def _path(state: PackState, name: str, steps: StepField) -> np.ndarray:
     return path_order(col_logs_of(steps, state.matrix(name).shape[1]))
-
-
-def _check_paths(state: PackState) -> None:
-    for name in quantized_names(state):
-        factor = state.sensitivity[name].factor
-        if factor is None or not _has_paths(state, name):
-            continue
-        if not np.array_equal(factor.order, _path(state, name, state.steps[name])):
-            raise UsageError(
-                f"round.trellis: the columns of {name} are not rounded in the order of their steps",
-                "set sense.order=steps, or round.trellis=false",
-            )
 
 
 def kept(state: PackState, name: str) -> Raw:
@@ -277,10 +250,11 @@ def to_round(
     feedback: bool,
     rate_weight: float = 0.0,
     survivors: int = 1,
-    trellis: bool = False,
 ) -> ToRound:
     """The rounding of one quantized tensor under its scheme; `steps` is its step field."""
     w, limit, known = state.matrix(name), state.plan[name].limit, state.sensitivity[name]
     if not feedback or known.factor is None:
         return ToRound(w, steps, limit)
-    return ToRound(w, steps, limit, known.factor, known.row_factor, rate_weight, survivors, trellis)
+    states = has_states(state, name)
+    assert not states or np.array_equal(known.factor.order, _path(state, name, steps)), name
+    return ToRound(w, steps, limit, known.factor, known.row_factor, rate_weight, survivors, states)

@@ -13,7 +13,7 @@ from golfpack.packer.engine import Engine, ToFactor
 from golfpack.packer.quantize.gptq import Factor
 from golfpack.spec import CalibStats, Use, as_matrix
 
-Order = Literal["natural", "falling", "rising", "steps"]
+Order = Literal["natural", "falling", "rising"]
 # A tensor no gradient reached still may matter on other text. Its weight per element is floored at
 # this share of the network's mean, so that it gets bits last, not never.
 FLOOR = 1e-9
@@ -125,8 +125,7 @@ def measure_sensitivity(
 ) -> dict[str, Sensitivity]:
     """Sensitivity of every tensor in `weights`, with GPTQ's factor where there is a Hessian.
 
-    `order` is that of rounding, by the diagonal of the matrix: falling is GPTQ's activation order, and
-    steps for now is rising (`reordered` does the rest).
+    `order` is that of rounding, by the diagonal of the matrix: falling is GPTQ's activation order.
     `row_damp` asks for two-sided feedback where calibration kept output covariances; None does not.
     Without `stats` (data-free) every tensor counts by its relative error.
     """
@@ -188,7 +187,7 @@ def _sorted(matrix: np.ndarray, order: Order) -> np.ndarray | None:
     if order == "natural":
         return None
     key = matrix.diagonal().astype(np.float64)
-    return np.argsort(-key if order == "falling" else key, kind="stable")
+    return np.argsort(key if order == "rising" else -key, kind="stable")
 
 
 def _floored(found: dict[str, Sensitivity]) -> dict[str, Sensitivity]:

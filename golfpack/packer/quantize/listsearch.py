@@ -173,28 +173,20 @@ def _search_row(
     for j in range(cols):
         targets[0, start * room, j] = work[j]
     for i in range(cols):
-        found, parent, code = counts[1 - now], parents[i], chosen[i]
-        found[:] = 0
-        for m in range(states * room):
-            state = m // room
-            if m - state * room >= counts[now, state]:
-                continue
-            half, table = 0.5 * (state & 1), lengths[state & 1]
-            x = (targets[now, m, i] + down[i]) / step[i]
-            size, sign = abs(x), 1.0 if x >= 0.0 else -1.0
-            for q in _candidates(size, half, bound):
-                if abs(q) > bound:
-                    continue
-                error = size - q + half * np.sign(q)
-                cost = costs[now, m] + weight[i] * error * error
-                cost += rate_weight * _length(abs(q), level[i], table)
-                into = after[state, np.int64(q) & 1]
-                low = into * room
-                found[into] = _insert(
-                    cost, m, sign * q, found[into], costs[1 - now, low : low + room],
-                    parent[low : low + room], code[low : low + room],
-                )  # fmt: skip
-        _tell(i, found, parent, code, step[i], upper[i], targets[now], targets[1 - now])
+        _grow(
+            targets[now, :, i], down[i], step[i], weight[i], level[i], bound, rate_weight, lengths,
+            after, counts[now], costs[now], counts[1 - now], costs[1 - now], parents[i], chosen[i],
+        )  # fmt: skip
+        _tell(
+            i,
+            counts[1 - now],
+            parents[i],
+            chosen[i],
+            step[i],
+            upper[i],
+            targets[now],
+            targets[1 - now],
+        )
         now = 1 - now
     at, lowest = 0, np.inf  # lists are sorted: the first of each is its best
     for state in range(states):
@@ -206,19 +198,69 @@ def _search_row(
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _candidates(size: float, half: float, bound: float) -> tuple[float, float, float]:
-    """Codes to try for a target of this size: the nearest, that on its other side, the next smaller.
+def _grow(
+    targets: np.ndarray,
+    down: float,
+    step: float,
+    weight: float,
+    level: int,
+    bound: float,
+    rate_weight: float,
+    lengths: np.ndarray,
+    after: np.ndarray,
+    before: np.ndarray,
+    costs: np.ndarray,
+    found: np.ndarray,
+    grown: np.ndarray,
+    parent: np.ndarray,
+    code: np.ndarray,
+) -> None:
+    """Sequences one code longer: those of least cost, a list per state.
 
-    `half` is 1/2 under Q1, whose points are that much nearer to zero. What is no third code is infinite.
+    Args:
+        targets: (sequences,) of this column, by `before` (states,) and `costs` (sequences,): how many
+            there are of each state, and what they cost.
+        found: (states,), grown, parent, code: (sequences,), the same of the longer ones, to be filled.
     """
-    middle = np.rint(size) if half == 0.0 else np.floor(size) + 1.0 if size >= 0.25 else 0.0
-    middle = min(middle, bound)
-    above = size > middle - half * np.sign(middle)
-    beyond = middle + 1.0 if above else middle - 1.0
-    return middle, beyond, middle - 1.0 if above and middle > 0.0 else np.inf
+    room = len(costs) // len(before)
+    found[:] = 0
+    for state in range(len(before)):
+        second = state & 1
+        table = lengths[second]
+        for m in range(state * room, state * room + before[state]):
+            x = (targets[m] + down) / step
+            size, sign = abs(x), 1.0 if x >= 0.0 else -1.0
+            # The nearest code, that on the other side of the target, and the next smaller one.
+            middle = np.rint(size) if second == 0 else np.floor(size) + 1.0 if size >= 0.25 else 0.0
+            middle = min(middle, bound)
+            above = size > _point(middle, second)
+            parity = np.int64(middle) & 1
+            for choice in range(3 if above and middle > 0.0 else 2):
+                q = (
+                    middle
+                    if choice == 0
+                    else middle + 1.0
+                    if choice == 1 and above
+                    else middle - 1.0
+                )
+                if abs(q) <= bound:
+                    error = size - _point(q, second)
+                    bits = _length(abs(q), level, table)
+                    cost = costs[m] + weight * error * error + rate_weight * bits
+                    into = after[state, parity if choice == 0 else 1 - parity]
+                    found[into] = _insert(
+                        cost, m, sign * q, into * room, found[into], room, grown, parent, code
+                    )
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
+def _point(q: float, second: int) -> float:
+    """What code `q` stands for, in steps, under Q0 or Q1."""
+    half = 0.5 * second
+    return q - half if q > 0.0 else q + half if q < 0.0 else 0.0
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
 def _tell(
     i: int,
     found: np.ndarray,
@@ -231,10 +273,10 @@ def _tell(
 ) -> None:
     """The targets behind column `i` of sequences `after` one code more than those `before` had."""
     room = len(code) // len(found)
-    for m in range(len(code)):
-        if m % room < found[m // room]:
+    for state in range(len(found)):
+        for m in range(state * room, state * room + found[state]):
             then, now = before[parent[m]], after[m]
-            point = code[m] - 0.5 * np.sign(code[m]) * (parent[m] // room & 1)
+            point = _point(code[m], parent[m] // room & 1)
             error = np.float32((then[i] - point * step) / upper[i])
             for j in range(i + 1, len(upper)):
                 now[j] = then[j] - error * upper[j]
@@ -245,19 +287,21 @@ def _insert(
     cost: float,
     m: int,
     q: float,
+    low: int,
     found: int,
+    room: int,
     costs: np.ndarray,
     parent: np.ndarray,
     code: np.ndarray,
 ) -> int:
-    """Add code `q` behind sequence `m` to a list sorted by cost; returns how many it then has."""
-    if found == len(costs):
-        if cost >= costs[found - 1]:
+    """Add code `q` behind sequence `m` to the sorted list from `low` on; returns how long it then is."""
+    if found == room:
+        if cost >= costs[low + found - 1]:
             return found
     else:
         found += 1
-    at = found - 1
-    while at > 0 and costs[at - 1] > cost:
+    at = low + found - 1
+    while at > low and costs[at - 1] > cost:
         costs[at], parent[at], code[at] = costs[at - 1], parent[at - 1], code[at - 1]
         at -= 1
     costs[at], parent[at], code[at] = cost, m, q

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,6 +34,7 @@ def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
     with joined(options.device) as group, _threads(options.threads):
         watch_memory(group.device)
         inputs = read_inputs(options, notify)
+        _check_strict(options, inputs.warnings)
         run = _score(inputs.loaded, "score", inputs, options, group, notify)
         checks = _check(run, inputs, group, notify) if options.legality else []
         float_bpb = None
@@ -41,8 +42,7 @@ def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
             other = _score(inputs.float_model, "score float", inputs, options, group, notify)
             float_bpb = loss_and_bpb(other.log.nll, inputs.target_bytes)[1]
         warnings = [*inputs.warnings, *(_illegal(c) for c in checks if not c.passed)]
-        if options.strict and warnings:
-            raise StrictError(f"--strict: {warnings[-1]}", "drop --strict to accept it")
+        _check_strict(options, warnings)
         return _report(options, inputs, run, checks, warnings, float_bpb, group)
 
 
@@ -78,6 +78,12 @@ def _score(
     log.merge(group)
     assert log.complete, "every target must be scored"
     return _Run(scorer, log, time.perf_counter() - began)
+
+
+def _check_strict(options: EvalOptions, warnings: Sequence[str]) -> None:
+    """Before the scoring, for what is known by then, and after it."""
+    if options.strict and warnings:
+        raise StrictError(f"--strict: {warnings[-1]}", "drop --strict to accept it")
 
 
 def _check(run: _Run, inputs: EvalInputs, group: Group, notify: Notify) -> list[Check]:

@@ -59,7 +59,7 @@ def report(
         show_page(found)
 
 
-def write_page(artifact: str | None) -> None:
+def write_page(artifact: str | None, *, force: bool) -> None:
     """What `build --html` adds: the page of the artifact that was just built."""
     from golfpack.page.make import PageOptions
     from golfpack.page.make import report as run
@@ -67,8 +67,7 @@ def write_page(artifact: str | None) -> None:
     if artifact is None:
         note("no page: --dry-run writes no file")
         return
-    # As the build replaces the artifact.
-    show_page(run(PageOptions(Path(artifact), force=True)))
+    show_page(run(PageOptions(Path(artifact), force=force)))
 
 
 def show_page(report: "PageReport") -> None:

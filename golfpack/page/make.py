@@ -66,7 +66,7 @@ def report(options: PageOptions) -> PageReport:
     source = None if found is None else found.name
     data = page_data(_title(path, build), build, artifact, inspected, evaluation, source)
     page = page_html(data).encode()
-    output = options.output or _page_path(path)
+    output = options.output or page_path(path)
     _check_output(output, options)
     replaced = output.exists()
     write_atomically(output, page)
@@ -102,7 +102,8 @@ def _title(path: Path, build: BuildReport | FailedBuild | None) -> str:
     return Path(artifact or build.checkpoint).name
 
 
-def _page_path(path: Path) -> Path:
+def page_path(path: Path) -> Path:
+    """Where the page of an artifact, or of the report of a build that failed, goes unless told."""
     name = path.name.removesuffix(REPORT_SUFFIX) if path.suffix == ".json" else path.stem
     return path.with_name(name + ".html")
 
@@ -126,7 +127,12 @@ def _check_output(output: Path, options: PageOptions) -> None:
     for source in (options.path, options.report, options.evaluation, options.against):
         if source is not None and output.exists() and output.samefile(source):
             raise UsageError(f"{output} is what the page is made of", "choose another --output")
-    if output.is_file() and not options.force:
+    check_page(output, force=options.force)
+
+
+def check_page(output: Path, *, force: bool) -> None:
+    """Raise UsageError where a file that is no page of ours is in the place of one."""
+    if output.is_file() and not force:
         with output.open("rb") as file:
             if not is_page(file.read(PAGE_START)):
                 raise UsageError(

@@ -97,7 +97,8 @@ def build(
         settings: "pass.option" or "model.option" -> value; or such texts as `--set` takes.
         model: a family by name, or "FILE.py:CLASS", whose file is run.
         model_args: the class's keyword arguments, "key=value" each.
-        recalibrate, refine, blind, strict, dry_run, force, seed, threads, device: as the command has them.
+        recalibrate, refine, blind, strict, dry_run, force, seed, threads, device: as the command has
+            them.
         cache: keep statistics, and text the model wrote, for the next build.
         notify: told how far the work is: stage, done, total, note.
 

@@ -37,13 +37,14 @@ def other_checkpoint(artifact: Path, checkpoint_sha256: str) -> str | None:
     if told["checkpoint_sha256"] == checkpoint_sha256:
         return None
     return (
-        f"{artifact if artifact.exists() else report} is of another checkpoint: {told.get('checkpoint')}, "
-        f"sha256 {told['checkpoint_sha256'][:16]}; this one has {checkpoint_sha256[:16]}"
+        f"{artifact if artifact.exists() else report} is of another checkpoint: "
+        f"{told.get('checkpoint')}, sha256 {told['checkpoint_sha256'][:16]}; this one has "
+        f"{checkpoint_sha256[:16]}"
     )
 
 
 def _stranger(artifact: Path, checkpoint_sha256: str) -> str | None:
-    """Why what lies at `artifact`, or at its report, is not of a checkpoint; None where it is, or is new."""
+    """Why what lies at `artifact`, or at its report, is not of a checkpoint; None: it is, or is new."""
     report = report_beside(artifact)
     if not artifact.exists() and not report.exists():
         return None

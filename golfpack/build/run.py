@@ -281,7 +281,9 @@ def _loss(
         return Loss(measured)
     if not prepared.recipe.search.loses(measured):
         # Where nothing is lost there is nothing to predict: the probe would be a third of the time.
-        return Loss(measured, frontier=tuple(frontier(RateModel(ready), built.dial, built.size, measured)))
+        return Loss(
+            measured, frontier=tuple(frontier(RateModel(ready), built.dial, built.size, measured))
+        )
     ratio = kl_ratio(ready, prepared.recipe)
     if ratio is None:
         return Loss(measured)

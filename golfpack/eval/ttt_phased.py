@@ -98,11 +98,11 @@ class PhasedTtt:
         ends = self.boundaries(len(documents) - 1)
         found = idle_adapters(self.ttt, documents)
         if not ends:
-            return [
-                *found,
-                f"the {len(documents) - 1:,} documents end before the first phase does: the model itself "
-                f"is never trained; lower ttt.prefix_docs, now {self.ttt.prefix_docs:,}",
-            ]
+            found.append(
+                f"the {len(documents) - 1:,} documents end before the first phase does: the model "
+                f"itself is never trained; lower ttt.prefix_docs, now {self.ttt.prefix_docs:,}"
+            )
+            return found
         targets = np.diff(documents[[0, *ends]])
         chunk = self.ttt.global_chunk_tokens
         if short := int((targets <= chunk).sum()):
@@ -113,9 +113,9 @@ class PhasedTtt:
                 else "raise ttt.prefix_docs, or lower ttt.phases or ttt.global_window"
             )
             found.append(
-                f"the model itself is not trained after {short} of {len(ends)} phases: the shortest has "
-                f"{targets.min():,} targets, one chunk has {chunk:,}, and the last chunk is never trained "
-                f"on; {way_out}"
+                f"the model itself is not trained after {short} of {len(ends)} phases: the shortest "
+                f"has {targets.min():,} targets, one chunk has {chunk:,}, and the last chunk is never "
+                f"trained on; {way_out}"
             )
         return found
 

@@ -116,8 +116,8 @@ class SgdTtt:
             else f"score more than {self.window:,}, or add a smaller --window"
         )
         return [
-            f"nothing is trained: one chunk of {chunk:,} holds all {targets:,} targets, and the last chunk "
-            f"is never trained on; {way_out}"
+            f"nothing is trained: one chunk of {chunk:,} holds all {targets:,} targets, and the last "
+            f"chunk is never trained on; {way_out}"
         ]
 
     def frozen(self) -> "SgdTtt":

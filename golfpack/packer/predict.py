@@ -164,7 +164,7 @@ class Predictor:
         return replace(found, budget_bytes=budget_bytes, artifact_bytes=size, bits_per_weight=bpw)
 
     def _enough(self, budget_bytes: int) -> Prediction | None:
-        """What a build leaves a budget at that holds more than the model can use, as `fit_bytes` does."""
+        """What a build makes of a budget that holds more than the model can use; see `fit_bytes`."""
         rate, least = self.rate, self.recipe.search.least_kl
         if least == 0 or self.state.measure is None or self.kl_ratio is None:
             return None

@@ -134,8 +134,8 @@ def _enough(
 ) -> PackState | None:
     """An artifact that loses nothing to speak of, well below a budget; None where the budget rules.
 
-    Searching for a file that fills such a budget takes minutes, at steps so fine that coding is slow, and
-    changes nothing that can be measured.
+    Searching for a file that fills such a budget takes minutes, at steps so fine that coding is slow,
+    and changes nothing that can be measured.
     """
     rate = RateModel(state)
     names = quantized_names(state)
@@ -165,9 +165,9 @@ def _enough(
     tried = (first,) if found is first else (first, found)
     found = replace(found, trace=tuple(FitRound(t.dial, t.size) for t in tried))
     return found.note(
-        f"{limit:,} bytes are more than this model can use: {found.size:,} keep the KL at {kl:.1g} nats per "
-        f"token, which no evaluation tells from none; for {TOLD_KL:g} about {some:,} would do; --set "
-        "search.least_kl=0 fills the budget"
+        f"{limit:,} bytes are more than this model can use: {found.size:,} keep the KL at {kl:.1g} "
+        f"nats per token, which no evaluation tells from none; for {TOLD_KL:g} about {some:,} would do; "
+        "--set search.least_kl=0 fills the budget"
     )
 
 

@@ -16,6 +16,7 @@ function drawErrors(root) {
   }
   const list = el("ol", { class: "bars" });
   const lead = el("p", { class: "lead" });
+  const odd = note("");
   const more = el("button", { type: "button", class: "more" });
   let [by, all] = [ERRORS[0][0], false];
   const draw = () => {
@@ -23,6 +24,7 @@ function drawErrors(root) {
     const rows = TENSORS.filter((t) => known(t[by])).sort((a, b) => b[by] - a[by]);
     const percent = (t) => `${clamp((100 * t[by]) / (rows[0][by] || 1), 0, 100)}%`;
     const marked = new Set(rows.length > 5 ? rows.slice(0, 5) : []);
+    odd.textContent = DATA.odd[by] || "";
     lead.textContent = `The longer, the worse: ${why}.${marked.size ? " The worst five are marked." : ""}`;
     list.replaceChildren(...rows.slice(0, all ? rows.length : BARS_FIRST).map((t) => el("li", {},
       el("button", {
@@ -38,7 +40,7 @@ function drawErrors(root) {
   };
   more.addEventListener("click", () => { all = !all; draw(); });
   const choose = (name) => { by = name; draw(); };
-  root.append(lead, ERRORS.length > 1 ? segmented("Sort by", ERRORS, by, choose) : "", list, more);
+  root.append(lead, ERRORS.length > 1 ? segmented("Sort by", ERRORS, by, choose) : "", list, more, odd);
   draw();
 }
 

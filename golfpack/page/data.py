@@ -13,7 +13,7 @@ from golfpack.build.report import BuildReport, FailedBuild
 from golfpack.errors import UsageError
 from golfpack.eval.report import EvalReport
 from golfpack.inspect.inspect import InspectReport
-from golfpack.measure.columns import COLUMNS
+from golfpack.measure.columns import COLUMNS, ODD
 from golfpack.measure.tensors import TensorReport
 from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.tensors import QTensor
@@ -63,8 +63,18 @@ def page_data(
         "tensors": [_finite(t, DIGITS) for t in tensors],
         "eval": None if evaluation is None else _finite(asdict(evaluation)),
         "columns": [asdict(c) for c in COLUMNS.values() if c.name in _FIELDS],
+        "odd": _odd(tensors),
         "missing": _missing(build, evaluation, tensors),
         "made_by": f"golfpack {__version__}",
+    }
+
+
+def _odd(tensors: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What explains values that look wrong, by column."""
+    return {
+        name: says
+        for name, (odd, says) in ODD.items()
+        if any(odd(t[name]) for t in tensors if t.get(name) is not None)
     }
 
 

@@ -18,7 +18,9 @@ def folder(tmp_path):
     for seed, name in enumerate(("a", "b")):
         (tmp_path / name).mkdir()
         weights = trained_looking(TINY, seed)
-        torch.save({n: torch.from_numpy(w) for n, w in weights.items()}, tmp_path / name / "model.pt")
+        torch.save(
+            {n: torch.from_numpy(w) for n, w in weights.items()}, tmp_path / name / "model.pt"
+        )
     return tmp_path
 
 
@@ -89,12 +91,26 @@ def test_a_page_that_is_none_is_refused_before_the_build(inside, folder):
     run = inside("build", "a/model.pt", "--budget", "4bpw", "--html", *QUIET)
     assert run.returncode == ExitCode.USAGE
     assert contents(folder) == {"model.html": b"my notes"}
-    assert inside("build", "a/model.pt", "--budget", "4bpw", "--html", "--force", *QUIET).returncode == 0
+    assert (
+        inside("build", "a/model.pt", "--budget", "4bpw", "--html", "--force", *QUIET).returncode
+        == 0
+    )
     assert b"golfpack report</title>" in contents(folder)["model.html"][:PAGE_START]
 
 
 def test_a_folder_of_rows_keeps_those_of_another_checkpoint(inside, folder):
-    sweep = ("sweep", "--budgets", "4bpw", "--calib-tokens", "64", "--threads", "1", "-q", "--out", "rows")
+    sweep = (
+        "sweep",
+        "--budgets",
+        "4bpw",
+        "--calib-tokens",
+        "64",
+        "--threads",
+        "1",
+        "-q",
+        "--out",
+        "rows",
+    )
     sweep = (*sweep, "--recipe", "int8-zlib")
     assert inside(*sweep, "a/model.pt").returncode == 0
     before = contents(folder / "rows")

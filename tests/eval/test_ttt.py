@@ -229,7 +229,11 @@ PHASED = PhasedOptions(chunk=8, window=32, prefix_docs=4, phases=2, global_windo
     [
         (SgdTtt(20, 20, SGD), [100], "nothing is trained: one chunk of 100 holds all 100 targets"),
         (LoraTtt(LORA), [7, 5], "no adapter is trained: the longest document has 7 targets"),
-        (PhasedTtt(PHASED), [50] * 6, "not trained after 2 of 2 phases: the shortest has 100 targets"),
+        (
+            PhasedTtt(PHASED),
+            [50] * 6,
+            "not trained after 2 of 2 phases: the shortest has 100 targets",
+        ),
     ],
 )
 def test_a_stream_too_short_to_train_on_is_said_with_what_would(tiny, mode, lengths, says):

@@ -131,7 +131,7 @@ class Windowed:
 
 
 def smaller_chunk(targets: int, sequence: int) -> int | None:
-    """A chunk of whole sequences that makes about `CHUNKS` of some targets; None where two do not fit."""
+    """A chunk of whole sequences, about 1 / CHUNKS of some targets; None where two do not fit."""
     if targets <= sequence:
         return None
     return max(sequence, targets // CHUNKS // sequence * sequence)

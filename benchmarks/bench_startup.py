@@ -1,7 +1,7 @@
 """How long each command says nothing: before its first output, and at most between two outputs.
 
-In seconds of the command's own CPU time, which other work on the machine does not change; with one thread
-they are what a quiet machine's clock shows. Linux only.
+In seconds of the command's own CPU time, which other work on the machine hardly changes; with one
+thread they are what a quiet machine's clock shows. Linux only.
 
     python benchmarks/bench_startup.py CKPT TRAIN.bin VAL.bin TOKENIZER.model [COMMAND...]
 """
@@ -42,7 +42,17 @@ def commands(ckpt: str, train: str, val: str, tokenizer: str) -> dict[str, list[
         "verify": ["verify", "b.golf", "--report", "b.report.json", "--against", ckpt],
         "unpack": ["unpack", "a.golf"],
         "import": ["import", ckpt, "-o", "i.safetensors"],
-        "train": ["train", "--tokens", train, "--tokenizer", tokenizer, "--out", "run", "--steps", "2"],
+        "train": [
+            "train",
+            "--tokens",
+            train,
+            "--tokenizer",
+            tokenizer,
+            "--out",
+            "run",
+            "--steps",
+            "2",
+        ],
         "runreport": ["runreport", "run"],
         "probe": ["probe", ckpt, "--tokens", train, "-o", "p.json", "--limit", "1024"],
     }
@@ -78,7 +88,11 @@ def main() -> None:
         for name, args in commands(*paths).items():
             if picked and name not in picked:
                 continue
-            threads = ["--threads", "1"] if args[0] in ("build", "plan", "eval", "compare", "sweep") else []
+            threads = (
+                ["--threads", "1"]
+                if args[0] in ("build", "plan", "eval", "compare", "sweep")
+                else []
+            )
             found, code = silences([*args, *threads], folder)
             longest = max(found)
             late += longest[0] > LIMIT

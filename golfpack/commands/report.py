@@ -28,6 +28,9 @@ def report(
     evaluation: Annotated[
         Path | None, typer.Option("--eval", help="What golfpack eval --json printed of it.")
     ] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(help="sweep.report.json of its checkpoint: sizes as measured.")
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option("--float", help="Float checkpoint, for errors that no report tells."),
@@ -47,7 +50,7 @@ def report(
     from golfpack.page.make import report as run
 
     options = PageOptions(
-        path, source, evaluation, against, output, tuple(settings or ()), force,
+        path, source, evaluation, sweep, against, output, tuple(settings or ()), force,
         choose_family(model, model_args or ()),
     )  # fmt: skip
     found = run(options)

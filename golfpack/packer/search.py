@@ -26,8 +26,8 @@ from golfpack.packer.state import FitRound, PackState, Pass, need, quantized_nam
 # tenth in so many octaves and scatter by a few percent at most, so that a finer try cannot fit by chance
 # where the coarsest does not: which budgets are refused then depends on one size alone.
 NEAR_FLOOR = 0.25
-# A budget of more bits per quantized weight may hold more than the model can use: at so many, KLs of 2e-5
-# and 4e-5 nats per token were measured on models of 0.5M and 5M weights, and 1e-6 at 7.3 and 7.8 bits.
+# A budget of more bits per quantized weight may hold more than the model can use: at so many, KLs of
+# 2e-5 and 4e-5 nats per token were found on models of 0.5M and 5M weights, and 1e-6 at 7.3 and 7.8 bits.
 AMPLE_BPW = 6.0
 # A try at least so close to `least_kl`, as a factor, will do.
 NEAR_LEAST = 4.0

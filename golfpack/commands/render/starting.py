@@ -1,4 +1,4 @@
-"""What is said where a command takes its time to start: torch alone takes one to three seconds to load."""
+"""What is said where a command is slow to start: torch alone takes one to three seconds to load."""
 
 import os
 import sys

@@ -73,23 +73,11 @@ COLUMNS: dict[str, Column] = {
         Column("side_bytes", "side", "bytes of it that are steps and row order", ",d", 25),
         Column("bpw", "bpw", "bits per weight: 8 bytes / weights", ".2f", 90),
         Column("entropy", "entropy", "of its codes at order 0, bits per weight", ".2f", 30),
-        Column(
-            "bits_over_rd",
-            "over R(D)",
-            "bpw above Shannon's bound for Gaussian rows (scalar: 0.25)",
-            ".2f",
-            15,
-        ),
+        Column("bits_over_rd", "over R(D)", "bpw above Shannon's bound (scalar: 0.25)", ".2f", 15),
         Column(
             "bits_over_two_sided", "two-sided", "the same where errors of rows add up", ".2f", 14
         ),
-        Column(
-            "rel_err",
-            "rel_err",
-            "|W - Wq| / |W|, Frobenius norms; H err counts what inputs see",
-            ".4f",
-            80,
-        ),
+        Column("rel_err", "rel_err", "|W - Wq| / |W|, Frobenius norms", ".4f", 80),
         Column("sqnr_db", "SQNR dB", "signal to quantization noise", ".1f", 75),
         Column("hessian_err", "H err", "tr(E H E^T) / tr(W H W^T), as inputs see it", ".2g", 55),
         Column("kl_share", "KL share", "of the expected KL that all tensors cause", ".1%", 85),

@@ -353,23 +353,27 @@ def test_the_verdict_says_what_would_tell_where_nothing_does(built):
     assert "about +0.012 bits per byte" in verdict(by_kl, None).says
 
 
-@pytest.fixture(scope="module")
-def swept(built, tmp_path_factory):
-    """The report of a sweep of the same checkpoint."""
+def sweep_of(build_report) -> CompareReport:
+    """A sweep of the checkpoint of a build: three sizes, one without figures, and a refused budget."""
     rows = [
-        CompareRow("rd", b, n, artifact_bytes=n, kl=k, val_bpb=2 + k, quant_gap=k)
+        CompareRow("rd", b, n, artifact_bytes=n, kl=k, val_bpb=k, quant_gap=k)
         for b, n, k in (("4bpw", 22_000, 0.01), ("3bpw", 17_000, 0.05), ("1bpw", 6_000, None))
     ]
     refused = CompareRow("rd", "0.1bpw", 500, refused="too few")
-    report = CompareReport(
-        checkpoint="tiny.pt", checkpoint_sha256=built.report.checkpoint_sha256, family="golf",
-        config={}, assumed={}, parameters=built.report.parameters, recipes=["rd"], settings=[],
+    return CompareReport(
+        checkpoint="tiny.pt", checkpoint_sha256=build_report.checkpoint_sha256, family="golf",
+        config={}, assumed={}, parameters=build_report.parameters, recipes=["rd"], settings=[],
         calibration=None, seed=0, code_bytes=0, tokens="val.bin", tokens_sha256=None, tokenizer="t",
         window=64, scored_tokens=100, float_bytes=1, float_loss=1.0, float_bpb=2.0,
         kl_source="evaluation tokens", kl_tokens=64, folder=None, rows=[*rows, refused], seconds=1.0,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(built, tmp_path_factory):
+    """The file of such a sweep."""
     path = tmp_path_factory.mktemp("sweep") / "sweep.report.json"
-    path.write_text(to_json(report))
+    path.write_text(to_json(sweep_of(built.report)))
     return path
 
 

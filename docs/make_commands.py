@@ -47,7 +47,7 @@ _PRINTS = {
 Below 5 MB the question is 10% more, from there on another megabyte. The KL is taken to fall exponentially in bytes between two
 rows; the last row goes by the two before. A rerun takes finished rows from the folder; without
 `--tokens` the KL is that of each build, on held-out calibration tokens. `--png` needs
-`pip install 'golfpack[plots]'`.
+`pip install -c constraints.txt '.[plots]'`, in the clone.
 """,
     "diff": """
     $ golfpack diff ckpt.sweep/rd-3bpw.golf ckpt.sweep/rd-4bpw.golf

@@ -68,6 +68,7 @@ def build(
     blind: bool = False,
     strict: bool = False,
     dry_run: bool = False,
+    force: bool = False,
     seed: int = 0,
     threads: int = 1,
     device: str = "cpu",
@@ -96,7 +97,8 @@ def build(
         settings: "pass.option" or "model.option" -> value; or such texts as `--set` takes.
         model: a family by name, or "FILE.py:CLASS", whose file is run.
         model_args: the class's keyword arguments, "key=value" each.
-        recalibrate, refine, blind, strict, dry_run, seed, threads, device: as the command has them.
+        recalibrate, refine, blind, strict, dry_run, force, seed, threads, device: as the command has
+            them.
         cache: keep statistics, and text the model wrote, for the next build.
         notify: told how far the work is: stage, done, total, note.
 
@@ -110,8 +112,8 @@ def build(
         "calib_tokens": calib_tokens, "data_free": data_free, "tokenizer": _path(tokenizer),
         "code": tuple(map(Path, code)), "settings": _settings(settings), "model": model,
         "model_args": tuple(model_args), "recalibrate": recalibrate, "refine": refine,
-        "blind": blind, "strict": strict, "dry_run": dry_run, "seed": seed, "threads": threads,
-        "device": device, "cache": cache,
+        "blind": blind, "strict": strict, "dry_run": dry_run, "force": force, "seed": seed,
+        "threads": threads, "device": device, "cache": cache,
     }  # fmt: skip
     return run_build(read_options(table), notify)
 

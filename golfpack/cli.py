@@ -13,6 +13,7 @@ import typer
 
 from golfpack import __version__
 from golfpack.commands.render.console import data, note
+from golfpack.commands.render.starting import starting
 from golfpack.errors import ExitCode, GolfpackError, PeerError, UsageError
 
 app = typer.Typer(
@@ -93,6 +94,7 @@ def _on_interrupt(_signal: int, _frame: object) -> NoReturn:
 def main() -> NoReturn:
     """Run a command; errors become one line, a hint and an exit code, never a traceback."""
     debug = bool(os.environ.get("GOLFPACK_DEBUG"))
+    starting.begin(sys.argv)
     signal.signal(signal.SIGINT, _on_interrupt)
     try:
         _run_command()
@@ -110,6 +112,8 @@ def main() -> NoReturn:
             ExitCode.INTERNAL,
             debug,
         )
+    finally:
+        starting.over()
     _leave(ExitCode.OK)
 
 

@@ -148,7 +148,7 @@ def build_report(attempt: Attempt, built: Built) -> BuildReport:
         measured_bpb=prepared.bpb(built.loss.measured),
         kl_ratio=built.loss.ratio,
         frontier=[FrontierPoint(size, kl) for size, kl in built.loss.frontier],
-        notes=list(model.notes),
+        notes=[*model.notes, *state.notes],
         warnings=list(state.warnings),
         seconds=attempt.clock.seconds,
         allocation=None if state.allocation is None else asdict(state.allocation),

@@ -95,7 +95,7 @@ def choose_backend(device: str, batched: bool | None = None) -> Backend:
         return Backend(chosen.name, False, HostEngine())
     if chosen.name == "cuda" and not chosen.kernels:
         # Plain torch would launch a million tiny operations for one matrix of a few megabytes.
-        warning = "without triton matrices are rounded on the CPU; install golfpack[gpu]"
+        warning = "without triton matrices are rounded on the CPU; pip install triton"
         return Backend(chosen.name, True, HostEngine(), warning)
     engine = TorchEngine(torch.device(chosen.name), kernel=chosen.kernels)
     return Backend(chosen.name, True, engine)

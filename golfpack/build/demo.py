@@ -70,6 +70,7 @@ def demo(out: Path, *, seed: int, threads: int, notify: Notify = silent) -> list
                 goal=Goal(aim=Bytes(budget), seed=seed),
                 machine=Machine(threads=threads),
                 output=out / f"model-{budget}.golf",
+                force=True,  # the demo starts over each time
             ),
             notify,
         )  # fmt: skip

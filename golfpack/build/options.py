@@ -94,6 +94,7 @@ class BuildOptions:
         machine: what works on it.
         output: None for the checkpoint's name with .golf, in the current folder.
         dry_run: everything but writing files.
+        force: replace an artifact of another checkpoint, or a file that is none.
         argv: the command line, for the report.
     """
 
@@ -102,6 +103,7 @@ class BuildOptions:
     machine: Machine = field(default_factory=Machine)
     output: Path | None = None
     dry_run: bool = False
+    force: bool = False
     argv: tuple[str, ...] = ()
 
     @property
@@ -123,7 +125,7 @@ class BuildOptions:
 # The options' parts, by their field.
 _PARTS = {"inputs": Inputs, "goal": Goal, "machine": Machine}
 # Fields of BuildOptions itself.
-_OWN = ("output", "dry_run", "argv")
+_OWN = ("output", "dry_run", "force", "argv")
 # How an aim is told in one table with everything else, and what stands for: not so.
 AIMS: dict[str, Any] = {"budget": None, "target_kl": None, "target_bpb": None, "lossless": False}
 # Every option by the name that the command line, the API and reports have for it.

@@ -19,7 +19,9 @@ from golfpack.packer.aim import Budget
 from golfpack.packer.state import PackState
 
 # Options of a run and not of its result; the rest goes into the report.
-_NOT_RECORDED = frozenset({"threads", "strict", "cache", "dry_run", "plan", "argv", "replay"})
+_NOT_RECORDED = frozenset(
+    {"threads", "strict", "cache", "dry_run", "force", "plan", "argv", "replay"}
+)
 # The option that names the files of each use.
 _OPTION_OF = {
     "checkpoint": "checkpoint", "calibration": "calib", "tokenizer": "tokenizer", "code": "code",

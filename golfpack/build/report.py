@@ -83,6 +83,7 @@ class BuildReport:
             gradients.
         measured_kl: KL(float || artifact) on held-out calibration tokens; None without them.
         measured_bpb: the same in bits per byte; None without a tokenizer.
+        notes: what was done to the checkpoint's tensors when they were read, and what is worth knowing.
         seconds: wall time per stage.
         allocation: what mixed precision chose among (`packer.state.Allocation`), or None.
         pruning: what pruning passes did (`packer.state.Pruning`).

@@ -21,6 +21,7 @@ from golfpack.build.attempt import (
     report_failure,
 )
 from golfpack.build.options import BuildOptions, no_one_aim
+from golfpack.build.overwrite import check_replaceable
 from golfpack.build.prepare import Prepared, check_output, code_bytes, measures, prepare, read_model
 from golfpack.build.rebuild import check_inputs, kept_apart, told_result
 from golfpack.build.refine import Refiner
@@ -87,6 +88,8 @@ def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildRepo
     aim = options.goal.aim
     notify("read", 0, 0, options.inputs.checkpoint.name)
     model, recipe = read_model(options, [aim] if isinstance(aim, Bytes) else [])
+    if not options.dry_run:
+        check_replaceable(output_of(options), model.sha256, force=options.force)
     aim, budget = _aim(options, recipe, model)
     _check_extras(options, recipe)
     with clock.measure("calibrate"):
@@ -276,6 +279,11 @@ def _loss(
     measured = built.measure(built.tensors)
     if prepared.stats is None or not prepared.recipe.gradients or not built.steps:
         return Loss(measured)
+    if not prepared.recipe.search.loses(measured):
+        # Where nothing is lost there is nothing to predict: the probe would be a third of the time.
+        return Loss(
+            measured, frontier=tuple(frontier(RateModel(ready), built.dial, built.size, measured))
+        )
     ratio = kl_ratio(ready, prepared.recipe)
     if ratio is None:
         return Loss(measured)

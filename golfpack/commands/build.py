@@ -90,6 +90,9 @@ def build(
     model: Model = None,
     model_args: ModelArgs = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write no file.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace another checkpoint's artifact or page, too.")
+    ] = False,
     recalibrate: Annotated[
         bool, typer.Option("--recalibrate", help="Measure again behind quantized layers; slower.")
     ] = False,
@@ -114,11 +117,13 @@ def build(
     quiet: Quiet = False,
 ) -> None:
     """Compile a checkpoint into a .golf artifact that is never one byte over the budget."""
+    from golfpack.build.attempt import output_of
     from golfpack.build.options import read_options
     from golfpack.build.planfile import read_plan
     from golfpack.build.rebuild import rebuild_options
     from golfpack.build.replay import read_replay
     from golfpack.build.run import build as run
+    from golfpack.page.make import check_page, page_path
 
     if checkpoint is None and source is None:
         raise UsageError("nothing to build", "give a checkpoint, or --from REPORT")
@@ -130,13 +135,15 @@ def build(
         "calib": calib, "calib_tokens": calib_tokens, "data_free": data_free, "blind": blind,
         "tokenizer": tokenizer, "code": tuple(code or ()), "model": model,
         "model_args": tuple(model_args or ()), "recalibrate": recalibrate, "refine": refine,
-        "strict": strict, "dry_run": dry_run, "device": device, "cache": not no_cache, "seed": seed,
-        "threads": threads, "argv": tuple(sys.argv[1:]),
+        "strict": strict, "dry_run": dry_run, "force": force, "device": device, "cache": not no_cache,
+        "seed": seed, "threads": threads, "argv": tuple(sys.argv[1:]),
     }  # fmt: skip
     if source is None:
         options = read_options(asked)
     else:
         options = rebuild_options(asked, read_replay(source), given_options(context))
+    if html and not dry_run:
+        check_page(page_path(output_of(options)), force=force)
     failed: list[FailedBuild] = []
     try:
         with Reporter(quiet) as notify:
@@ -153,7 +160,7 @@ def build(
     else:
         show_build(report, group, explain)
     if html:
-        write_page(report.artifact)
+        write_page(report.artifact, force=force)
 
 
 def show_build(report: "BuildReport", group: str | None = "role", explain: bool = False) -> None:

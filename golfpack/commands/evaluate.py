@@ -143,6 +143,13 @@ def show_eval(report: "EvalReport") -> None:
     if report.quant_gap is not None:
         table.add_row("float", f"{report.float_bpb:.6f} bits per byte")
         table.add_row("quant gap", f"{report.quant_gap:+.6f} bits per byte")
+    if report.spread is not None:
+        s = report.spread
+        table.add_row(
+            "give or take",
+            f"{s.quant_gap:.6f} the gap, {s.float_bpb:.6f} the float: standard errors over "
+            f"{s.stretches} stretches of the text",
+        )
     out.print(table)
 
 

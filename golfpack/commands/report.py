@@ -28,6 +28,9 @@ def report(
     evaluation: Annotated[
         Path | None, typer.Option("--eval", help="What golfpack eval --json printed of it.")
     ] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(help="sweep.report.json of its checkpoint: sizes as measured.")
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option("--float", help="Float checkpoint, for errors that no report tells."),
@@ -47,7 +50,7 @@ def report(
     from golfpack.page.make import report as run
 
     options = PageOptions(
-        path, source, evaluation, against, output, tuple(settings or ()), force,
+        path, source, evaluation, sweep, against, output, tuple(settings or ()), force,
         choose_family(model, model_args or ()),
     )  # fmt: skip
     found = run(options)
@@ -59,7 +62,7 @@ def report(
         show_page(found)
 
 
-def write_page(artifact: str | None) -> None:
+def write_page(artifact: str | None, *, force: bool) -> None:
     """What `build --html` adds: the page of the artifact that was just built."""
     from golfpack.page.make import PageOptions
     from golfpack.page.make import report as run
@@ -67,8 +70,7 @@ def write_page(artifact: str | None) -> None:
     if artifact is None:
         note("no page: --dry-run writes no file")
         return
-    # As the build replaces the artifact.
-    show_page(run(PageOptions(Path(artifact), force=True)))
+    show_page(run(PageOptions(Path(artifact), force=force)))
 
 
 def show_page(report: "PageReport") -> None:

@@ -96,6 +96,7 @@ def _with_more(report: CompareReport) -> list[CompareRow]:
 def _built(options: CompareOptions, notify: Notify) -> Iterator[CompareReport]:
     """The report before the first row, and after each."""
     runs = open_runs(options)
+    runs.check_folder(options.budgets)
     baseline = runs.score_float(notify)
     report = _report(runs, baseline)
     yield report

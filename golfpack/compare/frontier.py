@@ -19,7 +19,7 @@ def check_plots() -> None:
     if find_spec("matplotlib") is None:
         raise UsageError(
             "a PNG needs matplotlib, which is not installed",
-            "pip install 'golfpack[plots]', or leave --png out",
+            "pip install matplotlib, or leave --png out",
         )
 
 

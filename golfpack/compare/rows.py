@@ -14,6 +14,7 @@ from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify
 from golfpack.base.sizes import parse_size
 from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
+from golfpack.build.overwrite import other_checkpoint
 from golfpack.build.prepare import DEFAULT_RECIPE, code_bytes
 from golfpack.build.report import BuildReport
 from golfpack.build.run import build
@@ -86,6 +87,7 @@ class CompareOptions:
             ),
             machine=Machine(threads=self.threads, cache=self.cache),
             output=output,
+            force=True,  # the folder is the command's own; `check_folder` looks whose rows it has
             argv=self.argv,
         )  # fmt: skip
 
@@ -157,6 +159,13 @@ class Runs:
         self.store.put(key, asdict(row))
         return row
 
+    def check_folder(self, budgets: Sequence[str]) -> None:
+        """Raise UsageError where a row would replace another checkpoint's artifact."""
+        for path in (self._named(r, b) for r in self.recipes for b in budgets):
+            found = other_checkpoint(path, self.model.sha256)
+            if found is not None:
+                raise UsageError(found, "choose another --out, or move that file away")
+
     def _accepted(self, row: CompareRow) -> CompareRow:
         """A row of an earlier run, which may not have been strict."""
         if self.options.strict and row.warnings:
@@ -164,7 +173,10 @@ class Runs:
         return row
 
     def _path(self, row: CompareRow) -> Path:
-        return self.store.path.parent / f"{row.recipe}-{row.budget}.golf"
+        return self._named(row.recipe, row.budget)
+
+    def _named(self, recipe: str, budget: str) -> Path:
+        return self.store.path.parent / f"{recipe}-{budget}.golf"
 
     def _row_inputs(self, row: CompareRow) -> dict[str, Any]:
         o = self.options

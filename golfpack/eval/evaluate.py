@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from golfpack.eval.legality import Check, check_legality
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.report import EvalReport
 from golfpack.eval.scorer import Scorer
+from golfpack.eval.spread import spread
 from golfpack.models.device import peak_memory_bytes, watch_memory
 from golfpack.models.model import Model
 
@@ -34,16 +35,15 @@ def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
     with joined(options.device) as group, _threads(options.threads):
         watch_memory(group.device)
         inputs = read_inputs(options, notify)
+        _check_strict(options, inputs.warnings)
         run = _score(inputs.loaded, "score", inputs, options, group, notify)
         checks = _check(run, inputs, group, notify) if options.legality else []
-        float_bpb = None
+        other = None
         if inputs.float_model is not None:
             other = _score(inputs.float_model, "score float", inputs, options, group, notify)
-            float_bpb = loss_and_bpb(other.log.nll, inputs.target_bytes)[1]
         warnings = [*inputs.warnings, *(_illegal(c) for c in checks if not c.passed)]
-        if options.strict and warnings:
-            raise StrictError(f"--strict: {warnings[-1]}", "drop --strict to accept it")
-        return _report(options, inputs, run, checks, warnings, float_bpb, group)
+        _check_strict(options, warnings)
+        return _report(options, inputs, run, checks, warnings, other, group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,12 @@ def _score(
     return _Run(scorer, log, time.perf_counter() - began)
 
 
+def _check_strict(options: EvalOptions, warnings: Sequence[str]) -> None:
+    """Before the scoring, for what is known by then, and after it."""
+    if options.strict and warnings:
+        raise StrictError(f"--strict: {warnings[-1]}", "drop --strict to accept it")
+
+
 def _check(run: _Run, inputs: EvalInputs, group: Group, notify: Notify) -> list[Check]:
     vocab_size = inputs.loaded.config["vocab_size"]
     tell = lambda done, total, note: notify("legality", done, total, note)  # noqa: E731
@@ -101,10 +107,12 @@ def _report(
     run: _Run,
     checks: list[Check],
     warnings: list[str],
-    float_bpb: float | None,
+    other: _Run | None,
     group: Group,
 ) -> EvalReport:
-    val_loss, val_bpb = loss_and_bpb(run.log.nll, inputs.target_bytes)
+    size = inputs.target_bytes
+    val_loss, val_bpb = loss_and_bpb(run.log.nll, size)
+    float_bpb = None if other is None else loss_and_bpb(other.log.nll, size)[1]
     targets, source = len(inputs.tokens) - 1, inputs.source_round_trip
     return EvalReport(
         model=str(options.model),
@@ -141,6 +149,7 @@ def _report(
         warnings=warnings,
         float_bpb=float_bpb,
         quant_gap=None if float_bpb is None else val_bpb - float_bpb,
+        spread=None if other is None else spread(other.log.nll, run.log.nll, size),
         per_document=run.log.by_document(inputs.documents, inputs.target_bytes)
         if options.per_document
         else None,

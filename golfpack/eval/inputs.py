@@ -18,7 +18,6 @@ from golfpack.eval.documents import document_bounds
 from golfpack.eval.modes import Mode, Stream
 from golfpack.eval.roundtrip import RoundTrip, text_round_trip, token_round_trip
 from golfpack.eval.sidecar import find_sidecars, read_byte_counts
-from golfpack.eval.ttt_phased import PhasedTtt
 from golfpack.models.base import Family
 from golfpack.models.device import check_compile_mode
 from golfpack.models.model import Model
@@ -161,7 +160,8 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     warnings = [
         *_byte_warnings(options, bytes_source, audited, round_trip, source),
         *table.warnings,
-        *_document_warnings(mode, ttt, len(documents) - 1, audited.documents),
+        *_document_warnings(ttt, audited.documents),
+        *mode.idle(documents),
     ]
     return EvalInputs(
         loaded, float_model, mode, ttt, tokens, documents, counts, bytes_source, audited, round_trip,
@@ -214,15 +214,7 @@ def _byte_warnings(
     return warnings
 
 
-def _document_warnings(mode: Mode, ttt: TttRecipe | None, documents: int, bos: int) -> list[str]:
-    if ttt is None or ttt.kind == "sgd":
+def _document_warnings(ttt: TttRecipe | None, bos: int) -> list[str]:
+    if ttt is None or ttt.kind == "sgd" or bos:
         return []
-    warnings = []
-    if bos == 0:
-        warnings.append("no BOS token occurs: the stream is treated as one document")
-    if isinstance(mode, PhasedTtt) and not mode.boundaries(documents):
-        warnings.append(
-            f"the {documents:,} documents end before the first phase does: the model itself is never "
-            "trained; lower ttt.prefix_docs"
-        )
-    return warnings
+    return ["no BOS token occurs: the stream is treated as one document"]

@@ -14,6 +14,9 @@ from golfpack.eval.windows import lay_windows
 
 # Legality is checked with windows of this many tokens at most: the code is the same at any length.
 PROBE_WINDOW = 128
+# Where a stream is shorter than a chunk, the chunk to try instead makes about so many of it: training
+# then has happened before most of the stream is scored.
+CHUNKS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,14 @@ class Mode(Protocol):
         """(targets,) integers: a target may depend on training on targets of lower rounds only."""
         ...
 
+    def idle(self, documents: np.ndarray) -> list[str]:
+        """What of its training never happens on a stream, a warning each.
+
+        Args:
+            documents: (d + 1,) bounds, as of a `Stream`.
+        """
+        ...
+
     def frozen(self) -> "Mode":
         """The same mode with training that changes nothing."""
         ...
@@ -100,6 +111,11 @@ class Windowed:
         """One round: nothing is trained."""
         return np.zeros(stream.targets, np.int64)
 
+    def idle(self, documents: np.ndarray) -> list[str]:
+        """Nothing: no training was asked for."""
+        del documents
+        return []
+
     def frozen(self) -> "Windowed":
         """Itself."""
         return self
@@ -112,6 +128,13 @@ class Windowed:
     def options(self) -> dict[str, Any]:
         """Window and stride."""
         return dataclasses.asdict(self)
+
+
+def smaller_chunk(targets: int, sequence: int) -> int | None:
+    """A chunk of whole sequences, about 1 / CHUNKS of some targets; None where two do not fit."""
+    if targets <= sequence:
+        return None
+    return max(sequence, targets // CHUNKS // sequence * sequence)
 
 
 def shrunk(window: int, stride: int, most: int) -> tuple[int, int]:

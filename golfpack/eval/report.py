@@ -7,6 +7,21 @@ from golfpack.base.documents import SCHEMA_VERSION, versions
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How far figures move from one stretch of the text to another: standard errors, bits per byte.
+
+    Attributes:
+        stretches: consecutive parts of the stream, of like length.
+        float_bpb: of the float model's bits per byte: what another text of this kind and length does.
+        quant_gap: of the gap between both models on the same stretches.
+    """
+
+    stretches: int
+    float_bpb: float
+    quant_gap: float
+
+
+@dataclass(frozen=True)
 class EvalReport:
     """What `golfpack eval` found.
 
@@ -38,6 +53,8 @@ class EvalReport:
         legality: name, passed and measured of each check; None where they were not asked for.
         float_bpb, quant_gap: of the float checkpoint on the same tokens, when one was given;
             quant_gap = val_bpb - float_bpb.
+        spread: what is uncertain of these two; None without a float checkpoint, and for fewer than 512
+            targets.
         per_document, per_position: tables, when asked for.
         tokenizer_sha256: of the tokenizer's bytes.
     """
@@ -76,6 +93,7 @@ class EvalReport:
     warnings: list[str]
     float_bpb: float | None = None
     quant_gap: float | None = None
+    spread: Spread | None = None
     per_document: list[dict[str, float]] | None = None
     per_position: list[dict[str, float]] | None = None
     tokenizer_sha256: str | None = None

@@ -18,7 +18,7 @@ from golfpack.errors import UsageError
 from golfpack.eval.adapters import Adapters, Sites, find_slots
 from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import Probe, Stream
+from golfpack.eval.modes import Probe, Stream, smaller_chunk
 from golfpack.eval.scorer import Scorer, module_shapes
 from golfpack.models.device import send
 from golfpack.spec import Role
@@ -97,6 +97,10 @@ class LoraTtt:
         """The chunk of its document that a target is in."""
         return chunk_in_document(stream, self.ttt.chunk)
 
+    def idle(self, documents: np.ndarray) -> list[str]:
+        """That no document goes on behind its first chunk."""
+        return idle_adapters(self.ttt, documents)
+
     def frozen(self) -> "LoraTtt":
         """The same with rate 0."""
         return replace(self, ttt=replace(self.ttt, lr=0.0))
@@ -115,6 +119,19 @@ def small_lora(options: Options) -> Options:
     """Options with short chunks and windows, for a probe."""
     chunk = min(options.chunk, 8)
     return replace(options, chunk=chunk, window=min(options.window, 3 * chunk), batch_docs=2)
+
+
+def idle_adapters(options: LoraOptions, documents: np.ndarray) -> list[str]:
+    """A warning where no document is longer than a chunk, so that no adapter is ever trained."""
+    longest = int(np.diff(documents).max())
+    if longest > options.chunk:
+        return []
+    smaller = smaller_chunk(longest, 1)
+    way_out = "" if smaller is None else f"; --set ttt.chunk={smaller} trains"
+    return [
+        f"no adapter is trained: the longest document has {longest:,} targets, one chunk has "
+        f"{options.chunk:,}, and a document's last chunk is never trained on{way_out}"
+    ]
 
 
 def chunk_in_document(stream: Stream, chunk: int) -> np.ndarray:

@@ -15,9 +15,15 @@ import numpy as np
 from golfpack.base.convert import require
 from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import Probe, Stream
+from golfpack.eval.modes import Probe, Stream, smaller_chunk
 from golfpack.eval.scorer import Scorer
-from golfpack.eval.ttt_lora import LoraOptions, chunk_in_document, score_documents, small_lora
+from golfpack.eval.ttt_lora import (
+    LoraOptions,
+    chunk_in_document,
+    idle_adapters,
+    score_documents,
+    small_lora,
+)
 from golfpack.eval.ttt_sgd import SgdOptions, SgdTrainer, cosine
 
 
@@ -86,6 +92,32 @@ class PhasedTtt:
         """Numbers of documents after which the model is trained: those with documents behind them."""
         ends = [self.ttt.prefix_docs * (i + 1) // self.ttt.phases for i in range(self.ttt.phases)]
         return [end for end in dict.fromkeys(ends) if 0 < end < documents]
+
+    def idle(self, documents: np.ndarray) -> list[str]:
+        """That no phase ends within the stream, phases shorter than a chunk, and idle adapters."""
+        ends = self.boundaries(len(documents) - 1)
+        found = idle_adapters(self.ttt, documents)
+        if not ends:
+            found.append(
+                f"the {len(documents) - 1:,} documents end before the first phase does: the model "
+                f"itself is never trained; lower ttt.prefix_docs, now {self.ttt.prefix_docs:,}"
+            )
+            return found
+        targets = np.diff(documents[[0, *ends]])
+        chunk = self.ttt.global_chunk_tokens
+        if short := int((targets <= chunk).sum()):
+            smaller = smaller_chunk(int(targets.min()), self.ttt.global_window)
+            way_out = (
+                f"--set ttt.global_chunk_tokens={smaller} trains"
+                if smaller is not None
+                else "raise ttt.prefix_docs, or lower ttt.phases or ttt.global_window"
+            )
+            found.append(
+                f"the model itself is not trained after {short} of {len(ends)} phases: the shortest "
+                f"has {targets.min():,} targets, one chunk has {chunk:,}, and the last chunk is never "
+                f"trained on; {way_out}"
+            )
+        return found
 
     def _train(
         self, scorer: Scorer, stream: Stream, done: int, boundary: int, group: Group

@@ -16,7 +16,7 @@ from golfpack.base.convert import require
 from golfpack.errors import UsageError
 from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import Probe, Stream, shrunk
+from golfpack.eval.modes import Probe, Stream, shrunk, smaller_chunk
 from golfpack.eval.scorer import Scorer, score_windows
 from golfpack.eval.windows import lay_windows
 from golfpack.models.device import send
@@ -103,6 +103,22 @@ class SgdTtt:
     def rounds(self, stream: Stream) -> np.ndarray:
         """The chunk in which a target is trained on; all of them are scored by then."""
         return np.arange(stream.targets) // self.ttt.chunk_tokens
+
+    def idle(self, documents: np.ndarray) -> list[str]:
+        """That all targets are in the last chunk."""
+        targets, chunk = int(documents[-1]), self.ttt.chunk_tokens
+        if targets > chunk:
+            return []
+        smaller = smaller_chunk(targets, self.window)
+        way_out = (
+            f"--set ttt.chunk_tokens={smaller} trains"
+            if smaller is not None
+            else f"score more than {self.window:,}, or add a smaller --window"
+        )
+        return [
+            f"nothing is trained: one chunk of {chunk:,} holds all {targets:,} targets, and the last "
+            f"chunk is never trained on; {way_out}"
+        ]
 
     def frozen(self) -> "SgdTtt":
         """The same with rate 0."""

@@ -14,7 +14,7 @@ from golfpack.errors import UsageError
 DeviceName = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[DeviceName, ...] = ("auto", "cpu", "cuda")
 
-_INSTALL = "pip install 'golfpack[gpu]'"
+_INSTALL = "pip install triton"
 
 
 @dataclass(frozen=True)

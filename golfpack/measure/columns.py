@@ -8,6 +8,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # commands import this file, and nothing heavy, to print --help
     from golfpack.measure.tensors import TensorReport
 
+# Values that look wrong and are not, by column: what makes them odd, and the line that explains them
+# wherever one is shown.
+ODD: "dict[str, tuple[Callable[[float], bool], str]]" = {
+    "rel_err": (
+        lambda v: v > 1,
+        "rel_err above 1 (SQNR below 0): at few bits error feedback moves errors to where inputs have "
+        "no power. The weights end far off, what the layer computes does not: H err is what inputs see.",
+    ),
+    "bits_over_rd": (
+        lambda v: v < 0,
+        "over R(D) below 0: the bound is that of independent rows, each Gaussian with one variance. The "
+        "coder knows more of real weights: columns of different sizes, heavier tails.",
+    ),
+    "bits_over_two_sided": (
+        lambda v: v < 0,
+        "two-sided below 0: the bound is that of Gaussian weights whose variances are a row's times a "
+        "column's. The coder knows more of real weights.",
+    ),
+}
 # This many tensors stand out as those that lost most.
 WORST = 5
 
@@ -160,6 +179,17 @@ def ordered(rows: Sequence[Any], by: str | None) -> list[Any]:
     known = [r for r in rows if getattr(r, by) is not None]
     unknown = [r for r in rows if getattr(r, by) is None]
     return sorted(known, key=lambda r: getattr(r, by), reverse=not COLUMNS[by].left) + unknown
+
+
+def oddities(rows: Sequence[Any], names: Sequence[str]) -> list[str]:
+    """What explains values that look wrong, of those columns of the rows that are shown."""
+    # SQNR is rel_err in other words.
+    shown = {"rel_err" if n == "sqnr_db" else n for n in names}
+    return [
+        says
+        for name, (odd, says) in ODD.items()
+        if name in shown and any(odd(v) for r in rows if (v := getattr(r, name, None)) is not None)
+    ]
 
 
 def worst(rows: "Sequence[TensorReport]") -> frozenset[str]:

@@ -52,11 +52,14 @@ class TensorReport:
         bpw: bits per weight, 8 bytes / numel.
         entropy: order-0 entropy of its codes, bits per weight.
         zeros: fraction of codes that are 0.
-        rel_err: |W - Wq| / |W| (Frobenius).
+        rel_err: |W - Wq| / |W| (Frobenius). Above 1 at few bits, where feedback moves errors to where
+            inputs have no power; `hessian_err` is what inputs see.
         sqnr_db: signal to quantization noise, -20 log10(rel_err); None when exact, too.
         predicted_kl: expected KL increase it causes, nats per token, by the quadratic model.
         bits_over_rd: bpw above Shannon's R(D) of its Gaussian model at its distortion; scalar
-            quantization with an ideal coder is 0.2546 above. Rows count as independent.
+            quantization with an ideal coder is 0.2546 above. Rows count as independent, each with one
+            variance: below 0 where columns differ or tails are heavier, which the coder knows and the
+            bound does not.
         block: index of the block it belongs to; None outside of blocks.
         step_min: the smallest step.
         step_max: the largest step.

@@ -19,7 +19,7 @@ from golfpack.packer.aim import Budget, told_bytes
 from golfpack.packer.quantize.schemes import Keep
 from golfpack.packer.rate import RateModel, kept_bytes
 from golfpack.packer.recipe import Recipe
-from golfpack.packer.search import exact_bytes
+from golfpack.packer.search import AMPLE_BPW, ample, exact_bytes, kept_and_coded
 from golfpack.packer.state import PackState, run_passes
 from golfpack.spec import as_matrix
 
@@ -104,11 +104,10 @@ def frontier(
     build itself is one of the points, which go from the smallest file to the largest.
     """
     x = log2(dial)
-    ratio = (8 * artifact_bytes - rate.kept_bits) / max(rate.bits(x), 1.0)
     points = {artifact_bytes: kl}
     for i in range(1, FRONTIER_SIDE + 1):
         for shift in (i * FRONTIER_STEP, -i * FRONTIER_STEP):
-            size = round((rate.kept_bits + ratio * rate.bits(x + shift)) / 8)
+            size = kept_and_coded(rate, x, artifact_bytes, x + shift)
             # Where bit widths or clips end, no dial changes the size: the nearest one stands for all.
             points.setdefault(size, kl * 4.0**shift)
     return sorted(points.items())
@@ -154,13 +153,27 @@ class Predictor:
             smallest = self._probe_floor()
             if budget_bytes < smallest:
                 raise _below(budget_bytes, smallest)
-        found = self.at(2.0 ** self.rate.solve(self._across(wanted, 1, 0)))
+        found = self._enough(budget_bytes) or self.at(
+            2.0 ** self.rate.solve(self._across(wanted, 1, 0))
+        )
         if found.artifact_bytes > (1 + OUT_OF_REACH) * budget_bytes:
             raise _below(budget_bytes, found.artifact_bytes)
         # Where the rate model jumps no dial meets the budget exactly; a build never goes over it.
         size = min(found.artifact_bytes, budget_bytes)
         bpw = 8 * size / self.state.spec.numel
         return replace(found, budget_bytes=budget_bytes, artifact_bytes=size, bits_per_weight=bpw)
+
+    def _enough(self, budget_bytes: int) -> Prediction | None:
+        """What a build makes of a budget that holds more than the model can use; see `fit_bytes`."""
+        rate, least = self.rate, self.recipe.search.least_kl
+        if least == 0 or self.state.measure is None or self.kl_ratio is None:
+            return None
+        if not ample(rate, budget_bytes):
+            return None
+        found = self.at(2.0 ** rate.solve(AMPLE_BPW * rate.weights))
+        if found.kl is not None and found.kl > least:
+            found = self.at(found.dial * (least / found.kl) ** 0.5)
+        return found if found.artifact_bytes <= budget_bytes else None
 
     def _probe_floor(self) -> int:
         """Bytes at the coarsest steps, coded for real once: `build` refuses less than that, too."""

@@ -90,6 +90,7 @@ class PackState:
         unpruned: the weights before magnitude pruning, or None.
         original: the weights before any pass changed them, or None while none has.
         warnings: what fell short of what was asked; `--strict` makes them errors.
+        notes: what is worth knowing besides, and falls short of nothing.
         trace: the rounds of the search.
         measure: KL(float || candidate) of quantized tensors on held-out calibration tokens, nats per
             token; None without calibration.
@@ -116,6 +117,7 @@ class PackState:
     unpruned: Mapping[str, np.ndarray] | None = None
     original: Mapping[str, np.ndarray] | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     trace: tuple[FitRound, ...] = ()
     measure: Callable[[Mapping[str, PackedTensor]], float] | None = None
     engine: Engine = field(default_factory=HostEngine)
@@ -141,6 +143,10 @@ class PackState:
         if message in self.warnings:
             return self
         return replace(self, warnings=(*self.warnings, message))
+
+    def note(self, message: str) -> "PackState":
+        """The state with one more note."""
+        return replace(self, notes=(*self.notes, message))
 
 
 Stage = Literal["prepare", "quantize", "write"]

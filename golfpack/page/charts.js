@@ -16,6 +16,7 @@ function drawErrors(root) {
   }
   const list = el("ol", { class: "bars" });
   const lead = el("p", { class: "lead" });
+  const odd = note("");
   const more = el("button", { type: "button", class: "more" });
   let [by, all] = [ERRORS[0][0], false];
   const draw = () => {
@@ -23,6 +24,7 @@ function drawErrors(root) {
     const rows = TENSORS.filter((t) => known(t[by])).sort((a, b) => b[by] - a[by]);
     const percent = (t) => `${clamp((100 * t[by]) / (rows[0][by] || 1), 0, 100)}%`;
     const marked = new Set(rows.length > 5 ? rows.slice(0, 5) : []);
+    odd.textContent = DATA.odd[by] || "";
     lead.textContent = `The longer, the worse: ${why}.${marked.size ? " The worst five are marked." : ""}`;
     list.replaceChildren(...rows.slice(0, all ? rows.length : BARS_FIRST).map((t) => el("li", {},
       el("button", {
@@ -38,7 +40,7 @@ function drawErrors(root) {
   };
   more.addEventListener("click", () => { all = !all; draw(); });
   const choose = (name) => { by = name; draw(); };
-  root.append(lead, ERRORS.length > 1 ? segmented("Sort by", ERRORS, by, choose) : "", list, more);
+  root.append(lead, ERRORS.length > 1 ? segmented("Sort by", ERRORS, by, choose) : "", list, more, odd);
   draw();
 }
 
@@ -68,42 +70,79 @@ function frontierPoints() {
 
 function drawFrontier(root) {
   const points = frontierPoints();
-  if (points.length < 2) {
+  const swept = sweptLines("kl");
+  if (points.length < 2 && !swept.length) {
     root.append(note("No frontier is known here: it needs the report of a build that was calibrated with "
-      + "gradients. golfpack plan shows one without building."));
+      + "gradients. golfpack plan shows one without building, golfpack sweep measures one, for --sweep."));
     return;
   }
   const here = [
     ["predicted", BUILD.predicted_kl, "this build, predicted"],
     ["measured", BUILD.measured_kl, "this build, measured"],
-  ].map(([kind, kl, name]) => ({ kind, kl, name, bytes: BUILD.artifact_bytes }))
-    .filter((p) => p.kl > 0 && p.bytes > 0);
-  const holder = el("div", { class: "chart" });
-  root.append(el("p", { class: "lead" }, frontierSentence(points)), holder,
-    el("div", { class: "map-legend" }, key("dot-line", "predicted at other sizes"),
+  ].map(([kind, kl, name]) => ({ kind, y: kl, name, bytes: BUILD.artifact_bytes }))
+    .filter((p) => p.y > 0 && p.bytes > 0);
+  const predicted = { kind: "", name: "predicted", points: points.map((p) => ({ bytes: p.bytes, y: p.kl })) };
+  const charts = el("div", { class: "charts" });
+  root.append(el("p", { class: "lead" }, frontierSentence(points)), charts,
+    el("div", { class: "map-legend" }, points.length > 1 ? key("dot-line", "predicted at other sizes") : "",
+      swept.map((line) => key("dot-swept", `measured by golfpack sweep, recipe ${line.name}`)),
       here.map((p) => key(`dot-${p.kind}`, p.name))),
-    el("details", {}, el("summary", {}, "The same as figures"),
-      figures(["bytes", "bits per weight", "predicted KL"],
-        points.map((p) => [group(p.bytes), bitsPerWeight(p.bytes), format(p.kl, ".3g")]))));
-  let width = -1;
-  new ResizeObserver(() => {
-    if (holder.clientWidth === width) return;
-    width = holder.clientWidth;
-    holder.replaceChildren(frontierChart(points, here, width));
-  }).observe(holder);
+    el("details", {}, el("summary", {}, "The same as figures"), frontierFigures(points)));
+  charts.append(chart({
+    title: "KL to the float model, nats per token", lines: points.length > 1 ? [predicted, ...swept] : swept,
+    here, logarithmic: true, spec: ".3g",
+  }));
+  const gaps = sweptLines("gap");
+  if (gaps.length) {
+    const gap = DATA.eval && known(DATA.eval.quant_gap)
+      ? [{ kind: "measured", y: DATA.eval.quant_gap, name: "this build, evaluated", bytes: BUILD.artifact_bytes }] : [];
+    charts.append(chart({
+      title: "loss in bits per byte", lines: gaps, here: gap, logarithmic: false, spec: "+.5f",
+    }));
+  }
+}
+
+// What golfpack sweep measured, a line per recipe; `of` is "kl" or "gap", the loss in bits per byte.
+function sweptLines(of) {
+  const rows = DATA.sweep ? DATA.sweep.rows.filter((r) => known(r[of]) && (of !== "kl" || r.kl > 0)) : [];
+  return [...new Set(rows.map((r) => r.recipe))].map((recipe) => ({
+    kind: "swept", name: recipe,
+    points: rows.filter((r) => r.recipe === recipe).map((r) => ({ bytes: r.bytes, y: r[of] })),
+  }));
+}
+
+function frontierFigures(points) {
+  const perNat = known(BUILD.measured_bpb) && BUILD.measured_kl > 0 ? BUILD.measured_bpb / BUILD.measured_kl : null;
+  const loss = (kl) => (perNat === null ? [] : [format(perNat * kl, "+.5f")]);
+  const found = [];
+  if (points.length > 1) {
+    found.push(figures(["bytes", "bits per weight", "predicted KL", ...(perNat === null ? [] : ["bits per byte"])],
+      points.map((p) => [group(p.bytes), bitsPerWeight(p.bytes), format(p.kl, ".3g"), ...loss(p.kl)])));
+  }
+  if (DATA.sweep) {
+    found.push(el("p", { class: "note" }, `Measured by golfpack sweep; the KL on ${DATA.sweep.kl_source}:`),
+      figures(["recipe", "budget", "bytes", "bits per weight", "KL", "bits per byte", "loss"],
+        DATA.sweep.rows.map((r) => [r.recipe, r.budget, group(r.bytes), bitsPerWeight(r.bytes), format(r.kl, ".3g"),
+          format(r.bpb, ".4f"), format(r.gap, "+.5f")])));
+  }
+  return found;
 }
 
 const bitsPerWeight = (size) => (BUILD.parameters ? format((8 * size) / BUILD.parameters, ".2f") : "–");
 
-// What a tenth more would buy, in the words of golfpack sweep, which measures what is predicted here: log KL
-// is close to linear in bytes between two points.
+// What a tenth more would buy, in the words of golfpack sweep, by what it measured where that is given: log
+// KL is close to linear in bytes between two points.
 function frontierSentence(points) {
   const size = BUILD.artifact_bytes || 0;
-  const [now, then] = [klAt(points, size), klAt(points, 1.1 * size)];
+  const own = DATA.sweep ? DATA.sweep.rows.filter((r) => r.recipe === BUILD.recipe && r.kl > 0) : [];
+  const measured = own.length > 1 && klAt(own, size) && klAt(own, 1.1 * size);
+  const by = measured ? own : points;
+  const [now, then] = by.length ? [klAt(by, size), klAt(by, 1.1 * size)] : [];
   const scale = "The KL to the float model is in nats per token, on a logarithmic scale.";
   if (!now || !then) return scale;
-  return `Predicted: 10% more (${group(0.1 * size)} bytes) would take ${format(1 - then / now, ".0%")} off the KL `
-    + `(${format(now, ".3g")} to ${format(then, ".3g")}); golfpack sweep builds other sizes and measures. ${scale}`;
+  const why = measured ? "as golfpack sweep measured" : "golfpack sweep builds other sizes and measures";
+  return `${measured ? "" : "Predicted: "}10% more (${group(0.1 * size)} bytes) would take ${format(1 - then / now, ".0%")} `
+    + `off the KL (${format(now, ".3g")} to ${format(then, ".3g")}); ${why}. ${scale}`;
 }
 
 function klAt(points, size) {
@@ -114,35 +153,51 @@ function klAt(points, size) {
   return Math.exp(Math.log(a.kl) + part * (Math.log(b.kl) - Math.log(a.kl)));
 }
 
-function frontierChart(points, here, width) {
-  const height = clamp(width * 0.45, 240, 360);
-  const [left, right, top, bottom] = [58, 16, 12, 40];
-  const all = points.concat(here);
+// A chart that fills its place, and is drawn again where that changes.
+function chart(shown) {
+  const holder = el("div", { class: "chart" });
+  let width = -1;
+  new ResizeObserver(() => {
+    if (holder.clientWidth === width) return;
+    width = holder.clientWidth;
+    holder.replaceChildren(curves(shown, width));
+  }).observe(holder);
+  return el("figure", {}, el("figcaption", {}, shown.title), holder);
+}
+
+// Lines and this build's own points over bytes; `y` is a KL on a logarithmic scale, or a loss.
+function curves({ title, lines, here, logarithmic, spec }, width) {
+  const height = clamp(width * 0.5, 240, 360);
+  const [left, right, top, bottom] = [64, 16, 12, 40];
+  const all = [...lines.flatMap((line) => line.points), ...here];
+  const scaled = (p) => (logarithmic ? Math.log10(p.y) : p.y);
   const xs = all.map((p) => p.bytes);
-  const ys = all.map((p) => Math.log10(p.kl));
+  const ys = logarithmic ? all.map(scaled) : [0, ...all.map(scaled)];
   const [x0, x1] = padded(Math.min(...xs), Math.max(...xs));
   const [y0, y1] = padded(Math.min(...ys), Math.max(...ys));
   const x = (v) => left + ((v - x0) / (x1 - x0)) * (width - left - right);
   const y = (v) => top + ((y1 - v) / (y1 - y0)) * (height - top - bottom);
-  const marks = decades(y0, y1);
+  const marks = logarithmic ? decades(y0, y1).map((v) => [v, general(10 ** v, 2)])
+    : ticks(y0, y1, 5).map((v) => [v, general(Math.abs(v) < 1e-12 ? 0 : v, 2)]);
+  const dot = (kind, r, p, name) => svg("circle", { class: kind, cx: x(p.bytes), cy: y(scaled(p)), r },
+    svg("title", {}, `${name}: ${bytes(p.bytes)}, ${bitsPerWeight(p.bytes)} bits per weight, ${format(p.y, spec)}`));
   return svg("svg", {
     viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
-    "aria-label": "Predicted KL against bytes; the figures are in the table below",
+    "aria-label": `${title} against bytes; the figures are in the table below`,
   },
-    marks.map((v) => [
+    marks.map(([v, text]) => [
       svg("line", { class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v) }),
-      svg("text", { class: "tick", x: left - 8, y: y(v) + 4, "text-anchor": "end" }, general(10 ** v, 2))]),
+      svg("text", { class: "tick", x: left - 8, y: y(v) + 4, "text-anchor": "end" }, text)]),
     ticks(x0, x1, width < 500 ? 3 : 8).map((v) => [
       svg("line", { class: "grid", x1: x(v), x2: x(v), y1: top, y2: height - bottom }),
       svg("text", { class: "tick", x: x(v), y: height - bottom + 18, "text-anchor": "middle" }, short(v))]),
     svg("text", { class: "tick", x: width - right, y: height - 4, "text-anchor": "end" }, "bytes of the artifact"),
-    svg("polyline", { class: "line", points: points.map((p) => `${x(p.bytes)},${y(Math.log10(p.kl))}`).join(" ") }),
-    points.map((p) => svg("circle", { class: "dot", cx: x(p.bytes), cy: y(Math.log10(p.kl)), r: 3.5 },
-      svg("title", {}, `${bytes(p.bytes)}, ${bitsPerWeight(p.bytes)} bits per weight: KL ${format(p.kl, ".3g")}`))),
-    here.map((p) => svg("circle", {
-      class: p.kind, cx: x(p.bytes), cy: y(Math.log10(p.kl)), r: p.kind === "measured" ? 5.5 : 7,
-    },
-      svg("title", {}, `${p.name}: ${bytes(p.bytes)}, KL ${format(p.kl, ".5f")}`))));
+    lines.map((line) => [
+      svg("polyline", {
+        class: `line ${line.kind}-line`, points: line.points.map((p) => `${x(p.bytes)},${y(scaled(p))}`).join(" "),
+      }),
+      line.points.map((p) => dot(`dot ${line.kind}`, 3.5, p, line.name))]),
+    here.map((p) => dot(p.kind, p.kind === "measured" ? 5.5 : 7, p, p.name)));
 }
 
 function padded(least, most) {

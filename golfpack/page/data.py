@@ -10,13 +10,16 @@ import numpy as np
 
 from golfpack import __version__
 from golfpack.build.report import BuildReport, FailedBuild
+from golfpack.compare.report import CompareReport
 from golfpack.errors import UsageError
 from golfpack.eval.report import EvalReport
 from golfpack.inspect.inspect import InspectReport
-from golfpack.measure.columns import COLUMNS
+from golfpack.measure.columns import COLUMNS, ODD
 from golfpack.measure.tensors import TensorReport
 from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.tensors import QTensor
+from golfpack.page.checked import CodeFile
+from golfpack.page.verdict import verdict
 
 # Bars of a histogram: as many as stay readable at 300 pixels.
 BARS = 65
@@ -38,6 +41,8 @@ def page_data(
     inspected: InspectReport | None,
     evaluation: EvalReport | None,
     source: str | None = None,
+    sweep: CompareReport | None = None,
+    code: Sequence[CodeFile] = (),
 ) -> dict[str, Any]:
     """Everything the page draws.
 
@@ -48,23 +53,69 @@ def page_data(
         inspected: what the artifact tells, to complete the report or to stand in for it.
         evaluation: of the artifact.
         source: the file name of the build report.
+        sweep: of the same checkpoint.
+        code: files that ship beside the artifact.
 
     Raises:
-        UsageError: the build report or the evaluation is not of this artifact.
+        UsageError: the build report or the evaluation is not of this artifact, or the sweep is not of
+            its checkpoint.
     """
     if artifact is not None:
         _check_same(artifact, build, evaluation)
+    if sweep is not None:
+        _check_sweep(sweep, build, inspected)
     shown = {**_of_file(inspected), **_told(build)}
     tensors = _completed(shown.pop("tensors", []), inspected, artifact)
+    built = build if isinstance(build, BuildReport) else None
+    says = verdict(built, evaluation)
     return {
         "title": title,
+        "verdict": None if says is None else asdict(says),
+        "sweep": None if sweep is None else _finite(_swept(sweep)),
+        "code": [asdict(f) for f in code],
         "source": source,
         "build": _finite(shown),
         "tensors": [_finite(t, DIGITS) for t in tensors],
         "eval": None if evaluation is None else _finite(asdict(evaluation)),
         "columns": [asdict(c) for c in COLUMNS.values() if c.name in _FIELDS],
+        "odd": _odd(tensors),
         "missing": _missing(build, evaluation, tensors),
         "made_by": f"golfpack {__version__}",
+    }
+
+
+def _check_sweep(
+    sweep: CompareReport, build: BuildReport | FailedBuild | None, inspected: InspectReport | None
+) -> None:
+    of = None if build is None else build.checkpoint_sha256
+    weights = build.parameters if build is not None else inspected and inspected.parameters
+    if (of is not None and of != sweep.checkpoint_sha256) or weights != sweep.parameters:
+        raise UsageError(
+            f"the sweep is of another checkpoint: {sweep.checkpoint}, sha256 "
+            f"{sweep.checkpoint_sha256[:16]}",
+            "sweep the checkpoint that this artifact was built from",
+        )
+
+
+def _swept(sweep: CompareReport) -> dict[str, Any]:
+    """What was measured at other sizes, recipe by recipe from the smallest file on."""
+    rows = [
+        {
+            "recipe": r.recipe, "budget": r.budget, "bytes": r.artifact_bytes, "kl": r.kl,
+            "bpb": r.val_bpb, "gap": r.quant_gap,
+        }
+        for r in sorted(sweep.rows, key=lambda r: (r.recipe, r.artifact_bytes or 0))
+        if r.artifact_bytes is not None
+    ]  # fmt: skip
+    return {"kl_source": sweep.kl_source, "rows": rows}
+
+
+def _odd(tensors: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What explains values that look wrong, by column."""
+    return {
+        name: says
+        for name, (odd, says) in ODD.items()
+        if any(odd(t[name]) for t in tensors if t.get(name) is not None)
     }
 
 

@@ -56,8 +56,12 @@ function detailsOf(t) {
     WORST.has(t) ? el("p", { class: "pill bad" }, `among the worst five by ${errorName}`) : "",
     codesOf(t),
     figuresOf(t),
-  ];
+    Object.entries(DATA.odd).filter(([name]) => isOdd(name, t[name])).map(([, says]) => note(says)),
+  ].flat();
 }
+
+// Values that look wrong: relative errors above 1, bits below a bound.
+const isOdd = (name, value) => known(value) && (name === "rel_err" ? value > 1 : value < 0);
 
 // Every figure of its row, with what it means.
 function figuresOf(t) {

@@ -34,6 +34,7 @@ class PageReport:
         replaced: whether a file of this name was there before.
         report: the build report that went into it, if any.
         evaluation: the evaluation report, if any.
+        sweep: the sweep's report, if any.
         artifact_sha256: of the artifact; None for a build that failed.
         missing: what the page cannot show, and what would let it.
     """
@@ -43,6 +44,7 @@ class PageReport:
     replaced: bool
     report: str | None
     evaluation: str | None
+    sweep: str | None
     artifact_sha256: str | None
     missing: list[str]
     schema_version: int = SCHEMA_VERSION

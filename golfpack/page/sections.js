@@ -15,6 +15,7 @@ function drawSummary(root) {
     failed ? el("div", { class: "callout bad", role: "alert" },
       el("strong", {}, "The build failed: "), unbroken(BUILD.error || ""),
       BUILD.hint ? el("p", {}, el("strong", {}, "What helps: "), unbroken(BUILD.hint)) : "") : "",
+    DATA.verdict ? el("p", { class: `verdict ${DATA.verdict.grade}`, id: "verdict" }, unbroken(DATA.verdict.says)) : "",
     el("div", { class: "tiles" }, tiles()),
     BUILD.artifact_sha256 ? el("p", { class: "hash" }, "sha256 ", code(BUILD.artifact_sha256)) : "");
   const warnings = [...(BUILD.warnings || []), ...((DATA.eval && DATA.eval.warnings) || [])];
@@ -52,13 +53,12 @@ function tiles() {
   found.push(["Bits per weight", format(BUILD.bits_per_weight, ".3f"), "the whole file over all parameters"]);
   if (known(BUILD.measured_kl)) {
     const predicted = known(BUILD.predicted_kl) ? `; ${format(BUILD.predicted_kl, ".5f")} predicted` : "";
-    found.push(["KL to the float model", format(BUILD.measured_kl, ".5f"), `nats per token${predicted}`]);
+    const cost = known(BUILD.measured_bpb) ? `; about ${format(BUILD.measured_bpb, "+.5f")} bits per byte` : "";
+    found.push(["KL to the float model", format(BUILD.measured_kl, ".5f"), `nats per token${predicted}${cost}`]);
   }
   if (evaluation) {
     const gap = known(evaluation.quant_gap) ? `; ${format(evaluation.quant_gap, "+.4f")} from quantizing` : "";
     found.push(["Bits per byte", format(evaluation.val_bpb, ".4f"), `${evaluation.mode || ""} evaluation${gap}`]);
-  } else if (known(BUILD.measured_bpb)) {
-    found.push(["Cost in bits per byte", format(BUILD.measured_bpb, "+.5f"), "the KL over bytes per token"]);
   }
   return found.map(([name, value, more]) => tile(name, value, more));
 }
@@ -101,7 +101,21 @@ function drawBudget(root) {
       el("td", { class: "num dim" }, share(size, total))))),
     el("tfoot", {}, el("tr", {},
       el("th", { scope: "row" }, known(BUILD.budget_bytes) ? "Budget" : "Total"), el("td", { class: "why" }),
-      el("td", { class: "num", "data-part": "total" }, group(total)), el("td", { class: "num dim" }, "bytes")))));
+      el("td", { class: "num", "data-part": "total" }, group(total)), el("td", { class: "num dim" }, "bytes")))),
+    whatShips());
+}
+
+// The artifact and the code that ships beside it, against the total.
+function whatShips() {
+  if (!DATA.code.length) return "";
+  const files = [{ path: DATA.title, bytes: BUILD.artifact_bytes, what: "the artifact" }, ...DATA.code];
+  const total = sum(files.map((f) => f.bytes));
+  const row = (name, what, size) => el("tr", {},
+    el("td", {}, breakable(name)), el("td", { class: "dim" }, what), el("td", { class: "num" }, group(size)));
+  return [el("h3", {}, "What ships, and counts"), el("table", { class: "plain", id: "ships" },
+    el("tbody", {}, files.map((f) => row(f.path, f.what, f.bytes))),
+    el("tfoot", {}, row("together", known(BUILD.budget_bytes)
+      ? `of ${group(BUILD.budget_bytes)}, ${group(BUILD.budget_bytes - total)} to spare` : "", total)))];
 }
 
 function drawEvaluation(root) {
@@ -117,6 +131,8 @@ function drawEvaluation(root) {
     ["Bits per byte", format(e.val_bpb, ".6f")],
     ["of the float model", known(e.float_bpb) ? format(e.float_bpb, ".6f") : null],
     ["Quantization gap", known(e.quant_gap) ? format(e.quant_gap, "+.6f") : null],
+    ["give or take", e.spread ? `${format(e.spread.quant_gap, ".6f")}; the float model ${
+      format(e.spread.float_bpb, ".6f")}: standard errors over ${e.spread.stretches} stretches of the text` : null],
     ["Nats per token", format(e.val_loss, ".6f")],
     ["Mode", [e.mode, options].filter(Boolean).join(": ")],
     ["Test-time training", e.ttt],

@@ -133,5 +133,6 @@ function columnsLegend() {
   const absent = DATA.columns.filter((c) => !COLUMNS.includes(c)).map((c) => c.header);
   return el("details", {}, el("summary", {}, "What the columns mean"),
     facts(COLUMNS.map((c) => [c.header, c.explain]), "facts wide"),
+    Object.values(DATA.odd).map(note),
     absent.length ? note(`Not known here: ${absent.join(", ")}.`) : "");
 }

@@ -110,6 +110,10 @@ class Losses:
         """How many sequences there are."""
         return len(self._sequences)
 
+    def short(self, tokens: int) -> "Losses":
+        """The same of the first `tokens` targets of the first sequence alone."""
+        return Losses(self._model, self._sequences[:1, : tokens + 1].numpy(), self.free)
+
     def _score(self, config: Mapping[str, Any], count: int) -> tuple[np.ndarray, np.ndarray]:
         module = self._model.family.module(config, self._model.weights)
         by_temperature: list[list[np.ndarray]] = [[] for _ in _TEMPERATURES]
@@ -132,11 +136,16 @@ def race(
     rounds: Sequence[int],
     margin: Margin,
     on_trial: Callable[[int, int, str], None],
+    *,
+    only_better: bool = False,
 ) -> list[Trial]:
     """Every sibling in one option against `config`, the best first.
 
     Args:
         rounds: sequences of each round of the race, rising.
+        only_better: siblings that will hardly come out as clearly better leave the race, too: those
+            that are as good, and all of an untrained model. By how much they are not is then told
+            from fewer tokens.
     """
     runners = [
         (option, value)
@@ -153,10 +162,57 @@ def race(
             if trial is not None:
                 trials.append(trial)
         last = i == len(rounds) - 1
-        on = [t for t in trials if not last and t.errors > -_LOST]
+        on = [t for t in trials if not last and _goes_on(t, losses, config, margin, only_better)]
         ended += [t for t in trials if t not in on]
         runners = [(t.option, t.value) for t in on]
     return sorted(ended, key=lambda t: -t.gain)
+
+
+def not_worse(
+    losses: Losses,
+    config: Mapping[str, Any],
+    siblings: Mapping[str, Sequence[Any]],
+    margin: Margin,
+) -> dict[str, tuple[Any, ...]]:
+    """The siblings that are not clearly worse on all of `losses`; none of an untrained model.
+
+    That a sibling is as good says nothing on so few tokens: those stay.
+    """
+    trials = race(losses, config, siblings, [len(losses)], margin, lambda *_: None)
+    guess = math.log(config["vocab_size"]) - TRAINED
+    ours = _bound(losses(config, len(losses))[0], -_LOST)
+
+    def trained(t: Trial) -> bool:
+        theirs = losses({**config, t.option: t.value}, len(losses))
+        return min(ours, _bound(theirs[0], -_LOST)) <= guess
+
+    left = [t for t in trials if t.errors > -_LOST and trained(t)]
+    return {o: tuple(t.value for t in left if t.option == o) for o in siblings}
+
+
+def _goes_on(
+    trial: Trial, losses: Losses, config: Mapping[str, Any], margin: Margin, only_better: bool
+) -> bool:
+    """Whether more tokens may yet show that a sibling is better."""
+    if trial.errors <= -_LOST:
+        return False
+    if not only_better:
+        return True
+    count = trial.tokens // losses.length
+    theirs = losses({**config, trial.option: trial.value}, count)
+    ours = losses(config, count)
+    least = min(_bound(theirs[0], -_LOST), _bound(ours[0], -_LOST))
+    if least > math.log(config["vocab_size"]) - TRAINED:
+        return False
+    share = margin.usual_share if trial.usual else margin.share
+    most = min(_bound(a - b, _LOST) for a, b in zip(ours, theirs, strict=True))
+    # Of losses that are not finite nothing is known.
+    return not most <= share * float(ours[0].mean())
+
+
+def _bound(values: np.ndarray, errors: float) -> float:
+    """The mean, and so many standard errors of it more."""
+    return float(values.mean()) + errors * float(values.std()) / math.sqrt(len(values))
 
 
 def _trial(

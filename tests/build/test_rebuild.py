@@ -189,7 +189,7 @@ def test_code_of_the_users_runs_only_when_named_again(inside, folder):
     weights = {n: torch.ones(256, 16) for n in ("emb.weight", "head.weight")}
     torch.save(weights, folder / "net.pt")
     model = ("--model", "net.py:Net")
-    args = ("--budget", "30kB", "--data-free", "-o", "x.golf", "--json", *QUIET)
+    args = ("--budget", "30kB", "--data-free", "-o", "x.golf", "--force", "--json", *QUIET)
     built = inside("build", "net.pt", *model, "--model-args", "vocab=256", *args).report
     ran = (folder / "ran.txt").read_text()
     refused(again(inside), "add --model net.py:Net")

@@ -9,6 +9,8 @@ from rich.console import Console
 
 from golfpack.build import backend
 from golfpack.build.run import build
+from golfpack.commands.render import starting
+from golfpack.commands.render.console import note
 from golfpack.commands.render.progress import PLAIN_INTERVAL, Reporter
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
@@ -174,3 +176,50 @@ def test_an_evaluation_tells_of_every_stage(shared):
         1024, 1024, f"loss {report.val_loss:.4f}, {report.val_bpb:.4f} bpb",
     )  # fmt: skip
     assert seen.stages["legality"] == (2, 4, "score_before_update")
+
+
+class FakeTimer:
+    """A timer whose time comes when the test says so."""
+
+    def __init__(self, seconds, call):
+        self.seconds, self.call, self.daemon, self.state = seconds, call, False, "new"
+
+    def start(self):
+        self.state = "running"
+
+    def cancel(self):
+        self.state = "cancelled"
+
+
+@pytest.fixture
+def timers(monkeypatch):
+    """Timers that were made, in a process that has not loaded torch."""
+    made = []
+    monkeypatch.setattr(
+        starting.threading, "Timer", lambda *a: made.append(FakeTimer(*a)) or made[-1]
+    )
+    monkeypatch.delitem(starting.sys.modules, "torch")
+    return made
+
+
+@pytest.mark.parametrize("say", [lambda: Reporter(quiet=True)("read", 0, 0, ""), lambda: note("x")])
+def test_whoever_waits_for_torch_is_told_once_and_nobody_else(timers, say, capsys):
+    starting.starting.begin(["golfpack", "eval", "x.golf"])
+    (timer,) = timers
+    assert (timer.state, timer.daemon, timer.seconds) == ("running", True, starting.PATIENCE)
+    assert starting.PATIENCE < 2
+    timer.call()
+    assert capsys.readouterr().err == "starting: loading torch\n"
+    say()
+    assert timer.state == "cancelled"
+
+
+def test_quiet_commands_other_ranks_and_processes_that_have_torch_say_nothing(timers, monkeypatch):
+    for argv in (["eval", "-q"], ["eval", "--quiet"], ["--help"], ["build", "-h"]):
+        starting.starting.begin(["golfpack", *argv])
+    monkeypatch.setenv("RANK", "1")
+    starting.starting.begin(["golfpack", "eval"])
+    monkeypatch.delenv("RANK")
+    monkeypatch.setitem(starting.sys.modules, "torch", None)
+    starting.starting.begin(["golfpack", "eval"])
+    assert timers == []

@@ -182,3 +182,18 @@ def test_inspect_tells_of_the_config_what_its_family_does_not(tiny_path, capsys)
     assert set(told[:-1]) == {f"{k}={v}" for k, v in (shapes | given).items()}
     rest = len(report.config) - len(told) + 1
     assert told[-1] == f"{rest} others at the family's defaults (--json has all)"
+
+
+def test_values_that_look_wrong_are_explained_where_they_are_shown(shown, monkeypatch):
+    def lines_of(rows, *args):
+        monkeypatch.setitem(globals(), "ROWS", rows)
+        return [line for line in shown(None, *args) if " above 1 (" in line or " below 0:" in line]
+
+    assert lines_of(ROWS, None) == []
+    far = [*ROWS, tensor(9, rel_err=1.2, sqnr_db=-1.6, bits_over_rd=-0.1, bits_over_two_sided=-0.2)]
+    assert [line[:13] for line in lines_of(far, None)] == ["rel_err above"]
+    assert [line[:13] for line in lines_of(far, "role")] == ["rel_err above"]
+    assert [line[:13] for line in lines_of(far, None, None, ["sqnr_db"])] == ["rel_err above"]
+    columns = ["name", "bits_over_rd", "bits_over_two_sided"]
+    assert [line[:9] for line in lines_of(far, None, None, columns)] == ["over R(D)", "two-sided"]
+    assert lines_of(far, None, None, ["name", "bytes"]) == []

@@ -113,6 +113,16 @@ def test_training_leaves_the_artifact_alone(inside, folder, kind):
     assert plain["legality"] is None
 
 
+def test_training_on_nothing_is_a_warning_and_an_error_under_strict(inside):
+    run = inside("eval", "0.pt", *BASE, "--ttt", "sgd", "--json")
+    (warning,) = run.report["warnings"]
+    assert "nothing is trained: one chunk of 32,768 holds all" in warning
+    option = warning.partition("--set ")[2].split()[0]
+    refused(inside("eval", "0.pt", *BASE, "--ttt", "sgd", "--strict"), ExitCode.STRICT, warning)
+    cured = inside("eval", "0.pt", *BASE, "--ttt", "sgd", "--set", option, "--json", "--strict")
+    assert cured.report["val_bpb"] < run.report["val_bpb"]
+
+
 def test_the_gap_to_the_float_model_is_of_the_same_mode(inside):
     inside("build", "0.pt", "--budget", "3bpw", "--data-free", "-o", "y.golf", "-q")
     report = inside("eval", "y.golf", *BASE, *TTT["sgd"], "--float", "0.pt", "--json").report

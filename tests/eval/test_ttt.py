@@ -1,6 +1,7 @@
 """Test-time training against plain loops that do the same the slow way."""
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +14,9 @@ from eval.toys import BOS, run_mode, scorer_of, toy_tokens
 from torch.func import functional_call
 
 from golfpack.eval.adapters import Adapters, Sites, find_slots
+from golfpack.eval.dist import ALONE
 from golfpack.eval.documents import document_bounds
+from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Stream, Windowed
 from golfpack.eval.scorer import module_shapes
 from golfpack.eval.ttt_lora import LORA_ROLES, LoraOptions, LoraTtt, by_length
@@ -210,6 +213,60 @@ def test_phases_train_the_model_on_what_they_scored(tiny):
     agree(trained[: bounds[2]], still[: bounds[2]])
     assert np.abs(trained[bounds[2] :] - still[bounds[2] :]).max() > 0.01
     assert trained[bounds[2] :].mean() < still[bounds[2] :].mean()  # zipfian tokens: easily learned
+
+
+def suggestion(warning):
+    """The option and the value that a warning says would train."""
+    option, value = re.search(r"--set ttt\.(\w+)=(\d+) trains", warning).groups()
+    return {option: int(value)}
+
+
+PHASED = PhasedOptions(chunk=8, window=32, prefix_docs=4, phases=2, global_window=10, rank=2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "lengths", "says"),
+    [
+        (SgdTtt(20, 20, SGD), [100], "nothing is trained: one chunk of 100 holds all 100 targets"),
+        (LoraTtt(LORA), [7, 5], "no adapter is trained: the longest document has 7 targets"),
+        (
+            PhasedTtt(PHASED),
+            [50] * 6,
+            "not trained after 2 of 2 phases: the shortest has 100 targets",
+        ),
+    ],
+)
+def test_a_stream_too_short_to_train_on_is_said_with_what_would(tiny, mode, lengths, says):
+    documents = np.cumsum([0, *lengths])
+    (warning,) = mode.idle(documents)
+    assert says in warning
+    smaller = replace(mode, ttt=replace(mode.ttt, **suggestion(warning)))
+    assert smaller.idle(documents) == []
+    # What is said is what happens: the one leaves every score alone, the other does not.
+    tokens = toy_tokens(int(documents[-1]) + 1, document=lengths[0])
+    stream = Stream.of(tokens, documents)
+    moved = {}
+    for name, tried in {"as it is": mode, "smaller": smaller}.items():
+        losses = []
+        for m in (tried, tried.frozen()):
+            log = ScoreLog(stream.targets)
+            m.run(scorer_of(tiny), stream, ALONE, log)
+            losses.append(log.nll)
+        moved[name] = np.abs(losses[0] - losses[1]).max()
+    assert moved["smaller"] > 1e-6
+    if not isinstance(mode, PhasedTtt):  # its adapters are trained either way
+        assert moved["as it is"] == 0
+
+
+def test_no_chunk_is_suggested_where_none_would_train():
+    (warning,) = SgdTtt(100, 100, SGD).idle(np.array([0, 90]))
+    assert "score more than 100, or add a smaller --window" in warning
+    (warning,) = LoraTtt(LORA).idle(np.array([0, 1, 2]))
+    assert "--set" not in warning
+    assert SgdTtt(100, 100, SGD).idle(np.array([0, 101])) == []
+    assert Windowed(100, 100).idle(np.array([0, 3])) == []
+    (warning,) = PhasedTtt(PHASED).idle(np.array([0, 90]))
+    assert "never trained; lower ttt.prefix_docs, now 4" in warning
 
 
 def test_rounds_order_phases_then_chunks():

@@ -228,3 +228,59 @@ def test_a_recipe_that_quantizes_nothing_either_fits_or_says_what_is_missing(mak
 def test_a_search_needs_a_policy(make_state):
     with pytest.raises(UsageError, match="needs 'policy'"):
         fit_bytes(Search(), (), make_state(), Budget(20_000))
+
+
+def ample(make_state, budget, measure, settings=()):
+    """A build of the tiny model (180,000 bytes of floats) with its losses measured."""
+    recipe = load_recipe("rd", settings)
+    ready = run_passes(recipe.prepare, replace(make_state(budget), measure=measure))
+    return fit_bytes(recipe.search, recipe.round, ready, Budget(budget))
+
+
+def relative_error(make_state):
+    """Stands for a KL: it grows with the square of the dial, too, and is 1e-6 at 9 bits per weight."""
+    floats = make_state().weights
+    power = sum(float(np.square(w).sum()) for w in floats.values())
+
+    def measure(tensors):
+        errors = (
+            float(np.square(t.dequantize().reshape(floats[n].shape) - floats[n]).sum())
+            for n, t in tensors.items()
+        )
+        return sum(errors) / power
+
+    return measure
+
+
+def test_a_budget_beyond_what_the_model_can_use_is_left_unfilled_and_said(make_state):
+    measure = relative_error(make_state)
+    found = ample(make_state, 150_000, measure)
+    assert found.size < 75_000
+    assert len(found.trace) <= 2
+    assert 1e-8 < measure(found.tensors) < 4e-6
+    assert found.warnings == ()
+    (note,) = found.notes
+    assert f"{found.size:,} keep the KL at" in note
+    smaller = int(note.partition("for 0.0001 about ")[2].split()[0].replace(",", ""))
+    there = ample(make_state, smaller, measure)
+    assert there.notes == ()
+    assert measure(there.tensors) == pytest.approx(1e-4, rel=0.5)
+    # The other side of what was offered: what is asked for is done, as far as steps go.
+    filled = ample(make_state, 150_000, measure, ("search.least_kl=0",))
+    assert 1.5 * found.size < filled.size <= 150_000
+    assert filled.notes == ()
+
+
+@pytest.mark.parametrize("kl", [1.0, 3e-5])
+def test_a_budget_that_the_model_can_use_is_filled(make_state, kl):
+    """Whatever the steps, the KL stays: then all of the budget is to be tried."""
+    done = ample(make_state, 45_000, lambda _: kl)
+    assert 0 <= 45_000 - done.size <= 64
+    assert done.notes == ()
+
+
+def test_recipes_of_fixed_widths_are_searched_as_ever(make_state):
+    calls = []
+    ready = replace(make_state(60_000), measure=lambda t: calls.append(t) or 0.0)
+    assert packed(load_recipe("int8-zlib"), ready).notes == ()
+    assert calls == []

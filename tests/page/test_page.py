@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,13 +16,17 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from safetensors.numpy import save_file
 
+from golfpack.base.documents import to_json
 from golfpack.base.schema import schema_of
 from golfpack.build.run import build
+from golfpack.compare.report import CompareReport, CompareRow
 from golfpack.errors import UsageError
+from golfpack.eval.report import Spread
 from golfpack.packer.format.loader import load
 from golfpack.page.data import BARS, bars
 from golfpack.page.make import PageOptions, report
 from golfpack.page.page import PageReport, embedded, is_page
+from golfpack.page.verdict import verdict
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;{{style}}.weight"
 
@@ -312,3 +317,97 @@ def test_a_page_of_120_tensors_is_small(tmp_path):
     save_file({n: w.astype(np.float32) for n, w in weights.items()}, tmp_path / "x.safetensors")
     build(asked(tmp_path / "x.safetensors", "6bpw", tmp_path / "x.golf", data_free=True))
     assert report(PageOptions(tmp_path / "x.golf")).page_bytes < 400_000
+
+
+def evaluated(**changes):
+    """An evaluation, as far as a verdict looks at it."""
+    told = {"quant_gap": 0.01, "float_bpb": 2.0, "targets": 8192, "spread": Spread(32, 0.02, 0.001)}
+    return SimpleNamespace(**{**told, **changes})
+
+
+@pytest.mark.parametrize(
+    ("gap", "grade", "says"),
+    [
+        (-0.001, "good", "No loss shows: -0.0010 bits per byte"),
+        (0.0019, "good", "No loss shows"),
+        (0.0025, "good", "moves the float model itself by 0.0200, 8.0 times as much"),
+        (0.04, "fair", "The loss shows: +0.0400 bits per byte, +2.00% of the float model's 2.0000"),
+        (0.3, "bad", "The loss is large"),
+    ],
+)
+def test_the_verdict_holds_the_gap_to_the_float_models_own_spread(gap, grade, says):
+    found = verdict(None, evaluated(quant_gap=gap))
+    assert found.grade == grade
+    assert says in found.says
+
+
+def test_the_verdict_says_what_would_tell_where_nothing_does(built):
+    assert verdict(None, None) is None
+    assert verdict(built.report, None).grade == "open"
+    assert "--float CKPT" in verdict(built.report, None).says
+    assert "only the artifact was scored" in verdict(None, evaluated(quant_gap=None)).says
+    assert "too few" in verdict(None, evaluated(spread=None)).says
+    exact = replace(built.report, measured_kl=0.0)
+    assert verdict(exact, evaluated()).says.startswith("Nothing is lost")
+    by_kl = replace(built.report, measured_bpb=0.0123)
+    assert "about +0.012 bits per byte" in verdict(by_kl, None).says
+
+
+def sweep_of(build_report) -> CompareReport:
+    """A sweep of the checkpoint of a build: three sizes, one without figures, and a refused budget."""
+    rows = [
+        CompareRow("rd", b, n, artifact_bytes=n, kl=k, val_bpb=k, quant_gap=k)
+        for b, n, k in (("4bpw", 22_000, 0.01), ("3bpw", 17_000, 0.05), ("1bpw", 6_000, None))
+    ]
+    refused = CompareRow("rd", "0.1bpw", 500, refused="too few")
+    return CompareReport(
+        checkpoint="tiny.pt", checkpoint_sha256=build_report.checkpoint_sha256, family="golf",
+        config={}, assumed={}, parameters=build_report.parameters, recipes=["rd"], settings=[],
+        calibration=None, seed=0, code_bytes=0, tokens="val.bin", tokens_sha256=None, tokenizer="t",
+        window=64, scored_tokens=100, float_bytes=1, float_loss=1.0, float_bpb=2.0,
+        kl_source="evaluation tokens", kl_tokens=64, folder=None, rows=[*rows, refused], seconds=1.0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(built, tmp_path_factory):
+    """The file of such a sweep."""
+    path = tmp_path_factory.mktemp("sweep") / "sweep.report.json"
+    path.write_text(to_json(sweep_of(built.report)))
+    return path
+
+
+def test_a_sweep_adds_measured_sizes_and_has_to_be_of_the_same_checkpoint(built, swept, tmp_path):
+    shown = data_of(page_of(built.path, sweep=swept))["sweep"]
+    assert shown["kl_source"] == "evaluation tokens"
+    assert [(r["bytes"], r["kl"], r["gap"]) for r in shown["rows"]] == [
+        (6_000, None, None), (17_000, 0.05, 0.05), (22_000, 0.01, 0.01),
+    ]  # fmt: skip
+    other = json.loads(swept.read_text())
+    for change, says in (
+        ({"checkpoint_sha256": "0" * 64}, "is of another checkpoint"),
+        ({"parameters": 7}, "is of another checkpoint"),
+        ({"kl_source": "prediction"}, "measured nothing"),
+        ({"rows": 1}, "rows"),
+    ):
+        wrong = tmp_path / "wrong.json"
+        wrong.write_text(json.dumps({**other, **change}))
+        with pytest.raises(UsageError, match=says):
+            report(PageOptions(built.path, sweep=wrong))
+    with pytest.raises(UsageError, match="is not the report of a sweep"):
+        report(PageOptions(built.path, sweep=built.path.with_suffix(".report.json")))
+
+
+def test_code_that_ships_is_listed_and_adds_up(built, copied):
+    (file,) = data_of(page_of(built.path))["code"]
+    assert (file["path"].endswith("train.py"), file["bytes"], file["what"]) == (True, 321, "--code")
+    section = {
+        "files": [{"path": "a.py", "bytes": 300, "what": "decoder"}, {"path": "b", "bytes": 21}]
+    }
+    told = data_of(page_of(copied(lambda d: d.update(code=section))))["code"]
+    assert [(f["path"], f["bytes"], f["what"]) for f in told] == [
+        ("a.py", 300, "decoder"), ("b", 21, ""),
+    ]  # fmt: skip
+    section["files"][0]["bytes"] = 299
+    with pytest.raises(UsageError, match="do not add up"):
+        page_of(copied(lambda d: d.update(code=section)))

@@ -8,13 +8,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import asked
+from page.test_page import sweep_of
 from safetensors.numpy import save_file
 
+from golfpack.base.documents import to_json
 from golfpack.build.run import build
 from golfpack.page.make import PageOptions, report
 
@@ -24,7 +27,7 @@ CHROMIUM = next(
 if CHROMIUM is None:
     pytest.skip("needs Chromium: apt-get install chromium", allow_module_level=True)
 playwright = pytest.importorskip(
-    "playwright.sync_api", reason="needs playwright: pip install '.[dev]'"
+    "playwright.sync_api", reason="needs playwright: pip install -c constraints.txt '.[dev]'"
 )
 
 ARGS = [
@@ -248,6 +251,24 @@ def test_the_worst_five_stand_out_and_the_frontier_has_the_build(opened, tiny_pa
     told = page.locator("#frontier .lead").inner_text()
     assert f"Predicted: 10% more ({round(size / 10):,} bytes) would take {share:.0%} off" in told
     assert "golfpack sweep builds other sizes" in told
+
+
+def test_what_a_sweep_measured_stands_beside_the_prediction(opened, tiny_page, tmp_path):
+    artifact, sweep = tiny_page.page.with_suffix(".golf"), tmp_path / "sweep.report.json"
+    known = json.loads(artifact.with_suffix(".report.json").read_text())
+    sweep.write_text(to_json(sweep_of(SimpleNamespace(**known))))
+    report(PageOptions(artifact, sweep=sweep, output=tmp_path / "x.html"))
+    page = opened(tmp_path / "x.html")
+    assert page.locator("#frontier svg").count() == 2
+    assert page.locator("#frontier figcaption").all_inner_texts() == [
+        "KL to the float model, nats per token", "loss in bits per byte",
+    ]  # fmt: skip
+    assert page.locator("#frontier circle.swept").count() == 2 * 2
+    share = 1 - (0.01 / 0.05) ** (0.1 * known["artifact_bytes"] / 5_000)
+    told = page.locator("#frontier .lead").inner_text()
+    assert f"would take {share:.0%} off" in told
+    assert "as golfpack sweep measured" in told
+    assert page.locator("#verdict.open").inner_text().startswith("By held-out calibration text")
 
 
 def test_everything_is_reached_with_the_keyboard(opened, tiny_page):

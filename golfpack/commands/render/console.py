@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from golfpack.commands.render.escape import escaped
 from golfpack.commands.render.progress import Reporter as Reporter
+from golfpack.commands.render.starting import starting
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +34,7 @@ class _Out:
 
     def print(self, shown: "str | Table") -> None:
         """A line or a table."""
+        starting.over()
         self._console.print(shown)
 
     @property
@@ -51,11 +53,13 @@ out = _Out()
 
 def note(text: str) -> None:
     """A line for people, on stderr."""
+    starting.over()
     sys.stderr.write(f"{escaped(text)}\n")
 
 
 def data(text: str) -> None:
     """A whole document, on stdout."""
+    starting.over()
     sys.stdout.write(escaped(text if text.endswith("\n") else text + "\n"))
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from golfpack.commands.render.escape import escaped
+from golfpack.commands.render.starting import starting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +65,7 @@ class Reporter:
             self.live.start()
 
     def __call__(self, stage: str, done: int, total: int, note: str) -> None:
+        starting.over()
         if self.quiet:
             return
         note = escaped(note)

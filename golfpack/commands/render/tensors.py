@@ -17,6 +17,7 @@ from golfpack.measure.columns import (
     Column,
     column_names,
     grouped,
+    oddities,
     ordered,
     worst,
 )
@@ -103,6 +104,8 @@ def show_tensors(
     if marked:
         by = "KL" if any(t.kl_share for t in tensors) else "rel_err"
         out.print(f"! the {min(WORST, len(marked))} tensors that lost most, by {by}.")
+    for line in oddities(rows, [c.name for c in shown]):
+        out.print(line)
     if left_out:
         out.print(left_out_line(left_out, out.width))
     if explain:

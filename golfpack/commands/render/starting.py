@@ -1,0 +1,39 @@
+"""What is said where a command is slow to start: torch alone takes one to three seconds to load."""
+
+import os
+import sys
+import threading
+
+# Seconds after which somebody who waits wants to know that something happens.
+PATIENCE = 1.0
+_SILENT = ("-q", "--quiet", "--version", "--help", "-h")
+
+
+class Starting:
+    """Says once that the program is loading, unless anything else was said by then."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def begin(self, argv: list[str]) -> None:
+        """From here on nobody waits longer than PATIENCE without a word; one rank speaks for all."""
+        rank, completing = os.environ.get("RANK", "0"), "_GOLFPACK_COMPLETE" in os.environ
+        quiet = completing or rank != "0" or any(a in _SILENT for a in argv)
+        if quiet or "torch" in sys.modules:
+            return
+        self._timer = threading.Timer(PATIENCE, self._say)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def over(self) -> None:
+        """Something else was said, or it is the end."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _say(self) -> None:
+        sys.stderr.write("starting: loading torch\n")
+        sys.stderr.flush()
+
+
+starting = Starting()

@@ -59,6 +59,7 @@ FILES = {
     "diff": "diff",
     "verify": "verify",
     "unpack": "unpack",
+    "export": "export",
     "import": "import_",
     "demo": "demo",
     "list": "list_",

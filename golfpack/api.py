@@ -145,7 +145,7 @@ def plan(
 def evaluate(
     path: AnyPath,
     tokens: str,
-    tokenizer: AnyPath,
+    tokenizer: AnyPath | None = None,
     *,
     mode: str = "plain",
     window: int | None = None,
@@ -167,7 +167,8 @@ def evaluate(
     Args:
         path: checkpoint or `.golf` file.
         tokens: shard or text file, or a glob of shards.
-        tokenizer: whose tokens they are.
+        tokenizer: whose tokens they are; None for that of the checkpoint's folder, or, where there is
+            none, for scores in nats per token.
         mode: "plain" or "sliding".
         window: tokens per window; None for the model's trained length.
         stride: of sliding windows; None for 64.
@@ -183,7 +184,7 @@ def evaluate(
         StrictError: a warning, under `strict`.
     """
     options = EvalOptions(
-        Path(path), tokens, Path(tokenizer), mode=mode, window=window, stride=stride, ttt=ttt,
+        Path(path), tokens, _path(tokenizer), mode=mode, window=window, stride=stride, ttt=ttt,
         limit=limit, settings=_settings(settings), baseline=_path(baseline), threads=threads,
         device=device, legality=legality, strict=strict, family=choose_family(model, model_args),
     )  # fmt: skip
@@ -341,7 +342,7 @@ def compare(
     recipes: Sequence[str],
     budgets: Sequence[str],
     tokens: str,
-    tokenizer: AnyPath,
+    tokenizer: AnyPath | None = None,
     calib: str | None = None,
     calib_tokens: int = CALIB_TOKENS,
     limit: int = EVAL_TOKENS,
@@ -363,7 +364,8 @@ def compare(
         checkpoint: the float model.
         recipes: names or .toml files.
         budgets: as `build` takes them.
-        tokens, tokenizer: to evaluate on; no build sees them.
+        tokens, tokenizer: to evaluate on; no build sees them. The tokenizer is that of the checkpoint's
+            folder where none is given.
         limit: tokens read of them.
         window: targets per window; None for the model's trained length.
         kl_tokens: of the same tokens, to measure the KL to the float model on.
@@ -376,7 +378,7 @@ def compare(
     """
     options = CompareOptions(
         checkpoint=Path(checkpoint), recipes=tuple(recipes), budgets=tuple(budgets), tokens=tokens,
-        tokenizer=Path(tokenizer), limit=limit, window=window, kl_tokens=kl_tokens, out=_path(out),
+        tokenizer=_path(tokenizer), limit=limit, window=window, kl_tokens=kl_tokens, out=_path(out),
         settings=_settings(settings), calib=calib, calib_tokens=calib_tokens,
         code=tuple(map(Path, code)), seed=seed, threads=threads, strict=strict, cache=cache,
     )  # fmt: skip

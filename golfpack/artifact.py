@@ -181,8 +181,3 @@ def split_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         else:
             rest.append(setting)
     return model, rest
-
-
-def checkpoint_stem(path: Path) -> str:
-    """A checkpoint's file name without its format: "a/b.int8.ptz" -> "b"."""
-    return path.name.removesuffix(path.suffix).removesuffix(".int8")

@@ -14,6 +14,7 @@ from golfpack.inspect.importing import check_writable, write_checkpoint
 from golfpack.measure.tensor_errors import excess_kurtosis
 from golfpack.measure.tensors import Known, TensorReport, tensor_reports
 from golfpack.models.base import Family
+from golfpack.models.folder import checkpoint_bytes
 from golfpack.models.model import Model
 from golfpack.packer.format.loader import is_artifact, load
 
@@ -93,7 +94,7 @@ def inspect(
     return InspectReport(
         path=str(path),
         sha256=loaded.sha256,
-        bytes=path.stat().st_size,
+        bytes=checkpoint_bytes(path),
         family=loaded.family.name,
         config=loaded.config,
         assumed=loaded.assumed,

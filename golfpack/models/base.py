@@ -59,6 +59,7 @@ class Family:
         describe: (config, state dict) -> ModelSpec, for a family whose tensors no config tells; it is
             asked instead of `spec`.
         asked_only: never detected, only used where it is asked for by name.
+        model_types: of transformers' config.json, those that `read_config` reads.
         aliases: config dict -> further names of a tied tensor that state dicts have -> the name in its
             ModelSpec. None: no tensor has two names.
     """
@@ -79,6 +80,7 @@ class Family:
     newer: frozenset[str] = frozenset()
     describe: Callable[[Mapping[str, Any], StateDict], ModelSpec] | None = None
     asked_only: bool = False
+    model_types: tuple[str, ...] = ()
     aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
 
     def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:

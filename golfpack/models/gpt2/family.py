@@ -112,7 +112,7 @@ def _is_block_matrix(name: str, tensor: torch.Tensor) -> bool:
 
 def read_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Options from transformers' config.json, or nanoGPT's `model_args`; see `Family.read_config`."""
-    check_model_type(stored, "gpt2")
+    check_model_type(stored, ["gpt2"])
     refuse_options(
         stored,
         {
@@ -166,4 +166,5 @@ GPT2 = Family(
     read_config=read_config,
     aliases=_aliases,
     siblings=_siblings,
+    model_types=("gpt2",),
 )

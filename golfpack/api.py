@@ -28,6 +28,7 @@ from golfpack.build.run import build as run_build
 from golfpack.compare.compare import compare as run_compare
 from golfpack.compare.report import CompareReport
 from golfpack.compare.rows import CompareOptions
+from golfpack.errors import UsageError
 from golfpack.eval.evaluate import evaluate as run_evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.eval.report import EvalReport
@@ -38,6 +39,7 @@ from golfpack.inspect.verify import verify as run_verify
 from golfpack.models.base import Family
 from golfpack.models.choose import choose_family
 from golfpack.models.model import Model
+from golfpack.models.restore import for_transformers, restored
 from golfpack.packer.format.loader import load as load_artifact
 from golfpack.probe.probe import ROUNDS, ProbeReport
 from golfpack.probe.probe import probe as run_probe
@@ -295,7 +297,7 @@ class Artifact:
     _model: Model
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Name -> float32 array, every tensor once: what `golfpack unpack` writes."""
+        """Name -> float32 array, every tensor once, by the names of the model's own modules."""
         return dict(self._model.weights)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -308,6 +310,36 @@ class Artifact:
         if aliases is not None:
             state |= {alias: state[name] for alias, name in aliases(self.config).items()}
         return state
+
+    def source_state_dict(self, dtype: str = "float32") -> dict[str, torch.Tensor]:
+        """Name -> tensor as the checkpoint had them: its names, layouts and groups.
+
+        Args:
+            dtype: "float32", "bfloat16", "float16", or "source" for the checkpoint's.
+        """
+        return restored(self._model, dtype)
+
+    def to_transformers(self, dtype: str = "source") -> Any:
+        """The model as an object of transformers, such as a LlamaForCausalLM, in eval mode.
+
+        Args:
+            dtype: as `source_state_dict` has it.
+
+        Raises:
+            UsageError: transformers is not installed, or has no class for such models.
+        """
+        config, state = for_transformers(self._model, dtype)
+        try:
+            import transformers
+        except ImportError as error:
+            raise UsageError(
+                "transformers is not installed", "pip install 'golfpack[transformers]'"
+            ) from error
+        made = transformers.AutoConfig.for_model(**config)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(made)
+        kind = type(model)
+        return kind.from_pretrained(None, config=made, state_dict=state, dtype=made.dtype)
 
     def module(self) -> nn.Module:
         """The runnable model: tokens (B, T) int64 -> logits (B, T, V) float32, on the CPU, in eval mode.

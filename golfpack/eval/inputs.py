@@ -185,9 +185,7 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
         *_document_warnings(mode, ttt, len(documents) - 1, audited.documents),
     ]
     counted = Counted(path, counts, bytes_source, audited, round_trip, source)
-    return EvalInputs(
-        loaded, float_model, mode, ttt, tokens, documents, counted, tuple(warnings)
-    )
+    return EvalInputs(loaded, float_model, mode, ttt, tokens, documents, counted, tuple(warnings))
 
 
 def _tokenizer_beside(options: EvalOptions) -> Path | None:
@@ -213,12 +211,16 @@ def _uncounted(
             beginnings it tells.
     """
     add = "add --tokenizer FILE"
-    for name, given in (("--byte-counts", options.byte_counts), ("--source-text", options.source_text)):
+    for name, given in (
+        ("--byte-counts", options.byte_counts),
+        ("--source-text", options.source_text),
+    ):
         if given is not None:
             raise UsageError(f"{name} is for bits per byte, which need a tokenizer", add)
     if ttt is not None and ttt.kind != "sgd":
         raise UsageError(
-            f"--ttt {ttt.name} trains by documents, and only a tokenizer tells where they begin", add
+            f"--ttt {ttt.name} trains by documents, and only a tokenizer tells where they begin",
+            add,
         )
     notify("read", 1, 4, "tokens")
     tokens, _ = read_counted(options.tokens, None, options.limit)

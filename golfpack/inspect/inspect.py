@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from golfpack.artifact import model_of, names_artifact, open_pair
 from golfpack.base.convert import from_json
 from golfpack.base.documents import SCHEMA_VERSION, read_json
@@ -16,6 +14,7 @@ from golfpack.measure.tensors import Known, TensorReport, tensor_reports
 from golfpack.models.base import Family
 from golfpack.models.folder import checkpoint_bytes
 from golfpack.models.model import Model
+from golfpack.models.restore import check_dtype, restored
 from golfpack.packer.format.loader import is_artifact, load
 
 
@@ -122,13 +121,14 @@ def _with_report(
     return found, None
 
 
-def unpack(path: Path, output: Path, *, force: bool = False) -> int:
-    """Write an artifact's weights as float32 safetensors; returns the bytes written.
+def unpack(path: Path, output: Path, *, dtype: str = "float32", force: bool = False) -> int:
+    """Write an artifact's weights as safetensors, as its checkpoint had them; returns the bytes written.
 
-    The model's family and config go into the file's metadata and a sidecar, so that the result is a
-    checkpoint golfpack reads again.
+    Names, layouts and groups are the checkpoint's. The model's family and config go into the file's
+    metadata and a sidecar, so that the result is a checkpoint golfpack reads again.
 
     Args:
+        dtype: of all tensors; "source" for those of the checkpoint, to which weights are rounded.
         force: replace files that exist.
 
     Raises:
@@ -138,9 +138,10 @@ def unpack(path: Path, output: Path, *, force: bool = False) -> int:
     if path.is_file() and not names_artifact(path):
         raise UsageError(f"{path}: this is not a .golf artifact; unpack takes one", "see `inspect`")
     check_writable(output, force=force)
+    check_dtype(dtype)
     artifact = load(path)
     model = model_of(artifact, path)
-    tensors = {n: torch.tensor(w) for n, w in model.weights.items()}
+    tensors = {n: t.contiguous() for n, t in restored(model, dtype).items()}
     origin = {"family": artifact.family, "sha256": artifact.container.sha256}
     return write_checkpoint(output, tensors, model.config, origin)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from golfpack.models.detect import Detected, detect
 from golfpack.models.files import Stored, parse, peek, read_bytes
 from golfpack.models.folder import AGAIN, CheckpointFiles, check_shards, checkpoint_files
 from golfpack.models.model import Model
+from golfpack.models.source import find_source
 from golfpack.spec import ModelSpec
 
 
@@ -46,12 +48,15 @@ def load_checkpoint(
     stored, sha256 = _read(files)
     found = _recognise(stored, files, overrides, family, fallback, tokenizer)
     tensors = {t.name: _floating(t.name, found.state[t.name], path) for t in found.spec.tensors}
+    dtypes = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
+    told = _told_config(stored, files)
+    source = find_source(stored.tensors, told, found.family, found.config, found.spec, dtypes)
     return Model(
         family=found.family,
         config=found.config,
-        spec=found.spec,
+        spec=replace(found.spec, source=source.compact()),
         weights={name: _to_numpy(name, t) for name, t in tensors.items()},
-        dtypes={name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()},
+        dtypes=dtypes,
         sha256=sha256,
         path=path,
         assumed=found.assumed,
@@ -106,8 +111,13 @@ def _recognise(
 ) -> Detected:
     path = files.main
     state = {name: _stored_in_full(name, t, path) for name, t in stored.tensors.items()}
-    config = stored.config or _transformers_config(path)
+    config = _told_config(stored, files)
     return detect(state, family, overrides, config, fallback, read_sidecar(path), tokenizer)
+
+
+def _told_config(stored: Stored, files: CheckpointFiles) -> Mapping[str, Any]:
+    """The config that came with the tensors, by its trainer's names."""
+    return stored.config or _transformers_config(files.main)
 
 
 def _stored_in_full(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:

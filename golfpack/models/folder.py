@@ -109,7 +109,7 @@ def checkpoint_stem(path: Path) -> str:
 
 
 def find_tokenizer(path: Path) -> Path | None:
-    """The tokenizer in a checkpoint's folder; None where the checkpoint is a single file, or has none."""
+    """The tokenizer in a checkpoint's folder; None for a single file, or where there is none."""
     if not path.is_dir() and not path.name.endswith(_INDEX):
         return None
     found = (checkpoint_home(path) / name for name in _TOKENIZERS)

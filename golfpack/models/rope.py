@@ -82,9 +82,16 @@ def read_scaling(text: str) -> dict[str, Any]:
             f"config.json says rope_type {kind!r}; golfpack computes default, {', '.join(_KEYS)}",
             "write the network as a module and name it with --model FILE.py:CLASS",
         )
+    _check_scaling(scaling, kind)
+    return scaling
+
+
+def _check_scaling(scaling: Mapping[str, Any], kind: str) -> None:
     required, optional = _KEYS[kind]
     if absent := [key for key in required if key not in scaling]:
-        raise UsageError(f"rope_type {kind!r} needs {', '.join(absent)}", "complete rope_parameters")
+        raise UsageError(
+            f"rope_type {kind!r} needs {', '.join(absent)}", "complete rope_parameters"
+        )
     for key, value in scaling.items():
         if key == "rope_type":
             continue
@@ -94,10 +101,7 @@ def read_scaling(text: str) -> dict[str, Any]:
         if not good:
             raise UsageError(f"rope_scaling's {key} cannot be {value!r}", "correct rope_parameters")
     if kind == "llama3" and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
-        raise UsageError(
-            "rope_scaling's low_freq_factor must be below its high_freq_factor", None
-        )
-    return scaling
+        raise UsageError("rope_scaling's low_freq_factor must be below its high_freq_factor", None)
 
 
 def _is_positive(value: Any) -> bool:

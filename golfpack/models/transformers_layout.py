@@ -13,14 +13,15 @@ from golfpack.models.base import StateDict
 _HARMLESS = frozenset({
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path",
     "architectures", "attention_dropout", "attn_pdrop", "bos_token_id", "cache_implementation",
-    "classifier_dropout", "dtype", "embd_pdrop", "eos_token_id", "finetuning_task", "hidden_dropout",
-    "id2label", "initializer_factor", "initializer_range", "is_llama_config", "keys_to_ignore_at_inference",
-    "label2id", "model_type", "output_attentions", "output_hidden_states", "pad_token_id",
-    "prefix", "pretraining_tp", "problem_type", "resid_pdrop", "return_dict", "sep_token_id",
-    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
-    "summary_use_proj", "task_specific_params", "tokenizer_class", "torch_dtype", "torchscript",
-    "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version", "use_bfloat16",
-    "use_cache", "reorder_and_upcast_attn",
+    "classifier_dropout", "dtype", "embd_pdrop", "eos_token_id", "finetuning_task",
+    "hidden_dropout", "id2label", "initializer_factor", "initializer_range", "is_llama_config",
+    "keys_to_ignore_at_inference", "label2id", "model_type", "output_attentions",
+    "output_hidden_states", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
+    "reorder_and_upcast_attn", "resid_pdrop", "return_dict", "sep_token_id", "summary_activation",
+    "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
+    "task_specific_params", "tokenizer_class", "torch_dtype", "torchscript",
+    "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version",
+    "use_bfloat16", "use_cache",
 })  # fmt: skip
 # The same of generation, which older versions wrote into config.json.
 _GENERATION = frozenset({
@@ -31,6 +32,17 @@ _GENERATION = frozenset({
     "remove_invalid_values", "repetition_penalty", "return_dict_in_generate", "suppress_tokens",
     "temperature", "tf_legacy_loss", "top_k", "top_p", "typical_p",
 })  # fmt: skip
+# model_type -> ids of the tokens that begin, end and fill up a text, where config.json tells none.
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_LLAMA, _GEMMA, _NONE = (1, 2, None), (2, 1, 0), (None, None, None)
+TOKEN_IDS: dict[str, dict[str, int | None]] = {
+    model_type: dict(zip(_IDS, ids, strict=True))
+    for model_type, ids in {
+        "llama": _LLAMA, "mistral": _LLAMA, "qwen2": _NONE, "qwen3": _NONE, "gemma": _GEMMA,
+        "gemma2": _GEMMA, "gemma3_text": _GEMMA, "gpt2": (50256, 50256, None),
+        "gpt_neox": (0, 2, None),
+    }.items()
+}  # fmt: skip
 # What a config says where it leaves a variant out.
 _OFF = (None, False, {}, [])
 _WRITE = "write the network as a module and name it with --model FILE.py:CLASS"
@@ -87,6 +99,11 @@ def refuse_unknown(stored: Mapping[str, Any], known: Collection[str]) -> None:
                 f"{stored['model_type']!r}",
                 f"{_WRITE}; where {key} is not about the network, take it out of config.json",
             )
+
+
+def told_token_ids(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Ids of the tokens that begin, end and fill up a text, as config.json tells them."""
+    return {key: stored[key] for key in _IDS if key in stored}
 
 
 def without_copy(state: StateDict, name: str, original: str) -> tuple[StateDict, list[str]]:

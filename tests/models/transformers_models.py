@@ -80,15 +80,18 @@ MODELS = {
     ),
     "gpt2": ("GPT2Config", GPT2),
     "gpt2 untied": (
-        "GPT2Config", {**GPT2, "tie_word_embeddings": False, "n_inner": 32, "activation_function": "gelu"}
+        "GPT2Config",
+        {**GPT2, "tie_word_embeddings": False, "n_inner": 32, "activation_function": "gelu"},
     ),
     "gpt_neox": ("GPTNeoXConfig", NEOX),
     "gpt_neox serial": (
         "GPTNeoXConfig",
         {
             **NEOX, "use_parallel_residual": False, "tie_word_embeddings": True, "attention_bias": False,
-            "rope_parameters": {"rope_theta": 50.0, "partial_rotary_factor": 1.0, "rope_type": "default"},
             "hidden_act": "gelu_new",
+            "rope_parameters": {
+                "rope_theta": 50.0, "partial_rotary_factor": 1.0, "rope_type": "default",
+            },
         },
     ),
 }  # fmt: skip

@@ -4,10 +4,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, from_net, shape_of
+from golfpack.models.base import (
+    Family,
+    Forms,
+    StateDict,
+    Transformers,
+    form_words,
+    from_net,
+    shape_of,
+)
 from golfpack.models.gpt_neox.net import GptNeox, GptNeoxConfig
-from golfpack.models.gpt_neox.transformers_config import MODEL_TYPE, read_config
+from golfpack.models.gpt_neox.transformers_config import MODEL_TYPE, read_config, write_config
 from golfpack.models.transformers_layout import without_copy
 from golfpack.spec import Hook, Role, TensorSpec
 
@@ -67,12 +77,14 @@ def infer(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, list[str]]:
-    """Tensors by the names on disk of a whole model, without tables and without a copy of a tied head."""
+    """Tensors by the names of a whole model on disk, without tables or a copy of a tied head."""
     named = {_renamed(name): t for name, t in state.items()}
     if not matches(named) or len(named) != len(state):
         return state, []
     tables = [name for name in named if _TABLES.fullmatch(name)]
-    notes = [f"{len(tables)} masks and rotary tables left out: they are no weights"] if tables else []
+    notes = (
+        [f"{len(tables)} masks and rotary tables left out: they are no weights"] if tables else []
+    )
     named = {name: t for name, t in named.items() if name not in tables}
     if _HEAD not in named and overrides.get("tie_word_embeddings") is False:
         raise UsageError(
@@ -81,6 +93,28 @@ def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, li
         )
     without, tied = without_copy(named, _HEAD, _EMBED)
     return without, notes + tied
+
+
+def tell_form(state: StateDict) -> str:
+    """The trunk's names alone, the modules' name of the head, a copy of a tied head; see `Forms`."""
+    words = [] if _EMBED in state else ["trunk"]
+    if "lm_head.weight" in state:
+        words.append("lm_head")
+    if without_copy({_renamed(n): t for n, t in state.items()}, _HEAD, _EMBED)[1]:
+        words.append("head")
+    return " ".join(words)
+
+
+def restore(state: StateDict, _config: Mapping[str, Any], form: str) -> dict[str, torch.Tensor]:
+    """See `Forms`."""
+    words, out = form_words(form, ["trunk", "lm_head", "head"]), dict(state)
+    if "head" in words:
+        out[_HEAD] = out[_EMBED].clone()
+    if "lm_head" in words and _HEAD in out:
+        out["lm_head.weight"] = out.pop(_HEAD)
+    if "trunk" in words:
+        return {name.removeprefix(_TRUNK): t for name, t in out.items()}
+    return out
 
 
 def _renamed(name: str) -> str:
@@ -113,5 +147,7 @@ GPT_NEOX = Family(
     adapt=adapt,
     read_config=read_config,
     model_types=(MODEL_TYPE,),
+    forms=Forms(tell_form, restore),
+    transformers=Transformers(write_config, lambda form: form),
     aliases=_aliases,
 )

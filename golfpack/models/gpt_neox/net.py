@@ -124,9 +124,7 @@ class Attention(nn.Module):
         q, k = _rotate(q, ctx), _rotate(k, ctx)
         if ctx.cache is not None:
             k, v = ctx.cache.extend(layer, k, v)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=ctx.mask, is_causal=ctx.mask is None
-        )
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=ctx.mask, is_causal=ctx.mask is None)
         return self.dense(y.transpose(1, 2).flatten(2))
 
 

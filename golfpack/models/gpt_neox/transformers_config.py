@@ -62,7 +62,12 @@ def read_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     part = stored.get("partial_rotary_factor", stored.get("rotary_pct", _PART))
     part = rope.get("partial_rotary_factor", part)
     heads, dim = told.get("num_heads"), told.get("dim")
-    if type(heads) is not int or type(dim) is not int or heads < 1 or type(part) not in (int, float):
+    if (
+        type(heads) is not int
+        or type(dim) is not int
+        or heads < 1
+        or type(part) not in (int, float)
+    ):
         raise UsageError(
             "config.json tells no hidden_size, num_attention_heads and rotary_pct to know a head by",
             "complete it",

@@ -11,9 +11,18 @@ from typing import Any
 import torch
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, from_net, shape_of, typed_overrides
+from golfpack.models.base import (
+    Family,
+    Forms,
+    StateDict,
+    Transformers,
+    form_words,
+    from_net,
+    shape_of,
+    typed_overrides,
+)
 from golfpack.models.llama.net import Llama, LlamaConfig
-from golfpack.models.llama.transformers_config import TYPES, read_config
+from golfpack.models.llama.transformers_config import TYPES, read_config, write_config
 from golfpack.models.transformers_layout import without_copy
 from golfpack.spec import Fold, Hook, Role, TensorSpec
 
@@ -32,8 +41,8 @@ _ROLES: dict[str, Role] = {
 # Angles that some trainers save beside the weights; they follow from the config.
 _TABLES = re.compile(r"(?:.*\.)?(?:rotary_emb\.inv_freq|freqs_cos|freqs_sin|rope\.freqs)")
 _META = {
-    "tok_embeddings": "model.embed_tokens",
-    "norm": "model.norm",
+    "tok_embeddings": "embed_tokens",
+    "norm": "norm",
     "output": "lm_head",
     "attention.wq": "self_attn.q_proj",
     "attention.wk": "self_attn.k_proj",
@@ -46,6 +55,8 @@ _META = {
     "ffn_norm": "post_attention_layernorm",
 }
 _META_NAME = re.compile(r"(layers\.\d+\.)?(.+)\.weight")
+# Of ours, "model." is left out where it stands before what has it.
+_OUR_NAME = re.compile(r"(?:model\.)?(layers\.\d+\.)?(.+)\.weight")
 _META_QUERY = "layers.0.attention.wq.weight"
 # Options that the first artifacts of the family lack.
 _NEWER = frozenset({
@@ -56,7 +67,7 @@ _NEWER = frozenset({
 
 
 def _folds(cfg: LlamaConfig) -> tuple[Fold, ...]:
-    """Values pass linearly to `o_proj`, and so does `up_proj` to `down_proj`, where they have no biases."""
+    """Without biases, values pass linearly to `o_proj`, and so does `up_proj` to `down_proj`."""
     shared = cfg.num_heads // cfg.num_kv_heads * cfg.head_dim  # columns fed by one KV head
     columns = range(cfg.num_heads * cfg.head_dim)
     values = tuple(c // shared * cfg.head_dim + c % cfg.head_dim for c in columns)
@@ -149,6 +160,7 @@ def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, li
     if _META_QUERY in state:
         state = from_meta(state, overrides)
         notes.append("tensors renamed from Meta's names, rows of queries and keys reordered")
+    state = _whole(state)
     if not matches(state):
         return state, []
     tables = [name for name in state if _TABLES.fullmatch(name)]
@@ -184,11 +196,63 @@ def from_meta(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, torch
     return out
 
 
+def tell_form(state: StateDict) -> str:
+    """Meta's names, the trunk's alone, and a head beside the embedding that it is; see `Forms`."""
+    if _META_QUERY in state:
+        twice = without_copy(state, "output.weight", "tok_embeddings.weight")[1]
+        return "meta head" if twice else "meta"
+    words = [] if _EMBED in state else ["trunk"]
+    named = _whole(state)
+    if without_copy(named, _HEAD, _EMBED)[1]:
+        words.append("head")
+    return " ".join(words)
+
+
+def restore(state: StateDict, config: Mapping[str, Any], form: str) -> dict[str, torch.Tensor]:
+    """Tensors by Meta's names or the trunk's, with the head beside the embedding; see `Forms`."""
+    words, out = form_words(form, ["meta", "trunk", "head"]), dict(state)
+    if "head" in words:
+        out[_HEAD] = out[_EMBED].clone()
+    if "meta" in words:
+        return _as_meta(out, config["head_dim"])
+    if "trunk" in words:
+        return {name.removeprefix("model."): t for name, t in out.items()}
+    return out
+
+
+def _whole(state: StateDict) -> StateDict:
+    """The names of a whole model, of those of its trunk alone."""
+    if "embed_tokens.weight" not in state:
+        return state
+    return {name if name == _HEAD else f"model.{name}": t for name, t in state.items()}
+
+
+def _as_meta(state: StateDict, head_dim: int) -> dict[str, torch.Tensor]:
+    """What `from_meta` undoes."""
+    ours = {name: metas for metas, name in _META.items()}
+    out = {}
+    for name, tensor in state.items():
+        match = _OUR_NAME.fullmatch(name)
+        if match is None or match[2] not in ours:
+            raise UsageError(f"tensor {name!r} has no name of Meta's", None)
+        if match[2] in ("self_attn.q_proj", "self_attn.k_proj"):
+            rows, cols = tensor.shape
+            halves = tensor.reshape(rows // head_dim, 2, head_dim // 2, cols)
+            tensor = halves.transpose(1, 2).reshape(rows, cols)
+        out[f"{match[1] or ''}{ours[match[2]]}.weight"] = tensor
+    return out
+
+
+def _transformers_form(form: str) -> str:
+    return " ".join(word for word in form.split() if word != "meta")
+
+
 def _renamed(name: str) -> str:
     match = _META_NAME.fullmatch(name)
     if match is None or match[2] not in _META:
         return name  # not one we know: the check of all names will say so
-    return f"model.{match[1]}{_META[match[2]]}.weight" if match[1] else f"{_META[match[2]]}.weight"
+    ours = f"{match[1] or ''}{_META[match[2]]}.weight"
+    return ours if ours == _HEAD else f"model.{ours}"
 
 
 def _halves_from_pairs(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -235,4 +299,6 @@ LLAMA = Family(
     siblings=_siblings,
     newer=_NEWER,
     model_types=tuple(TYPES),
+    forms=Forms(tell_form, restore),
+    transformers=Transformers(write_config, _transformers_form),
 )

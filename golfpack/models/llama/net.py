@@ -114,11 +114,13 @@ class LlamaConfig:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the attention calls of one forward pass share, in layers with a window or in those without."""
+    """What the attention calls of one forward pass share, of layers with a window or without."""
 
     cos: torch.Tensor  # (T, head_dim / 2)
     sin: torch.Tensor
-    mask: torch.Tensor | None  # (T, S) where a cache makes T != S, or a window ends; None: plain causal
+    mask: (
+        torch.Tensor | None
+    )  # (T, S) where a cache makes T != S, or a window ends; None: plain causal
     cache: KVCache | None
 
 
@@ -294,8 +296,6 @@ class Llama(nn.Module):
     def forward(self, tokens: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         """Tokens (B, T) int64 -> logits (B, T, vocab_size) float32."""
         x = self.model(tokens, cache)
-        if self.cfg.tied:
-            logits = self.head(x, self.model.embed_tokens.weight)
-        else:
-            logits = self.lm_head(x)
+        table = self.model.embed_tokens.weight
+        logits = self.head(x, table) if self.cfg.tied else self.lm_head(x)
         return capped(logits, self.cfg.softcap).float()

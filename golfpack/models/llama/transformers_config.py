@@ -140,7 +140,12 @@ _WINDOW_KEYS = {
     "all": ("sliding_window",),
     "qwen": ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
 }
-_PATTERN_KEYS = ("sliding_window", "layer_types", "sliding_window_pattern", "_sliding_window_pattern")
+_PATTERN_KEYS = (
+    "sliding_window",
+    "layer_types",
+    "sliding_window_pattern",
+    "_sliding_window_pattern",
+)
 
 
 def read_config(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,9 +203,13 @@ def write_config(config: Mapping[str, Any], model_type: str | None) -> dict[str,
 def _known(kind: _Type) -> frozenset[str]:
     windows = _PATTERN_KEYS if isinstance(kind.windows, int) else _WINDOW_KEYS[kind.windows]
     biases = {"attention_bias"} if kind.biases else set()
-    acts = {kind.activation, "hidden_act", "hidden_activation"} if _is_gemma(kind) else {"hidden_act"}
+    acts = (
+        {kind.activation, "hidden_act", "hidden_activation"} if _is_gemma(kind) else {"hidden_act"}
+    )
     local = {"rope_local_base_freq"} if "window_rope_base" in kind.defaults else set()
-    return frozenset({*_KEYS, *_MORE_KEYS, *kind.keys, *kind.only, *windows, *biases, *acts, *local})
+    return frozenset(
+        {*_KEYS, *_MORE_KEYS, *kind.keys, *kind.only, *windows, *biases, *acts, *local}
+    )
 
 
 def _is_gemma(kind: _Type) -> bool:
@@ -228,9 +237,7 @@ def _read_rope(
     seq_len = options.get("seq_len", stored.get("max_position_embeddings", 2048))
     told = stored.get("rope_parameters") or stored.get("rope_scaling") or {}
     if not isinstance(told, dict):
-        raise UsageError(
-            f"config.json says rope_scaling {told!r}", "it must be an object or null"
-        )
+        raise UsageError(f"config.json says rope_scaling {told!r}", "it must be an object or null")
     found: dict[str, Any] = {}
     local = "window_rope_base" in kind.defaults
     if local and stored.get("rope_local_base_freq") is not None:
@@ -263,7 +270,7 @@ def _read_windows(stored: Mapping[str, Any], kind: _Type) -> dict[str, Any]:
     """`window` and `window_layers`; a window that no layer has is none."""
     if kind.windows == "none":
         return {}
-    width = stored["sliding_window"] if "sliding_window" in stored else 4096
+    width = stored.get("sliding_window", 4096)
     if kind.windows == "qwen" and not stored.get("use_sliding_window"):
         width = None
     if not width:

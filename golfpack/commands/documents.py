@@ -13,7 +13,7 @@ from golfpack.eval.report import EvalReport, StatsReport
 from golfpack.inspect.diff_report import DiffReport
 from golfpack.inspect.environment import EnvReport
 from golfpack.inspect.importing import ImportReport
-from golfpack.inspect.inspect import InspectReport
+from golfpack.inspect.inspect import InspectReport, UnpackReport
 from golfpack.inspect.listing import ListReport
 from golfpack.inspect.verify import VerifyReport
 from golfpack.measure.columns import COLUMNS, Column
@@ -37,6 +37,7 @@ REPORTS: dict[str, Any] = {
     "inspect": InspectReport,
     "diff": DiffReport,
     "verify": VerifyReport,
+    "unpack": UnpackReport,
     "import": ImportReport,
     "demo": list[DemoRow],
     "list": ListReport,

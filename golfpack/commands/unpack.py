@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from golfpack.commands.options import Force, Json, Quiet
-from golfpack.commands.render.console import Reporter, note, out, show_json, show_notes
+from golfpack.commands.render.console import Reporter, note, show_json, show_notes
 from golfpack.errors import UsageError
 
 EXAMPLES = (
@@ -49,43 +49,28 @@ def unpack(
     quiet: Quiet = False,
 ) -> None:
     """Write an artifact's weights as its checkpoint had them: as safetensors, or for transformers."""
-    from golfpack.inspect.inspect import unpack as run
-
-    if hf is not None:
-        if output is not None:
-            raise UsageError("--output names a file, --hf a folder", "give one of them")
-        _unpack_transformers(path, hf, like, tokenizer, dtype or "source", force, json, quiet)
-        return
-    for name, given in (("--like", like), ("--tokenizer", tokenizer), ("--json", json or None)):
-        if given is not None:
-            raise UsageError(f"{name} goes with --hf", "add --hf FOLDER, or leave it out")
-    output = output or Path(f"{path.stem}.unpacked.safetensors")
-    with Reporter(quiet) as notify:
-        notify("unpack", 0, 0, path.name)
-        size = run(path, output, dtype=dtype or "float32", force=force)
-    note(f"wrote {output}, {size:,} bytes")
-
-
-def _unpack_transformers(
-    path: Path,
-    folder: Path,
-    like: Path | None,
-    tokenizer: Path | None,
-    dtype: str,
-    force: bool,
-    json: bool,
-    quiet: bool,
-) -> None:
+    from golfpack.inspect.inspect import unpack as to_file
     from golfpack.inspect.transformers_folder import unpack_transformers
 
+    if hf is not None and output is not None:
+        raise UsageError("--output names a file, --hf a folder", "give one of them")
+    for name, given in (("--like", like), ("--tokenizer", tokenizer)):
+        if given is not None and hf is None:
+            raise UsageError(f"{name} goes with --hf", "add --hf FOLDER, or leave it out")
     with Reporter(quiet) as notify:
         notify("unpack", 0, 0, path.name)
-        report = unpack_transformers(
-            path, folder, like=like, tokenizer=tokenizer, dtype=dtype, force=force
-        )
+        if hf is None:
+            output = output or Path(f"{path.stem}.unpacked.safetensors")
+            report = to_file(path, output, dtype=dtype or "float32", force=force)
+        else:
+            report = unpack_transformers(
+                path, hf, like=like, tokenizer=tokenizer, dtype=dtype or "source", force=force
+            )
     show_notes(report.notes)
     if json:
         show_json(report)
+    elif hf is None:
+        note(f"wrote {output}, {next(iter(report.files.values())):,} bytes")
     else:
         names = ", ".join(f"{name} {size:,}" for name, size in report.files.items())
-        out.print(f"wrote {report.folder}: {report.model_type}, {report.dtype}; bytes: {names}")
+        note(f"wrote {hf}, {report.model_type}, {report.dtype}; bytes: {names}")

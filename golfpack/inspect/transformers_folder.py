@@ -2,18 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
 from golfpack.artifact import model_of
-from golfpack.base.documents import SCHEMA_VERSION, read_json
+from golfpack.base.documents import read_json
 from golfpack.base.files import write_atomically
 from golfpack.data import hf_tokenizer, llama2c_tokenizer
 from golfpack.data.sentencepiece_json import hub_tokenizer
 from golfpack.errors import UsageError, unreadable
+from golfpack.inspect.inspect import UnpackReport
 from golfpack.models.model import Model
 from golfpack.models.restore import for_transformers
 from golfpack.packer.format.loader import load
@@ -26,32 +26,6 @@ _TAKEN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TransformersReport:
-    """What `golfpack unpack --hf` wrote.
-
-    Attributes:
-        artifact: path of the artifact.
-        artifact_sha256: of its bytes.
-        folder: what was written; `AutoModelForCausalLM.from_pretrained` takes it.
-        model_type: of its config.json.
-        dtype: of the matrices.
-        files: name -> bytes.
-        tensors: how many there are in model.safetensors.
-        notes: what the folder lacks.
-    """
-
-    artifact: str
-    artifact_sha256: str
-    folder: str
-    model_type: str
-    dtype: str
-    files: dict[str, int]
-    tensors: int
-    notes: list[str] = field(default_factory=list)
-    schema_version: int = SCHEMA_VERSION
-
-
 def unpack_transformers(
     path: Path,
     folder: Path,
@@ -60,7 +34,7 @@ def unpack_transformers(
     tokenizer: Path | None = None,
     dtype: str = "source",
     force: bool = False,
-) -> TransformersReport:
+) -> UnpackReport:
     """Write a folder that `AutoModelForCausalLM` and, with a tokenizer, `AutoTokenizer` load.
 
     Args:
@@ -92,10 +66,10 @@ def unpack_transformers(
         notes.append(
             "no tokenizer is in the folder: --like CHECKPOINT_FOLDER or --tokenizer FILE adds it"
         )
-    return TransformersReport(
+    return UnpackReport(
         artifact=str(path),
         artifact_sha256=artifact.container.sha256,
-        folder=str(folder),
+        output=str(folder),
         model_type=config["model_type"],
         dtype=config["dtype"],
         files={name: len(data) for name, data in sorted(files.items())},

@@ -141,7 +141,7 @@ def test_config_and_tokenizer_of_another_folder(trip, tmp_path):
     (folder / "config.json").write_text(json.dumps(other))
     with pytest.raises(UsageError, match=r"norm_eps \(0\.5, not 1e-05\)"):
         unpack_transformers(path, tmp_path / "third", like=folder)
-    with pytest.raises(UsageError, match="holds config.json"):
+    with pytest.raises(UsageError, match=r"holds config\.json"):
         unpack_transformers(path, tmp_path / "out")
     # Shards of another checkpoint would be found before what is written.
     (tmp_path / "out" / "model.safetensors.index.json").write_text("{}")

@@ -81,7 +81,7 @@ def test_a_shard_alone_is_answered_with_what_to_name(tmp_path, weights):
         load_checkpoint(shard)
     assert str(tmp_path / "a" / "model.safetensors.index.json") in (caught.value.hint or "")
     (tmp_path / "a" / "model.safetensors.index.json").unlink()
-    with pytest.raises(UsageError, match="their index .* is not there"):
+    with pytest.raises(UsageError, match=r"their index .* is not there"):
         load_checkpoint(shard)
 
 

@@ -190,7 +190,8 @@ def test_what_nobody_computes_is_refused_by_name(family, changes, says):
 def test_what_is_off_or_about_training_is_no_obstacle():
     plain = LLAMA.read_config(HF)
     beside = {
-        "use_mrope": False, "rope_interleaved": False, "attention_dropout": 0.1, "torch_dtype": "float16",
+        "use_mrope": False, "rope_interleaved": False, "attention_dropout": 0.1,
+        "torch_dtype": "float16",
         "pruned_heads": {}, "is_llama_config": True, "max_length": 20, "sliding_window": None,
     }  # fmt: skip
     assert LLAMA.read_config({**HF, **beside}) == plain
@@ -210,7 +211,7 @@ def test_options_that_no_class_has_are_named():
     assert LLAMA.transformers is not None
     with pytest.raises(UsageError, match="no class of transformers has these options together"):
         LLAMA.transformers.write(config, None)
-    with pytest.raises(UsageError, match="llama has another .*softcap"):
+    with pytest.raises(UsageError, match=r"llama has another .*softcap"):
         LLAMA.transformers.write(config, "llama")
 
 

@@ -258,3 +258,26 @@ def test_token_ids_beyond_uint16_from_calibration_to_score(tmp_path):
     found = golfpack.evaluate(tmp_path / "x.golf", str(tmp_path / "held.npy"))
     assert found.scored_tokens == 99
     assert abs(found.val_loss - np.log(70_000)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("llama tied", "model."), ("gpt2", "transformer."), ("gpt_neox serial", "gpt_neox.")],
+)
+def test_a_checkpoint_of_the_trunk_alone_comes_back_as_one(tmp_path, name, prefix):
+    """As GPT-2 itself is on the hub: transformers finds the prefix by itself."""
+    transformers = pytest.importorskip("transformers")
+    theirs = random_model(name)
+    theirs.save_pretrained(tmp_path / "ckpt")
+    bare = {n.removeprefix(prefix): t for n, t in tensors_of(tmp_path / "ckpt").items()}
+    (tmp_path / "ckpt" / "model.safetensors").write_bytes(safetensors.torch.save(bare))
+    golfpack.build(tmp_path / "ckpt", lossless=True, output=tmp_path / "x.golf", cache=False)
+    unpack_transformers(tmp_path / "x.golf", tmp_path / "out")
+    after = tensors_of(tmp_path / "out")
+    assert after.keys() == bare.keys()
+    for tensor, value in bare.items():
+        assert torch.equal(after[tensor], value)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        agree(again(TOKENS).logits, theirs(TOKENS).logits)
+        agree(golfpack.load(tmp_path / "x.golf").to_transformers()(TOKENS).logits, theirs(TOKENS).logits)

@@ -21,6 +21,7 @@ from golfpack.models.base import (
     shape_of,
     typed_overrides,
 )
+from golfpack.models.llama import meta
 from golfpack.models.llama.net import Llama, LlamaConfig
 from golfpack.models.llama.transformers_config import TYPES, read_config, write_config
 from golfpack.models.transformers_layout import without_copy
@@ -40,24 +41,6 @@ _ROLES: dict[str, Role] = {
 }
 # Angles that some trainers save beside the weights; they follow from the config.
 _TABLES = re.compile(r"(?:.*\.)?(?:rotary_emb\.inv_freq|freqs_cos|freqs_sin|rope\.freqs)")
-_META = {
-    "tok_embeddings": "embed_tokens",
-    "norm": "norm",
-    "output": "lm_head",
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
-    "attention_norm": "input_layernorm",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "ffn_norm": "post_attention_layernorm",
-}
-_META_NAME = re.compile(r"(layers\.\d+\.)?(.+)\.weight")
-# Of ours, "model." is left out where it stands before what has it.
-_OUR_NAME = re.compile(r"(?:model\.)?(layers\.\d+\.)?(.+)\.weight")
-_META_QUERY = "layers.0.attention.wq.weight"
 # Options that the first artifacts of the family lack.
 _NEWER = frozenset({
     "attn_bias", "mlp_bias", "qk_norm", "activation", "rope_scaling", "window", "window_layers",
@@ -157,8 +140,9 @@ def _heads(q_dim: int, kv_dim: int, overrides: Mapping[str, Any]) -> int:
 def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, list[str]]:
     """Tensors by transformers' names, without rotary tables and without a copy of a tied head."""
     notes = []
-    if _META_QUERY in state:
-        state = from_meta(state, overrides)
+    if meta.QUERY in state:
+        state = {name: t for name, t in state.items() if not _TABLES.fullmatch(name)}
+        state = meta.from_meta(state, _head_dim(state, overrides))
         notes.append("tensors renamed from Meta's names, rows of queries and keys reordered")
     state = _whole(state)
     if not matches(state):
@@ -176,30 +160,22 @@ def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, li
     return state, notes + tied
 
 
-def from_meta(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """A state dict with Meta's names and channel order, as transformers has it.
+def _head_dim(state: StateDict, overrides: Mapping[str, Any]) -> int:
+    """The width of a head of a checkpoint with Meta's names.
 
     Raises:
         UsageError: the number of heads is not told, or does not fit.
     """
-    state = {name: t for name, t in state.items() if not _TABLES.fullmatch(name)}
     heads = overrides.get("num_heads", overrides.get("num_attention_heads"))
     typed = typed_overrides(LlamaConfig, {} if heads is None else {"num_heads": heads})
-    q_dim = shape_of(state, _META_QUERY, 2)[0]
-    kv_dim = shape_of(state, "layers.0.attention.wk.weight", 2)[0]
-    head_dim = q_dim // _heads(q_dim, kv_dim, typed)
-    out = {}
-    for name, tensor in state.items():
-        if name.endswith(("attention.wq.weight", "attention.wk.weight")):
-            tensor = _halves_from_pairs(tensor, head_dim)
-        out[_renamed(name)] = tensor
-    return out
+    q_dim, kv_dim = shape_of(state, meta.QUERY, 2)[0], shape_of(state, meta.KEY, 2)[0]
+    return q_dim // _heads(q_dim, kv_dim, typed)
 
 
 def tell_form(state: StateDict) -> str:
     """Meta's names, the trunk's alone, and a head beside the embedding that it is; see `Forms`."""
-    if _META_QUERY in state:
-        twice = without_copy(state, "output.weight", "tok_embeddings.weight")[1]
+    if meta.QUERY in state:
+        twice = without_copy(state, meta.HEAD, meta.EMBED)[1]
         return "meta head" if twice else "meta"
     words = [] if _EMBED in state else ["trunk"]
     named = _whole(state)
@@ -214,7 +190,7 @@ def restore(state: StateDict, config: Mapping[str, Any], form: str) -> dict[str,
     if "head" in words:
         out[_HEAD] = out[_EMBED].clone()
     if "meta" in words:
-        return _as_meta(out, config["head_dim"])
+        return meta.to_meta(out, config["head_dim"])
     if "trunk" in words:
         return {name.removeprefix("model."): t for name, t in out.items()}
     return out
@@ -227,41 +203,8 @@ def _whole(state: StateDict) -> StateDict:
     return {name if name == _HEAD else f"model.{name}": t for name, t in state.items()}
 
 
-def _as_meta(state: StateDict, head_dim: int) -> dict[str, torch.Tensor]:
-    """What `from_meta` undoes."""
-    ours = {name: metas for metas, name in _META.items()}
-    out = {}
-    for name, tensor in state.items():
-        match = _OUR_NAME.fullmatch(name)
-        if match is None or match[2] not in ours:
-            raise UsageError(f"tensor {name!r} has no name of Meta's", None)
-        if match[2] in ("self_attn.q_proj", "self_attn.k_proj"):
-            rows, cols = tensor.shape
-            halves = tensor.reshape(rows // head_dim, 2, head_dim // 2, cols)
-            tensor = halves.transpose(1, 2).reshape(rows, cols)
-        out[f"{match[1] or ''}{ours[match[2]]}.weight"] = tensor
-    return out
-
-
 def _transformers_form(form: str) -> str:
     return " ".join(word for word in form.split() if word != "meta")
-
-
-def _renamed(name: str) -> str:
-    match = _META_NAME.fullmatch(name)
-    if match is None or match[2] not in _META:
-        return name  # not one we know: the check of all names will say so
-    ours = f"{match[1] or ''}{_META[match[2]]}.weight"
-    return ours if ours == _HEAD else f"model.{ours}"
-
-
-def _halves_from_pairs(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Rows (2i, 2i + 1) of every head -> (i, i + D/2)."""
-    if weight.ndim != 2 or weight.shape[0] % head_dim:
-        return weight  # misshapen: the check of all shapes will say so
-    rows, cols = weight.shape
-    pairs = weight.reshape(rows // head_dim, head_dim // 2, 2, cols)
-    return pairs.transpose(1, 2).reshape(rows, cols)
 
 
 def _max_length(config: Mapping[str, Any]) -> int | None:

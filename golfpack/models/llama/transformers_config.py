@@ -161,7 +161,7 @@ def read_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     keys = {**_KEYS, **kind.keys}
     # null stands for the class's default among dimensions, and for "none of it" among what may be 0.
     told = {ours: stored[key] for key, ours in keys.items() if stored.get(key) is not None}
-    off = {ours: 0.0 for key, ours in kind.keys.items() if key in stored and stored[key] is None}
+    off = {o: _ALWAYS[o] for key, o in kind.keys.items() if key in stored and stored[key] is None}
     if stored.get("tie_word_embeddings") is True:
         told["tied"] = True
     if "model_type" not in stored:  # a trainer's own config, which has no defaults that we know

@@ -28,6 +28,7 @@ from golfpack.build.run import build as run_build
 from golfpack.compare.compare import compare as run_compare
 from golfpack.compare.report import CompareReport
 from golfpack.compare.rows import CompareOptions
+from golfpack.errors import UsageError
 from golfpack.eval.evaluate import evaluate as run_evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.eval.report import EvalReport
@@ -38,6 +39,7 @@ from golfpack.inspect.verify import verify as run_verify
 from golfpack.models.base import Family
 from golfpack.models.choose import choose_family
 from golfpack.models.model import Model
+from golfpack.models.restore import for_transformers, restored
 from golfpack.packer.format.loader import load as load_artifact
 from golfpack.probe.probe import ROUNDS, ProbeReport
 from golfpack.probe.probe import probe as run_probe
@@ -147,7 +149,7 @@ def plan(
 def evaluate(
     path: AnyPath,
     tokens: str,
-    tokenizer: AnyPath,
+    tokenizer: AnyPath | None = None,
     *,
     mode: str = "plain",
     window: int | None = None,
@@ -169,7 +171,8 @@ def evaluate(
     Args:
         path: checkpoint or `.golf` file.
         tokens: shard or text file, or a glob of shards.
-        tokenizer: whose tokens they are.
+        tokenizer: whose tokens they are; None for that of the checkpoint's folder, or, where there is
+            none, for scores in nats per token.
         mode: "plain" or "sliding".
         window: tokens per window; None for the model's trained length.
         stride: of sliding windows; None for 64.
@@ -185,7 +188,7 @@ def evaluate(
         StrictError: a warning, under `strict`.
     """
     options = EvalOptions(
-        Path(path), tokens, Path(tokenizer), mode=mode, window=window, stride=stride, ttt=ttt,
+        Path(path), tokens, _path(tokenizer), mode=mode, window=window, stride=stride, ttt=ttt,
         limit=limit, settings=_settings(settings), baseline=_path(baseline), threads=threads,
         device=device, legality=legality, strict=strict, family=choose_family(model, model_args),
     )  # fmt: skip
@@ -296,7 +299,7 @@ class Artifact:
     _model: Model
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Name -> float32 array, every tensor once: what `golfpack unpack` writes."""
+        """Name -> float32 array, every tensor once, by the names of the model's own modules."""
         return dict(self._model.weights)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -309,6 +312,36 @@ class Artifact:
         if aliases is not None:
             state |= {alias: state[name] for alias, name in aliases(self.config).items()}
         return state
+
+    def source_state_dict(self, dtype: str = "float32") -> dict[str, torch.Tensor]:
+        """Name -> tensor as the checkpoint had them: its names, layouts and groups.
+
+        Args:
+            dtype: "float32", "bfloat16", "float16", or "source" for the checkpoint's.
+        """
+        return restored(self._model, dtype)
+
+    def to_transformers(self, dtype: str = "source") -> Any:
+        """The model as an object of transformers, such as a LlamaForCausalLM, in eval mode.
+
+        Args:
+            dtype: as `source_state_dict` has it.
+
+        Raises:
+            UsageError: transformers is not installed, or has no class for such models.
+        """
+        config, state = for_transformers(self._model, dtype)
+        try:
+            import transformers
+        except ImportError as error:
+            raise UsageError(
+                "transformers is not installed", "pip install 'golfpack[transformers]'"
+            ) from error
+        made = transformers.AutoConfig.for_model(**config)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(made)
+        kind = type(model)
+        return kind.from_pretrained(None, config=made, state_dict=state, dtype=made.dtype)
 
     def module(self) -> nn.Module:
         """The runnable model: tokens (B, T) int64 -> logits (B, T, V) float32, on the CPU, in eval mode.
@@ -343,7 +376,7 @@ def compare(
     recipes: Sequence[str],
     budgets: Sequence[str],
     tokens: str,
-    tokenizer: AnyPath,
+    tokenizer: AnyPath | None = None,
     calib: str | None = None,
     calib_tokens: int = CALIB_TOKENS,
     limit: int = EVAL_TOKENS,
@@ -365,7 +398,8 @@ def compare(
         checkpoint: the float model.
         recipes: names or .toml files.
         budgets: as `build` takes them.
-        tokens, tokenizer: to evaluate on; no build sees them.
+        tokens, tokenizer: to evaluate on; no build sees them. The tokenizer is that of the checkpoint's
+            folder where none is given.
         limit: tokens read of them.
         window: targets per window; None for the model's trained length.
         kl_tokens: of the same tokens, to measure the KL to the float model on.
@@ -378,7 +412,7 @@ def compare(
     """
     options = CompareOptions(
         checkpoint=Path(checkpoint), recipes=tuple(recipes), budgets=tuple(budgets), tokens=tokens,
-        tokenizer=Path(tokenizer), limit=limit, window=window, kl_tokens=kl_tokens, out=_path(out),
+        tokenizer=_path(tokenizer), limit=limit, window=window, kl_tokens=kl_tokens, out=_path(out),
         settings=_settings(settings), calib=calib, calib_tokens=calib_tokens,
         code=tuple(map(Path, code)), seed=seed, threads=threads, strict=strict, cache=cache,
     )  # fmt: skip

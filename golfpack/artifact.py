@@ -1,6 +1,7 @@
 """Opening what a path names: a checkpoint or an artifact."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from golfpack.models.base import Family, defaults
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.detect import describe, detect
 from golfpack.models.model import Model
+from golfpack.models.source import read_source
 from golfpack.models.user.family import USER, ClassError, check_form
 from golfpack.packer.format.loader import Artifact, is_artifact, load
 
@@ -147,6 +149,11 @@ def model_of(artifact: Artifact, path: Path, family: Family | None = None) -> Mo
         raise CorruptError(f"the artifact's config lacks {', '.join(missing)}", None)
     if mistyped := [k for k, v in artifact.config.items() if config[k] != v]:
         raise CorruptError(f"the artifact's config holds no proper {', '.join(mistyped)}", None)
+    try:
+        source = read_source(artifact.container.manifest.get("source", {}))
+    except UsageError as e:
+        raise CorruptError(e.message, e.hint) from e
+    spec = replace(spec, source=source.compact())
     return Model(family, config, spec, artifact.weights(), artifact.container.sha256, {}, path)
 
 
@@ -181,8 +188,3 @@ def split_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         else:
             rest.append(setting)
     return model, rest
-
-
-def checkpoint_stem(path: Path) -> str:
-    """A checkpoint's file name without its format: "a/b.int8.ptz" -> "b"."""
-    return path.name.removesuffix(path.suffix).removesuffix(".int8")

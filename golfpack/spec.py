@@ -83,6 +83,8 @@ class ModelSpec:
 
     `unsaid` are options that an artifact leaves out where they have these values: what its readers have
     for options that artifacts older than them lack. They can never change.
+
+    `source` is what an artifact says of how the checkpoint had its tensors; the compiler never reads it.
     """
 
     family: str
@@ -90,6 +92,7 @@ class ModelSpec:
     tensors: tuple[TensorSpec, ...]
     folds: tuple[Fold, ...] = ()
     unsaid: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    source: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def stored_config(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ _EVERYWHERE = {
     "threads": "of the run; the result does not depend on it",
     "tokenizer": "path of the SentencePiece model",
     "tokens": "path or glob of the token shards",
-    "tokens_sha256": "of the token ids as little-endian uint16",
+    "tokens_sha256": "of the token ids as little-endian uint16, or uint32 where one is beyond 65,535",
     "notes": "what was renamed, split or dropped when a file was read",
     "warnings": "what fell short of what was asked; `--strict` makes them errors",
     "argv": "the command line",

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from golfpack.artifact import checkpoint_stem
 from golfpack.base.documents import save
 from golfpack.base.files import file_sha256
 from golfpack.build.options import BuildOptions, Inputs
@@ -18,6 +17,7 @@ from golfpack.build.report import BuildReport, FailedBuild, FrontierPoint, Input
 from golfpack.errors import BudgetError, ExitCode, GolfpackError, UsageError
 from golfpack.measure.tensors import Known, TensorReport, tensor_reports
 from golfpack.models.device import peak_memory_bytes
+from golfpack.models.folder import checkpoint_stem
 from golfpack.models.model import Model
 from golfpack.packer.aim import Budget
 from golfpack.packer.format.loader import Artifact

@@ -107,6 +107,8 @@ def _fresh(folder: Path) -> Path:
 def _scorer(tokens: Path, tokenizer: Path, threads: int, notify: Notify) -> Callable[[Path], float]:
     def score(model: Path) -> float:
         options = EvalOptions(model, str(tokens), tokenizer, threads=threads, legality=False)
-        return evaluate(options, notify).val_bpb
+        found = evaluate(options, notify).val_bpb
+        assert found is not None
+        return found
 
     return score

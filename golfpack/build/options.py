@@ -1,7 +1,7 @@
 """What to build, in three parts: what is read, what is wanted, and what works on it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from golfpack.base.defaults import CALIB_TOKENS
 from golfpack.build.planfile import PlanFile
 from golfpack.build.replay import Replay
 from golfpack.errors import UsageError
+from golfpack.models.folder import find_tokenizer
 from golfpack.packer.aim import Aim, Bpb, Bytes, Kl, Lossless
 
 
@@ -22,7 +23,8 @@ class Inputs:
         calib: token shard or text to calibrate on; None lets the model write its own.
         calib_tokens: how many of its tokens.
         data_free: no calibration at all.
-        tokenizer: of calibration text, and for losses in bits per byte.
+        tokenizer: of calibration text, and for losses in bits per byte; that of the checkpoint's
+            folder where none is given.
         code: files that ship beside the artifact and count towards the budget, as they are.
         settings: "pass.option=value" and "model.option=value".
         model, model_args: a family by name, or FILE.py:CLASS and its keyword arguments.
@@ -152,6 +154,9 @@ def read_options(table: Mapping[str, Any], what: str = "a build") -> BuildOption
         part: make(kind, {f.name: whole[f.name] for f in fields(kind) if f.name in whole}, what)
         for part, kind in _PARTS.items()
     }
+    inputs = parts["inputs"]
+    if inputs.tokenizer is None:
+        parts["inputs"] = replace(inputs, tokenizer=find_tokenizer(inputs.checkpoint))
     own = {name: table[name] for name in _OWN if name in table}
     return make(BuildOptions, {**parts, **own}, what)
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from golfpack.artifact import checkpoint_stem
 from golfpack.base.documents import versions
 from golfpack.base.files import file_sha256
 from golfpack.build.options import AIMS, NAMES, BuildOptions, read_options, told_options
@@ -14,6 +13,7 @@ from golfpack.build.prepare import Prepared
 from golfpack.build.replay import Replay
 from golfpack.build.report import InputFile
 from golfpack.errors import UsageError
+from golfpack.models.folder import checkpoint_stem
 from golfpack.models.model import Model
 from golfpack.packer.aim import Budget
 from golfpack.packer.state import PackState

@@ -48,7 +48,7 @@ def compare(
         typer.Option(metavar="SIZE", help="A budget, as of build; several are more rows."),
     ],
     tokens: EvalTokens,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer = None,
     calib: Calib = None,
     calib_tokens: CalibTokens = CALIB_TOKENS,
     limit: Limit = EVAL_TOKENS,

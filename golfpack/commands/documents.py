@@ -14,7 +14,7 @@ from golfpack.export.export import ExportReport
 from golfpack.inspect.diff_report import DiffReport
 from golfpack.inspect.environment import EnvReport
 from golfpack.inspect.importing import ImportReport
-from golfpack.inspect.inspect import InspectReport
+from golfpack.inspect.inspect import InspectReport, UnpackReport
 from golfpack.inspect.listing import ListReport
 from golfpack.inspect.verify import VerifyReport
 from golfpack.measure.columns import COLUMNS, Column
@@ -39,6 +39,7 @@ REPORTS: dict[str, Any] = {
     "diff": DiffReport,
     "verify": VerifyReport,
     "export": ExportReport,
+    "unpack": UnpackReport,
     "import": ImportReport,
     "demo": list[DemoRow],
     "list": ListReport,

@@ -40,8 +40,12 @@ def evaluate(
     path: Annotated[Path, typer.Argument(help="Checkpoint or .golf artifact.")],
     tokens: Annotated[str, typer.Option(help="Token shard, glob of shards, or text.")],
     tokenizer: Annotated[
-        Path, typer.Option(help="SentencePiece model or tokenizer.json of the tokens.")
-    ],
+        Path | None,
+        typer.Option(
+            help="SentencePiece model or tokenizer.json of the tokens. Default: that of the "
+            "checkpoint's folder; without one, scores are in nats per token."
+        ),
+    ] = None,
     mode: Annotated[
         str,
         typer.Option(help="How windows are laid: plain or sliding.", autocompletion=complete.mode),
@@ -128,11 +132,9 @@ def show_eval(report: "EvalReport") -> None:
     training = "" if report.ttt == "none" else f", test-time training {report.ttt}"
     for name, value in (
         ("val_loss", f"{report.val_loss:.6f} nats per token"),
-        ("val_bpb", f"{report.val_bpb:.6f} bits per byte"),
+        ("val_bpb", _bpb_line(report)),
         ("scored", f"{report.scored_tokens:,} of {report.targets:,} targets, once each"),
-        ("bytes", f"{report.scored_bytes:,} by the {_bytes_source(report)}"),
-        ("audit", _audit_line(report.byte_audit)),
-        ("documents", _documents_line(report)),
+        *_text_lines(report),
         ("mode", f"{report.mode}, window {report.window}{_stride(report)}{training}"),
         ("legality", _legality_line(report)),
         ("model", f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}"),
@@ -143,6 +145,9 @@ def show_eval(report: "EvalReport") -> None:
     if report.quant_gap is not None:
         table.add_row("float", f"{report.float_bpb:.6f} bits per byte")
         table.add_row("quant gap", f"{report.quant_gap:+.6f} bits per byte")
+    elif report.float_loss is not None:
+        table.add_row("float", f"{report.float_loss:.6f} nats per token")
+        table.add_row("quant gap", f"{report.val_loss - report.float_loss:+.6f} nats per token")
     if report.spread is not None:
         s = report.spread
         table.add_row(
@@ -151,6 +156,23 @@ def show_eval(report: "EvalReport") -> None:
             f"{s.stretches} stretches of the text",
         )
     out.print(table)
+
+
+def _bpb_line(report: "EvalReport") -> str:
+    if report.val_bpb is None:
+        return "not known without a tokenizer; --tokenizer FILE tells the bytes behind the tokens"
+    return f"{report.val_bpb:.6f} bits per byte"
+
+
+def _text_lines(report: "EvalReport") -> list[tuple[str, str]]:
+    """What is known of the text behind the tokens."""
+    if report.byte_audit is None:
+        return []
+    return [
+        ("bytes", f"{report.scored_bytes:,} by the {_bytes_source(report)}"),
+        ("audit", _audit_line(report.byte_audit)),
+        ("documents", _documents_line(report)),
+    ]
 
 
 def _bytes_source(report: "EvalReport") -> str:
@@ -168,7 +190,7 @@ def _stride(report: "EvalReport") -> str:
 def _documents_line(report: "EvalReport") -> str:
     tried = report.round_trip
     line = f"{report.documents:,}"
-    if tried["documents"]:
+    if tried is not None and tried["documents"]:
         line += f"; {tried['lossy']:,} of {tried['documents']:,} whole ones do not round-trip"
     return line
 

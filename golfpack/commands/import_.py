@@ -35,8 +35,9 @@ def import_(
     """Convert any checkpoint to safetensors with its config beside it, every tied tensor once."""
     from golfpack.inspect.importing import import_checkpoint
     from golfpack.models.choose import choose_family
+    from golfpack.models.folder import checkpoint_stem
 
-    output = output or Path(f"{checkpoint.stem}.imported.safetensors")
+    output = output or Path(f"{checkpoint_stem(checkpoint)}.imported.safetensors")
     family = choose_family(model, model_args or ())
     with Reporter(quiet) as notify:
         notify("import", 0, 0, checkpoint.name)

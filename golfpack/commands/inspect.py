@@ -74,6 +74,9 @@ def show_inspect(
         out.print(f"errors against the float weights: {report.errors}")
     out.print(f"{report.parameters:,} parameters, {report.bytes:,} bytes, sha256 {report.sha256}")
     out.print(f"family {report.family}: {_config(report)}")
+    if report.source:
+        told = ", ".join(f"{k} {v}" for k, v in report.source.items())
+        out.print(f"the checkpoint's: {told}")
     show_assumed(report.assumed)
     if report.streams:
         out.print("streams: " + ", ".join(f"{k} {v:,}" for k, v in report.streams.items()))

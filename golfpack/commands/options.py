@@ -36,7 +36,7 @@ Threads = Annotated[
     int,
     typer.Option(min=1, help="Threads; the result does not depend on it.", show_default="cores"),
 ]
-CHECKPOINT_HELP = "Checkpoint: .pt, .safetensors, .int8.ptz, ALPH or llama2.c .bin."
+CHECKPOINT_HELP = "Checkpoint: .pt, .safetensors, transformers' folder, .int8.ptz, ALPH, llama2.c."
 Checkpoint = Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)]
 RecipeName = Annotated[
     str | None,
@@ -51,7 +51,10 @@ Calib = Annotated[
 CalibTokens = Annotated[int, typer.Option(min=2, help="Calibration tokens.")]
 Tokenizer = Annotated[
     Path | None,
-    typer.Option(help="SentencePiece model or tokenizer.json: for text, and for losses per byte."),
+    typer.Option(
+        help="SentencePiece model or tokenizer.json: for text, and for losses per byte. Default: that "
+        "of the checkpoint's folder."
+    ),
 ]
 Code = Annotated[
     list[Path] | None,

@@ -75,7 +75,7 @@ def sweep(
     from golfpack.commands.render.comparison import run_comparison
     from golfpack.compare.rows import CompareOptions
 
-    if evaluate and (tokens is None or tokenizer is None):
+    if evaluate and tokens is None:
         raise UsageError("an evaluation needs --tokens and --tokenizer", "add both, or drop --eval")
     options = CompareOptions(
         checkpoint=checkpoint, command="sweep", recipes=(recipe or DEFAULT_RECIPE,),

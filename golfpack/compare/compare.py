@@ -3,7 +3,6 @@
 A sweep is a comparison of one recipe, smallest budget first.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golfpack.artifact import checkpoint_stem, open_model, split_settings
+from golfpack.artifact import open_model, split_settings
 from golfpack.base.documents import save
 from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify, silent
@@ -24,9 +23,11 @@ from golfpack.compare.more import with_more
 from golfpack.compare.report import CompareReport, CompareRow, KlSource
 from golfpack.compare.rows import CompareOptions, Runs, Score, model_settings
 from golfpack.compare.store import Store, software
+from golfpack.data.shards import tokens_sha256
 from golfpack.data.stream import read_stream
 from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
+from golfpack.models.folder import checkpoint_stem, find_tokenizer
 from golfpack.models.model import Model
 from golfpack.packer.recipe import load_recipe
 
@@ -70,7 +71,11 @@ def compare(
 
 def _checked(options: CompareOptions) -> CompareOptions:
     """The options with what they imply. Raises UsageError where they contradict each other."""
-    options = replace(options, budgets=options.budgets or DEFAULT_BUDGETS)
+    options = replace(
+        options,
+        budgets=options.budgets or DEFAULT_BUDGETS,
+        tokenizer=options.tokenizer or find_tokenizer(options.checkpoint),
+    )
     _check_limits(options)
     if options.tokens is not None and options.predict:
         raise UsageError("--predict builds nothing to evaluate", "leave out --predict or --tokens")
@@ -151,7 +156,7 @@ def open_runs(options: CompareOptions) -> Runs:
     inputs = {
         "checkpoint": model.sha256,
         "config": model.config,
-        "tokens": hashlib.sha256(tokens.astype("<u2").tobytes()).hexdigest(),
+        "tokens": tokens_sha256(tokens),
         "tokenizer": None if options.tokenizer is None else file_sha256(options.tokenizer),
         "window": options.window,
         "software": software(),

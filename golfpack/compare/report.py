@@ -17,7 +17,7 @@ class CompareReport:
         calibration: shard or text; None for text the model wrote itself.
         code_bytes: how much of every budget is for code that ships too.
         tokens: path or glob of the shards to evaluate on; None without an evaluation, as below.
-        tokens_sha256: of the token ids as little-endian uint16.
+        tokens_sha256: of the token ids as little-endian uint16, or uint32 where one is beyond 65,535.
         tokenizer: of the tokens, and of calibration text.
         window: targets per window; the KL is measured on windows of the same length.
         scored_tokens: targets of the bpb.

@@ -108,7 +108,7 @@ class Runs:
 
     Attributes:
         recipes: what was given (name or file), by the name that rows and artifacts get.
-        tokens: (n,) uint16, to evaluate on; none where nothing is evaluated.
+        tokens: (n,) token ids, to evaluate on; none where nothing is evaluated.
         store: where finished rows are kept, with their artifacts.
         inputs: what every row and the float model's score depend on, for their keys.
         calib_sha256: of the tokens to calibrate on; None lets the model write its own.
@@ -220,13 +220,14 @@ class Runs:
     def _evaluate(self, path: Path, settings: tuple[str, ...], notify: Notify) -> Score:
         o = self.options
         assert o.tokens is not None
-        assert o.tokenizer is not None
+        assert o.tokenizer is not None  # so that bytes are counted
         # Every row runs the same code in the same mode: whether that is legal is not for each to ask.
         options = EvalOptions(
             path, o.tokens, o.tokenizer, window=o.window, limit=o.limit, settings=settings,
             threads=o.threads, legality=False,
         )  # fmt: skip
         found = evaluate(options, notify)
+        assert found.val_bpb is not None
         return Score(found.val_loss, found.val_bpb, found.scored_tokens, found.window)
 
     def sequences(self, window: int) -> np.ndarray:

@@ -20,7 +20,7 @@ def read_stream(path: str, tokenizer: Tokenizer | None, limit: int | None = None
     """The first `limit` tokens of a text file, of token data, or of a glob of shards.
 
     Returns:
-        tokens (n,) uint16, BOS before each document.
+        tokens (n,) uint16, or uint32 where one is beyond 65,535; BOS before each document.
 
     Raises:
         UsageError: unreadable, or text without a tokenizer that can encode it.

@@ -12,6 +12,7 @@ import sentencepiece
 from golfpack.base.files import write_atomically
 from golfpack.data import alph_header, hf_tokenizer, llama2c_tokenizer, tiktoken_ranks
 from golfpack.data.alph_tokenizer import read_alph_tokenizer
+from golfpack.data.shards import as_tokens
 from golfpack.errors import UsageError
 
 # Memory for one training sentence, in bytes; longer lines would be skipped without a word.
@@ -146,18 +147,13 @@ def encode_documents(sp: Tokenizer, documents: Iterable[str]) -> np.ndarray:
     """Encode documents into one stream, with BOS before each, as the challenge's shards.
 
     Returns:
-        tokens (n,) uint16.
+        tokens (n,) uint16, or uint32 where one is beyond 65,535.
 
     Raises:
-        UsageError: the tokenizer has no BOS, or more pieces than uint16 can number.
+        UsageError: the tokenizer has no BOS.
     """
     if sp.bos_id() < 0:
         raise UsageError("the tokenizer has no BOS piece", "use one that was trained with a bos_id")
-    if sp.vocab_size() > 1 << 16:
-        raise UsageError(
-            f"the tokenizer has {sp.vocab_size()} pieces; token streams are uint16",
-            "use a tokenizer of at most 65,536 pieces",
-        )
     bos = [sp.bos_id()]
-    parts = [np.array(bos + sp.Encode(d), dtype=np.uint16) for d in documents]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint16)
+    parts = [np.array(bos + sp.Encode(d), dtype=np.uint32) for d in documents]
+    return as_tokens(np.concatenate(parts) if parts else np.empty(0, np.uint32), "the text")

@@ -16,8 +16,9 @@ from golfpack.data.hf_tokenizer import HfTokenizer
 from golfpack.data.tokenizer import SPACE, Tokenizer, word_starts
 from golfpack.errors import CorruptError, UsageError
 
-# Outputs beyond the tokenizer's pieces, below the next multiple of 128.
-_MOST_PADDING = 128
+# Outputs beyond the tokenizer's pieces: up to the next multiple of 128, or what large vocabularies keep
+# free for later (Qwen 2: 271 of 151,936).
+_MOST_PADDING, _MOST_SHARE = 128, 1 / 256
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class ByteTable:
         # A byte-level token's space is one of its bytes, wherever it stands.
         byte_level = sp if isinstance(sp, HfTokenizer) and sp.byte_level else None
         pieces, padding = sp.vocab_size(), vocab_size - sp.vocab_size()
-        padded = byte_level is not None and 0 < padding < _MOST_PADDING and vocab_size % 64 == 0
+        most = max(_MOST_PADDING, _MOST_SHARE * vocab_size)
+        padded = byte_level is not None and 0 < padding < most and vocab_size % 64 == 0
         if padding and not padded:
             raise UsageError(
                 f"the tokenizer has {pieces} pieces, the model {vocab_size} outputs",

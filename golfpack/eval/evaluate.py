@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,13 +14,14 @@ from golfpack.base.progress import Notify, silent
 from golfpack.errors import StrictError
 from golfpack.eval.bytes import loss_and_bpb
 from golfpack.eval.dist import Group, joined
-from golfpack.eval.inputs import EvalInputs, EvalOptions, read_inputs
+from golfpack.eval.inputs import Counted, EvalInputs, EvalOptions, read_inputs
 from golfpack.eval.legality import Check, check_legality
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.report import EvalReport
 from golfpack.eval.scorer import Scorer
 from golfpack.eval.spread import spread
 from golfpack.models.device import peak_memory_bytes, watch_memory
+from golfpack.models.folder import checkpoint_bytes
 from golfpack.models.model import Model
 
 
@@ -38,12 +40,12 @@ def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:
         _check_strict(options, inputs.warnings)
         run = _score(inputs.loaded, "score", inputs, options, group, notify)
         checks = _check(run, inputs, group, notify) if options.legality else []
-        other = None
+        float_run = None
         if inputs.float_model is not None:
-            other = _score(inputs.float_model, "score float", inputs, options, group, notify)
+            float_run = _score(inputs.float_model, "score float", inputs, options, group, notify)
         warnings = [*inputs.warnings, *(_illegal(c) for c in checks if not c.passed)]
         _check_strict(options, warnings)
-        return _report(options, inputs, run, checks, warnings, other, group)
+        return _report(options, inputs, run, checks, warnings, float_run, group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,23 +109,25 @@ def _report(
     run: _Run,
     checks: list[Check],
     warnings: list[str],
-    other: _Run | None,
+    float_run: _Run | None,
     group: Group,
 ) -> EvalReport:
+    val_loss, val_bpb = _figures(run, inputs)
+    float_loss, float_bpb = (None, None) if float_run is None else _figures(float_run, inputs)
     size = inputs.target_bytes
-    val_loss, val_bpb = loss_and_bpb(run.log.nll, size)
-    float_bpb = None if other is None else loss_and_bpb(other.log.nll, size)[1]
-    targets, source = len(inputs.tokens) - 1, inputs.source_round_trip
+    uncertain = (
+        None if float_run is None or size is None else spread(float_run.log.nll, run.log.nll, size)
+    )
+    targets = len(inputs.tokens) - 1
     return EvalReport(
         model=str(options.model),
         model_sha256=inputs.loaded.sha256,
-        model_bytes=options.model.stat().st_size,
+        model_bytes=checkpoint_bytes(options.model),
         family=inputs.loaded.family.name,
         config=inputs.loaded.config,
         assumed=inputs.loaded.assumed,
         tokens=options.tokens,
         tokens_sha256=inputs.tokens_sha256,
-        tokenizer=str(options.tokenizer),
         mode=options.mode,
         ttt=inputs.ttt.name if inputs.ttt else "none",
         window=_window(inputs),
@@ -132,12 +136,7 @@ def _report(
         val_bpb=val_bpb,
         targets=targets,
         scored_tokens=int((run.log.times == 1).sum()),
-        scored_bytes=int(inputs.target_bytes.sum()),
-        bytes_source=inputs.bytes_source,
-        byte_audit=dict(vars(inputs.byte_audit)),
         documents=len(inputs.documents) - 1,
-        round_trip=dict(vars(inputs.round_trip)),
-        source_round_trip=None if source is None else dict(vars(source)),
         seconds=run.seconds,
         tokens_per_second=targets / run.seconds,
         device=group.device.partition(":")[0],
@@ -148,16 +147,43 @@ def _report(
         legality=[c.as_dict() for c in checks] if options.legality else None,
         warnings=warnings,
         float_bpb=float_bpb,
-        quant_gap=None if float_bpb is None else val_bpb - float_bpb,
-        spread=None if other is None else spread(other.log.nll, run.log.nll, size),
+        quant_gap=None if float_bpb is None or val_bpb is None else val_bpb - float_bpb,
+        float_loss=float_loss,
+        spread=uncertain,
         per_document=run.log.by_document(inputs.documents, inputs.target_bytes)
         if options.per_document
         else None,
         per_position=run.log.by_position() if options.per_position else None,
-        tokenizer_sha256=file_sha256(options.tokenizer),
         argv=options.argv,
         peak_memory_bytes=peak_memory_bytes(group.device),
+        **_told_bytes(inputs.counted),
     )
+
+
+def _figures(run: _Run, inputs: EvalInputs) -> tuple[float, float | None]:
+    """Nats per token, and bits per byte where the tokens' bytes are known."""
+    if inputs.target_bytes is None:
+        return float(run.log.nll.mean()), None
+    return loss_and_bpb(run.log.nll, inputs.target_bytes)
+
+
+def _told_bytes(counted: Counted | None) -> dict[str, Any]:
+    """What a report says of the text behind the tokens."""
+    if counted is None:
+        empty = (
+            "tokenizer", "scored_bytes", "bytes_source", "byte_audit", "round_trip", "source_round_trip",
+        )  # fmt: skip
+        return dict.fromkeys(empty)
+    source = counted.source_round_trip
+    return {
+        "tokenizer": str(counted.tokenizer),
+        "tokenizer_sha256": file_sha256(counted.tokenizer),
+        "scored_bytes": int(counted.target_bytes.sum()),
+        "bytes_source": counted.bytes_source,
+        "byte_audit": dict(vars(counted.byte_audit)),
+        "round_trip": dict(vars(counted.round_trip)),
+        "source_round_trip": None if source is None else dict(vars(source)),
+    }
 
 
 @contextmanager

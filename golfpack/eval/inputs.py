@@ -1,6 +1,5 @@
 """What `golfpack eval` reads: the models, the tokens, and how many bytes they stand for."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from golfpack.artifact import open_pair
 from golfpack.base.progress import Notify, silent
+from golfpack.data.shards import tokens_sha256
 from golfpack.data.stream import is_text, read_counted
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import load_tokenizer
@@ -20,6 +20,7 @@ from golfpack.eval.roundtrip import RoundTrip, text_round_trip, token_round_trip
 from golfpack.eval.sidecar import find_sidecars, read_byte_counts
 from golfpack.models.base import Family
 from golfpack.models.device import check_compile_mode
+from golfpack.models.folder import find_tokenizer
 from golfpack.models.model import Model
 from golfpack.probe.probe import refuse_wrong_assumptions, windows
 
@@ -31,6 +32,8 @@ class EvalOptions:
     Attributes:
         model: checkpoint or `.golf` file.
         tokens: shard, or a glob of shards.
+        tokenizer: theirs; None for that of the checkpoint's folder, and where there is none, for scores
+            in nats per token alone.
         window: tokens per window; None for the model's trained length.
         stride: of sliding windows; None for 64.
         ttt: "none", the name of a file of options in `golfpack/ttt`, or a .toml file.
@@ -52,7 +55,7 @@ class EvalOptions:
 
     model: Path
     tokens: str
-    tokenizer: Path
+    tokenizer: Path | None = None
     mode: str = "plain"
     window: int | None = None
     stride: int | None = None
@@ -86,12 +89,9 @@ class EvalInputs:
     """Everything read and checked, before anything is scored.
 
     Attributes:
-        tokens: (n,) uint16.
+        tokens: (n,) uint16, or uint32 where one is beyond 65,535.
         documents: from `document_bounds`.
-        target_bytes: (n - 1,) bytes of each target.
-        bytes_source: of what they were counted: "table", "text", or the side-car shards.
-        byte_audit: the byte table against decoded text.
-        round_trip: whether the tokens of documents come back.
+        counted: what is known of the text behind the tokens; None without a tokenizer.
     """
 
     loaded: Model
@@ -100,12 +100,13 @@ class EvalInputs:
     ttt: TttRecipe | None
     tokens: np.ndarray
     documents: np.ndarray
-    target_bytes: np.ndarray
-    bytes_source: str
-    byte_audit: ByteAudit
-    round_trip: RoundTrip
-    source_round_trip: RoundTrip | None
+    counted: "Counted | None"
     warnings: tuple[str, ...]
+
+    @property
+    def target_bytes(self) -> np.ndarray | None:
+        """(n - 1,) bytes of each target, where they are known."""
+        return None if self.counted is None else self.counted.target_bytes
 
     @property
     def stream(self) -> Stream:
@@ -113,8 +114,29 @@ class EvalInputs:
 
     @property
     def tokens_sha256(self) -> str:
-        """Of the token ids as little-endian uint16."""
-        return hashlib.sha256(self.tokens.astype("<u2").tobytes()).hexdigest()
+        """See `shards.tokens_sha256`."""
+        return tokens_sha256(self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What a tokenizer tells of the text behind the tokens.
+
+    Attributes:
+        tokenizer: its file.
+        target_bytes: (n - 1,) bytes of each target.
+        bytes_source: of what they were counted: "table", "text", or the side-car shards.
+        byte_audit: the byte table against decoded text.
+        round_trip: whether the tokens of documents come back.
+        source_round_trip: whether the documents do, where the text itself is known.
+    """
+
+    tokenizer: Path
+    target_bytes: np.ndarray
+    bytes_source: str
+    byte_audit: ByteAudit
+    round_trip: RoundTrip
+    source_round_trip: RoundTrip | None
 
 
 def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
@@ -129,19 +151,18 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
         raise UsageError(f"--set 'ttt.{bad}' has no value", "use --set KEY=VALUE")
     ttt = load_ttt(options.ttt, for_ttt)
     notify("read", 0, 4, options.model.name)
+    path = options.tokenizer or _tokenizer_beside(options)
     loaded, float_model = open_pair(
-        options.model, options.baseline, for_model, options.family, options.tokenizer
+        options.model, options.baseline, for_model, options.family, path
     )
     mode = _mode(options, ttt, loaded)
-    sp = load_tokenizer(options.tokenizer)
+    if path is None:
+        return _uncounted(options, loaded, float_model, mode, ttt, notify)
+    sp = load_tokenizer(path)
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
     notify("read", 1, 4, "tokens")
     tokens, text_bytes = read_counted(options.tokens, sp, options.limit)
-    if len(tokens) < 2:
-        raise UsageError(
-            f"{options.tokens} holds {len(tokens)} tokens: there is none to score",
-            "give a stream of at least 2 tokens",
-        )
+    _check_tokens(options, tokens)
     counts, bytes_source = table.count(tokens), "table"
     if text_bytes is not None:
         counts, bytes_source = text_bytes[1:], "text"
@@ -163,10 +184,66 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
         *_document_warnings(ttt, audited.documents),
         *mode.idle(documents),
     ]
-    return EvalInputs(
-        loaded, float_model, mode, ttt, tokens, documents, counts, bytes_source, audited, round_trip,
-        source, tuple(warnings),
-    )  # fmt: skip
+    counted = Counted(path, counts, bytes_source, audited, round_trip, source)
+    return EvalInputs(loaded, float_model, mode, ttt, tokens, documents, counted, tuple(warnings))
+
+
+def _tokenizer_beside(options: EvalOptions) -> Path | None:
+    """The tokenizer in the folder of the model, or of the float checkpoint it is held against."""
+    found = find_tokenizer(options.model)
+    if found is None and options.baseline is not None:
+        found = find_tokenizer(options.baseline)
+    return found
+
+
+def _uncounted(
+    options: EvalOptions,
+    loaded: Model,
+    float_model: Model | None,
+    mode: Mode,
+    ttt: TttRecipe | None,
+    notify: Notify,
+) -> EvalInputs:
+    """The inputs of an evaluation in nats per token: nothing is known of the text behind the tokens.
+
+    Raises:
+        UsageError: text or side-cars, which need a tokenizer, or training by documents, whose
+            beginnings it tells.
+    """
+    add = "add --tokenizer FILE"
+    for name, given in (
+        ("--byte-counts", options.byte_counts),
+        ("--source-text", options.source_text),
+    ):
+        if given is not None:
+            raise UsageError(f"{name} is for bits per byte, which need a tokenizer", add)
+    if ttt is not None and ttt.kind != "sgd":
+        raise UsageError(
+            f"--ttt {ttt.name} trains by documents, and only a tokenizer tells where they begin",
+            add,
+        )
+    notify("read", 1, 4, "tokens")
+    tokens, _ = read_counted(options.tokens, None, options.limit)
+    _check_tokens(options, tokens)
+    vocab_size = loaded.config["vocab_size"]
+    if int(tokens.max()) >= vocab_size:
+        at = int((tokens >= vocab_size).argmax())
+        raise UsageError(
+            f"token {int(tokens[at])} at position {at} is outside the model's vocabulary of "
+            f"{vocab_size}",
+            "the tokens were made with another tokenizer",
+        )
+    refuse_wrong_assumptions(loaded, windows(tokens))
+    documents = document_bounds(tokens, -1)
+    return EvalInputs(loaded, float_model, mode, ttt, tokens, documents, None, ())
+
+
+def _check_tokens(options: EvalOptions, tokens: np.ndarray) -> None:
+    if len(tokens) < 2:
+        raise UsageError(
+            f"{options.tokens} holds {len(tokens)} tokens: there is none to score",
+            "give a stream of at least 2 tokens",
+        )
 
 
 def _mode(options: EvalOptions, ttt: TttRecipe | None, loaded: Model) -> Mode:

@@ -98,12 +98,19 @@ class ScoreLog:
         return int((self.times - 1).clip(0).sum())
 
     def by_document(
-        self, documents: np.ndarray, target_bytes: np.ndarray
+        self, documents: np.ndarray, target_bytes: np.ndarray | None
     ) -> list[dict[str, float]]:
-        """Tokens, bytes, loss and bits per byte of each document (see `document_bounds`)."""
-        rows = []
+        """Tokens, bytes, loss and bits per byte of each document (see `document_bounds`).
+
+        Without `target_bytes` there are no bytes to tell.
+        """
+        rows: list[dict[str, float]] = []
         for start, stop in zip(documents[:-1].tolist(), documents[1:].tolist(), strict=True):
-            nll, size = self.nll[start:stop], target_bytes[start:stop]
+            nll = self.nll[start:stop]
+            if target_bytes is None:
+                rows.append({"start": start, "tokens": stop - start, "loss": float(nll.mean())})
+                continue
+            size = target_bytes[start:stop]
             row = {"start": start, "tokens": stop - start, "bytes": int(size.sum())}
             if row["bytes"]:
                 loss, bpb = loss_and_bpb(nll, size)

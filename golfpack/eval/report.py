@@ -33,7 +33,8 @@ class EvalReport:
         ttt, options: test-time training by name ("none" without), and every option of the run.
         window: tokens the model reads at most.
         val_loss: nats per target token.
-        val_bpb: bits per byte, (sum of nll / ln 2) / scored_bytes.
+        val_bpb: bits per byte, (sum of nll / ln 2) / scored_bytes; None without a tokenizer, as is all
+            else that depends on the text behind the tokens.
         targets, scored_tokens: tokens to score, and those scored exactly once.
         scored_bytes: bytes of text that the scored tokens stand for.
         bytes_source: "table" (the tokenizer's), "text" (what the tokenizer dropped included), or the
@@ -51,10 +52,10 @@ class EvalReport:
         peak_memory_bytes: torch's on CUDA (of this rank), else the process's largest resident set; 0
             where not known.
         legality: name, passed and measured of each check; None where they were not asked for.
-        float_bpb, quant_gap: of the float checkpoint on the same tokens, when one was given;
-            quant_gap = val_bpb - float_bpb.
-        spread: what is uncertain of these two; None without a float checkpoint, and for fewer than 512
-            targets.
+        float_bpb, float_loss, quant_gap: of the float checkpoint on the same tokens, when one was given;
+            quant_gap = val_bpb - float_bpb; float_loss in nats per token.
+        spread: what is uncertain of these; None without a float checkpoint or a tokenizer, and for fewer
+            than 512 targets.
         per_document, per_position: tables, when asked for.
         tokenizer_sha256: of the tokenizer's bytes.
     """
@@ -67,20 +68,20 @@ class EvalReport:
     assumed: dict[str, Any]
     tokens: str
     tokens_sha256: str
-    tokenizer: str
+    tokenizer: str | None
     mode: str
     ttt: str
     window: int
     options: dict[str, Any]
     val_loss: float
-    val_bpb: float
+    val_bpb: float | None
     targets: int
     scored_tokens: int
-    scored_bytes: int
-    bytes_source: str
-    byte_audit: dict[str, int]
+    scored_bytes: int | None
+    bytes_source: str | None
+    byte_audit: dict[str, int] | None
     documents: int
-    round_trip: dict[str, int]
+    round_trip: dict[str, int] | None
     source_round_trip: dict[str, int] | None
     seconds: float
     tokens_per_second: float
@@ -93,6 +94,7 @@ class EvalReport:
     warnings: list[str]
     float_bpb: float | None = None
     quant_gap: float | None = None
+    float_loss: float | None = None
     spread: Spread | None = None
     per_document: list[dict[str, float]] | None = None
     per_position: list[dict[str, float]] | None = None

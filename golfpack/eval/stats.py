@@ -49,6 +49,11 @@ def significance(paths: list[Path], baseline: str) -> StatsReport:
 
 def _read(path: Path) -> dict[str, Any]:
     report = read_json(path, "give eval --json reports")
+    if "val_bpb" in report and report["val_bpb"] is None:
+        raise UsageError(
+            f"{path} has no bits per byte: that evaluation had no tokenizer",
+            "evaluate again with --tokenizer FILE",
+        )
     ok = all(isinstance(report.get(k), int | float) for k in _KEYS)
     if not ok or min(report["scored_tokens"], report["scored_bytes"]) <= 0:
         raise UsageError(

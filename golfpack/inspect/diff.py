@@ -15,6 +15,7 @@ from golfpack.errors import UsageError, unreadable
 from golfpack.inspect.diff_report import Change, DiffReport, DiffSide, TensorDiff, TensorSide
 from golfpack.measure.tensors import Known, tensor_reports
 from golfpack.models.checkpoint import load_checkpoint
+from golfpack.models.folder import checkpoint_bytes
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.format.loader import Artifact, load
 from golfpack.packer.format.steps import LogSteps, StepField
@@ -105,11 +106,11 @@ def _bytes(side: TensorSide | None) -> int:
 
 
 def _read(path: Path, floats: Mapping[str, np.ndarray] | None) -> _Side:
-    if not path.is_file():
+    if not path.exists():
         raise unreadable(path)
     if names_artifact(path):
         return _artifact(path, floats)
-    if path.suffix == ".json":
+    if path.suffix == ".json" and not path.name.endswith(".index.json"):
         return _report(path)
     return _checkpoint(path)
 
@@ -194,7 +195,7 @@ def _checkpoint(path: Path) -> _Side:
         rows[t.name] = TensorSide(
             t.role, list(t.shape), c.dtypes[t.name], size * t.numel, 8.0 * size, None
         )
-    size = path.stat().st_size
+    size = checkpoint_bytes(path)
     facts = {
         **_size(size, c.sha256, c.spec.numel),
         "family": c.family.name,

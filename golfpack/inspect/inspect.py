@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from golfpack.artifact import model_of, names_artifact, open_pair
 from golfpack.base.convert import from_json
 from golfpack.base.documents import SCHEMA_VERSION, read_json
@@ -14,7 +12,10 @@ from golfpack.inspect.importing import check_writable, write_checkpoint
 from golfpack.measure.tensor_errors import excess_kurtosis
 from golfpack.measure.tensors import Known, TensorReport, tensor_reports
 from golfpack.models.base import Family
+from golfpack.models.checkpoint import sidecar_path
+from golfpack.models.folder import checkpoint_bytes
 from golfpack.models.model import Model
+from golfpack.models.restore import check_dtype, restored, source_of
 from golfpack.packer.format.loader import is_artifact, load
 
 
@@ -28,6 +29,8 @@ class InspectReport:
         bytes: its size.
         streams: coded bytes of every stream of an artifact, and "header", all that is no stream.
         tensors: a row each, in stored order.
+        source: how the checkpoint had its tensors, where that is not as the family's module has them in
+            float32: form, type, dtype, dtypes, tokens (docs/format.md).
         errors: where the tensors' errors come from: a float checkpoint, or the build's report beside
             the artifact; None where neither is known.
         notes: why a report beside the artifact was not used.
@@ -43,6 +46,33 @@ class InspectReport:
     streams: dict[str, int]
     tensors: list[TensorReport]
     errors: str | None = None
+    notes: list[str] = field(default_factory=list)
+    source: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class UnpackReport:
+    """What `golfpack unpack` wrote.
+
+    Attributes:
+        artifact: path of the artifact.
+        artifact_sha256: of its bytes.
+        output: the file of weights; with `--hf` the folder that transformers loads.
+        model_type: of its config.json; None without `--hf`.
+        dtype: of the matrices.
+        files: name -> bytes, of all that was written.
+        tensors: how many there are.
+        notes: what is missing.
+    """
+
+    artifact: str
+    artifact_sha256: str
+    output: str
+    model_type: str | None
+    dtype: str
+    files: dict[str, int]
+    tensors: int
     notes: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
@@ -93,7 +123,7 @@ def inspect(
     return InspectReport(
         path=str(path),
         sha256=loaded.sha256,
-        bytes=path.stat().st_size,
+        bytes=checkpoint_bytes(path),
         family=loaded.family.name,
         config=loaded.config,
         assumed=loaded.assumed,
@@ -102,6 +132,7 @@ def inspect(
         tensors=rows,
         errors=errors,
         notes=notes,
+        source=dict(loaded.spec.source),
     )
 
 
@@ -121,13 +152,16 @@ def _with_report(
     return found, None
 
 
-def unpack(path: Path, output: Path, *, force: bool = False) -> int:
-    """Write an artifact's weights as float32 safetensors; returns the bytes written.
+def unpack(
+    path: Path, output: Path, *, dtype: str = "float32", force: bool = False
+) -> UnpackReport:
+    """Write an artifact's weights as safetensors, as its checkpoint had them.
 
-    The model's family and config go into the file's metadata and a sidecar, so that the result is a
-    checkpoint golfpack reads again.
+    Names, layouts and groups are the checkpoint's. The model's family and config go into the file's
+    metadata and a sidecar, so that the result is a checkpoint golfpack reads again.
 
     Args:
+        dtype: of all tensors; "source" for those of the checkpoint, to which weights are rounded.
         force: replace files that exist.
 
     Raises:
@@ -137,11 +171,22 @@ def unpack(path: Path, output: Path, *, force: bool = False) -> int:
     if path.is_file() and not names_artifact(path):
         raise UsageError(f"{path}: this is not a .golf artifact; unpack takes one", "see `inspect`")
     check_writable(output, force=force)
+    check_dtype(dtype)
     artifact = load(path)
     model = model_of(artifact, path)
-    tensors = {n: torch.tensor(w) for n, w in model.weights.items()}
+    tensors = {n: t.contiguous() for n, t in restored(model, dtype).items()}
     origin = {"family": artifact.family, "sha256": artifact.container.sha256}
-    return write_checkpoint(output, tensors, model.config, origin)
+    write_checkpoint(output, tensors, model.config, origin)
+    kind = source_of(model).main_dtype if dtype == "source" else dtype
+    return UnpackReport(
+        artifact=str(path),
+        artifact_sha256=artifact.container.sha256,
+        output=str(output),
+        model_type=None,
+        dtype=str(kind).removeprefix("torch."),
+        files={p.name: p.stat().st_size for p in (output, sidecar_path(output))},
+        tensors=len(tensors),
+    )
 
 
 def _checkpoint_rows(loaded: Model) -> list[TensorReport]:

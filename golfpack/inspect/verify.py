@@ -85,9 +85,10 @@ def verify(
         UsageError: a file that is not there, or is something else. A damaged artifact raises
             nothing: it is what the checks say.
     """
-    for given in (path, against):
-        if given is not None and not given.is_file():
-            raise unreadable(given)
+    if not path.is_file():
+        raise unreadable(path)
+    if against is not None and not against.exists():
+        raise unreadable(against)
     if not names_artifact(path):
         raise UsageError(f"{path} is not an artifact", "verify takes a .golf file")
     told = None if report is None else read_build_report(report)

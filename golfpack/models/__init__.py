@@ -9,6 +9,7 @@ from golfpack.models.base import Family
 from golfpack.models.bottleneck.family import BOTTLENECK
 from golfpack.models.golf.family import GOLF
 from golfpack.models.gpt2.family import GPT2
+from golfpack.models.gpt_neox.family import GPT_NEOX
 from golfpack.models.llama.family import LLAMA
 from golfpack.models.tensors import TENSORS
 from golfpack.models.user.family import USER
@@ -22,6 +23,7 @@ FAMILIES: dict[str, Family] = {
         ALPH,
         LLAMA,
         GPT2,
+        GPT_NEOX,
         USER,
         TENSORS,
     )

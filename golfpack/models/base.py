@@ -26,6 +26,38 @@ StateDict = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
+class Forms:
+    """In which forms checkpoints of a family have its tensors, and the way back to them.
+
+    `restore` undoes what `Family.adapt` did to names, layouts and groups; what that left out because it
+    follows from the rest (masks, tables) or because only training uses it does not come back.
+
+    Attributes:
+        tell: state dict as it is stored, of this family -> its form in the family's words, with spaces
+            between them; "" as the module has it. Artifacts keep these words: they never change.
+        restore: (tensors by the module's names, config, form) -> the tensors in that form. Raises
+            UsageError for words that it does not know, and where the tensors do not go together.
+    """
+
+    tell: Callable[[StateDict], str]
+    restore: Callable[[StateDict, Mapping[str, Any], str], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Transformers:
+    """How models of a family become transformers'.
+
+    Attributes:
+        write: (config, model_type, or None for the first that has such models) -> config.json, of which
+            `Family.read_config` gives the same options. Raises UsageError where transformers has none.
+        form: the form in which a checkpoint had the tensors -> the nearest that transformers reads.
+    """
+
+    write: Callable[[Mapping[str, Any], str | None], dict[str, Any]]
+    form: Callable[[str], str]
+
+
+@dataclass(frozen=True)
 class Family:
     """How to recognise, describe and build one family of models.
 
@@ -59,6 +91,9 @@ class Family:
         describe: (config, state dict) -> ModelSpec, for a family whose tensors no config tells; it is
             asked instead of `spec`.
         asked_only: never detected, only used where it is asked for by name.
+        model_types: of transformers' config.json, those that `read_config` reads.
+        forms: in which other names, layouts or groupings checkpoints have the tensors. None: in none.
+        transformers: how such models become transformers'. None: it has no class for them.
         aliases: config dict -> further names of a tied tensor that state dicts have -> the name in its
             ModelSpec. None: no tensor has two names.
     """
@@ -79,6 +114,9 @@ class Family:
     newer: frozenset[str] = frozenset()
     describe: Callable[[Mapping[str, Any], StateDict], ModelSpec] | None = None
     asked_only: bool = False
+    model_types: tuple[str, ...] = ()
+    forms: Forms | None = None
+    transformers: Transformers | None = None
     aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
 
     def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:
@@ -273,6 +311,14 @@ def settle(
     config = dataclasses.asdict(config_type(**{**told, **overrides}))
     assumed = {k: v for k, v in config.items() if k not in told and k not in overrides}
     return config, assumed
+
+
+def form_words(form: str, known: Collection[str]) -> set[str]:
+    """The words of a form. Raises UsageError for one that the family does not know."""
+    words = set(form.split())
+    if unknown := sorted(words - set(known)):
+        raise UsageError(f"the artifact's tensors are of the unknown form {unknown[0]!r}", None)
+    return words
 
 
 def shape_of(state: StateDict, name: str, ndim: int) -> tuple[int, ...]:

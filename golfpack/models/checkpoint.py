@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from golfpack.errors import UsageError
 from golfpack.models.base import Family
 from golfpack.models.detect import Detected, detect
 from golfpack.models.files import Stored, parse, peek, read_bytes
+from golfpack.models.folder import AGAIN, CheckpointFiles, check_shards, checkpoint_files
 from golfpack.models.model import Model
+from golfpack.models.source import find_source
 from golfpack.spec import ModelSpec
 
 
@@ -24,14 +27,14 @@ def load_checkpoint(
     fallback: Family | None = None,
     tokenizer: Path | None = None,
 ) -> Model:
-    """Read a checkpoint file and recognise its model.
+    """Read a checkpoint and recognise its model.
 
     Config values that shapes cannot tell come from `overrides`, else from the sidecar file
     `<stem>.config.json` beside the checkpoint, else from the config inside the file or transformers'
-    `config.json` beside it, else from the family's defaults.
+    `config.json` beside it or in its folder, else from the family's defaults.
 
     Args:
-        path: the file.
+        path: the file, the folder that transformers wrote, or the index of its shards.
         overrides: config values by field name, typed or as strings.
         family: the family to read it as; None detects it.
         fallback: the family to read it as where none is recognised; None: an error.
@@ -41,16 +44,20 @@ def load_checkpoint(
         UsageError: the file cannot be read, or is of no known or consistent model.
     """
     path = Path(path)
-    data = read_bytes(path)
-    found = _recognise(parse(data, path), path, overrides, family, fallback, tokenizer)
+    files = checkpoint_files(path)
+    stored, sha256 = _read(files)
+    found = _recognise(stored, files, overrides, family, fallback, tokenizer)
     tensors = {t.name: _floating(t.name, found.state[t.name], path) for t in found.spec.tensors}
+    dtypes = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
+    told = _told_config(stored, files)
+    source = find_source(stored.tensors, told, found.family, found.config, found.spec, dtypes)
     return Model(
         family=found.family,
         config=found.config,
-        spec=found.spec,
+        spec=replace(found.spec, source=source.compact()),
         weights={name: _to_numpy(name, t) for name, t in tensors.items()},
-        dtypes={name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()},
-        sha256=hashlib.sha256(data).hexdigest(),
+        dtypes=dtypes,
+        sha256=sha256,
         path=path,
         assumed=found.assumed,
         notes=found.notes,
@@ -72,23 +79,45 @@ def peek_spec(
     Raises:
         UsageError: the tensors are of no known or consistent model.
     """
-    stored = peek(path)
+    files = checkpoint_files(path)
+    stored = peek(files)
     if stored is None:
         return None
-    return _recognise(stored, path, overrides, family, fallback, tokenizer).spec
+    return _recognise(stored, files, overrides, family, fallback, tokenizer).spec
+
+
+def _read(files: CheckpointFiles) -> tuple[Stored, str]:
+    """What is stored, and the sha256 of all files of weights, one after the other, hex."""
+    digest, tensors, config = hashlib.sha256(), dict[str, torch.Tensor](), {}
+    for path in files.weights:
+        data = read_bytes(path)
+        digest.update(data)
+        stored = parse(data, path)
+        if both := sorted(stored.tensors.keys() & tensors):
+            raise UsageError(f"{path}: tensor {both[0]!r} is in another shard as well", AGAIN)
+        tensors |= stored.tensors
+        config = stored.config
+    check_shards(files, tensors)
+    return Stored(tensors, config), digest.hexdigest()
 
 
 def _recognise(
     stored: Stored,
-    path: Path,
+    files: CheckpointFiles,
     overrides: Mapping[str, Any] | None,
     family: Family | None,
     fallback: Family | None,
     tokenizer: Path | None,
 ) -> Detected:
+    path = files.main
     state = {name: _stored_in_full(name, t, path) for name, t in stored.tensors.items()}
-    config = stored.config or _transformers_config(path)
+    config = _told_config(stored, files)
     return detect(state, family, overrides, config, fallback, read_sidecar(path), tokenizer)
+
+
+def _told_config(stored: Stored, files: CheckpointFiles) -> Mapping[str, Any]:
+    """The config that came with the tensors, by its trainer's names."""
+    return stored.config or _transformers_config(files.main)
 
 
 def _stored_in_full(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
@@ -123,9 +152,11 @@ def _to_numpy(name: str, tensor: torch.Tensor) -> np.ndarray:
 
 
 def sidecar_path(path: Path) -> Path:
-    """Where a checkpoint's config stands beside it: `<stem>.config.json`."""
-    stem = path.name.removesuffix(path.suffix).removesuffix(".int8")
-    return path.with_name(f"{stem}.config.json")
+    """Where a checkpoint's config stands beside it, or in its folder: `<stem>.config.json`."""
+    main = checkpoint_files(path).main
+    name = main.name.removesuffix(".index.json")
+    stem = name.removesuffix(Path(name).suffix).removesuffix(".int8")
+    return main.with_name(f"{stem}.config.json")
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from golfpack.errors import UsageError
 from golfpack.models import FAMILIES
 from golfpack.models.base import Family, StateDict, check_tensors, settle, typed_overrides
+from golfpack.models.transformers_layout import unknown_type
 from golfpack.spec import ModelSpec
 
 
@@ -58,6 +59,8 @@ def detect(
     candidates = [f for f in FAMILIES.values() if not f.asked_only] if family is None else [family]
     stored, given = stored or {}, {**(sidecar or {}), **(overrides or {})}
     for candidate in candidates:
+        if fallback is not None and family is None and _is_of_another(candidate, stored):
+            continue
         known = {**stored, **given}
         adapted, notes = candidate.adapt(state, known) if candidate.adapt else (state, [])
         if not candidate.matches(adapted):
@@ -79,6 +82,9 @@ def detect(
         found = detect(state, fallback, overrides, stored, sidecar=sidecar, tokenizer=tokenizer)
         note = f"the tensors are of no known model family: taken as they are ({fallback.name})"
         return found._replace(notes=(*found.notes, note))
+    model_type, known_types = stored.get("model_type"), _model_types()
+    if model_type is not None and model_type not in known_types:
+        raise unknown_type(model_type, known_types)
     needs = "; ".join(f"{f.name}: {f.needs}" for f in candidates)
     names = ", ".join(sorted(state)[:3])
     raise UsageError(
@@ -86,6 +92,16 @@ def detect(
         f"add --data-free to pack them as they are, or --model FILE.py:CLASS. A family needs these "
         f"tensors: {needs}",
     )
+
+
+def _is_of_another(candidate: Family, stored: Mapping[str, Any]) -> bool:
+    """Whether config.json says that the tensors only look like those of this family."""
+    model_type = stored.get("model_type")
+    return bool(candidate.model_types) and model_type not in (None, *candidate.model_types)
+
+
+def _model_types() -> tuple[str, ...]:
+    return tuple(t for family in FAMILIES.values() for t in family.model_types)
 
 
 def describe(family: Family, config: Mapping[str, Any], state: StateDict) -> ModelSpec:

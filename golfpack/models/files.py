@@ -20,6 +20,7 @@ from golfpack.data import alph_header
 from golfpack.errors import UsageError, unreadable
 from golfpack.models.alph import file as alph_file
 from golfpack.models.exports import dequantize, inflate
+from golfpack.models.folder import CheckpointFiles
 from golfpack.models.llama import llama2c
 
 # From this size on, a checkpoint is looked at before it is read.
@@ -37,11 +38,7 @@ _PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole file. Raises UsageError when it cannot be read, is empty, or is a folder."""
-    if path.is_dir():
-        raise UsageError(
-            f"{path} is a folder, not a checkpoint", f"name a file in it. {_FORMATS_HINT}"
-        )
+    """The whole file. Raises UsageError when it cannot be read or is empty."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -94,14 +91,22 @@ def parse(data: bytes, path: Path) -> Stored:
     raise UsageError(f"{path} is {kind}, not a checkpoint", _FORMATS_HINT)
 
 
-def peek(path: Path) -> Stored | None:
-    """Tensors and config of a large file whose tensors are mapped, not read, until they are used.
+def peek(files: CheckpointFiles) -> Stored | None:
+    """Tensors and config of a large checkpoint whose tensors are mapped, not read, until they are used.
 
-    None where the file is small, cannot be mapped, or is not as it should be: `parse` reads it, or says
+    None where it is small, cannot be mapped, or is not as it should be: `parse` reads it, or says
     what is wrong with it.
     """
-    if not path.is_file() or path.stat().st_size < WORTH_A_PEEK:
+    if not all(path.is_file() for path in files.weights) or files.size < WORTH_A_PEEK:
         return None
+    parts = [_mapped(path) for path in files.weights]
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+        return None
+    return Stored({n: t for part in found for n, t in part.tensors.items()}, found[-1].config)
+
+
+def _mapped(path: Path) -> Stored | None:
     try:
         with path.open("rb") as file:
             head = file.read(9)

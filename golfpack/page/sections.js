@@ -58,7 +58,9 @@ function tiles() {
   }
   if (evaluation) {
     const gap = known(evaluation.quant_gap) ? `; ${format(evaluation.quant_gap, "+.4f")} from quantizing` : "";
-    found.push(["Bits per byte", format(evaluation.val_bpb, ".4f"), `${evaluation.mode || ""} evaluation${gap}`]);
+    found.push(known(evaluation.val_bpb)
+      ? ["Bits per byte", format(evaluation.val_bpb, ".4f"), `${evaluation.mode || ""} evaluation${gap}`]
+      : ["Nats per token", format(evaluation.val_loss, ".4f"), `${evaluation.mode || ""} evaluation, without a tokenizer`]);
   }
   return found.map(([name, value, more]) => tile(name, value, more));
 }
@@ -128,7 +130,7 @@ function drawEvaluation(root) {
   const options = Object.entries(e.options || {}).filter(([, v]) => typeof v !== "object")
     .map(([k, v]) => `${k} ${format(v, "")}`).join(", ");
   root.append(facts([
-    ["Bits per byte", format(e.val_bpb, ".6f")],
+    ["Bits per byte", known(e.val_bpb) ? format(e.val_bpb, ".6f") : null],
     ["of the float model", known(e.float_bpb) ? format(e.float_bpb, ".6f") : null],
     ["Quantization gap", known(e.quant_gap) ? format(e.quant_gap, "+.6f") : null],
     ["give or take", e.spread ? `${format(e.spread.quant_gap, ".6f")}; the float model ${
@@ -141,7 +143,7 @@ function drawEvaluation(root) {
     ["Byte audit", known(audit.table_bytes)
       ? `${group(audit.table_bytes)} by the table, ${format(audit.decoded_bytes, ",d")} decoded` : null],
     ["Documents", known(e.documents) ? group(e.documents) : null],
-    ["Tokens", breakable(e.tokens)], ["Tokenizer", breakable(e.tokenizer)],
+    ["Tokens", breakable(e.tokens)], ["Tokenizer", known(e.tokenizer) ? breakable(e.tokenizer) : null],
   ]), e.tokens_sha256 ? el("p", { class: "hash" }, "tokens' sha256 ", code(e.tokens_sha256)) : "");
   if (e.legality) {
     root.append(el("h3", {}, "Legality, measured"), el("ul", { class: "checks" }, e.legality.map((c) =>

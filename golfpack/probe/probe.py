@@ -18,6 +18,7 @@ from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.models.base import Family, MissingOptions
 from golfpack.models.checkpoint import load_checkpoint, read_sidecar, sidecar_path
+from golfpack.models.folder import find_tokenizer
 from golfpack.models.model import Model
 from golfpack.probe.trials import (
     TRAINED,
@@ -109,6 +110,7 @@ def probe(
     overrides, rest = split_settings(settings)
     if rest:
         raise UsageError(f"--set {rest[0]!r} sets nothing here", "use --set model.OPTION=VALUE")
+    tokenizer = tokenizer or find_tokenizer(path)
     told = {**read_sidecar(path), **overrides}
     model, guessed = _begin(path, overrides, family, tokenizer)
     if model.family.siblings is None:

@@ -65,6 +65,7 @@ def test_build_and_inspect(printed, folder):
     seen = printed("inspect", "c.golf")
     assert (seen["tensors"], seen["errors"]) == (report["tensors"], "c.report.json")
     assert printed("inspect", "c.pt")["errors"] is None
+    assert printed("unpack", "c.golf", "--force")["files"]["c.unpacked.safetensors"] > size
     printed("build", "c.pt", "--lossless", "-o", "l.golf", *CALIB[4:])
 
 

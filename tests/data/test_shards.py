@@ -1,13 +1,20 @@
 """Token shards: round trip, strict sizes, globs without byte-count side-cars."""
 
 import re
+from hashlib import sha256
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golfpack.data.shards import HEADER_BYTES, read_shard, read_tokens, write_shard
+from golfpack.data.shards import (
+    HEADER_BYTES,
+    read_shard,
+    read_tokens,
+    tokens_sha256,
+    write_shard,
+)
 from golfpack.errors import UsageError
 
 
@@ -29,6 +36,23 @@ def test_the_layout_is_the_challenges(tmp_path):
     assert not header[3:].any()
     assert path.read_bytes()[HEADER_BYTES:] == b"\x01\x00\x02\x01"
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_tokens_beyond_uint16_are_uint32_in_llm_cs_layout(tmp_path):
+    path, ids = tmp_path / "a.bin", [1, 65_536, 128_255]
+    write_shard(path, np.array(ids))
+    header = np.frombuffer(path.read_bytes()[:HEADER_BYTES], "<i4")
+    assert header[:3].tolist() == [20240801, 7, 3]
+    assert path.stat().st_size == HEADER_BYTES + 4 * 3
+    assert read_shard(path).dtype == np.uint32
+    assert read_shard(path).tolist() == ids
+    # What is read decides, not the file: equal tokens have one type and one sha256.
+    write_shard(tmp_path / "b.bin", np.array([1]))
+    assert read_shard(path, 1).dtype == np.uint16
+    assert tokens_sha256(read_shard(path, 1)) == tokens_sha256(read_shard(tmp_path / "b.bin"))
+    assert tokens_sha256(read_shard(path)) == sha256(np.array(ids, "<u4").tobytes()).hexdigest()
+    # Shards of both kinds are one stream.
+    assert read_tokens(f"{tmp_path}/*.bin").tolist() == [*ids, 1]
 
 
 def test_a_glob_is_one_stream_in_name_order(tmp_path):
@@ -69,9 +93,9 @@ def test_damaged_shards_say_what_is_wrong(data, message, tmp_path):
         read_shard(path)
 
 
-@pytest.mark.parametrize("token", [-1, 65536])
+@pytest.mark.parametrize("token", [-1, 1 << 32])
 def test_tokens_that_do_not_fit_are_refused(token, tmp_path):
-    with pytest.raises(UsageError, match=r"holds 0\.\.65535"):
+    with pytest.raises(UsageError, match="the stream has tokens from"):
         write_shard(tmp_path / "a.bin", np.array([1, token]))
     with pytest.raises(UsageError, match="cannot write"):
         write_shard(tmp_path / "absent" / "a.bin", np.array([1]))
@@ -106,7 +130,7 @@ def test_the_same_ids_are_read_from_every_kind_of_file(tmp_path):
     [
         (np.zeros((2, 2), int), "an array of shape and dtype"),
         (np.zeros(3), "an array of shape and dtype"),
-        (np.array([1, 70000]), "has tokens from 1 to 70000"),
+        (np.array([1, 1 << 32]), "has tokens from 1 to 4294967296"),
         (np.array([-1, 2]), "has tokens from -1 to 2"),
         (np.array([{"a": 1}]), "is not a readable .npy"),
     ],
@@ -117,7 +141,7 @@ def test_arrays_that_are_no_tokens_are_refused(array, message, tmp_path):
         read_tokens(tmp_path / "a.npy")
 
 
-@pytest.mark.parametrize("text", ["1 2 x", "1 2.5", "\xe9", "1 99999999999999999999", "1 70000"])
+@pytest.mark.parametrize("text", ["1 2 x", "1 2.5", "\xe9", "1 99999999999999999999", "1 -7"])
 def test_lists_that_are_no_tokens_are_refused(text, tmp_path):
     (tmp_path / "a.tokens").write_text(text)
     with pytest.raises(UsageError, match=r"a\.tokens"):

@@ -8,7 +8,7 @@ import torch
 
 from golfpack.errors import UsageError
 from golfpack.models.alph.net import Alph, AlphConfig
-from golfpack.models.base import Family, StateDict, from_net, shape_of
+from golfpack.models.base import Family, Forms, StateDict, form_words, from_net, shape_of
 from golfpack.spec import Hook, Role, TensorSpec
 
 _ROLES: dict[str, Role] = {
@@ -68,6 +68,29 @@ def adapt(state: StateDict, _overrides: Mapping[str, Any]) -> tuple[StateDict, l
     return adapted, [note]
 
 
+def tell_form(state: StateDict) -> str:
+    """Whether names are those of ALPH files, and the projection is fused; see `Forms`."""
+    if "wte" not in state:
+        return ""
+    return "alph fused" if any(_FUSED.fullmatch(name) for name in state) else "alph"
+
+
+def restore(state: StateDict, config: Mapping[str, Any], form: str) -> dict[str, torch.Tensor]:
+    """Tensors by the names of ALPH files; see `Forms`."""
+    words, out = form_words(form, ["alph", "fused"]), dict(state)
+    if "fused" in words:
+        for i in range(config["num_layers"]):
+            parts = [out.pop(f"layer.{i}.attn.w{part}.weight") for part in "qkv"]
+            out[f"layer.{i}.attn.wqkv.weight"] = torch.cat(parts)
+    if "alph" not in words:
+        return out
+    bare = {name: name.removesuffix(".weight") for name in out}
+    return {
+        short if _MATRIX.fullmatch(short) or _FUSED.fullmatch(short) else name: out[name]
+        for name, short in bare.items()
+    }
+
+
 def read_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     """What shapes cannot tell; later programs have activations that this family lacks."""
     activation = stored.get("ffnActivation") or "gelu"
@@ -115,4 +138,5 @@ ALPH = Family(
     max_length=_max_length,
     adapt=adapt,
     read_config=read_config,
+    forms=Forms(tell_form, restore),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, from_net, shape_of
+from golfpack.models.base import Family, Forms, StateDict, form_words, from_net, shape_of
 from golfpack.models.bottleneck.config import BottleneckConfig
 from golfpack.models.bottleneck.net import Bottleneck
 from golfpack.spec import Hook, Role, TensorSpec
@@ -28,6 +28,7 @@ _ROLES: dict[str, Role] = {
 }
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _KEYS = re.compile(r"(blocks\.\d+\.attn\.)k_(proj|sem|geo)\.weight")
+_QUERIES = re.compile(r"(blocks\.\d+\.attn\.)q_(proj|sem|geo)\.weight")
 
 # The source's names of what shapes cannot tell.
 _STORED = {
@@ -71,6 +72,21 @@ def adapt(state: StateDict, _overrides: Mapping[str, Any]) -> tuple[StateDict, l
         "and are kept once"
     )
     return {name: t for name, t in state.items() if name not in keys}, [note]
+
+
+def tell_form(state: StateDict) -> str:
+    """Whether the keys' matrices stand beside the queries' that they are; see `Forms`."""
+    return "keys" if len(adapt(state, {})[0]) < len(state) else ""
+
+
+def restore(state: StateDict, _config: Mapping[str, Any], form: str) -> dict[str, torch.Tensor]:
+    """The keys' matrices again beside the queries'; see `Forms`."""
+    if "keys" not in form_words(form, ["keys"]):
+        return dict(state)
+    copies = {
+        _QUERIES.sub(r"\1k_\2.weight", n): t for n, t in state.items() if _QUERIES.fullmatch(n)
+    }
+    return {**state, **{name: t.clone() for name, t in copies.items()}}
 
 
 def _same(state: StateDict, name: str, other: str) -> bool:
@@ -140,4 +156,5 @@ BOTTLENECK = Family(
     max_length=_max_length,
     adapt=adapt,
     read_config=read_config,
+    forms=Forms(tell_form, restore),
 )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from golfpack.errors import UsageError
-from golfpack.models.base import StateDict
+from golfpack.models.base import StateDict, form_words
 
 # The matrices of each bank, kind after kind: [i] is block i's first kind, [n + i] its second.
 _BANKS: dict[str, tuple[str, ...]] = {
@@ -61,6 +61,32 @@ def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, li
         if count
     ]
     return (kept, notes) if notes else (state, [])
+
+
+def tell_form(state: StateDict) -> str:
+    """Which banks the matrices stand in; see `Forms`."""
+    found = [name for name in _BANKS if name in state]
+    return "banks" if len(found) == len(_BANKS) else " ".join(found)
+
+
+def restore(state: StateDict, _config: Mapping[str, Any], form: str) -> dict[str, torch.Tensor]:
+    """Matrices back in their banks; see `Forms`."""
+    words = form_words(form, ["banks", *_BANKS])
+    out = dict(state)
+    for bank in _BANKS if "banks" in words else sorted(words):
+        names = [
+            f"blocks.{i}.{kind}.weight"
+            for kind in _BANKS[bank]
+            for i in range(_blocks(state, _BANKS[bank][0]))
+        ]
+        if not names or {n for n in names if n in out} != set(names):
+            raise UsageError(f"the artifact lacks matrices of {bank}", None)
+        out[bank] = torch.stack([out.pop(name) for name in names])
+    return out
+
+
+def _blocks(state: StateDict, kind: str) -> int:
+    return sum(name.endswith(f".{kind}.weight") for name in state)
 
 
 def _split(name: str, bank: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, from_net
-from golfpack.models.golf.adapt import adapt
+from golfpack.models.base import Family, Forms, StateDict, from_net
+from golfpack.models.golf.adapt import adapt, restore, tell_form
 from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig
 from golfpack.models.golf.infer import BLOCK, infer
 from golfpack.models.golf.net import Golf
@@ -112,4 +112,5 @@ GOLF = Family(
     from_tokenizer=from_tokenizer,
     siblings=siblings,
     newer=NEWER,
+    forms=Forms(tell_form, restore),
 )

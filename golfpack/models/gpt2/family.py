@@ -7,9 +7,18 @@ from typing import Any
 import torch
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, from_net, shape_of
+from golfpack.models.base import (
+    Family,
+    Forms,
+    StateDict,
+    Transformers,
+    form_words,
+    from_net,
+    shape_of,
+)
 from golfpack.models.gpt2.net import Gpt2, Gpt2Config
-from golfpack.models.transformers_layout import check_model_type, refuse_options, without_copy
+from golfpack.models.gpt2.transformers_config import MODEL_TYPE, read_config, write_config
+from golfpack.models.transformers_layout import without_copy
 from golfpack.spec import Hook, Role, TensorSpec
 
 _PREFIX = "transformer."
@@ -23,23 +32,6 @@ _ROLES: dict[str, Role] = {
 _EMBEDDINGS = ("wte", "wpe")
 # Causal masks that transformers once saved beside the weights.
 _MASKS = re.compile(r"h\.\d+\.attn\.(?:bias|masked_bias)")
-# config.json of transformers -> options of ours; those without an entry are not about the function.
-_OPTIONS = {
-    "vocab_size": "vocab_size",
-    "n_layer": "num_layers",
-    "n_embd": "dim",
-    "n_head": "num_heads",
-    "n_inner": "mlp_hidden",
-    "n_positions": "seq_len",
-    "block_size": "seq_len",  # nanoGPT
-    "layer_norm_epsilon": "norm_eps",
-}
-_ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu": "gelu",
-}
 
 
 def _tensor_spec(name: str, shape: tuple[int, ...], model: Gpt2) -> TensorSpec:
@@ -84,7 +76,7 @@ def infer(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def adapt(state: StateDict, _overrides: Mapping[str, Any]) -> tuple[StateDict, list[str]]:
+def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, list[str]]:
     """Tensors by the network's names, matrices as (out, in), no masks, no copy of a tied head."""
     bare = {name.removeprefix(_PREFIX): t for name, t in state.items()}
     if not matches(bare) or len(bare) != len(state):
@@ -95,6 +87,12 @@ def adapt(state: StateDict, _overrides: Mapping[str, Any]) -> tuple[StateDict, l
     if _is_transposed(bare):
         notes.append("matrices transposed from (in, out), as transformers' Conv1D has them")
         bare = {name: t.T if _is_block_matrix(name, t) else t for name, t in bare.items()}
+    if "lm_head.weight" not in bare and overrides.get("tie_word_embeddings") is False:
+        raise UsageError(
+            "the checkpoint has no lm_head.weight, and config.json says that the head is not the "
+            "embedding",
+            "is the checkpoint complete? It may be of the trunk alone",
+        )
     without, tied = without_copy(bare, "lm_head.weight", "wte.weight")
     return without, notes + tied
 
@@ -110,27 +108,34 @@ def _is_block_matrix(name: str, tensor: torch.Tensor) -> bool:
     return match is not None and match[2] in _ROLES and tensor.ndim == 2
 
 
-def read_config(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Options from transformers' config.json, or nanoGPT's `model_args`; see `Family.read_config`."""
-    check_model_type(stored, "gpt2")
-    refuse_options(
-        stored,
-        {
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "add_cross_attention": False,
-        },
-    )
-    options = {ours: stored[key] for key, ours in _OPTIONS.items() if stored.get(key) is not None}
-    # nanoGPT names no activation: it has the exact one.
-    default = "gelu_new" if "model_type" in stored else "gelu"
-    function = str(stored.get("activation_function", default))
-    if function not in _ACTIVATIONS:
-        raise UsageError(
-            f"config.json says activation_function {function!r}",
-            f"this family computes {', '.join(_ACTIVATIONS)}",
-        )
-    return {**options, "activation": _ACTIVATIONS[function]}
+def tell_form(state: StateDict) -> str:
+    """The prefix of a whole model's names, Conv1D's layout, a head beside the embedding; see `Forms`."""
+    bare = {name.removeprefix(_PREFIX): t for name, t in state.items()}
+    words = ["transformer."] if any(name.startswith(_PREFIX) for name in state) else []
+    if _is_transposed(bare):
+        words.append("conv1d")
+    if without_copy(bare, "lm_head.weight", "wte.weight")[1]:
+        words.append("head")
+    return " ".join(words)
+
+
+def restore(state: StateDict, _config: Mapping[str, Any], form: str) -> dict[str, torch.Tensor]:
+    """See `Forms`."""
+    words, out = form_words(form, ["transformer.", "conv1d", "head"]), dict(state)
+    if "conv1d" in words:
+        out = {n: t.T.contiguous() if _is_block_matrix(n, t) else t for n, t in out.items()}
+    if "head" in words:
+        out["lm_head.weight"] = out["wte.weight"].clone()
+    if "transformer." in words:
+        return {n if n.startswith("lm_head.") else _PREFIX + n: t for n, t in out.items()}
+    return out
+
+
+def _transformers_form(form: str) -> str:
+    """Conv1D's layout always; the prefix, but where a checkpoint of transformers' had none."""
+    if "conv1d" in form.split():
+        return form
+    return "transformer. conv1d head" if "head" in form.split() else "transformer. conv1d"
 
 
 def _max_length(config: Mapping[str, Any]) -> int | None:
@@ -166,4 +171,7 @@ GPT2 = Family(
     read_config=read_config,
     aliases=_aliases,
     siblings=_siblings,
+    model_types=(MODEL_TYPE,),
+    forms=Forms(tell_form, restore),
+    transformers=Transformers(write_config, _transformers_form),
 )

@@ -1,4 +1,4 @@
-"""The Llama family: SmolLM, TinyLlama and their like, llama2.c, and Meta's own names.
+"""The Llama family: SmolLM, TinyLlama and their like, Qwen, Mistral, Gemma, llama2.c, Meta's own names.
 
 Tensors have transformers' names and order of rotary channels; checkpoints with Meta's names
 ("layers.0.attention.wq.weight") are renamed and their query and key rows reordered when read.
@@ -11,14 +11,25 @@ from typing import Any
 import torch
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, StateDict, from_net, shape_of, typed_overrides
+from golfpack.models.base import (
+    Family,
+    Forms,
+    StateDict,
+    Transformers,
+    form_words,
+    from_net,
+    shape_of,
+    typed_overrides,
+)
+from golfpack.models.llama import meta
 from golfpack.models.llama.net import Llama, LlamaConfig
-from golfpack.models.transformers_layout import check_model_type, refuse_options, without_copy
+from golfpack.models.llama.transformers_config import TYPES, read_config, write_config
+from golfpack.models.transformers_layout import without_copy
 from golfpack.spec import Fold, Hook, Role, TensorSpec
 
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _FIRST = "model.layers.0."
-_BLOCK = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
+_BLOCK = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _ROLES: dict[str, Role] = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -30,39 +41,16 @@ _ROLES: dict[str, Role] = {
 }
 # Angles that some trainers save beside the weights; they follow from the config.
 _TABLES = re.compile(r"(?:.*\.)?(?:rotary_emb\.inv_freq|freqs_cos|freqs_sin|rope\.freqs)")
-_META = {
-    "tok_embeddings": "model.embed_tokens",
-    "norm": "model.norm",
-    "output": "lm_head",
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
-    "attention_norm": "input_layernorm",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "ffn_norm": "post_attention_layernorm",
-}
-_META_NAME = re.compile(r"(layers\.\d+\.)?(.+)\.weight")
-_META_QUERY = "layers.0.attention.wq.weight"
-# config.json of transformers -> options of ours; those without an entry are not about the function.
-_OPTIONS = {
-    "vocab_size": "vocab_size",
-    "num_hidden_layers": "num_layers",
-    "hidden_size": "dim",
-    "num_attention_heads": "num_heads",
-    "num_key_value_heads": "num_kv_heads",
-    "head_dim": "head_dim",
-    "intermediate_size": "mlp_hidden",
-    "rms_norm_eps": "norm_eps",
-    "rope_theta": "rope_base",
-    "max_position_embeddings": "seq_len",
-}
+# Options that the first artifacts of the family lack.
+_NEWER = frozenset({
+    "attn_bias", "mlp_bias", "qk_norm", "activation", "rope_scaling", "window", "window_layers",
+    "window_rope_base", "norm_plus_one", "post_norms", "embed_scaled", "query_scale", "attn_softcap",
+    "softcap",
+})  # fmt: skip
 
 
 def _folds(cfg: LlamaConfig) -> tuple[Fold, ...]:
-    """Values pass linearly to `o_proj`, and so does `up_proj` to `down_proj`."""
+    """Without biases, values pass linearly to `o_proj`, and so does `up_proj` to `down_proj`."""
     shared = cfg.num_heads // cfg.num_kv_heads * cfg.head_dim  # columns fed by one KV head
     columns = range(cfg.num_heads * cfg.head_dim)
     values = tuple(c // shared * cfg.head_dim + c % cfg.head_dim for c in columns)
@@ -70,8 +58,10 @@ def _folds(cfg: LlamaConfig) -> tuple[Fold, ...]:
     folds = []
     for i in range(cfg.num_layers):
         attn, mlp = f"model.layers.{i}.self_attn", f"model.layers.{i}.mlp"
-        folds.append(Fold(f"{attn}.o_proj.weight", f"{attn}.v_proj.weight", values))
-        folds.append(Fold(f"{mlp}.down_proj.weight", f"{mlp}.up_proj.weight", units))
+        if cfg.attn_bias == "none":
+            folds.append(Fold(f"{attn}.o_proj.weight", f"{attn}.v_proj.weight", values))
+        if not cfg.mlp_bias:
+            folds.append(Fold(f"{mlp}.down_proj.weight", f"{mlp}.up_proj.weight", units))
     return tuple(folds)
 
 
@@ -85,7 +75,7 @@ def _tensor_spec(name: str, shape: tuple[int, ...], model: Llama) -> TensorSpec:
         return TensorSpec(name, shape, "head", hooks=(Hook("lm_head"),))
     match = _BLOCK.fullmatch(name)
     block = int(match[1]) if match else None
-    role = _ROLES.get(match[2]) if match else None
+    role = _ROLES.get(match[2]) if match and match[3] == "weight" else None
     if role is None:
         return TensorSpec(name, shape, "vector", block)
     return TensorSpec(name, shape, role, block, (Hook(name.removesuffix(".weight")),))
@@ -112,7 +102,17 @@ def infer(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
         "head_dim": q_dim // heads,
         "mlp_hidden": shape_of(state, _FIRST + "mlp.gate_proj.weight", 2)[0],
         "tied": _HEAD not in state,
+        "attn_bias": _attn_bias(state),
+        "mlp_bias": _FIRST + "mlp.gate_proj.bias" in state,
+        "qk_norm": _FIRST + "self_attn.q_norm.weight" in state,
+        "post_norms": _FIRST + "pre_feedforward_layernorm.weight" in state,
     }
+
+
+def _attn_bias(state: StateDict) -> str:
+    if _FIRST + "self_attn.q_proj.bias" not in state:
+        return "none"
+    return "all" if _FIRST + "self_attn.o_proj.bias" in state else "qkv"
 
 
 def _heads(q_dim: int, kv_dim: int, overrides: Mapping[str, Any]) -> int:
@@ -140,80 +140,71 @@ def _heads(q_dim: int, kv_dim: int, overrides: Mapping[str, Any]) -> int:
 def adapt(state: StateDict, overrides: Mapping[str, Any]) -> tuple[StateDict, list[str]]:
     """Tensors by transformers' names, without rotary tables and without a copy of a tied head."""
     notes = []
-    if _META_QUERY in state:
-        state = from_meta(state, overrides)
+    if meta.QUERY in state:
+        state = {name: t for name, t in state.items() if not _TABLES.fullmatch(name)}
+        state = meta.from_meta(state, _head_dim(state, overrides))
         notes.append("tensors renamed from Meta's names, rows of queries and keys reordered")
+    state = _whole(state)
     if not matches(state):
         return state, []
     tables = [name for name in state if _TABLES.fullmatch(name)]
     if tables:
         notes.append(f"{len(tables)} rotary tables left out: they follow from the config")
         state = {name: t for name, t in state.items() if name not in tables}
+    if _HEAD not in state and overrides.get("tie_word_embeddings") is False:
+        raise UsageError(
+            f"the checkpoint has no {_HEAD}, and config.json says that the head is not the embedding",
+            "is the checkpoint complete? It may be of the trunk alone",
+        )
     state, tied = without_copy(state, _HEAD, _EMBED)
     return state, notes + tied
 
 
-def from_meta(state: StateDict, overrides: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """A state dict with Meta's names and channel order, as transformers has it.
+def _head_dim(state: StateDict, overrides: Mapping[str, Any]) -> int:
+    """The width of a head of a checkpoint with Meta's names.
 
     Raises:
         UsageError: the number of heads is not told, or does not fit.
     """
-    state = {name: t for name, t in state.items() if not _TABLES.fullmatch(name)}
     heads = overrides.get("num_heads", overrides.get("num_attention_heads"))
     typed = typed_overrides(LlamaConfig, {} if heads is None else {"num_heads": heads})
-    q_dim = shape_of(state, _META_QUERY, 2)[0]
-    kv_dim = shape_of(state, "layers.0.attention.wk.weight", 2)[0]
-    head_dim = q_dim // _heads(q_dim, kv_dim, typed)
-    out = {}
-    for name, tensor in state.items():
-        if name.endswith(("attention.wq.weight", "attention.wk.weight")):
-            tensor = _halves_from_pairs(tensor, head_dim)
-        out[_renamed(name)] = tensor
+    q_dim, kv_dim = shape_of(state, meta.QUERY, 2)[0], shape_of(state, meta.KEY, 2)[0]
+    return q_dim // _heads(q_dim, kv_dim, typed)
+
+
+def tell_form(state: StateDict) -> str:
+    """Meta's names, the trunk's alone, and a head beside the embedding that it is; see `Forms`."""
+    if meta.QUERY in state:
+        twice = without_copy(state, meta.HEAD, meta.EMBED)[1]
+        return "meta head" if twice else "meta"
+    words = [] if _EMBED in state else ["trunk"]
+    named = _whole(state)
+    if without_copy(named, _HEAD, _EMBED)[1]:
+        words.append("head")
+    return " ".join(words)
+
+
+def restore(state: StateDict, config: Mapping[str, Any], form: str) -> dict[str, torch.Tensor]:
+    """Tensors by Meta's names or the trunk's, with the head beside the embedding; see `Forms`."""
+    words, out = form_words(form, ["meta", "trunk", "head"]), dict(state)
+    if "head" in words:
+        out[_HEAD] = out[_EMBED].clone()
+    if "meta" in words:
+        return meta.to_meta(out, config["head_dim"])
+    if "trunk" in words:
+        return {name.removeprefix("model."): t for name, t in out.items()}
     return out
 
 
-def _renamed(name: str) -> str:
-    match = _META_NAME.fullmatch(name)
-    if match is None or match[2] not in _META:
-        return name  # not one we know: the check of all names will say so
-    return f"model.{match[1]}{_META[match[2]]}.weight" if match[1] else f"{_META[match[2]]}.weight"
+def _whole(state: StateDict) -> StateDict:
+    """The names of a whole model, of those of its trunk alone."""
+    if "embed_tokens.weight" not in state:
+        return state
+    return {name if name == _HEAD else f"model.{name}": t for name, t in state.items()}
 
 
-def _halves_from_pairs(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Rows (2i, 2i + 1) of every head -> (i, i + D/2)."""
-    if weight.ndim != 2 or weight.shape[0] % head_dim:
-        return weight  # misshapen: the check of all shapes will say so
-    rows, cols = weight.shape
-    pairs = weight.reshape(rows // head_dim, head_dim // 2, 2, cols)
-    return pairs.transpose(1, 2).reshape(rows, cols)
-
-
-def read_config(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Options from transformers' config.json; see `Family.read_config`."""
-    check_model_type(stored, "llama")
-    scaling = stored.get("rope_parameters") or stored.get("rope_scaling") or {}
-    if not isinstance(scaling, dict):
-        raise UsageError(
-            f"config.json says rope_scaling {scaling!r}", "it must be an object or null"
-        )
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    refuse_options(
-        {**stored, "rope_type": kind},
-        {
-            "rope_type": "default",
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
-            "rope_interleaved": False,
-        },
-    )
-    options = {ours: stored[key] for key, ours in _OPTIONS.items() if stored.get(key) is not None}
-    if "rope_theta" in scaling:
-        options["rope_base"] = scaling["rope_theta"]
-    if stored.get("tie_word_embeddings") is True:
-        options["tied"] = True
-    return options
+def _transformers_form(form: str) -> str:
+    return " ".join(word for word in form.split() if word != "meta")
 
 
 def _max_length(config: Mapping[str, Any]) -> int | None:
@@ -232,10 +223,10 @@ def _siblings(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     }
 
 
-build, spec = from_net("llama", Llama, LlamaConfig, _tensor_spec, _folds)
+build, spec = from_net("llama", Llama, LlamaConfig, _tensor_spec, _folds, _NEWER)
 LLAMA = Family(
     name="llama",
-    about="Llama as transformers, Meta's code and llama2.c write it: SmolLM, TinyLlama and their like.",
+    about="Llama, Qwen 2 and 3, Mistral and Gemma as transformers write them; Meta's code, llama2.c.",
     needs="model.embed_tokens.weight, model.layers.N.self_attn.{q,k,v,o}_proj.weight, "
     "model.layers.N.mlp.{gate,up,down}_proj.weight (or Meta's names: tok_embeddings.weight, "
     "layers.N.attention.w{q,k,v,o}.weight, layers.N.feed_forward.w{1,2,3}.weight)",
@@ -249,4 +240,8 @@ LLAMA = Family(
     read_config=read_config,
     aliases=_aliases,
     siblings=_siblings,
+    newer=_NEWER,
+    model_types=tuple(TYPES),
+    forms=Forms(tell_form, restore),
+    transformers=Transformers(write_config, _transformers_form),
 )

@@ -19,8 +19,8 @@ from golfpack.errors import UsageError
 
 _HEADER = struct.Struct("<7i")
 _LARGEST = (1 << 16, 1 << 18, 1 << 10, 1 << 10, 1 << 10, 1 << 20, 1 << 20)
-# What llama2.c's own code has built in.
-_FIXED = {"rope_theta": 10000.0, "rms_norm_eps": 1e-5}
+# What llama2.c's own code has built in; all else is as in Llama.
+_FIXED = {"model_type": "llama", "rope_theta": 10000.0, "rms_norm_eps": 1e-5}
 
 
 @dataclass(frozen=True)

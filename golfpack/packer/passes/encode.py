@@ -124,7 +124,9 @@ def encoded(state: PackState) -> PackState:
         coding.side,
         state.threads,
     )
-    head = {"family": spec.family, "config": spec.stored_config}
+    head: dict[str, Any] = {"family": spec.family, "config": spec.stored_config}
+    if spec.source:
+        head["source"] = dict(spec.source)
     return replace(state, blob=assemble(head | manifest, streams))
 
 

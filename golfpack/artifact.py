@@ -147,7 +147,11 @@ def model_of(artifact: Artifact, path: Path, family: Family | None = None) -> Mo
         raise CorruptError(f"the artifact's config lacks {', '.join(missing)}", None)
     if mistyped := [k for k, v in artifact.config.items() if config[k] != v]:
         raise CorruptError(f"the artifact's config holds no proper {', '.join(mistyped)}", None)
-    return Model(family, config, spec, artifact.weights(), artifact.container.sha256, {}, path)
+    inside = (
+        None if artifact.tokenizer is None else (artifact.tokenizer.name, artifact.tokenizer.data)
+    )
+    sha256 = artifact.container.sha256
+    return Model(family, config, spec, artifact.weights(), sha256, {}, path, tokenizer=inside)
 
 
 def whole_config(artifact: Artifact) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Inputs:
         calib_tokens: how many of its tokens.
         data_free: no calibration at all.
         tokenizer: of calibration text, and for losses in bits per byte.
+        with_tokenizer: put it into the artifact, where it counts towards the budget; without
+            `tokenizer`, that of the checkpoint's folder.
         code: files that ship beside the artifact and count towards the budget, as they are.
         settings: "pass.option=value" and "model.option=value".
         model, model_args: a family by name, or FILE.py:CLASS and its keyword arguments.
@@ -33,6 +35,7 @@ class Inputs:
     calib_tokens: int = CALIB_TOKENS
     data_free: bool = False
     tokenizer: Path | None = None
+    with_tokenizer: bool = False
     code: tuple[Path, ...] = ()
     settings: tuple[str, ...] = ()
     model: str | None = None

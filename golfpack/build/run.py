@@ -21,7 +21,15 @@ from golfpack.build.attempt import (
     report_failure,
 )
 from golfpack.build.options import BuildOptions, no_one_aim
-from golfpack.build.prepare import Prepared, check_output, code_bytes, measures, prepare, read_model
+from golfpack.build.prepare import (
+    Prepared,
+    check_output,
+    code_bytes,
+    measures,
+    prepare,
+    read_model,
+    with_its_tokenizer,
+)
 from golfpack.build.rebuild import check_inputs, kept_apart, told_result
 from golfpack.build.refine import Refiner
 from golfpack.build.report import BuildReport, FailedBuild, Refinement
@@ -62,6 +70,7 @@ def build(
     """
     if not options.dry_run:
         check_output(output_of(options), options.inputs.checkpoint)
+    options = with_its_tokenizer(options)
     attempt = Attempt(options)
     try:
         return _build(options, attempt, notify)
@@ -256,6 +265,7 @@ def _verified(state: PackState) -> Artifact:
     state.notify("verify", 0, 0, f"{state.size:,} bytes, decoded again")
     artifact = loads(state.blob)
     assert set(artifact.tensors) == set(state.tensors)
+    assert artifact.tokenizer == state.tokenizer
     for name, (_, tensor) in artifact.tensors.items():
         expected = state.tensors[name].dequantize()
         if not np.array_equal(tensor.dequantize(), expected.reshape(tensor.dequantize().shape)):

@@ -15,6 +15,7 @@ from golfpack.measure.tensor_errors import excess_kurtosis
 from golfpack.measure.tensors import Known, TensorReport, tensor_reports
 from golfpack.models.base import Family
 from golfpack.models.model import Model
+from golfpack.packer.format.container import TOKENIZER_STREAM
 from golfpack.packer.format.loader import is_artifact, load
 
 
@@ -77,7 +78,7 @@ def inspect(
     if is_artifact(path):
         artifact = load(path)
         streams = {n: len(data) for n, data in artifact.container.streams.items()}
-        streams["header"] = artifact.container.overhead
+        streams["header"] = artifact.container.overhead - streams.get(TOKENIZER_STREAM, 0)
         known = Known(
             {t.name: t.block for t in loaded.spec.tensors},
             None if original is None else original.weights,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golfpack.errors import UsageError
-from golfpack.measure.kv_cache import (
+from golfpack.kv.layout import (
     LONG_CONTEXT,
     Cached,
     baseline,

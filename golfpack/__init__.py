@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class _Package(ModuleType):
-    """This package, whose functions `build`, `compare`, `generate`, `inspect` and `probe` bear folders' names.
+    """This package, whose functions `build`, `compare`, `generate` and others bear folders' names.
 
     Importing a module of `golfpack.build` would put the folder in the function's place. It does not
     here: `golfpack.build` is the function, and `from golfpack.build.run import ...` finds the folder.

@@ -159,6 +159,8 @@ def evaluate(
     window: int | None = None,
     stride: int | None = None,
     ttt: str = "none",
+    kv_cache: str | None = None,
+    kv_residual: int | None = None,
     limit: int | None = None,
     baseline: AnyPath | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -176,10 +178,11 @@ def evaluate(
         path: checkpoint or `.golf` file.
         tokens: shard or text file, or a glob of shards.
         tokenizer: whose tokens they are.
-        mode: "plain" or "sliding".
+        mode: "plain", "sliding", or "stream": token by token through a KV cache.
         window: tokens per window; None for the model's trained length.
         stride: of sliding windows; None for 64.
         ttt: "none", or the name or .toml file of test-time training.
+        kv_cache, kv_residual: of "stream", the cache's formats; None for fp32.
         limit: tokens read; targets are one fewer.
         baseline: float checkpoint to score too, for the quant gap.
         settings: "model.option" of a checkpoint or "ttt.option" -> value, or texts.
@@ -194,6 +197,7 @@ def evaluate(
         Path(path), tokens, Path(tokenizer), mode=mode, window=window, stride=stride, ttt=ttt,
         limit=limit, settings=_settings(settings), baseline=_path(baseline), threads=threads,
         device=device, legality=legality, strict=strict, family=choose_family(model, model_args),
+        kv_cache=kv_cache, kv_residual=kv_residual,
     )  # fmt: skip
     return run_evaluate(options, notify)
 

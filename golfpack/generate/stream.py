@@ -66,7 +66,9 @@ class TextStream:
         self._held = ""
 
     def push(self, token: int) -> str:
-        """The text that has become certain with this token."""
+        """The text that has become certain with this token; none behind an ending."""
+        if self.ended:
+            return ""
         self._ids.append(token)
         before = self._decoded(self._ids[self._from : self._read])
         text = self._decoded(self._ids[self._from :])
@@ -77,10 +79,10 @@ class TextStream:
 
     def flush(self) -> str:
         """What is left, bytes that never became a character included."""
-        before = self._decoded(self._ids[self._from : self._read])
-        rest = self._decoded(self._ids[self._from :])[len(before) :]
         if self.ended:
             return ""
+        before = self._decoded(self._ids[self._from : self._read])
+        rest = self._decoded(self._ids[self._from :])[len(before) :]
         self._held, rest = "", self._held + rest
         return rest
 

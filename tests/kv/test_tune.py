@@ -228,10 +228,10 @@ def test_a_damaged_file_of_results_is_left_aside(model):
         file.write_text(damaged)
         found, warning = read_results(file)
         assert (found, warning is None) == (Results(), False)
-        again = tune(model, options, timer=FakeTimer())
-        assert not again.cached
-        assert str(file) in again.warnings[0]
-        assert read_results(file)[1] is None
+    again = tune(model, options, timer=FakeTimer())
+    assert not again.cached
+    assert str(file) in again.warnings[0]
+    assert read_results(file)[1] is None
 
 
 def test_what_cannot_be_tuned(model):

@@ -17,6 +17,7 @@ from golfpack.packer.format.container import TOKENIZER_STREAM, Container
 # Far above any real tokenizer: what a hostile manifest can make us allocate.
 MAX_TOKENIZER = 1 << 27
 _CODEC = Lzma(9)
+_NONSENSE = "the manifest's entry of the tokenizer makes no sense"
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def read_attached(container: Container) -> TokenizerFile | None:
     if coded is None or not isinstance(entry, dict):
         raise CorruptError("the manifest and the streams disagree on a tokenizer")
     fields = cast(Mapping[str, Any], entry)
-    name, size, codec = (fields.get(key) for key in ("name", "bytes", "codec"))
-    known = isinstance(name, str) and type(size) is int and isinstance(codec, dict)
-    if not known or not 0 <= size <= MAX_TOKENIZER:
-        raise CorruptError("the manifest's entry of the tokenizer makes no sense")
+    name, size, codec = fields.get("name"), fields.get("bytes"), fields.get("codec")
+    if not isinstance(name, str) or not isinstance(size, int) or not isinstance(codec, dict):
+        raise CorruptError(_NONSENSE)
+    if isinstance(size, bool) or not 0 <= size <= MAX_TOKENIZER:
+        raise CorruptError(_NONSENSE)
     return TokenizerFile(name, make_codec(cast(dict[str, Any], codec)).decode(coded, size))

@@ -68,7 +68,7 @@ def generate(
     model_args: ModelArgs = None,
     settings: Set = None,
     threads: Threads = CORES,
-    device: Device = "cpu",
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Write text that follows a prompt, token by token; the same seed writes the same text."""

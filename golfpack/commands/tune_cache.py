@@ -59,7 +59,7 @@ def tune_cache(
     model_args: ModelArgs = None,
     settings: Set = None,
     threads: Threads = CORES,
-    device: Device = "cpu",
+    device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -81,7 +81,7 @@ def generate(
     device = resolve_device(options.device).name
     with computing_threads(options.threads):
         module = module.to(device)
-        cache = _cache(model, module, options, positions)
+        cache = _cache(model, module, options, positions, device)
         written = _write(module, prompt, count, options, cache, on_text)
     layout = None if cache is None else cache.layout
     return GenerateReport(
@@ -117,6 +117,8 @@ def _check(options: GenerateOptions) -> None:
         raise UsageError("a chat is about text", "give --prompt, or leave --chat out")
     if not options.cached and (options.kv_cache or options.kv_residual is not None):
         raise UsageError("--no-cache leaves nothing to store", "leave --kv-cache or --no-cache out")
+    if options.kv_cache == TUNED and options.kv_residual is not None:
+        raise UsageError("a tuned cache has its own residual", "leave --kv-residual out")
     if options.tokens is not None and options.tokens < 1:
         raise UsageError(f"{options.tokens} tokens cannot be written", "give --tokens 1 or more")
 
@@ -151,14 +153,14 @@ def _length_warnings(model: Model, positions: int) -> list[str]:
 
 
 def _cache(
-    model: Model, module: nn.Module, options: GenerateOptions, positions: int
+    model: Model, module: nn.Module, options: GenerateOptions, positions: int, device: str
 ) -> StoredCache | None:
     if not options.cached:
         return None
     check_cached(model.family, model.config, positions)
     plain = observe(module)
     if options.kv_cache == TUNED:
-        layout, plan = tuned_cache(model, plain, options.device, positions)
+        layout, plan = tuned_cache(model, plain, device, positions)
         return StoredCache(layout, positions, plan)
     residual = DEFAULT_RESIDUAL if options.kv_residual is None else options.kv_residual
     return StoredCache(stored_as(plain, options.kv_cache or DEFAULT, residual), positions)

@@ -85,6 +85,16 @@ def test_a_text_is_the_same_by_cache_and_without(folder):
     assert by_path.tokens == one.tokens
 
 
+def test_equal_weights_write_equal_texts(folder, tmp_path):
+    """A checkpoint, and its artifact that keeps every float."""
+    build(asked(folder / "c.pt", None, tmp_path / "same.golf", lossless=True, cache=False))
+    texts = [
+        golfpack.generate(path, "one dog", tokens=80, seed=1, tokenizer=folder / "t.model").text
+        for path in (folder / "c.pt", tmp_path / "same.golf")
+    ]
+    assert texts[0] == texts[1]
+
+
 def test_ids_in_place_of_a_text(folder):
     found = golfpack.generate(folder / "c.pt", [1, 5, 9], tokens=4, temperature=0)
     # The tokenizer beside a checkpoint is not taken for ids: it may be another's.
@@ -186,6 +196,7 @@ def test_a_chat_is_a_turn_of_system_003(tmp_path):
         ({"prompt_ids": (290,)}, "'290' are no tokens of this model"),
         ({"prompt_ids": ()}, "are no tokens of this model"),
         ({"prompt": "a", "cached": False, "kv_cache": "q8_0"}, "leaves nothing to store"),
+        ({"prompt": "a", "kv_cache": "tuned", "kv_residual": 4}, "has its own residual"),
         ({"prompt": "a", "tokens": 0}, "0 tokens cannot be written"),
         ({"prompt": "", "bos": False}, "there is nothing to begin with"),
         ({"prompt": "a", "kv_cache": "q9"}, "unknown KV-cache format 'q9'"),

@@ -6,8 +6,9 @@
 
 Windows of validation tokens are read token by token through each cache; KL and rise of the loss are
 means over all targets, against the same windows under fp16. Bytes are those of the buffers of one
-window. Tokens per second: one window, one sequence, one thread, the best of several runs that take
-turns. --train makes a small decoupled-bottleneck model first, as there is none to download.
+window. Tokens per second: one window, one sequence, one thread, in seconds of the processor's time, so
+that other work on the machine counts less, the best of several runs that take turns. --train makes a
+small decoupled-bottleneck model first, as there is none to download.
 """
 
 import argparse
@@ -68,12 +69,12 @@ def train(shard: str, steps: int, save: Path) -> None:
 
 @torch.no_grad()
 def seconds(module: nn.Module, window: torch.Tensor, layout: CacheLayout, plan: Plan) -> float:
-    """For one window (1, T), token by token."""
+    """For one window (1, T), token by token: of the processor's time."""
     cache = StoredCache(layout, window.shape[1], plan)
-    began = time.perf_counter()
+    began = time.process_time()
     for part in window.split(1, dim=1):
         module(part, cache=cache)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def table(args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """golfpack: the smallest artifact that keeps a language model's quality, under an exact byte budget.
 
-The Python API, docs/api.md: `build`, `plan`, `probe`, `evaluate`, `compare`, `inspect`, `verify` and
-`load`. Their code, and torch with it, is loaded when one of them is first used.
+The Python API, docs/api.md: `build`, `plan`, `probe`, `evaluate`, `generate`, `compare`, `inspect`,
+`verify` and `load`. Their code, and torch with it, is loaded when one of them is first used.
 """
 
 import sys
@@ -10,15 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Artifact", "build", "compare", "evaluate", "inspect", "load", "plan", "probe", "verify",
+    "Artifact", "build", "compare", "evaluate", "generate", "inspect", "load", "plan", "probe",
+    "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from golfpack.api import Artifact, build, compare, evaluate, inspect, load, plan, probe, verify
+    from golfpack.api import (
+        Artifact,
+        build,
+        compare,
+        evaluate,
+        generate,
+        inspect,
+        load,
+        plan,
+        probe,
+        verify,
+    )
 
 
 class _Package(ModuleType):
-    """This package, whose functions `build`, `compare`, `inspect` and `probe` bear folders' names.
+    """This package, whose functions `build`, `compare`, `generate` and others bear folders' names.
 
     Importing a module of `golfpack.build` would put the folder in the function's place. It does not
     here: `golfpack.build` is the function, and `from golfpack.build.run import ...` finds the folder.

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from golfpack.artifact import model_of
+from golfpack.artifact import model_of, open_model
+from golfpack.base.convert import make
 from golfpack.base.defaults import CALIB_TOKENS, EVAL_TOKENS, KL_TOKENS
 from golfpack.base.progress import Notify, silent
 from golfpack.build.options import read_options
@@ -32,6 +33,10 @@ from golfpack.errors import UsageError
 from golfpack.eval.evaluate import evaluate as run_evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.eval.report import EvalReport
+from golfpack.generate.report import GenerateReport
+from golfpack.generate.run import GenerateOptions
+from golfpack.generate.run import generate as run_generate
+from golfpack.generate.sample import Sampling
 from golfpack.inspect.inspect import InspectReport
 from golfpack.inspect.inspect import inspect as run_inspect
 from golfpack.inspect.verify import VerifyReport
@@ -61,6 +66,7 @@ def build(
     calib_tokens: int = CALIB_TOKENS,
     data_free: bool = False,
     tokenizer: AnyPath | None = None,
+    with_tokenizer: bool = False,
     code: Sequence[AnyPath] = (),
     settings: Mapping[str, Any] | Sequence[str] = (),
     model: str | None = None,
@@ -95,6 +101,7 @@ def build(
         calib_tokens: how many of its tokens.
         data_free: no calibration at all.
         tokenizer: of calibration text, and for losses in bits per byte.
+        with_tokenizer: put it into the artifact; without `tokenizer`, the one beside the checkpoint.
         code: files that ship beside the artifact and count towards the budget.
         settings: "pass.option" or "model.option" -> value; or such texts as `--set` takes.
         model: a family by name, or "FILE.py:CLASS", whose file is run.
@@ -112,8 +119,9 @@ def build(
         "target_bpb": target_bpb, "lossless": lossless, "output": _path(output), "recipe": recipe,
         "plan": None if plan is None else read_plan(Path(plan)), "calib": calib,
         "calib_tokens": calib_tokens, "data_free": data_free, "tokenizer": _path(tokenizer),
-        "code": tuple(map(Path, code)), "settings": _settings(settings), "model": model,
-        "model_args": tuple(model_args), "recalibrate": recalibrate, "refine": refine,
+        "with_tokenizer": with_tokenizer, "code": tuple(map(Path, code)),
+        "settings": _settings(settings), "model": model, "model_args": tuple(model_args),
+        "recalibrate": recalibrate, "refine": refine,
         "blind": blind, "strict": strict, "dry_run": dry_run, "force": force, "seed": seed,
         "threads": threads, "device": device, "cache": cache,
     }  # fmt: skip
@@ -155,6 +163,8 @@ def evaluate(
     window: int | None = None,
     stride: int | None = None,
     ttt: str = "none",
+    kv_cache: str | None = None,
+    kv_residual: int | None = None,
     limit: int | None = None,
     baseline: AnyPath | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -173,10 +183,11 @@ def evaluate(
         tokens: shard or text file, or a glob of shards.
         tokenizer: whose tokens they are; None for that of the checkpoint's folder, or, where there is
             none, for scores in nats per token.
-        mode: "plain" or "sliding".
+        mode: "plain", "sliding", or "stream": token by token through a KV cache.
         window: tokens per window; None for the model's trained length.
         stride: of sliding windows; None for 64.
         ttt: "none", or the name or .toml file of test-time training.
+        kv_cache, kv_residual: of "stream", the cache's formats; None for fp32.
         limit: tokens read; targets are one fewer.
         baseline: float checkpoint to score too, for the quant gap.
         settings: "model.option" of a checkpoint or "ttt.option" -> value, or texts.
@@ -191,6 +202,7 @@ def evaluate(
         Path(path), tokens, _path(tokenizer), mode=mode, window=window, stride=stride, ttt=ttt,
         limit=limit, settings=_settings(settings), baseline=_path(baseline), threads=threads,
         device=device, legality=legality, strict=strict, family=choose_family(model, model_args),
+        kv_cache=kv_cache, kv_residual=kv_residual,
     )  # fmt: skip
     return run_evaluate(options, notify)
 
@@ -342,6 +354,15 @@ class Artifact:
             model = transformers.AutoModelForCausalLM.from_config(made)
         kind = type(model)
         return kind.from_pretrained(None, config=made, state_dict=state, dtype=made.dtype)
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        on_text: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> GenerateReport:
+        """Write text that follows a prompt; as the function `generate`, with its options."""
+        return _generated(self._model, prompt, on_text, options)
 
     def module(self) -> nn.Module:
         """The runnable model: tokens (B, T) int64 -> logits (B, T, V) float32, on the CPU, in eval mode.
@@ -368,6 +389,73 @@ def load(path: AnyPath, *, model: str | None = None, model_args: Sequence[str] =
     artifact = load_artifact(path)
     found = model_of(artifact, path, family)
     return Artifact(path, found.sha256, found.family.name, found.config, found)
+
+
+def generate(
+    path: AnyPath,
+    prompt: str | Sequence[int],
+    *,
+    tokens: int | None = None,
+    temperature: float = 0.8,
+    top_k: int = 40,
+    top_p: float = 1.0,
+    seed: int = 0,
+    chat: bool = False,
+    bos: bool = True,
+    tokenizer: AnyPath | None = None,
+    kv_cache: str | None = None,
+    kv_residual: int | None = None,
+    cached: bool = True,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    model: str | None = None,
+    model_args: Sequence[str] = (),
+    threads: int = 1,
+    device: str = "cpu",
+    on_text: Callable[[str], None] | None = None,
+) -> GenerateReport:
+    """Write text that follows a prompt, as `golfpack generate` does.
+
+    Args:
+        path: checkpoint or `.golf` file.
+        prompt: a text, or token ids.
+        tokens: to write at most; None for 256, or as many as the model has positions for.
+        temperature, top_k, top_p: how tokens are drawn; a temperature of 0 takes the likeliest.
+        seed: the same one writes the same text; the caller's random state is not touched.
+        chat: the prompt is a user's turn, the text the answer to it.
+        bos: begin with the tokenizer's token for that, where it has one.
+        tokenizer: its file; None for the one inside the artifact, or beside the checkpoint.
+        kv_cache, kv_residual: formats of the KV cache; None for fp32.
+        cached: False computes every position again for each token.
+        settings, model, model_args: as `build` has them.
+        threads, device: as the command has them.
+        on_text: told each piece of text as soon as it is there.
+
+    Raises:
+        UsageError: bad input, or a model that cannot be cached. CorruptError: a damaged artifact.
+    """
+    family = choose_family(model, model_args)
+    found = open_model(Path(path), _settings(settings), family, _path(tokenizer))
+    options = {
+        "tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed,
+        "chat": chat, "bos": bos, "tokenizer": tokenizer, "kv_cache": kv_cache,
+        "kv_residual": kv_residual, "cached": cached, "threads": threads, "device": device,
+    }  # fmt: skip
+    return _generated(found, prompt, on_text, options)
+
+
+def _generated(
+    model: Model,
+    prompt: str | Sequence[int],
+    on_text: Callable[[str], None] | None,
+    options: Mapping[str, Any],
+) -> GenerateReport:
+    table = dict(options)
+    how = {k: table.pop(k) for k in ("temperature", "top_k", "top_p", "seed") if k in table}
+    given = {"prompt": prompt} if isinstance(prompt, str) else {"prompt_ids": tuple(prompt)}
+    table |= {**given, "sampling": make(Sampling, how, "sampling")}
+    if table.get("tokenizer") is not None:
+        table["tokenizer"] = Path(table["tokenizer"])
+    return run_generate(model, make(GenerateOptions, table, "generate"), on_text)
 
 
 def compare(

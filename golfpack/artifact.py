@@ -154,7 +154,11 @@ def model_of(artifact: Artifact, path: Path, family: Family | None = None) -> Mo
     except UsageError as e:
         raise CorruptError(e.message, e.hint) from e
     spec = replace(spec, source=source.compact())
-    return Model(family, config, spec, artifact.weights(), artifact.container.sha256, {}, path)
+    inside = (
+        None if artifact.tokenizer is None else (artifact.tokenizer.name, artifact.tokenizer.data)
+    )
+    sha256 = artifact.container.sha256
+    return Model(family, config, spec, artifact.weights(), sha256, {}, path, tokenizer=inside)
 
 
 def whole_config(artifact: Artifact) -> dict[str, Any]:

@@ -49,6 +49,8 @@ FILES = {
     "plan": "plan",
     "probe": "probe",
     "eval": "evaluate",
+    "generate": "generate",
+    "tune-cache": "tune_cache",
     "stats": "stats",
     "compare": "compare",
     "sweep": "sweep",

@@ -20,6 +20,7 @@ from golfpack.models.device import peak_memory_bytes
 from golfpack.models.folder import checkpoint_stem
 from golfpack.models.model import Model
 from golfpack.packer.aim import Budget
+from golfpack.packer.format.container import TOKENIZER_STREAM
 from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.quantize import Sense
@@ -164,6 +165,7 @@ def build_report(attempt: Attempt, built: Built) -> BuildReport:
         argv=list(options.argv),
         device=prepared.backend.device,
         peak_memory_bytes=peak_memory_bytes(prepared.backend.device),
+        tokenizer_bytes=len(container.streams.get(TOKENIZER_STREAM, b"")),
     )
 
 

@@ -25,6 +25,7 @@ class Inputs:
         data_free: no calibration at all.
         tokenizer: of calibration text, and for losses in bits per byte; that of the checkpoint's
             folder where none is given.
+        with_tokenizer: put it into the artifact, where it counts towards the budget.
         code: files that ship beside the artifact and count towards the budget, as they are.
         settings: "pass.option=value" and "model.option=value".
         model, model_args: a family by name, or FILE.py:CLASS and its keyword arguments.
@@ -35,6 +36,7 @@ class Inputs:
     calib_tokens: int = CALIB_TOKENS
     data_free: bool = False
     tokenizer: Path | None = None
+    with_tokenizer: bool = False
     code: tuple[Path, ...] = ()
     settings: tuple[str, ...] = ()
     model: str | None = None

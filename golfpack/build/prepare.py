@@ -15,7 +15,7 @@ from golfpack.build.backend import Backend, choose_backend
 from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
 from golfpack.calib.cache import cache_folder, cached, cached_text
 from golfpack.calib.sources import SELF_TEMPERATURE, CalibTokens, from_data, text_calls
-from golfpack.data.tokenizer import Tokenizer, load_tokenizer
+from golfpack.data.tokenizer import Tokenizer, beside, load_tokenizer, shipped_bytes
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable
 from golfpack.models.checkpoint import load_checkpoint, peek_spec
@@ -24,6 +24,7 @@ from golfpack.models.files import already_packed
 from golfpack.models.model import Model
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.aim import Budget, Bytes, check_reach
+from golfpack.packer.format.attached import TokenizerFile
 from golfpack.packer.format.loader import is_artifact
 from golfpack.packer.format.tensors import PackedTensor
 from golfpack.packer.recipe import Recipe, load_recipe
@@ -49,6 +50,7 @@ class Prepared:
         stats: what calibration measured; None without.
         used, held_out: calibration tokens, and those kept back to measure the loss on.
         bytes_per_token: of the calibration tokens; None without a tokenizer.
+        tokenizer: what goes into the artifact beside the weights, or None.
     """
 
     model: Model
@@ -60,6 +62,7 @@ class Prepared:
     used: CalibTokens | None = None
     held_out: CalibTokens | None = None
     bytes_per_token: float | None = None
+    tokenizer: TokenizerFile | None = None
 
     @property
     def calibration(self) -> dict[str, Any] | None:
@@ -80,7 +83,7 @@ class Prepared:
             measure = lambda tensors: self.measure_kl(tensors, notify)  # noqa: E731
         state = PackState(
             self.model.spec, self.model.weights, self.stats, limit, self.machine.threads, notify,
-            measure=measure, engine=self.backend.engine,
+            measure=measure, engine=self.backend.engine, tokenizer=self.tokenizer,
         )  # fmt: skip
         return state if self.backend.warning is None else state.warn(self.backend.warning)
 
@@ -265,13 +268,46 @@ def prepare(model: Model, recipe: Recipe, options: BuildOptions, notify: Notify)
     """
     inputs, machine = options.inputs, options.machine
     backend = choose_backend(machine.device, machine.batched)
-    prepared = Prepared(model, recipe, backend, machine, options.goal.seed)
+    prepared = Prepared(
+        model, recipe, backend, machine, options.goal.seed, tokenizer=_shipped(inputs, model)
+    )
     if options.unmeasured:
         return prepared
     tokenizer = None if inputs.tokenizer is None else load_tokenizer(inputs.tokenizer)
     if not measures(options, recipe):
         return prepared
     return prepared.calibrated(inputs, tokenizer, notify)
+
+
+def with_its_tokenizer(options: BuildOptions) -> BuildOptions:
+    """The options with the tokenizer's file named, where it is to ship and nobody named it.
+
+    Raises:
+        UsageError: there is none beside the checkpoint, or more than one.
+    """
+    inputs = options.inputs
+    if not inputs.with_tokenizer or inputs.tokenizer is not None:
+        return options
+    found = beside(inputs.checkpoint)
+    if found is None:
+        raise UsageError(
+            f"there is no tokenizer beside {inputs.checkpoint}", "name it: --tokenizer FILE"
+        )
+    return replace(options, inputs=replace(inputs, tokenizer=found))
+
+
+def _shipped(inputs: Inputs, model: Model) -> TokenizerFile | None:
+    """The tokenizer as it goes into the artifact. Raises UsageError for one of another model."""
+    if not inputs.with_tokenizer:
+        return None
+    assert inputs.tokenizer is not None
+    pieces, rows = load_tokenizer(inputs.tokenizer).vocab_size(), model.config.get("vocab_size")
+    if rows is not None and pieces > rows:
+        raise UsageError(
+            f"{inputs.tokenizer} has {pieces:,} tokens, the model {rows:,}",
+            "give the tokenizer that the model was trained with",
+        )
+    return TokenizerFile(inputs.tokenizer.name, shipped_bytes(inputs.tokenizer))
 
 
 def measures(options: BuildOptions, recipe: Recipe) -> bool:

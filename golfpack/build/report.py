@@ -74,7 +74,8 @@ class BuildReport:
         artifact: path of the file; None for a dry run.
         artifact_bytes: its size.
         artifact_sha256: of its bytes.
-        fixed_bytes: header, manifest, digests: what is not weights.
+        fixed_bytes: header, manifest, digests, tokenizer: what is not weights.
+        tokenizer_bytes: of the tokenizer inside, as stored; 0 without.
         bits_per_weight: 8 artifact_bytes / parameters.
         dial: the one number behind all steps; 0 where every weight is kept exactly.
         trace: [dial, artifact bytes] of every round of the budget search.
@@ -149,6 +150,7 @@ class BuildReport:
     argv: list[str] = field(default_factory=list)
     device: str = "cpu"
     peak_memory_bytes: int = 0
+    tokenizer_bytes: int = 0
     versions: dict[str, str] = field(default_factory=versions)
     schema_version: int = SCHEMA_VERSION
 

@@ -22,7 +22,15 @@ from golfpack.build.attempt import (
 )
 from golfpack.build.options import BuildOptions, no_one_aim
 from golfpack.build.overwrite import check_replaceable
-from golfpack.build.prepare import Prepared, check_output, code_bytes, measures, prepare, read_model
+from golfpack.build.prepare import (
+    Prepared,
+    check_output,
+    code_bytes,
+    measures,
+    prepare,
+    read_model,
+    with_its_tokenizer,
+)
 from golfpack.build.rebuild import check_inputs, kept_apart, told_result
 from golfpack.build.refine import Refiner
 from golfpack.build.report import BuildReport, FailedBuild, Refinement
@@ -63,6 +71,7 @@ def build(
     """
     if not options.dry_run:
         check_output(output_of(options), options.inputs.checkpoint)
+    options = with_its_tokenizer(options)
     attempt = Attempt(options)
     try:
         return _build(options, attempt, notify)
@@ -259,6 +268,7 @@ def _verified(state: PackState) -> Artifact:
     state.notify("verify", 0, 0, f"{state.size:,} bytes, decoded again")
     artifact = loads(state.blob)
     assert set(artifact.tensors) == set(state.tensors)
+    assert artifact.tokenizer == state.tokenizer
     for name, (_, tensor) in artifact.tensors.items():
         expected = state.tensors[name].dequantize()
         if not np.array_equal(tensor.dequantize(), expected.reshape(tensor.dequantize().shape)):

@@ -79,6 +79,12 @@ def build(
     calib: Calib = None,
     calib_tokens: CalibTokens = CALIB_TOKENS,
     tokenizer: Tokenizer = None,
+    with_tokenizer: Annotated[
+        bool,
+        typer.Option(
+            "--with-tokenizer", help="Put the tokenizer inside; it counts. Then it can generate."
+        ),
+    ] = False,
     code: Code = None,
     data_free: DataFree = False,
     blind: Annotated[
@@ -133,10 +139,10 @@ def build(
         "lossless": lossless, "output": output, "recipe": recipe,
         "plan": None if plan is None else read_plan(plan), "settings": tuple(settings or ()),
         "calib": calib, "calib_tokens": calib_tokens, "data_free": data_free, "blind": blind,
-        "tokenizer": tokenizer, "code": tuple(code or ()), "model": model,
-        "model_args": tuple(model_args or ()), "recalibrate": recalibrate, "refine": refine,
-        "strict": strict, "dry_run": dry_run, "force": force, "device": device, "cache": not no_cache,
-        "seed": seed, "threads": threads, "argv": tuple(sys.argv[1:]),
+        "tokenizer": tokenizer, "with_tokenizer": with_tokenizer, "code": tuple(code or ()),
+        "model": model, "model_args": tuple(model_args or ()), "recalibrate": recalibrate,
+        "refine": refine, "strict": strict, "dry_run": dry_run, "force": force, "device": device,
+        "cache": not no_cache, "seed": seed, "threads": threads, "argv": tuple(sys.argv[1:]),
     }  # fmt: skip
     if source is None:
         options = read_options(asked)
@@ -168,6 +174,8 @@ def show_build(report: "BuildReport", group: str | None = "role", explain: bool 
     show_tensors(report.tensors, group, explain=explain)
     code = f" + code {report.code_bytes:,}" if report.code_bytes else ""
     size = f"artifact {report.artifact_bytes:,}{code}"
+    if report.tokenizer_bytes:
+        size = f"artifact {report.artifact_bytes:,} (tokenizer {report.tokenizer_bytes:,}){code}"
     if report.budget_bytes is not None and report.headroom_bytes is not None:
         share = report.headroom_bytes / report.budget_bytes
         size += (

@@ -7,7 +7,7 @@ from typing import Any
 
 TRAINED_FAMILIES = ("golf",)
 KINDS = ("recipes", "families", "ttt", "passes", "schemes", "clips", "codecs", "filters")
-MODES = ("plain", "sliding")
+MODES = ("plain", "sliding", "stream")
 DEVICES = ("auto", "cpu", "cuda")
 
 # A completion: what is typed, and what the shell shows beside it.

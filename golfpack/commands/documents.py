@@ -11,12 +11,14 @@ from golfpack.build.report import BuildReport, FailedBuild
 from golfpack.compare.report import CompareReport
 from golfpack.eval.report import EvalReport, StatsReport
 from golfpack.export.export import ExportReport
+from golfpack.generate.report import GenerateReport
 from golfpack.inspect.diff_report import DiffReport
 from golfpack.inspect.environment import EnvReport
 from golfpack.inspect.importing import ImportReport
 from golfpack.inspect.inspect import InspectReport, UnpackReport
 from golfpack.inspect.listing import ListReport
 from golfpack.inspect.verify import VerifyReport
+from golfpack.kv.tune_report import TuneReport
 from golfpack.measure.columns import COLUMNS, Column
 from golfpack.page.page import PageReport
 from golfpack.probe.probe import ProbeReport
@@ -29,6 +31,8 @@ REPORTS: dict[str, Any] = {
     "plan": PlanReport,
     "probe": ProbeReport,
     "eval": EvalReport,
+    "generate": GenerateReport,
+    "tune-cache": TuneReport,
     "stats": StatsReport,
     "compare": CompareReport,
     "sweep": CompareReport,

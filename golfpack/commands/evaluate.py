@@ -14,6 +14,8 @@ from golfpack.commands.options import (
     CompileMode,
     Device,
     Json,
+    KvCache,
+    KvResidual,
     Model,
     ModelArgs,
     Quiet,
@@ -48,7 +50,10 @@ def evaluate(
     ] = None,
     mode: Annotated[
         str,
-        typer.Option(help="How windows are laid: plain or sliding.", autocompletion=complete.mode),
+        typer.Option(
+            help="plain or sliding windows, or stream: token by token, by a KV cache.",
+            autocompletion=complete.mode,
+        ),
     ] = "plain",
     window: Annotated[
         int | None,
@@ -58,6 +63,8 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Targets each later sliding window scores. Default: 64."),
     ] = None,
+    kv_cache: KvCache = None,
+    kv_residual: KvResidual = None,
     ttt: Annotated[
         str,
         typer.Option(
@@ -112,7 +119,7 @@ def evaluate(
         source_text=source_text, threads=threads, device=device, batch_tokens=batch_tokens,
         compiled=compile_mode(compiled, mode_of_compile), legality=legality,
         per_document=per_document, per_position=per_position, strict=strict, argv=sys.argv[1:],
-        family=choose_family(model, model_args or ()),
+        family=choose_family(model, model_args or ()), kv_cache=kv_cache, kv_residual=kv_residual,
     )  # fmt: skip
     with Reporter(quiet or not first) as notify:
         report = run(options, notify)
@@ -184,7 +191,10 @@ def _bytes_source(report: "EvalReport") -> str:
 
 
 def _stride(report: "EvalReport") -> str:
-    return f", stride {report.options['stride']}" if report.mode == "sliding" else ""
+    options = report.options
+    if report.mode == "stream":
+        return f", cache {options['kv_cache']}, {options['kv_bytes']:,} bytes a window"
+    return f", stride {options['stride']}" if report.mode == "sliding" else ""
 
 
 def _documents_line(report: "EvalReport") -> str:

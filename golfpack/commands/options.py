@@ -72,6 +72,17 @@ ModelArgs = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE|JSON", help="Keyword arguments of CLASS."),
 ]
+KvCache = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="fp32 (default), fp16, q8_0, q4_0, nf4, each with /BLOCK; NAME=KIND,...; or tuned.",
+    ),
+]
+KvResidual = Annotated[
+    int | None,
+    typer.Option(min=0, help="Newest tokens kept in fp16 beside codes.", show_default="128"),
+]
 Limit = Annotated[int, typer.Option(min=2, help="Tokens to read for the bpb.")]
 Window = Annotated[
     int | None, typer.Option(min=1, help="Targets per window. Default: the trained length.")

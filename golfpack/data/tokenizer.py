@@ -1,6 +1,7 @@
 """Tokenizers: load, train, encode documents into a token stream."""
 
 import io
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -48,9 +49,21 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"there is no tokenizer {path}", "give a SentencePiece .model file")
-    sp = sentencepiece.SentencePieceProcessor()
     try:
         data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    return read_tokenizer(data, path)
+
+
+def read_tokenizer(data: bytes, path: Path) -> Tokenizer:
+    """The tokenizer in a file's bytes; `path` is where they came from, for messages.
+
+    Raises:
+        UsageError: they are none that `load_tokenizer` reads.
+    """
+    sp = sentencepiece.SentencePieceProcessor()
+    try:
         if hf_tokenizer.looks_like(data):
             return hf_tokenizer.HfTokenizer(data, path)
         if tiktoken_ranks.looks_like(data):
@@ -60,7 +73,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         if llama2c_tokenizer.looks_like(data):
             data = llama2c_tokenizer.sentencepiece_model(data, path)
         loaded = sp.LoadFromSerializedProto(data)
-    except (RuntimeError, OSError) as error:
+    except RuntimeError as error:
         raise UsageError(
             f"{path} is not a SentencePiece model",
             "give a .model file or a tokenizer.json",
@@ -68,6 +81,57 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if not loaded or sp.vocab_size() == 0:
         raise UsageError(f"{path} is an empty SentencePiece model", "train the tokenizer again")
     return sp
+
+
+# A tokenizer's usual names in a model's folder, in the order of preference.
+_USUAL_NAMES = ("tokenizer.json", "tokenizer.model", "tokenizer.bin")
+
+
+def beside(checkpoint: Path) -> Path | None:
+    """The tokenizer that comes with a checkpoint: inside it (ALPH), or in its folder under a usual name.
+
+    Raises:
+        UsageError: its folder has several .model files, none of them of a usual name.
+    """
+    if checkpoint.is_file():
+        with checkpoint.open("rb") as file:
+            if alph_header.is_binary(file.read(4)):
+                return checkpoint
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    for name in _USUAL_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    models = sorted(folder.glob("*.model"))
+    if len(models) > 1:
+        raise UsageError(
+            f"{folder} has {len(models)} tokenizers: {', '.join(m.name for m in models)}",
+            "say which: --tokenizer FILE",
+        )
+    return models[0] if models else None
+
+
+def shipped_bytes(path: Path) -> bytes:
+    """What an artifact keeps of a tokenizer's file: all that `read_tokenizer` needs, and no more.
+
+    A tokenizer.json goes without its white space, an ALPH checkpoint without everything else; any other
+    file as it is.
+
+    Raises:
+        UsageError: as `load_tokenizer`.
+    """
+    load_tokenizer(path)
+    data = path.read_bytes()
+    if hf_tokenizer.looks_like(data):
+        return _compact(json.loads(data))
+    if not tiktoken_ranks.looks_like(data) and alph_header.looks_like(data):
+        header, _ = alph_header.read_header(data, path)
+        found = alph_header.sub_object(header, "tokenizerArtifacts", path) or header
+        return _compact({key: found[key] for key in ("type", "vocab", "merges")})
+    return data
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def word_starts(sp: Tokenizer) -> np.ndarray:

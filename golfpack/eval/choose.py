@@ -15,7 +15,7 @@ from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
 from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
 from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
 
-MODES = ("plain", "sliding")
+MODES = ("plain", "sliding", "stream")
 DEFAULT_STRIDE = 64
 # Kinds of test-time training and their options.
 KINDS: dict[str, type] = {"sgd": SgdOptions, "lora": LoraOptions, "phased": PhasedOptions}
@@ -111,10 +111,14 @@ def choose_mode(
         raise UsageError(f"unknown mode {mode!r}", f"the modes are: {', '.join(MODES)}")
     if mode == "plain" and stride is not None:
         raise UsageError("plain windows have no stride", "add --mode sliding")
+    if mode == "stream":
+        raise UsageError(
+            "--mode stream reads token by token: it goes with no stride and no --ttt",
+            "leave them out",
+        )
     if ttt is not None and ttt.kind != "sgd":
         return _by_document(mode, window, ttt, trained_length, longest)
-    window = window or trained_length
-    _check_length(window, longest)
+    window = checked_window(window, trained_length, longest)
     if mode == "plain":
         stride = window
     elif stride is None:
@@ -142,6 +146,13 @@ def _by_document(
     made = make(KINDS[ttt.kind], options, f"--ttt {ttt.name}")
     _check_length(max(made.window, getattr(made, "global_window", 0)), longest)
     return PhasedTtt(made) if ttt.kind == "phased" else LoraTtt(made)
+
+
+def checked_window(window: int | None, trained_length: int, longest: int | None) -> int:
+    """Tokens per window, the trained length where none is given. Raises UsageError beyond `longest`."""
+    window = window or trained_length
+    _check_length(window, longest)
+    return window
 
 
 def _check_length(window: int, longest: int | None) -> None:

@@ -13,11 +13,15 @@ from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteAudit, ByteTable, audit
-from golfpack.eval.choose import TttRecipe, choose_mode, load_ttt
+from golfpack.eval.choose import TttRecipe, checked_window, choose_mode, load_ttt
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.modes import Mode, Stream
 from golfpack.eval.roundtrip import RoundTrip, text_round_trip, token_round_trip
 from golfpack.eval.sidecar import find_sidecars, read_byte_counts
+from golfpack.eval.streamed import Streamed
+from golfpack.kv.cache import check_cached, observe
+from golfpack.kv.layout import DEFAULT_RESIDUAL
+from golfpack.kv.policy import DEFAULT, stored_as
 from golfpack.models.base import Family
 from golfpack.models.device import check_compile_mode
 from golfpack.models.folder import find_tokenizer
@@ -51,6 +55,8 @@ class EvalOptions:
         per_document, per_position: put these tables in the report.
         strict: turn warnings, such as a failed legality check, into errors.
         family: what `--model` says the models are (see `choose_family`); None detects it.
+        kv_cache, kv_residual: formats of the cache that mode "stream" reads through (see `kv.policy`);
+            None for fp32, and for 128 tokens.
     """
 
     model: Path
@@ -75,6 +81,8 @@ class EvalOptions:
     strict: bool = False
     argv: list[str] = field(default_factory=list)
     family: Family | None = None
+    kv_cache: str | None = None
+    kv_residual: int | None = None
 
     @property
     def raw_text(self) -> Path | None:
@@ -253,11 +261,28 @@ def _mode(options: EvalOptions, ttt: TttRecipe | None, loaded: Model) -> Mode:
             f"--compile cannot be used with --ttt {ttt.name}: it is for scoring alone",
             "leave --compile out",
         )
+    if options.mode == "stream" and ttt is None and options.stride is None:
+        return _streamed(options, loaded)
+    if options.kv_cache is not None or options.kv_residual is not None:
+        raise UsageError(f"{options.mode} windows have no KV cache", "add --mode stream")
     return choose_mode(
         options.mode, options.window, options.stride, ttt,
         trained_length=int(loaded.config.get("seq_len", 1024)),
         longest=loaded.family.max_length(loaded.config),
     )  # fmt: skip
+
+
+def _streamed(options: EvalOptions, loaded: Model) -> Streamed:
+    if options.compiled:
+        raise UsageError("--compile cannot be used with --mode stream", "leave --compile out")
+    window = checked_window(
+        options.window, int(loaded.config.get("seq_len", 1024)),
+        loaded.family.max_length(loaded.config),
+    )  # fmt: skip
+    check_cached(loaded.family, loaded.config, window)
+    residual = DEFAULT_RESIDUAL if options.kv_residual is None else options.kv_residual
+    layout = stored_as(observe(loaded.module()), options.kv_cache or DEFAULT, residual)
+    return Streamed(window, layout)
 
 
 def _byte_warnings(

@@ -29,7 +29,7 @@ class EvalReport:
         model: path of the checkpoint or artifact.
         model_sha256: of its bytes.
         model_bytes: its size.
-        mode: how windows are laid: "plain" or "sliding".
+        mode: how windows are laid: "plain" or "sliding"; or "stream", token by token by a KV cache.
         ttt, options: test-time training by name ("none" without), and every option of the run.
         window: tokens the model reads at most.
         val_loss: nats per target token.

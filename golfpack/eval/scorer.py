@@ -16,6 +16,7 @@ from torch import nn
 from golfpack.errors import UsageError
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.windows import Windows
+from golfpack.models.base import KVCache
 from golfpack.models.device import exact_products, send
 from golfpack.spec import ModelSpec
 
@@ -91,6 +92,19 @@ class Scorer:
         if self.seen is not None:
             self.seen(logits.detach())
         return self.losses(logits, targets)
+
+    def score_stream(
+        self, tokens: torch.Tensor, targets: torch.Tensor, cache: KVCache
+    ) -> torch.Tensor:
+        """Losses (B, T) of targets (B, T) that follow tokens (B, T), read one by one through a cache."""
+        found = []
+        for t in range(tokens.shape[1]):
+            with self._precision():
+                logits = self.model(tokens[:, t : t + 1], cache=cache)[:, -1:].float()
+            if self.seen is not None:
+                self.seen(logits.detach())
+            found.append(self.losses(logits, targets[:, t : t + 1]))
+        return torch.cat(found, dim=1)
 
     def warm_up(self, window: int) -> None:
         """Let torch.compile do its work on random tokens, none of them the stream's.

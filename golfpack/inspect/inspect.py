@@ -16,6 +16,7 @@ from golfpack.models.checkpoint import sidecar_path
 from golfpack.models.folder import checkpoint_bytes
 from golfpack.models.model import Model
 from golfpack.models.restore import check_dtype, restored, source_of
+from golfpack.packer.format.container import TOKENIZER_STREAM
 from golfpack.packer.format.loader import is_artifact, load
 
 
@@ -107,7 +108,7 @@ def inspect(
     if is_artifact(path):
         artifact = load(path)
         streams = {n: len(data) for n, data in artifact.container.streams.items()}
-        streams["header"] = artifact.container.overhead
+        streams["header"] = artifact.container.overhead - streams.get(TOKENIZER_STREAM, 0)
         known = Known(
             {t.name: t.block for t in loaded.spec.tensors},
             None if original is None else original.weights,

@@ -24,7 +24,7 @@ def byte_shares(artifact: Artifact) -> dict[str, dict[str, int]]:
         for stream, part in _held(entry, t).items():
             held.setdefault(stream, {})[name] = part
     shares: dict[str, dict[str, int]] = {name: {} for name in artifact.tensors}
-    for stream, data in artifact.container.streams.items():
+    for stream, data in artifact.container.weight_streams.items():
         for name, size in apportioned(len(data), held[stream]).items():
             shares[name][stream] = size
     return shares

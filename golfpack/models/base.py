@@ -23,6 +23,8 @@ from golfpack.models.device import send
 from golfpack.spec import Fold, ModelSpec, TensorSpec
 
 StateDict = Mapping[str, torch.Tensor]
+# Name and width of each part that stands side by side in every head's key.
+KeyParts = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ class Family:
         transformers: how such models become transformers'. None: it has no class for them.
         aliases: config dict -> further names of a tied tensor that state dicts have -> the name in its
             ModelSpec. None: no tensor has two names.
+        uncached: (config dict, positions) -> the feature for whose sake keys and values of earlier
+            positions cannot be used again in a sequence that may get so long, in words, or None where
+            a cache gives the full forward's logits. None: it always does.
     """
 
     name: str
@@ -118,6 +123,7 @@ class Family:
     forms: Forms | None = None
     transformers: Transformers | None = None
     aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
+    uncached: Callable[[Mapping[str, Any], int], str | None] | None = None
 
     def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:
         """The model with these weights: float32, on CPU, in eval mode, no gradients asked for."""
@@ -200,9 +206,16 @@ class KVCache:
         self._last_tokens: torch.Tensor | None = None
 
     def extend(
-        self, layer: int, k: torch.Tensor, v: torch.Tensor
+        self, layer: int, k: torch.Tensor, v: torch.Tensor, parts: KeyParts = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store k, v (B, H, T, D) of new positions; return those of all positions (B, H, S, D)."""
+        """Store k, v (B, H, T, D) of new positions; return those of all positions (B, H, S, D).
+
+        Args:
+            layer: number of the attention call within a forward pass.
+            k, v: of the new positions.
+            parts: what keys are made of, where a cache may store that apart; () for all of a kind.
+        """
+        del parts  # kept as they are
         end = self.length + k.shape[2]
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} positions, {end} were asked for")

@@ -51,6 +51,17 @@ def exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+@contextmanager
+def computing_threads(count: int) -> Iterator[None]:
+    """Compute with so many CPU threads, and give the caller's setting back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def watch_memory(device: str) -> None:
     """Start a new peak for `peak_memory_bytes`; on the CPU there is only the process's own."""
     if torch.device(device).type == "cuda":

@@ -26,6 +26,7 @@ class Model:
         path: the file.
         dtypes: the dtype each tensor had in the checkpoint, such as "bfloat16"; {} of an artifact.
         notes: what was renamed, split or dropped on the way from the file's tensors to `weights`.
+        tokenizer: name and bytes of the tokenizer's file inside an artifact, where one is.
     """
 
     family: Family
@@ -37,6 +38,7 @@ class Model:
     path: Path
     dtypes: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tokenizer: tuple[str, bytes] | None = None
 
     def module(self, weights: Mapping[str, np.ndarray] | None = None) -> nn.Module:
         """The runnable model (see `Family.module`), with other weights than its own where given."""

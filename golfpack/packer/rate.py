@@ -20,7 +20,7 @@ class RateModel:
 
     Attributes:
         weights: how many weights are quantized.
-        kept_bits: bits of the tensors that stay floats, whatever the dial.
+        kept_bits: bits of the tensors that stay floats, and of the tokenizer, whatever the dial.
     """
 
     def __init__(self, state: PackState) -> None:
@@ -32,6 +32,8 @@ class RateModel:
             for n, scheme in state.plan.items()
             if isinstance(scheme, Keep)
         )
+        if state.tokenizer is not None:
+            self.kept_bits += 8.0 * len(state.tokenizer.coded)
         self._seen: dict[float, float] = {}
 
     def bits(self, x: float) -> float:

@@ -15,6 +15,7 @@ from golfpack.base.progress import Notify, silent
 from golfpack.errors import GolfpackError, UsageError
 from golfpack.packer.autocode import Coding
 from golfpack.packer.engine import Engine, HostEngine
+from golfpack.packer.format.attached import TokenizerFile
 from golfpack.packer.format.steps import COL_OCTAVE, F16Steps, StepField, exp2_log
 from golfpack.packer.format.tensors import PackedTensor
 from golfpack.packer.quantize.schemes import IntN, Keep, RateDistortion, Scheme, Ternary
@@ -95,6 +96,7 @@ class PackState:
         measure: KL(float || candidate) of quantized tensors on held-out calibration tokens, nats per
             token; None without calibration.
         engine: factors and rounds.
+        tokenizer: what goes into the artifact beside the weights, or None.
     """
 
     spec: ModelSpec
@@ -121,6 +123,7 @@ class PackState:
     trace: tuple[FitRound, ...] = ()
     measure: Callable[[Mapping[str, PackedTensor]], float] | None = None
     engine: Engine = field(default_factory=HostEngine)
+    tokenizer: TokenizerFile | None = None
 
     @property
     def size(self) -> int:

@@ -16,6 +16,7 @@ from golfpack.eval.report import EvalReport
 from golfpack.inspect.inspect import InspectReport
 from golfpack.measure.columns import COLUMNS, ODD
 from golfpack.measure.tensors import TensorReport
+from golfpack.packer.format.container import TOKENIZER_STREAM
 from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.tensors import QTensor
 from golfpack.page.checked import CodeFile
@@ -154,10 +155,16 @@ def _of_file(inspected: InspectReport | None) -> dict[str, Any]:
         "parameters": inspected.parameters,
         "artifact_bytes": inspected.bytes,
         "artifact_sha256": inspected.sha256,
-        "fixed_bytes": inspected.streams.get("header"),
+        "fixed_bytes": _fixed_bytes(inspected.streams),
         "bits_per_weight": 8 * inspected.bytes / max(inspected.parameters, 1),
         "tensors": [asdict(t) for t in inspected.tensors],
     }
+
+
+def _fixed_bytes(streams: Mapping[str, int]) -> int | None:
+    """What of an artifact is no weights, as a build's report counts it; None of a checkpoint."""
+    header = streams.get("header")
+    return None if header is None else header + streams.get(TOKENIZER_STREAM, 0)
 
 
 def _told(build: BuildReport | FailedBuild | None) -> dict[str, Any]:

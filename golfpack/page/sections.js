@@ -76,7 +76,7 @@ function budgetParts() {
   return [
     ["payload", "Payload", payload, "the codes of all tensors, and floats kept as they are"],
     ["side", "Side information", side, "steps of rows and columns, orders of sorted rows"],
-    ["header", "Header", fixed, "header, manifest and digests"],
+    ["header", "Header", fixed, "header, manifest, digests; a tokenizer, where one is inside"],
     ["code", "Code", BUILD.code_bytes || 0, "files that ship too"],
     ["headroom", "Headroom", known(BUILD.budget_bytes) ? BUILD.headroom_bytes || 0 : 0, "what is left of the budget"],
   ].filter(([part, , size]) => size > 0 || part === "payload"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from golfpack.errors import UsageError
-from golfpack.measure.kv_cache import LONG_CONTEXT, baseline, policy
+from golfpack.kv.layout import LONG_CONTEXT, baseline, policy
 from golfpack.runlog import figures
 from golfpack.runlog.figures import Coverage
 from golfpack.runlog.jsonl import whole

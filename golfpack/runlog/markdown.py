@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from golfpack.measure.kv_cache import human_bytes
+from golfpack.kv.layout import human_bytes
 from golfpack.runlog import words
 from golfpack.runlog.figures import GradientNorms, Timing
 from golfpack.runlog.notes import PROSE, SECTIONS

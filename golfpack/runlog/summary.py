@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from golfpack.errors import UsageError
-from golfpack.measure.kv_cache import human_bytes
+from golfpack.kv.layout import human_bytes
 from golfpack.runlog.make import kv_memory
 from golfpack.runlog.report import KvMemory, RunReport
 

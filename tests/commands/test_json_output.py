@@ -94,6 +94,8 @@ def test_eval_and_stats(printed, folder):
     extra = ("--per-document", "--per-position", "--threads", "1", "-q")
     report = printed("eval", "c.pt", *SCORE, *extra)
     (folder / "e.json").write_text(json.dumps(report))
+    streamed = printed("eval", "c.pt", *SCORE, *extra, "--mode", "stream", "--kv-cache", "q8_0")
+    assert streamed["options"]["kv_cache"] == "k=q8_0/24,v=q8_0/24"
     worse = {**report, "val_loss": report["val_loss"] + 1e-3, "val_bpb": report["val_bpb"] + 1e-3}
     (folder / "w.json").write_text(json.dumps(worse))
     printed("stats", "e.json", "w.json", "--baseline", "1.1")
@@ -138,3 +140,18 @@ def test_sweep_diff_verify_list_and_env(printed):
     printed("list")
     printed("list", "families")
     printed("env")
+
+
+def test_generate_and_tune_cache(printed):
+    told = printed(
+        "generate", "c.pt", "--tokenizer", "t.model", "--prompt", "a cat", "--tokens", "5"
+    )
+    assert len(told["tokens"]) <= 5
+    tuned = printed("tune-cache", "c.pt", "--context", "16", "--threads", "1", "-q")
+    assert tuned["bytes"] > 0
+    assert (
+        printed("generate", "c.pt", "--prompt-ids", "1", "--kv-cache", "tuned", "--tokens", "3")[
+            "kv_cache"
+        ]
+        == tuned["policy"]
+    )

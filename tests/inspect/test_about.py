@@ -83,7 +83,7 @@ def test_completion_offers_the_families_that_can_be_trained(family, inside):
         ("build x.pt --recipe sdclip-l", "sdclip-lqer-pergroup"),
         ("compare x.pt --recipes rd,int8", "rd,int8-zlib"),
         ("eval x.golf --ttt ph", "phased"),
-        ("eval x.golf --mode s", "sliding"),
+        ("eval x.golf --mode sl", "sliding"),
         ("build x.pt --model ll", "llama"),
         ("list fi", "filters"),
         ("train --family g", "golf"),

@@ -57,6 +57,12 @@ def note(text: str) -> None:
     sys.stderr.write(f"{escaped(text)}\n")
 
 
+def write(text: str) -> None:
+    """A piece of text on stdout, at once, without a line's end."""
+    sys.stdout.write(escaped(text))
+    sys.stdout.flush()
+
+
 def data(text: str) -> None:
     """A whole document, on stdout."""
     starting.over()

@@ -105,6 +105,13 @@ class BottleneckConfig:
         return (QKPart("proj", self.attn_dim, self.rope),)
 
     @property
+    def key_parts(self) -> tuple[tuple[str, int], ...]:
+        """What decoupled keys are made of in every head, for caches: name and width; () in any other."""
+        if not self.sem_dim:
+            return ()
+        return tuple((f"k_{part.name}", part.width // self.num_heads) for part in self.parts)
+
+    @property
     def score_factor(self) -> float:
         """What scores are multiplied by on top of each part's 1 / sqrt(head width)."""
         if self.mode != "decoupled" or self.null_attn or self.score_scale == "sum":

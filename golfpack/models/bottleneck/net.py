@@ -95,7 +95,7 @@ class Attention(nn.Module):
         q, k = self._queries_and_keys(x, ctx.start)
         v = _heads(self.v_proj(x), self.cfg.num_kv_heads)
         if ctx.cache is not None:
-            k, v = ctx.cache.extend(layer, k, v)
+            k, v = ctx.cache.extend(layer, k, v, self.cfg.key_parts)
         if self.cfg.null_attn:
             k, v = self._with_null(k, v)
         y = F.scaled_dot_product_attention(

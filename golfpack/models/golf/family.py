@@ -97,6 +97,15 @@ def from_tokenizer(state: StateDict, overrides: Mapping[str, Any], path: Path) -
 
 NEWER = frozenset(f.name for f in dataclasses.fields(GolfConfig)) - FIRST_OPTIONS
 build, spec = from_net("golf", Golf, GolfConfig, _tensor_spec, _folds, NEWER)
+
+
+def _uncached(config: Mapping[str, Any], positions: int) -> str | None:
+    """By ntk every key is turned by an angle that the whole sequence's length decides."""
+    if config["rope_scaling"] == "ntk" and positions > config["rope_train_len"]:
+        return f"rope_scaling=ntk beyond {config['rope_train_len']} positions"
+    return None
+
+
 GOLF = Family(
     name="golf",
     about="The parameter-golf challenge's baseline and its records.",
@@ -113,4 +122,5 @@ GOLF = Family(
     siblings=siblings,
     newer=NEWER,
     forms=Forms(tell_form, restore),
+    uncached=_uncached,
 )

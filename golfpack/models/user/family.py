@@ -180,6 +180,7 @@ def user_family(
         describe=_guess if module_class is None else None,
         asked_only=True,
         aliases=None if module_class is None else chosen.aliases,
+        uncached=lambda config, positions: "a class of your own",
     )
 
 

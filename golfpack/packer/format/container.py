@@ -19,6 +19,8 @@ from golfpack.packer.format.codec import Codec
 from golfpack.packer.format.codecs import Brotli, Lzma
 
 MAGIC = ARTIFACT_MAGIC
+# The stream that holds no weights: the model's tokenizer (`attached.py`).
+TOKENIZER_STREAM = "tokenizer"
 # magic, version, manifest bytes as stored, manifest bytes as JSON.
 HEADER = struct.Struct("<4sIII")
 DIGEST = 32
@@ -58,7 +60,7 @@ class Container:
         sha256: hex digest of the whole file.
         size: bytes of the whole file.
         version: of the format.
-        overhead: bytes that are not streams (header, manifest, digests).
+        overhead: bytes that are no weights (header, manifest, digests, tokenizer).
     """
 
     manifest: dict[str, Any]
@@ -69,7 +71,12 @@ class Container:
 
     @property
     def overhead(self) -> int:
-        return self.size - sum(len(s) for s in self.streams.values())
+        return self.size - sum(len(s) for s in self.weight_streams.values())
+
+    @property
+    def weight_streams(self) -> dict[str, bytes]:
+        """The streams that tensors are decoded from."""
+        return {n: data for n, data in self.streams.items() if n != TOKENIZER_STREAM}
 
 
 def assemble(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from golfpack.errors import CorruptError, UsageError, unreadable
+from golfpack.packer.format.attached import TokenizerFile, read_attached
 from golfpack.packer.format.container import MAGIC, Container, parse
 from golfpack.packer.format.streams import Entry, decode_tensors
 from golfpack.packer.format.tensors import PackedTensor
@@ -19,10 +20,12 @@ class Artifact:
     Attributes:
         container: framing, manifest, sizes, sha256.
         tensors: name -> (manifest entry, quantized or raw tensor), in stored order.
+        tokenizer: the model's, where it is inside.
     """
 
     container: Container
     tensors: dict[str, tuple[Entry, PackedTensor]]
+    tokenizer: TokenizerFile | None = None
 
     @property
     def family(self) -> str:
@@ -44,7 +47,8 @@ def loads(blob: bytes) -> Artifact:
     if not isinstance(manifest.get("family"), str) or not isinstance(manifest.get("config"), dict):
         raise CorruptError("the manifest names no model family", None)
     try:
-        return Artifact(container, decode_tensors(manifest, container.streams))
+        tensors = decode_tensors(manifest, container.weight_streams)
+        return Artifact(container, tensors, read_attached(container))
     except UsageError as e:  # an unknown codec here is the file's fault, not the user's
         raise CorruptError(f"the artifact cannot be decoded: {e.message}", e.hint) from e
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from golfpack.packer.format.codestreams import ByteStream, CodeGroup, CodeStream, RansCodes
-from golfpack.packer.format.container import assemble
+from golfpack.packer.format.container import TOKENIZER_STREAM, assemble
 from golfpack.packer.format.loader import Artifact
 from golfpack.packer.format.streams import encode_tensors
 from golfpack.packer.format.tensors import QTensor
@@ -39,6 +39,9 @@ def encode_again(artifact: Artifact) -> bytes:
         ByteStream.from_config(manifest["side"]),
     )
     head = {key: value for key, value in manifest.items() if key not in _WRITTEN}
+    # What is no tensor stays as it is.
+    kept = {n: d for n, d in artifact.container.streams.items() if n == TOKENIZER_STREAM}
+    streams |= kept
     return assemble(head | body, streams, artifact.container.version)
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from golfpack.base.convert import require
 from golfpack.packer.autocode import Coding, choose_coding
+from golfpack.packer.format.attached import tokenizer_parts
 from golfpack.packer.format.codecs import make_codec
 from golfpack.packer.format.codestreams import (
     ByteStream,
@@ -124,10 +125,11 @@ def encoded(state: PackState) -> PackState:
         coding.side,
         state.threads,
     )
-    head: dict[str, Any] = {"family": spec.family, "config": spec.stored_config}
+    entry, own_stream = tokenizer_parts(state.tokenizer)
+    head: dict[str, Any] = {"family": spec.family, "config": spec.stored_config, **entry}
     if spec.source:
         head["source"] = dict(spec.source)
-    return replace(state, blob=assemble(head | manifest, streams))
+    return replace(state, blob=assemble(head | manifest, streams | own_stream))
 
 
 def _grouped(names: Sequence[str], spec: ModelSpec, by: str) -> tuple[tuple[str, ...], ...]:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from golfpack.errors import UsageError
-from golfpack.measure.kv_cache import (
+from golfpack.kv.cache import StoredCache
+from golfpack.kv.layout import (
     LONG_CONTEXT,
     Cached,
     baseline,
@@ -53,6 +55,21 @@ def test_every_cell(
     cache = policy(config, {"kv_cache": kind})
     assert (cache.bytes(context), human_bytes(cache.bytes(context))) == (at, at_words)
     assert (cache.bytes(LONG_CONTEXT), human_bytes(cache.bytes(LONG_CONTEXT))) == (long, words)
+
+
+@pytest.mark.parametrize(("config", "context", "kind", "at", "_", "long", "__"), TABLE)
+def test_every_cell_is_what_buffers_take(
+    config: dict, context: int, kind: str, at: int, _: str, long: int, __: str
+) -> None:
+    """Of a layer's own cache, made without memory."""
+    form = policy(config, {"kv_cache": kind})
+    heads = config["n_head"]
+    *keys, v = (torch.empty(1, heads, 1, t.dim // heads, device="meta") for t in form.tensors)
+    parts = tuple((t.name, t.dim // heads) for t in form.tensors[:-1]) if len(keys) > 1 else ()
+    for length, size in ((context, at), (LONG_CONTEXT, long)):
+        cache = StoredCache(form, length)
+        cache.extend(0, torch.cat(keys, -1), v, parts)
+        assert form.layers * cache.bytes == size
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ Names from tables that need torch are repeated here; tests hold them equal.
 
 from typing import Any
 
-TRAINED_FAMILIES = ("golf",)
+TRAINED_FAMILIES = ("golf", "bottleneck", "alph", "llama", "gpt2")
 KINDS = ("recipes", "families", "ttt", "passes", "schemes", "clips", "codecs", "filters")
 MODES = ("plain", "sliding")
 DEVICES = ("auto", "cpu", "cuda")

@@ -13,6 +13,7 @@ from golfpack.commands.options import (
     CompileMode,
     Device,
     Json,
+    ModelArgs,
     Quiet,
     Seed,
     Set,
@@ -46,6 +47,11 @@ def train(
     family: Annotated[
         str, typer.Option(help="Model family.", autocompletion=complete.trained_family)
     ] = "golf",
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.py:CLASS", help="A torch module of your own. FILE.py is run."),
+    ] = None,
+    model_args: ModelArgs = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in wall-clock minutes.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
@@ -58,13 +64,14 @@ def train(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a float checkpoint of the golf family."""
+    """Train a float checkpoint of any model family; under torchrun, with all its processes."""
     from golfpack.train.report import TrainReport
     from golfpack.train.train import TrainOptions
     from golfpack.train.train import train as run
 
     options = TrainOptions(
-        out, family=family, tokens=tokens, text=tuple(text or ()), val_tokens=val_tokens,
+        out, family=model or family, model_args=tuple(model_args or ()), tokens=tokens,
+        text=tuple(text or ()), val_tokens=val_tokens,
         tokenizer=tokenizer, train_vocab=train_vocab, steps=steps, minutes=minutes, seed=seed,
         threads=threads, device=device, resume=resume, settings=tuple(settings or ()),
         compile_mode=compile_mode(compiled, mode_of_compile), argv=sys.argv[1:],

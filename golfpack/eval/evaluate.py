@@ -12,7 +12,6 @@ from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify, silent
 from golfpack.errors import StrictError
 from golfpack.eval.bytes import loss_and_bpb
-from golfpack.eval.dist import Group, joined
 from golfpack.eval.inputs import EvalInputs, EvalOptions, read_inputs
 from golfpack.eval.legality import Check, check_legality
 from golfpack.eval.log import ScoreLog
@@ -20,6 +19,7 @@ from golfpack.eval.report import EvalReport
 from golfpack.eval.scorer import Scorer
 from golfpack.models.device import peak_memory_bytes, watch_memory
 from golfpack.models.model import Model
+from golfpack.models.ranks import Group, joined
 
 
 def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from golfpack.base.convert import require
-from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Probe, Stream
 from golfpack.eval.scorer import Scorer
 from golfpack.eval.ttt_lora import LoraOptions, chunk_in_document, score_documents, small_lora
 from golfpack.eval.ttt_sgd import SgdOptions, SgdTrainer, cosine
+from golfpack.models.ranks import Group
 
 
 @dataclass(frozen=True)

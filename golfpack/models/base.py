@@ -20,6 +20,7 @@ from torch import nn
 from golfpack.base.convert import options_of
 from golfpack.errors import UsageError
 from golfpack.models.device import send
+from golfpack.models.training import Training
 from golfpack.spec import Fold, ModelSpec, TensorSpec
 
 StateDict = Mapping[str, torch.Tensor]
@@ -61,6 +62,7 @@ class Family:
         asked_only: never detected, only used where it is asked for by name.
         aliases: config dict -> further names of a tied tensor that state dicts have -> the name in its
             ModelSpec. None: no tensor has two names.
+        training: how such models are trained. None: they cannot be.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Family:
     describe: Callable[[Mapping[str, Any], StateDict], ModelSpec] | None = None
     asked_only: bool = False
     aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
+    training: Training | None = None
 
     def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:
         """The model with these weights: float32, on CPU, in eval mode, no gradients asked for."""

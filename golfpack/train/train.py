@@ -15,13 +15,14 @@ from golfpack.data.shards import read_tokens
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import Tokenizer, encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import UsageError
+from golfpack.models.choose import choose_family
 from golfpack.models.device import resolve_device
+from golfpack.models.ranks import Group, joined
 from golfpack.train.config import TrainConfig
+from golfpack.train.run import training_of
 from golfpack.train.trainer import TrainResult
 from golfpack.train.trainer import train as run_training
 
-# The shape of a model nobody described: a few million weights, trainable on a laptop.
-DEFAULT_MODEL = {"num_layers": 6, "dim": 256, "num_heads": 8, "num_kv_heads": 4, "mlp_hidden": 768}
 DEFAULT_STEPS = 1000
 
 
@@ -30,16 +31,19 @@ class TrainOptions:
     """What to train on and where to; see `golfpack train --help`.
 
     Attributes:
+        family: name of a model family, or "FILE.py:CLASS".
+        model_args: keyword arguments of CLASS.
         tokens: glob of token shards, or None with `text`.
         tokenizer: SentencePiece model of the tokens; made from the text when `train_vocab` is set.
         train_vocab: train a tokenizer of that many pieces on the text first.
         compile_mode: of torch.compile, or None.
-        settings: "model.option=value" (GolfConfig) and "train.option=value" (TrainConfig).
+        settings: "model.option=value" (the family's config) and "train.option=value" (TrainConfig).
         argv: of the command, for the log.
     """
 
     out: Path
     family: str = "golf"
+    model_args: tuple[str, ...] = ()
     tokens: str | None = None
     text: tuple[Path, ...] = ()
     val_tokens: str | None = None
@@ -57,23 +61,39 @@ class TrainOptions:
 
 
 def train(options: TrainOptions, notify: Notify = silent) -> TrainResult:
-    """Train a model of the golf family. Raises UsageError for unusable options or data."""
-    if options.family != "golf":
-        raise UsageError(f"family {options.family!r} cannot be trained", "use --family golf")
+    """Train a model of any family; under torchrun, all its processes train one.
+
+    Raises:
+        UsageError: unusable options or data.
+        PeerError: another process failed first.
+    """
+    with joined(options.device) as group:
+        return _train(options, notify if group.writes else silent, group)
+
+
+def _train(options: TrainOptions, notify: Notify, group: Group) -> TrainResult:
+    family = choose_family(options.family, options.model_args)
+    assert family is not None  # options name one
+    training = training_of(family)
     model_settings, rest = split_settings(options.settings)
     config = _config(options, rest)
     _check_sources(options)
     options.out.mkdir(parents=True, exist_ok=True)
+    if not group.writes:
+        group.wait()  # for the tokenizer that the first process may have to train
     tokens, tokenizer, path = _tokens(options, notify)
+    if group.writes:
+        group.wait()
     val_tokens = None if options.val_tokens is None else read_tokens(options.val_tokens)
-    shape: dict[str, Any] = {**DEFAULT_MODEL, **model_settings}
+    shape: dict[str, Any] = {**training.shape, **model_settings}
     if tokenizer is not None:
         shape.setdefault("vocab_size", tokenizer.vocab_size())
     sources = [options.tokens] if options.tokens is not None else list(map(str, options.text))
     return run_training(
-        config, shape, tokens, options.out, val_tokens=val_tokens, resume=options.resume,
+        config, shape, tokens, options.out, family=family, val_tokens=val_tokens,
+        resume=options.resume, tokenizer=tokenizer, group=group,
         progress=lambda done, total, note: notify("train", done, total, note),
-        tokenizer=tokenizer, about=about_run(sources, path, options.argv),
+        about=about_run(sources, path, options.argv),
     )  # fmt: skip
 
 

@@ -13,13 +13,13 @@ from golfpack.build import backend
 from golfpack.build.backend import choose_backend
 from golfpack.build.run import build
 from golfpack.errors import UsageError
-from golfpack.eval.dist import ALONE
 from golfpack.eval.divergence import mean_kl, mean_kl_on
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Stream, Windowed
 from golfpack.eval.scorer import Scorer
 from golfpack.kernels.select import Device
 from golfpack.models.device import check_compile_mode, peak_memory_bytes, send
+from golfpack.models.ranks import ALONE
 from golfpack.packer.engine import HostEngine
 from golfpack.packer.format.loader import load
 from golfpack.train import trainer
@@ -143,8 +143,8 @@ CONFIG = TrainConfig(steps=11, batch_tokens=32, seq_len=8, log_every=4, save_eve
 TOKENS = np.random.default_rng(0).integers(0, 16, 600).astype(np.uint16)
 
 
-def lazily(model, spec, config) -> Run:
-    run = new_run(model, spec, config)
+def lazily(family, spec, config) -> Run:
+    run = new_run(family, spec, config)
     run.lazy = True
     return run
 

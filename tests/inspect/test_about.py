@@ -86,7 +86,7 @@ def test_completion_offers_the_families_that_can_be_trained(family, inside):
         ("eval x.golf --mode s", "sliding"),
         ("build x.pt --model ll", "llama"),
         ("list fi", "filters"),
-        ("train --family g", "golf"),
+        ("train --family go", "golf"),
         ("swe", "sweep"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 
 from golfpack.errors import UsageError
 from golfpack.models.alph.net import Alph, AlphConfig
+from golfpack.models.alph.training import TRAINING
 from golfpack.models.base import Family, StateDict, from_net, shape_of
 from golfpack.spec import Hook, Role, TensorSpec
 
@@ -115,4 +116,5 @@ ALPH = Family(
     max_length=_max_length,
     adapt=adapt,
     read_config=read_config,
+    training=TRAINING,
 )

@@ -11,6 +11,7 @@ from golfpack.errors import UsageError
 from golfpack.models.base import Family, StateDict, from_net, shape_of
 from golfpack.models.bottleneck.config import BottleneckConfig
 from golfpack.models.bottleneck.net import Bottleneck
+from golfpack.models.bottleneck.training import TRAINING
 from golfpack.spec import Hook, Role, TensorSpec
 
 _ROLES: dict[str, Role] = {
@@ -140,4 +141,5 @@ BOTTLENECK = Family(
     max_length=_max_length,
     adapt=adapt,
     read_config=read_config,
+    training=TRAINING,
 )

@@ -9,6 +9,7 @@ import torch
 from golfpack.errors import UsageError
 from golfpack.models.base import Family, StateDict, from_net, shape_of
 from golfpack.models.gpt2.net import Gpt2, Gpt2Config
+from golfpack.models.gpt2.training import TRAINING
 from golfpack.models.transformers_layout import check_model_type, refuse_options, without_copy
 from golfpack.spec import Hook, Role, TensorSpec
 
@@ -166,4 +167,5 @@ GPT2 = Family(
     read_config=read_config,
     aliases=_aliases,
     siblings=_siblings,
+    training=TRAINING,
 )

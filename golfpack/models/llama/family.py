@@ -13,6 +13,7 @@ import torch
 from golfpack.errors import UsageError
 from golfpack.models.base import Family, StateDict, from_net, shape_of, typed_overrides
 from golfpack.models.llama.net import Llama, LlamaConfig
+from golfpack.models.llama.training import TRAINING
 from golfpack.models.transformers_layout import check_model_type, refuse_options, without_copy
 from golfpack.spec import Fold, Hook, Role, TensorSpec
 
@@ -249,4 +250,5 @@ LLAMA = Family(
     read_config=read_config,
     aliases=_aliases,
     siblings=_siblings,
+    training=TRAINING,
 )

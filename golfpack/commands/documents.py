@@ -15,6 +15,7 @@ from golfpack.inspect.environment import EnvReport
 from golfpack.inspect.importing import ImportReport
 from golfpack.inspect.inspect import InspectReport
 from golfpack.inspect.listing import ListReport
+from golfpack.inspect.train_plan import TrainPlan
 from golfpack.inspect.verify import VerifyReport
 from golfpack.measure.columns import COLUMNS, Column
 from golfpack.page.page import PageReport
@@ -45,6 +46,7 @@ REPORTS: dict[str, Any] = {
 # Documents that are written to files; a build that fails prints its own under --json, too.
 FILES: dict[str, Any] = {
     "NAME.failed.report.json": FailedBuild,
+    "golfpack train --print-plan --json": TrainPlan,
 }
 
 

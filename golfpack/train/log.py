@@ -71,7 +71,7 @@ def meta_record(
     """The first record: what the run is.
 
     Args:
-        about: what the caller knows: argv, versions, sources, tokenizer; each may be missing.
+        about: what the caller knows: argv, versions, sources, tokenizer, preset; each may be missing.
     """
     return {
         "type": "meta",
@@ -85,6 +85,7 @@ def meta_record(
         "parameters": sum(int(np.prod(t.shape)) for t in spec.tensors),
         "model": dict(spec.config),
         "family": spec.family,
+        "preset": about.get("preset"),
         "config": dataclasses.asdict(config),
         "data": {
             "sources": list(about.get("sources", ())),
@@ -140,7 +141,8 @@ class Sampler:
             raise UsageError(
                 f"a tokenizer of {tokenizer.vocab_size()} pieces, BOS {tokenizer.bos_id()}, cannot "
                 f"write what a model of {vocab_size} tokens samples",
-                "give the tokenizer the tokens were made with, or leave out train.sample_every",
+                "give the tokenizer the tokens were made with (it needs a BOS or a newline), or set "
+                "train.sample_every=null",
             )
         length = min(1 + SAMPLE_OPTIONS["tokens"], config.seq_len)
         return Sampler(tokenizer, first, int(length), config.seed)
@@ -172,5 +174,8 @@ def _first_token(tokenizer: Tokenizer) -> int | None:
     """BOS, or else the newline, where either is one token."""
     if tokenizer.bos_id() >= 0:
         return tokenizer.bos_id()
-    newline = tokenizer.Encode("\n")
+    try:
+        newline = tokenizer.Encode("\n")
+    except UsageError:  # ALPH's knows the characters of its text alone
+        return None
     return newline[0] if len(newline) == 1 else None

@@ -43,6 +43,7 @@ class TrainResult:
         checkpoint: the final model, a plain state dict; its configuration lies beside it.
         device: where it was trained.
         peak_memory_bytes: torch's on CUDA, else the process's largest resident set.
+        writes: whether this process wrote the files: one of a distributed run does.
     """
 
     steps: int
@@ -52,6 +53,7 @@ class TrainResult:
     checkpoint: Path
     device: str = "cpu"
     peak_memory_bytes: int = 0
+    writes: bool = True
 
 
 def train(
@@ -113,7 +115,7 @@ def train(
         checkpoint = folder.finish(weights_of(run.result), spec.config)
     return TrainResult(
         run.step, run.seconds, run.running_loss, run.val_loss, checkpoint,
-        config.device, peak_memory_bytes(config.device),
+        config.device, peak_memory_bytes(config.device), group.writes,
     )  # fmt: skip
 
 

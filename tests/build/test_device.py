@@ -23,9 +23,11 @@ from golfpack.models.ranks import ALONE
 from golfpack.packer.engine import HostEngine
 from golfpack.packer.format.loader import load
 from golfpack.train import trainer
+from golfpack.train.choose import TrainOptions
 from golfpack.train.config import TrainConfig
 from golfpack.train.run import Run, new_run
-from golfpack.train.train import TrainOptions, train
+from golfpack.train.sources import DataOptions
+from golfpack.train.train import train
 
 on_a_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 
@@ -41,8 +43,9 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(tiny_path, tiny_shard
         with pytest.raises(UsageError, match=message) as caught:
             build(options)
         assert caught.value.hint
+    data = DataOptions(tokens=str(tiny_shard))
     with pytest.raises(UsageError, match="no CUDA device"):
-        train(TrainOptions(tmp_path / "run", tokens=str(tiny_shard), device="cuda"))
+        train(TrainOptions(tmp_path / "run", data=data, device="cuda"))
     assert not list(tmp_path.glob("*.golf"))
     assert not (tmp_path / "run").exists()
 

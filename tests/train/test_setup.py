@@ -10,8 +10,8 @@ from torch import nn
 from golfpack.models.golf.family import GOLF
 from golfpack.models.golf.training import TRAINING, initialise
 from golfpack.train.config import TrainConfig
+from golfpack.train.demo_settings import DEMO_MODEL, DEMO_TRAIN
 from golfpack.train.optim import make_optimisers, set_rates
-from golfpack.train.presets import DEMO_MODEL, DEMO_TRAIN
 
 TINY: dict[str, Any] = {
     "vocab_size": 64, "num_layers": 3, "dim": 16, "num_heads": 2, "num_kv_heads": 1,

@@ -19,9 +19,10 @@ from golfpack.train.trainer import complete_options
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What a step would be like; steps count from 1.
+    """What a step would be like.
 
     Attributes:
+        step: counted from 1.
         lr: rate of the matrices inside blocks; None where the clock decides.
         seq_len: tokens per sequence.
     """

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from train.test_all_families import MODELS
 
 CLOCK = {"time", "seconds", "tokens_per_second", "timing_ms", "out_dir"}

@@ -8,9 +8,10 @@ from golfpack.train.ranges import check_ranges
 from golfpack.train.schedule_text import read_lengths
 
 # May differ between a run and its resumption: they do not change what is meant to be learnt.
-FREE_ON_RESUME = frozenset(
-    {"val_every", "log_every", "save_every", "sample_every", "threads", "device", "compile_mode"}
-)
+FREE_ON_RESUME = frozenset({
+    "val_every", "val_batches", "log_every", "save_every", "sample_every", "threads", "device",
+    "compile_mode",
+})  # fmt: skip
 OPTIMIZERS = ("muon", "adamw", "lion")
 SCHEDULES = ("trapezoid", "cosine", "constant")
 ORDERS = ("epochs", "random")

@@ -70,12 +70,13 @@ def validation_loss(
     firsts = range(0, count, batch_size)
     if batches is not None and batches < len(firsts):
         firsts = [firsts[i * len(firsts) // batches] for i in range(batches)]
-    windows = np.arange(count)[:, None] * seq_len + np.arange(seq_len + 1)
+    window = np.arange(seq_len + 1)
     total = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
     targets = 0
     with evaluating(model):
         for first in firsts:
-            rows = tokens[windows[first : first + batch_size]].astype(np.int64)
+            starts = seq_len * np.arange(first, min(first + batch_size, count))
+            rows = tokens[starts[:, None] + window].astype(np.int64)
             total += sequence_loss(model, rows, "sum", precision=precision, ignore_id=ignore_id)
             targets += targets_in(rows, ignore_id)
     return total.item() / max(targets, 1)

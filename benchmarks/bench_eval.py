@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from golfpack.data.shards import read_tokens
-from golfpack.eval.dist import ALONE
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Mode, Stream, Windowed
@@ -32,6 +31,7 @@ from golfpack.eval.windows import lay_windows
 from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.model import Model
+from golfpack.models.ranks import ALONE
 
 BOS = 1
 

@@ -25,7 +25,7 @@ from golfpack.eval.bytes import ByteTable
 from golfpack.eval.divergence import mean_kl
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.packer.format.loader import load
-from golfpack.train.run import validation_loss
+from golfpack.train.loss import validation_loss
 
 
 def main() -> None:

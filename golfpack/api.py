@@ -354,6 +354,7 @@ class Artifact:
             model = transformers.AutoModelForCausalLM.from_config(made)
         kind = type(model)
         return kind.from_pretrained(None, config=made, state_dict=state, dtype=made.dtype)
+
     def generate(
         self,
         prompt: str | Sequence[int],

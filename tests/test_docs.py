@@ -14,6 +14,7 @@ from golfpack.packer.format.filters import FILTERS
 from golfpack.packer.quantize.clip import CLIPS
 from golfpack.packer.quantize.schemes import SCHEMES
 from golfpack.packer.recipe import PASSES, load_recipe, recipe_names
+from golfpack.train.presets import preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "docs"))
@@ -62,6 +63,7 @@ def test_every_recipe_says_what_it_is(name):
 TABLES = {
     "codec": CODECS, "filter": FILTERS, "scheme": SCHEMES, "clip": CLIPS, "pass": PASSES,
     "family": FAMILIES, "recipe": recipe_names(), "command": COMMANDS,
+    "preset": [name for name in preset_names() if not name.startswith("size-")],
 }  # fmt: skip
 
 

@@ -5,13 +5,13 @@ import torch
 
 from benchmarks.gpu.measure import Findings, Job, timed
 from benchmarks.gpu.models import looks_trained, some_tokens
-from golfpack.eval.dist import ALONE
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Mode, Stream, Windowed
 from golfpack.eval.scorer import Scorer
 from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
 from golfpack.models import FAMILIES
 from golfpack.models.golf.family import spec
+from golfpack.models.ranks import ALONE
 
 STRIDE = 64
 # Scoring in windows that slide, over the straightforward loop.

@@ -14,7 +14,7 @@ from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_toke
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.packer.aim import Bytes
-from golfpack.train.presets import DEMO_MODEL, DEMO_TRAIN
+from golfpack.train.demo_settings import DEMO_MODEL, DEMO_TRAIN
 from golfpack.train.train import about_run
 from golfpack.train.trainer import train
 

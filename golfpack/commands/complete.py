@@ -5,8 +5,9 @@ Names from tables that need torch are repeated here; tests hold them equal.
 
 from typing import Any
 
-TRAINED_FAMILIES = ("golf",)
-KINDS = ("recipes", "families", "ttt", "passes", "schemes", "clips", "codecs", "filters")
+TRAINED_FAMILIES = ("golf", "bottleneck", "alph", "llama", "gpt2")
+TOKENIZER_KINDS = ("sentencepiece", "alph")
+KINDS = ("recipes", "families", "presets", "ttt", "passes", "schemes", "clips", "codecs", "filters")
 MODES = ("plain", "sliding", "stream")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -44,6 +45,16 @@ def trained_family(incomplete: str) -> list[str]:
     return [name for name in TRAINED_FAMILIES if name.startswith(incomplete)]
 
 
+def preset(incomplete: str) -> Found:
+    """Presets of training; a .toml file is left to the shell."""
+    return _starting(incomplete, _presets())
+
+
+def tokenizer_kind(incomplete: str) -> list[str]:
+    """Kinds of tokenizer that `golfpack train` trains."""
+    return [name for name in TOKENIZER_KINDS if name.startswith(incomplete)]
+
+
 def kind(incomplete: str) -> list[str]:
     """What `golfpack list` lists."""
     return [name for name in KINDS if name.startswith(incomplete)]
@@ -65,6 +76,22 @@ def _shipped(folder: str) -> Found:
     files = (resources.files("golfpack") / folder).iterdir()
     found = [f for f in files if f.name.endswith(".toml")]
     return sorted((f.name.removesuffix(".toml"), _about(f)) for f in found)
+
+
+def _presets() -> Found:
+    """A file with variants is one preset for each."""
+    import tomllib
+    from importlib import resources
+
+    found: Found = []
+    for file in (resources.files("golfpack") / "presets").iterdir():
+        if file.name.endswith(".toml"):
+            table = tomllib.loads(file.read_text(encoding="utf-8"))
+            stem = file.name.removesuffix(".toml")
+            variants = table.get("variants", {})
+            found += [(f"{stem}-{name}", v["about"]) for name, v in variants.items()]
+            found += [] if variants else [(stem, table["about"])]
+    return sorted(found)
 
 
 def _about(file: Any) -> str:

@@ -17,6 +17,7 @@ from golfpack.inspect.environment import EnvReport
 from golfpack.inspect.importing import ImportReport
 from golfpack.inspect.inspect import InspectReport, UnpackReport
 from golfpack.inspect.listing import ListReport
+from golfpack.inspect.train_plan import TrainPlan
 from golfpack.inspect.verify import VerifyReport
 from golfpack.kv.tune_report import TuneReport
 from golfpack.measure.columns import COLUMNS, Column
@@ -52,6 +53,7 @@ REPORTS: dict[str, Any] = {
 # Documents that are written to files; a build that fails prints its own under --json, too.
 FILES: dict[str, Any] = {
     "NAME.failed.report.json": FailedBuild,
+    "golfpack train --print-plan --json": TrainPlan,
 }
 
 

@@ -40,12 +40,12 @@ def read_counted(
     if tokenizer is None:
         raise UsageError(f"{path} is text, which needs a tokenizer", "add --tokenizer FILE.model")
     if isinstance(tokenizer, AlphTokenizer):
-        encoded = tokenizer.encode(_alph_text(Path(path)))
+        encoded = tokenizer.encode(alph_text(Path(path)))
         return encoded.tokens[:limit], encoded.bytes[:limit]
     return encode_documents(tokenizer, read_documents([path]))[:limit], None
 
 
-def _alph_text(path: Path) -> str:
+def alph_text(path: Path) -> str:
     """Text as ALPH's trainer reads it: a .txt as it is; a document a line, with its mark at the end."""
     if path.suffix != ".jsonl":
         return read_text(path)

@@ -13,7 +13,6 @@ from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify, silent
 from golfpack.errors import StrictError
 from golfpack.eval.bytes import loss_and_bpb
-from golfpack.eval.dist import Group, joined
 from golfpack.eval.inputs import Counted, EvalInputs, EvalOptions, read_inputs
 from golfpack.eval.legality import Check, check_legality
 from golfpack.eval.log import ScoreLog
@@ -23,6 +22,7 @@ from golfpack.eval.spread import spread
 from golfpack.models.device import peak_memory_bytes, watch_memory
 from golfpack.models.folder import checkpoint_bytes
 from golfpack.models.model import Model
+from golfpack.models.ranks import Group, joined
 
 
 def evaluate(options: EvalOptions, notify: Notify = silent) -> EvalReport:

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Mode, Probe, Stream
 from golfpack.eval.scorer import Scorer
+from golfpack.models.ranks import Group
 
 # The probabilities of all tokens may differ from 1 by this much in sum: float32 rounding.
 NORMALISATION_TOLERANCE = 1e-4

@@ -6,7 +6,7 @@ import numpy as np
 
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import loss_and_bpb
-from golfpack.eval.dist import Group
+from golfpack.models.ranks import Group
 
 Progress = Callable[[int, int, str], None]
 

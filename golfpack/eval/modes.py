@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.scorer import Scorer, score_windows
 from golfpack.eval.windows import lay_windows
+from golfpack.models.ranks import Group
 
 # Legality is checked with windows of this many tokens at most: the code is the same at any length.
 PROBE_WINDOW = 128

@@ -16,11 +16,11 @@ import torch
 from golfpack.base.convert import require
 from golfpack.errors import UsageError
 from golfpack.eval.adapters import Adapters, Sites, find_slots
-from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Probe, Stream, smaller_chunk
 from golfpack.eval.scorer import Scorer, module_shapes
 from golfpack.models.device import send
+from golfpack.models.ranks import Group
 from golfpack.spec import Role
 
 LORA_ROLES: tuple[Role, ...] = (

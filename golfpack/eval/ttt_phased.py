@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from golfpack.base.convert import require
-from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Probe, Stream, smaller_chunk
 from golfpack.eval.scorer import Scorer
@@ -25,6 +24,7 @@ from golfpack.eval.ttt_lora import (
     small_lora,
 )
 from golfpack.eval.ttt_sgd import SgdOptions, SgdTrainer, cosine
+from golfpack.models.ranks import Group
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import torch
 
 from golfpack.base.convert import require
 from golfpack.errors import UsageError
-from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Probe, Stream, shrunk, smaller_chunk
 from golfpack.eval.scorer import Scorer, score_windows
 from golfpack.eval.windows import lay_windows
 from golfpack.models.device import send
+from golfpack.models.ranks import Group
 
 
 @dataclass(frozen=True)

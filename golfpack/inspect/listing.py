@@ -16,6 +16,7 @@ from golfpack.packer.format.filters import FILTERS
 from golfpack.packer.quantize.clip import CLIPS
 from golfpack.packer.quantize.schemes import SCHEMES
 from golfpack.packer.recipe import PASSES, load_recipe, recipe_names
+from golfpack.train.presets import load_preset, preset_names
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,10 @@ def _families() -> list[Named]:
     return [Named(name, family.about) for name, family in FAMILIES.items()]
 
 
+def _presets() -> list[Named]:
+    return [Named(name, load_preset(name).about) for name in preset_names()]
+
+
 def _ttt() -> list[Named]:
     found = ((name, load_ttt(name)) for name in ttt_names())
     return [Named(name, "" if recipe is None else recipe.about) for name, recipe in found]
@@ -110,6 +115,7 @@ def _ttt() -> list[Named]:
 KINDS: dict[str, _Kind] = {
     "recipes": _Kind("ways to build", "--recipe NAME", _recipes),
     "families": _Kind("model architectures", "--model NAME", _families),
+    "presets": _Kind("ways to train", "golfpack train --preset NAME", _presets),
     "ttt": _Kind("settings of test-time training", "golfpack eval --ttt NAME", _ttt),
     "passes": _Kind(
         "the steps of a recipe", 'a recipe\'s id = "NAME", --set NAME.OPTION=VALUE',

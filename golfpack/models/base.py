@@ -20,6 +20,7 @@ from torch import nn
 from golfpack.base.convert import options_of
 from golfpack.errors import UsageError
 from golfpack.models.device import send
+from golfpack.models.training import Training
 from golfpack.spec import Fold, ModelSpec, TensorSpec
 
 StateDict = Mapping[str, torch.Tensor]
@@ -101,6 +102,7 @@ class Family:
         uncached: (config dict, positions) -> the feature for whose sake keys and values of earlier
             positions cannot be used again in a sequence that may get so long, in words, or None where
             a cache gives the full forward's logits. None: it always does.
+        training: how such models are trained. None: they cannot be.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Family:
     transformers: Transformers | None = None
     aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     uncached: Callable[[Mapping[str, Any], int], str | None] | None = None
+    training: Training | None = None
 
     def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:
         """The model with these weights: float32, on CPU, in eval mode, no gradients asked for."""

@@ -19,6 +19,7 @@ import torch
 
 from golfpack.base.files import write_atomically
 from golfpack.errors import CorruptError, UsageError
+from golfpack.spec import ModelSpec
 from golfpack.train.config import FREE_ON_RESUME, TrainConfig
 from golfpack.train.run import Run
 
@@ -28,14 +29,17 @@ FINAL = "final_model.pt"
 SIDECAR = "final_model.config.json"
 
 
-def settings_of(
-    config: TrainConfig, model_config: Mapping[str, Any], tokens: np.ndarray
-) -> dict[str, Any]:
+def settings_of(config: TrainConfig, spec: ModelSpec, tokens: np.ndarray) -> dict[str, Any]:
     """What must not change between a run and its resumption, by the name a user knows it under."""
     fixed = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_ON_RESUME}
-    model = {f"model.{name}": value for name, value in model_config.items()}
+    model = {f"model.{name}": value for name, value in spec.config.items()}
     digest = hashlib.sha256(np.ascontiguousarray(tokens).data).hexdigest()
-    return fixed | model | {"tokens": f"{tokens.size} tokens, sha256 {digest[:16]}"}
+    return (
+        {"family": spec.family}
+        | fixed
+        | model
+        | {"tokens": f"{tokens.size} tokens, sha256 {digest[:16]}"}
+    )
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,12 @@ class RunFolder:
     Attributes:
         path: the folder.
         settings: those of the run, from `settings_of`.
+        writes: whether this process is the one that writes; the others only read.
     """
 
     path: Path
     settings: dict[str, Any]
+    writes: bool = True
 
     def start(self, meta: Mapping[str, Any]) -> None:
         """Make the folder for a new run, with a log that begins with `meta`.
@@ -56,6 +62,8 @@ class RunFolder:
         Raises:
             UsageError: it holds a run already, or a model that this run would overwrite.
         """
+        if not self.writes:
+            return
         if held := [name for name in (LAST, FINAL) if (self.path / name).exists()]:
             raise UsageError(
                 f"{self.path} already holds {held[0]}",
@@ -65,8 +73,15 @@ class RunFolder:
         (self.path / LOG).write_text("", encoding="utf-8")
         self.log(meta)
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run was started here and ended before its first checkpoint."""
+        return (self.path / LOG).is_file() and not (self.path / LAST).exists()
+
     def save(self, run: Run) -> None:
         """Write `last.pt`: the run at this step."""
+        if not self.writes:
+            return
         logged = (self.path / LOG).stat().st_size
         content = {"settings": self.settings, "log_bytes": logged, **run.state()}
         _save(self.path / LAST, content)
@@ -81,7 +96,9 @@ class RunFolder:
         saved = self._load()
         _refuse_changes(saved["settings"], self.settings)
         run.restore(saved)
-        self._cut_log(saved["log_bytes"])
+        if self.writes:
+            self._cut_log(saved["log_bytes"])
+            self._tidy()
 
     def _cut_log(self, size: int) -> None:
         """Drop what an interrupted run logged after its last save: those steps will come again."""
@@ -92,6 +109,12 @@ class RunFolder:
                 "Start the run again in another folder.",
             )
         os.truncate(log, size)
+
+    def _tidy(self) -> None:
+        """Remove what an interruption left half written beside the files it was to become."""
+        for name in (LAST, FINAL, SIDECAR):
+            for half in self.path.glob(f".{name}.*"):
+                half.unlink()
 
     def _load(self) -> dict[str, Any]:
         path = self.path / LAST
@@ -113,11 +136,15 @@ class RunFolder:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one JSON line to the log."""
+        if not self.writes:
+            return
         with (self.path / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def finish(self, weights: Mapping[str, torch.Tensor], model_config: Mapping[str, Any]) -> Path:
         """Write the final model, a plain state dict on the CPU, and its configuration beside it."""
+        if not self.writes:
+            return self.path / FINAL
         text = json.dumps(dict(model_config), indent=2) + "\n"
         write_atomically(self.path / SIDECAR, text.encode())
         _save(self.path / FINAL, {name: tensor.cpu() for name, tensor in weights.items()})

@@ -1,16 +1,28 @@
 """The settings of a training run."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from golfpack.errors import UsageError
 from golfpack.models.device import check_compile_mode
+from golfpack.train.ranges import check_ranges
+from golfpack.train.schedule_text import read_lengths
 
 # May differ between a run and its resumption: they do not change what is meant to be learnt.
-FREE_ON_RESUME = frozenset(
-    {"val_every", "log_every", "save_every", "sample_every", "threads", "device", "compile_mode"}
-)
+FREE_ON_RESUME = frozenset({
+    "val_every", "val_batches", "log_every", "save_every", "sample_every", "threads", "device",
+    "compile_mode",
+})  # fmt: skip
+OPTIMIZERS = ("muon", "adamw", "lion")
+SCHEDULES = ("trapezoid", "cosine", "constant")
+ORDERS = ("epochs", "random")
+DTYPES = ("float32", "bfloat16")
+PRECISIONS = ("auto", *DTYPES)
+_CHOICES = {
+    "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "order": ORDERS, "param_dtype": DTYPES,
+    "precision": PRECISIONS,
+}  # fmt: skip
+# The second moment's memory of each optimiser, where `beta2` is not set.
+BETA2 = {"muon": 0.95, "adamw": 0.95, "lion": 0.99}
 
 
 @dataclass(frozen=True)
@@ -20,49 +32,99 @@ class TrainConfig:
     Attributes:
         steps: optimiser steps; runs of equal settings are then bit-equal on one CPU thread.
         minutes: wall-clock minutes; the schedule follows the clock, so that warm-down completes.
-        batch_tokens: tokens per step, a multiple of `seq_len`.
-        seq_len: tokens per sequence.
+        batch_tokens: tokens per step at `seq_len`, a multiple of it.
+        seq_len: the block: tokens per sequence, and the model's context.
+        seq_schedule: sequence lengths by step, as "256@0,512@500"; a step has as many sequences
+            whatever their length. Empty: `seq_len` throughout.
+        accumulate: equal parts of a batch, whose gradients add up to a step's. Processes of a
+            distributed run share them, so that what is learnt does not depend on how many there are.
+        order: epochs, in which each sequence comes once, or random, uniform starts anywhere.
+        optimizer: muon (matrices inside blocks; Adam for the rest), adamw or lion.
+        lr: peak rate of adamw and lion.
         matrix_lr: Muon's peak rate, for the matrices inside blocks.
-        embed_lr: Adam's peak rate for the embedding, tied or not.
-        head_lr: Adam's peak rate for an untied output head.
-        scalar_lr: Adam's peak rate for vectors (gains, mixes, skip weights).
+        embed_lr: Adam's peak rate for the embedding, tied or not, beside Muon.
+        head_lr: Adam's peak rate for an untied output head, beside Muon.
+        scalar_lr: Adam's peak rate for vectors (gains, mixes, skip weights), beside Muon.
+        beta1, beta2: of Adam, AdamW and Lion; beta2 is 0.95, Lion's 0.99, where it is not set.
+        eps: Adam's and AdamW's.
         momentum: Muon's Nesterov momentum.
-        weight_decay: Muon's decoupled decay; each step shrinks matrices by rate * decay.
+        momentum_start: Muon's momentum at step 0, or None for `momentum` throughout.
+        momentum_steps: steps of the linear way from there to `momentum`.
+        weight_decay: decoupled decay of Muon's matrices, or of what decays under adamw and lion: each
+            step shrinks them by rate * decay.
+        embed_decay, scalar_decay: the same for what Adam has beside Muon.
+        schedule: trapezoid (rise, plateau, linear fall), cosine (rise, half a cosine) or constant.
         warmup_steps: steps of linear rise to the peak rates.
-        warmdown_fraction: last share of the budget over which the rates fall linearly to 0.
+        warmup_from: share of the peak rates that the rise begins from.
+        warmdown_fraction: last share of the budget over which a trapezoid falls.
+        final_lr_share: share of the peak rates at which a trapezoid or cosine ends.
         grad_clip: bound on the global gradient norm, or None.
+        dropout: rate, in the places that the family has.
+        label_smoothing: share of the target's probability that all tokens share.
+        ignore_id: a token, such as padding, that is no target; None: all are.
         ema_decay: decay of a moving average of the weights that replaces them in the final model,
             or None. Warm-down does the same job; use one of them.
-        seed: of initial weights and of the order of the data.
+        swa_start: share of the budget from which on weights are averaged, equally, and replace them in
+            the final model, or None.
+        swa_every: steps between weights that `swa_start` averages.
+        param_dtype: of weights, gradients and the optimiser's state: float32 or bfloat16.
+        precision: of products in forward passes: bfloat16, float32, or auto (bfloat16 on CUDA).
+        grad_checkpoint: compute blocks again in the backward pass, to keep less in memory.
+        seed: of initial weights, of the order of the data and of dropout.
         val_every: steps between validation losses (the last step always has one), or None.
+        val_batches: batches of a validation, spread evenly over the tokens; None: all of them.
         log_every: steps between lines of the log; the last step always has one.
         save_every: steps between resumable checkpoints; the last step always has one.
         sample_every: steps between sampled texts in the log (the last step always has some), or None;
             needs a tokenizer.
         threads: CPU threads of torch, or None for torch's own choice.
-        device: "auto", "cpu", or "cuda" (forward passes then run in bfloat16).
+        device: "auto", "cpu", or "cuda".
         compile_mode: mode of torch.compile for training passes, or None to leave it out.
 
     Raises:
-        UsageError: a value out of its range, or a budget that is not exactly one of the two.
+        UsageError: a value out of its range, or values that do not fit each other.
     """
 
     steps: int | None = None
     minutes: float | None = None
     batch_tokens: int = 2048
     seq_len: int = 256
+    seq_schedule: str = ""
+    accumulate: int = 1
+    order: str = "epochs"
+    optimizer: str = "muon"
+    lr: float = 3e-4
     matrix_lr: float = 0.03
     embed_lr: float = 0.01
     head_lr: float = 0.008
     scalar_lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float | None = None
+    eps: float = 1e-8
     momentum: float = 0.95
+    momentum_start: float | None = None
+    momentum_steps: int = 500
     weight_decay: float = 0.1
+    embed_decay: float = 0.0
+    scalar_decay: float = 0.0
+    schedule: str = "trapezoid"
     warmup_steps: int = 20
+    warmup_from: float = 0.0
     warmdown_fraction: float = 0.4
+    final_lr_share: float = 0.0
     grad_clip: float | None = 1.0
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
+    ignore_id: int | None = None
     ema_decay: float | None = None
+    swa_start: float | None = None
+    swa_every: int = 50
+    param_dtype: str = "float32"
+    precision: str = "auto"
+    grad_checkpoint: bool = False
     seed: int = 0
     val_every: int | None = None
+    val_batches: int | None = None
     log_every: int = 10
     save_every: int = 100
     sample_every: int | None = None
@@ -76,43 +138,52 @@ class TrainConfig:
                 f"the budget is steps={self.steps} and minutes={self.minutes}",
                 "Give exactly one of steps and minutes.",
             )
-        for name, (holds, wanted) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not holds(value):
-                raise UsageError(f"{name} is {value}", f"It must be {wanted}.")
+        check_ranges(vars(self))
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)!r}", f"It must be one of {', '.join(choices)}."
+                )
         check_compile_mode(self.compile_mode)
+        self._check_batch()
+        if self.ema_decay is not None and self.swa_start is not None:
+            raise UsageError(
+                "ema_decay and swa_start both average the weights", "Set one of them alone."
+            )
+
+    def _check_batch(self) -> None:
         if self.batch_tokens % self.seq_len:
             raise UsageError(
                 f"batch_tokens is {self.batch_tokens}, not a multiple of seq_len {self.seq_len}",
                 f"Use {max(1, self.batch_tokens // self.seq_len) * self.seq_len}, for instance.",
             )
+        if self.rows % self.accumulate:
+            raise UsageError(
+                f"{self.rows} sequences a step are no {self.accumulate} equal parts",
+                f"Use an accumulate that divides {self.rows}, or another batch_tokens.",
+            )
+        longest = max((length for _, length in self.lengths), default=0)
+        if longest > self.seq_len:
+            raise UsageError(
+                f"seq_schedule asks for {longest} > block {self.seq_len}",
+                f"Set train.seq_len={longest}, or leave out what is longer than the block.",
+            )
 
+    @property
+    def rows(self) -> int:
+        """Sequences per step."""
+        return self.batch_tokens // self.seq_len
 
-_Range = tuple[Callable[[float], bool], str]
-_AT_LEAST_ONE: _Range = (lambda v: v >= 1, "at least 1")
-_POSITIVE: _Range = (lambda v: 0 < v < math.inf, "above 0 and finite")
-_NOT_NEGATIVE: _Range = (lambda v: 0 <= v < math.inf, "0 or more and finite")
-_BELOW_ONE: _Range = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+    @property
+    def lengths(self) -> tuple[tuple[int, int], ...]:
+        """(first step, sequence length) of every part of the schedule, in order."""
+        return read_lengths(self.seq_schedule)
 
-_RANGES: dict[str, _Range] = {
-    "steps": _AT_LEAST_ONE,
-    "minutes": _POSITIVE,
-    "batch_tokens": _AT_LEAST_ONE,
-    "seq_len": _AT_LEAST_ONE,
-    "matrix_lr": _NOT_NEGATIVE,
-    "embed_lr": _NOT_NEGATIVE,
-    "head_lr": _NOT_NEGATIVE,
-    "scalar_lr": _NOT_NEGATIVE,
-    "momentum": _BELOW_ONE,
-    "weight_decay": _NOT_NEGATIVE,
-    "warmup_steps": _NOT_NEGATIVE,
-    "warmdown_fraction": (lambda v: 0 <= v <= 1, "between 0 and 1"),
-    "grad_clip": _POSITIVE,
-    "ema_decay": _BELOW_ONE,
-    "seed": _NOT_NEGATIVE,
-    "val_every": _AT_LEAST_ONE,
-    "log_every": _AT_LEAST_ONE,
-    "save_every": _AT_LEAST_ONE,
-    "sample_every": _AT_LEAST_ONE,
-    "threads": _AT_LEAST_ONE,
-}
+    @property
+    def peak_lr(self) -> float:
+        """The peak rate of the matrices inside blocks."""
+        return self.matrix_lr if self.optimizer == "muon" else self.lr
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.beta1, BETA2[self.optimizer] if self.beta2 is None else self.beta2

@@ -22,9 +22,9 @@ from golfpack.errors import UsageError
 from golfpack.models.base import generate
 from golfpack.spec import ModelSpec
 from golfpack.train.config import TrainConfig
+from golfpack.train.loss import evaluating
 
 LOG_VERSION = 1
-OPTIMIZER = "Muon (matrices), Adam (embeddings, head, vectors)"
 SAMPLES = 3
 SAMPLE_OPTIONS = {"temperature": 0.8, "top_k": 40, "tokens": 50}
 
@@ -71,7 +71,7 @@ def meta_record(
     """The first record: what the run is.
 
     Args:
-        about: what the caller knows: argv, versions, sources, tokenizer; each may be missing.
+        about: what the caller knows: argv, versions, sources, tokenizer, preset; each may be missing.
     """
     return {
         "type": "meta",
@@ -81,10 +81,12 @@ def meta_record(
         "out_dir": str(out_dir),
         "versions": dict(about.get("versions", {})),
         "platform": platform.platform(),
-        "device_name": torch.cuda.get_device_name() if config.device == "cuda" else "cpu",
+        "device_name": "cpu" if config.device == "cpu" else torch.cuda.get_device_name(),
         "parameters": sum(int(np.prod(t.shape)) for t in spec.tensors),
         "model": dict(spec.config),
-        "config": {"optimizer": OPTIMIZER, **dataclasses.asdict(config)},
+        "family": spec.family,
+        "preset": about.get("preset"),
+        "config": dataclasses.asdict(config),
         "data": {
             "sources": list(about.get("sources", ())),
             "tokenizer": about.get("tokenizer"),
@@ -111,11 +113,13 @@ class Sampler:
     """Writes a few texts now and then, to see what a model has learnt. Each starts a document.
 
     Attributes:
-        tokenizer: of the training tokens; it must have a BOS.
-        length: tokens of each text, BOS included.
+        tokenizer: of the training tokens.
+        first: the token before each text: BOS, or the newline that ends a document where there is none.
+        length: tokens of each text, the first included.
     """
 
     tokenizer: Tokenizer
+    first: int
     length: int
     seed: int
 
@@ -132,32 +136,46 @@ class Sampler:
             raise UsageError(
                 "train.sample_every needs the tokenizer of the tokens", "add --tokenizer FILE.model"
             )
-        if tokenizer.vocab_size() != vocab_size or tokenizer.bos_id() < 0:
+        first = _first_token(tokenizer)
+        if tokenizer.vocab_size() != vocab_size or first is None:
             raise UsageError(
                 f"a tokenizer of {tokenizer.vocab_size()} pieces, BOS {tokenizer.bos_id()}, cannot "
                 f"write what a model of {vocab_size} tokens samples",
-                "give the tokenizer the tokens were made with, or leave out train.sample_every",
+                "give the tokenizer the tokens were made with (it needs a BOS or a newline), or set "
+                "train.sample_every=null",
             )
         length = min(1 + SAMPLE_OPTIONS["tokens"], config.seq_len)
-        return Sampler(tokenizer, int(length), config.seed)
+        return Sampler(tokenizer, first, int(length), config.seed)
 
     def records(self, model: nn.Module, step: int) -> list[dict[str, Any]]:
         """Texts of the model at a step: a function of weights, seed and step alone."""
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(self.seed * 1_000_003 + step)
-        bos = self.tokenizer.bos_id()
-        rows = generate(
-            model, SAMPLES, self.length, bos, SAMPLE_OPTIONS["temperature"], generator,
-            top_k=int(SAMPLE_OPTIONS["top_k"]),
-        )  # fmt: skip
-        texts = [self._text(row[1:], bos) for row in rows.tolist()]
+        with evaluating(model):
+            rows = generate(
+                model, SAMPLES, self.length, self.first, SAMPLE_OPTIONS["temperature"], generator,
+                top_k=int(SAMPLE_OPTIONS["top_k"]),
+            )  # fmt: skip
+        texts = [self._text(row[1:]) for row in rows.tolist()]
         options = {"options": SAMPLE_OPTIONS | {"tokens": self.length - 1}}
         return [
             {"type": "sample", "step": step, "prompt": "", "text": text, **options}
             for text in texts
         ]
 
-    def _text(self, tokens: list[int], bos: int) -> str:
-        """Up to where the next document would begin."""
-        end = tokens.index(bos) if bos in tokens else len(tokens)
+    def _text(self, tokens: list[int]) -> str:
+        """Up to where the next document would begin, where a token tells."""
+        begins = self.first in tokens and self.first == self.tokenizer.bos_id()
+        end = tokens.index(self.first) if begins else len(tokens)
         return self.tokenizer.Decode(tokens[:end])
+
+
+def _first_token(tokenizer: Tokenizer) -> int | None:
+    """BOS, or else the newline, where either is one token."""
+    if tokenizer.bos_id() >= 0:
+        return tokenizer.bos_id()
+    try:
+        newline = tokenizer.Encode("\n")
+    except UsageError:  # ALPH's knows the characters of its text alone
+        return None
+    return newline[0] if len(newline) == 1 else None

@@ -42,7 +42,7 @@ class Muon(Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[dict[str, Any]], momentum: float, weight_decay: float
+        self, params: Iterable[dict[str, Any]], momentum: float, weight_decay: float = 0.0
     ) -> None:
         super().__init__(params, {"momentum": momentum, "weight_decay": weight_decay})
 

@@ -1,48 +1,87 @@
-"""Optimisers by tensor role: Muon for block matrices, Adam for embeddings, heads and vectors."""
+"""Optimisers of a run: which parameters share a rate and a decay, by role and by what a family says."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from torch import nn
-from torch.optim import Adam, Optimizer
+import torch
+from torch.optim import AdamW, Optimizer
 
-from golfpack.spec import ModelSpec, Role
+from golfpack.spec import ModelSpec, Role, TensorSpec
 from golfpack.train.config import TrainConfig
+from golfpack.train.lion import Lion
 from golfpack.train.muon import Muon
 
-ADAM_BETAS = (0.9, 0.95)
 ADAM_ROLES: tuple[Role, ...] = ("embed", "head", "vector")
 
 
-def make_optimisers(model: nn.Module, spec: ModelSpec, config: TrainConfig) -> list[Optimizer]:
-    """Muon, then Adam. Every parameter named in `spec` is in exactly one group.
+def make_optimisers(
+    parameters: Mapping[str, torch.Tensor],
+    spec: ModelSpec,
+    decays: Callable[[TensorSpec], bool],
+    config: TrainConfig,
+) -> list[Optimizer]:
+    """One for all, or Muon and then Adam. Every tensor named in `spec` is in exactly one group.
 
     Gains and mixes are of role "vector" whatever their shape: (2, dim) is no linear map.
+
+    Args:
+        parameters: by the names of `spec`; on the meta device they tell what would be kept of them.
+        decays: see `Training.decays`; of no effect beside Muon, whose matrices all decay.
     """
-    parameters = dict(model.named_parameters())
-    by_role: dict[Role, list[nn.Parameter]] = {}
+    if config.optimizer == "muon":
+        return _muon(parameters, spec, config)
+    shrunk = [parameters[t.name] for t in spec.tensors if decays(t)]
+    kept = [parameters[t.name] for t in spec.tensors if not decays(t)]
+    groups = [
+        _group(tensors, config.lr, decay)
+        for tensors, decay in ((shrunk, config.weight_decay), (kept, 0.0))
+        if tensors
+    ]
+    if config.optimizer == "lion":
+        return [Lion(groups, config.betas)]
+    return [AdamW(groups, betas=config.betas, eps=config.eps)]
+
+
+def _muon(
+    parameters: Mapping[str, torch.Tensor], spec: ModelSpec, config: TrainConfig
+) -> list[Optimizer]:
+    by_role: dict[Role, list[torch.Tensor]] = {}
     for tensor in spec.tensors:
-        by_role.setdefault(tensor.role, []).append(parameters[tensor.name])
+        # A convolution's kernels are no one matrix.
+        role = tensor.role if len(tensor.shape) == 2 else "vector"
+        by_role.setdefault(role, []).append(parameters[tensor.name])
     matrices = [p for role, group in by_role.items() if role not in ADAM_ROLES for p in group]
-    rates: dict[Role, float] = {
-        "embed": config.embed_lr,
-        "head": config.head_lr,
-        "vector": config.scalar_lr,
+    settings: dict[Role, tuple[float, float]] = {
+        "embed": (config.embed_lr, config.embed_decay),
+        "head": (config.head_lr, 0.0),
+        "vector": (config.scalar_lr, config.scalar_decay),
     }
-    muon = Muon(
-        [_group(matrices, config.matrix_lr)],
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
-    adam_groups = [_group(by_role[role], rates[role]) for role in ADAM_ROLES if role in by_role]
-    return [muon, Adam(adam_groups, betas=ADAM_BETAS)]
+    groups = [_group(by_role[role], *settings[role]) for role in ADAM_ROLES if role in by_role]
+    optimisers: list[Optimizer] = []
+    if matrices:
+        group = _group(matrices, config.matrix_lr, config.weight_decay)
+        optimisers.append(Muon([group], momentum=config.momentum))
+    if groups:
+        optimisers.append(AdamW(groups, betas=config.betas, eps=config.eps))
+    return optimisers
 
 
-def scale_rates(optimisers: Sequence[Optimizer], scale: float) -> None:
-    """Set every group's rate to `scale` times its peak."""
+def set_rates(optimisers: Sequence[Optimizer], scale: float, momentum: float) -> None:
+    """Set every group's rate to `scale` times its peak, and Muon's momentum."""
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = scale * group["peak_lr"]
+            if "momentum" in group:
+                group["momentum"] = momentum
 
 
-def _group(parameters: list[nn.Parameter], peak_lr: float) -> dict[str, object]:
-    return {"params": parameters, "lr": peak_lr, "peak_lr": peak_lr}
+def state_bytes(optimisers: Sequence[Optimizer]) -> int:
+    """Bytes that optimisers keep for tensors, once they have taken a step; counters left aside."""
+    tensors = [
+        t for o in optimisers for kept in o.state.values() for t in kept.values() if t.ndim > 0
+    ]
+    return sum(t.nbytes for t in tensors)
+
+
+def _group(parameters: list[torch.Tensor], peak_lr: float, decay: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": peak_lr, "peak_lr": peak_lr, "weight_decay": decay}

@@ -1,43 +1,124 @@
-"""The demonstration's model and training settings, for `python_documents` on a plain CPU.
+"""Presets: a family, its shape and how it is trained, as TOML files that come with golfpack.
 
-Measured on `split_documents(python_documents(), 0.1, seed=0)` of CPython 3.11 (1.79 MB to train on,
-0.20 MB held out; 616,289 training tokens, seen 3.0 times) with a tokenizer of 2,048 pieces
-trained on the training side: 3.433 nats/token held out, 1.715 bits per byte; at 600 of the 900 steps,
-before most of the warm-down, 1.901. A step takes 0.33 s on one core of a 2024 server (6,300
-tokens/s), 9% of it Muon.
-
-What decided, other things equal:
-- 2,048 pieces over 1,024: 1.912 against 1.989 bpb after 400 steps.
-- embed_lr 0.01 over 0.03: 0.04 to 0.06 nats of training loss at steps 50, 100 and 150; 0.005 was
-  worse (4.364 against 4.189 at step 50).
-- matrix_lr 0.02 over 0.01: 1.989 against 2.033 bpb after 400 steps; 0.03 over 0.02: 0.03 nats of
-  training loss at step 150.
-- warmdown_fraction 0.4 over 0.7: 1.989 against 2.002 bpb after 400 steps.
+A file has `about`, `family`, and the tables [model] (options of the family), [train] (`TrainConfig`) and
+[data] (`DataOptions`). A file with [variants.NAME] tables is several presets, `FILE-NAME`; a variant's
+`model` and `train` stand before the file's. "none" stands for no value.
 """
 
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from golfpack.train.config import TrainConfig
+from golfpack.base.convert import from_json
+from golfpack.errors import UsageError, unreadable
 
-DEMO_MODEL: dict[str, Any] = {
-    "vocab_size": 2048,
-    "num_layers": 6,
-    "dim": 128,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "mlp_hidden": 384,
-}
 
-# Spelt out where a default could change, so that the figures above stay true.
-DEMO_TRAIN = TrainConfig(
-    steps=900,
-    batch_tokens=2048,
-    seq_len=256,
-    matrix_lr=0.03,
-    embed_lr=0.01,
-    scalar_lr=0.01,
-    weight_decay=0.1,
-    warmup_steps=20,
-    warmdown_fraction=0.4,
-    threads=2,
-)
+@dataclass(frozen=True)
+class Preset:
+    """A preset as its file has it, unchecked but for its form.
+
+    Attributes:
+        name: as it is typed.
+        about: one sentence on what it is.
+        family: name of the model family.
+        model: options of the family.
+        train: settings of `TrainConfig`.
+        data: settings of `DataOptions`.
+    """
+
+    name: str
+    about: str
+    family: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    about: str
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _File:
+    about: str
+    family: str
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, _Variant] = field(default_factory=dict)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with golfpack."""
+    return sorted(name for path in _shipped() for name in _of(path, path.read_text("utf-8")))
+
+
+def load_preset(name_or_path: str) -> Preset:
+    """A preset by name, or the one in a .toml file.
+
+    Raises:
+        UsageError: no such name or file, or the file is no preset.
+    """
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        try:
+            found = _of(path, path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise unreadable(path, error, "preset ") from error
+        if len(found) > 1:
+            raise UsageError(f"{path} has variants", "keep one to a file")
+        return next(iter(found.values()))
+    for path in _shipped():
+        if (found := _of(path, path.read_text("utf-8")).get(name_or_path)) is not None:
+            return found
+    names = preset_names()
+    close = difflib.get_close_matches(name_or_path, names, 3)
+    raise UsageError(
+        f"there is no preset {name_or_path!r}",
+        f"did you mean {' or '.join(close)}?" if close else f"presets: {', '.join(names)}",
+    )
+
+
+def _shipped() -> list[Path]:
+    folder = resources.files("golfpack") / "presets"
+    return [Path(str(f)) for f in folder.iterdir() if f.name.endswith(".toml")]
+
+
+def _of(path: Path, text: str) -> dict[str, Preset]:
+    """The presets of a file, by name."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}", "see docs/training.md") from error
+    file = from_json(_File, _without_nones(table), str(path), "see docs/training.md")
+    for kind, keys in (
+        (_File, table),
+        *((_Variant, v) for v in table.get("variants", {}).values()),
+    ):
+        if unknown := sorted(keys.keys() - {f.name for f in fields(kind)}):
+            what = f"{path} has {unknown[0]!r}, which no preset has"
+            raise UsageError(what, "see docs/training.md")
+    if not file.variants:
+        preset = Preset(path.stem, file.about, file.family, file.model, file.train, file.data)
+        return {path.stem: preset}
+    return {
+        f"{path.stem}-{name}": Preset(
+            f"{path.stem}-{name}", variant.about, file.family, {**file.model, **variant.model},
+            {**file.train, **variant.train}, file.data,
+        )
+        for name, variant in file.variants.items()
+    }  # fmt: skip
+
+
+def _without_nones(value: Any) -> Any:
+    """TOML has no null."""
+    if isinstance(value, dict):
+        return {k: _without_nones(v) for k, v in value.items()}
+    return None if value == "none" else value

@@ -1,4 +1,10 @@
-"""Learning rate over a run: a linear rise, a plateau, a linear fall to 0 (a trapezoid)."""
+"""What changes over a run: learning rates, Muon's momentum, the length of sequences.
+
+All are functions of the step (counted from 0) and of the share of the budget used, so that a resumed
+run needs no memory of them.
+"""
+
+import math
 
 from golfpack.train.config import TrainConfig
 
@@ -12,8 +18,54 @@ def budget_used(config: TrainConfig, step: int, seconds: float) -> float:
 
 
 def lr_scale(config: TrainConfig, step: int, used: float) -> float:
-    """Factor on the peak rates for the step after `step` steps, with `used` of the budget spent."""
-    rise = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    """Factor on the peak rates for the step after `step` steps, with `used` of the budget spent.
+
+    Rise: from `warmup_from` linearly to 1 within `warmup_steps`. Trapezoid: from there a plateau, then
+    a linear fall to `final_lr_share`. Cosine: half a cosine from the end of the rise to that share; it
+    runs over steps, or over the clock where minutes are the budget.
+    """
+    return _rise(config, step) * _fall(config, step, used)
+
+
+def _rise(config: TrainConfig, step: int) -> float:
+    if step + 1 >= config.warmup_steps:
+        return 1.0
+    return config.warmup_from + (1.0 - config.warmup_from) * (step + 1) / config.warmup_steps
+
+
+def _fall(config: TrainConfig, step: int, used: float) -> float:
+    floor = config.final_lr_share
+    if config.schedule == "cosine":
+        at = used
+        if config.steps is not None:
+            left = max(config.steps - config.warmup_steps, 1)
+            at = min(max((step - config.warmup_steps) / left, 0.0), 1.0)
+        return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * at))
     left = 1.0 - used
-    fall = left / config.warmdown_fraction if left < config.warmdown_fraction else 1.0
-    return rise * fall
+    if config.schedule == "constant" or left >= config.warmdown_fraction:
+        return 1.0
+    return floor + (1.0 - floor) * left / config.warmdown_fraction
+
+
+def momentum_at(config: TrainConfig, step: int) -> float:
+    """Muon's momentum for the step after `step` steps."""
+    if config.momentum_start is None:
+        return config.momentum
+    share = min(1.0, step / config.momentum_steps)
+    return config.momentum_start + (config.momentum - config.momentum_start) * share
+
+
+def length_at(config: TrainConfig, step: int) -> int:
+    """Tokens per sequence of the step after `step` steps."""
+    known = [length for first, length in config.lengths if first <= step]
+    return known[-1] if known else config.seq_len
+
+
+def tokens_seen(config: TrainConfig, steps: int) -> int:
+    """Training tokens of the first `steps` steps."""
+    parts = config.lengths or ((0, config.seq_len),)
+    ends = [*(first for first, _ in parts[1:]), steps]
+    return config.rows * sum(
+        length * max(0, min(end, steps) - first)
+        for (first, length), end in zip(parts, ends, strict=True)
+    )

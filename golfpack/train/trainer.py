@@ -1,4 +1,4 @@
-"""Train a golf model: the loop around `train_step`, with its schedule, log and checkpoints."""
+"""Train a model of any family: the loop around `train_step`, with its log and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -11,19 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from golfpack.data.tokenizer import Tokenizer
 from golfpack.errors import UsageError
-from golfpack.models.base import typed_overrides
+from golfpack.models.base import Family, typed_overrides
 from golfpack.models.device import peak_memory_bytes, resolve_device, watch_memory
-from golfpack.models.golf.config import GolfConfig
 from golfpack.models.golf.family import GOLF
-from golfpack.train.batches import Batches
+from golfpack.models.ranks import ALONE, Group
+from golfpack.train.batches import Batches, Prefetch
 from golfpack.train.checkpoint import RunFolder, settings_of
 from golfpack.train.config import TrainConfig
 from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
-from golfpack.train.run import Run, StepRecord, new_run, train_step, validation_loss
-from golfpack.train.schedule import budget_used, lr_scale
+from golfpack.train.loss import validation_loss
+from golfpack.train.run import Run, new_run, training_of, weights_of
+from golfpack.train.schedule import budget_used, length_at
+from golfpack.train.step import StepRecord, train_step
 
 Progress = Callable[[int, int, str], None]
 
@@ -40,6 +43,7 @@ class TrainResult:
         checkpoint: the final model, a plain state dict; its configuration lies beside it.
         device: where it was trained.
         peak_memory_bytes: torch's on CUDA, else the process's largest resident set.
+        writes: whether this process wrote the files: one of a distributed run does.
     """
 
     steps: int
@@ -49,6 +53,7 @@ class TrainResult:
     checkpoint: Path
     device: str = "cpu"
     peak_memory_bytes: int = 0
+    writes: bool = True
 
 
 def train(
@@ -57,52 +62,60 @@ def train(
     tokens: np.ndarray,
     out_dir: Path,
     *,
+    family: Family = GOLF,
     val_tokens: np.ndarray | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     tokenizer: Tokenizer | None = None,
     about: Mapping[str, Any] | None = None,
+    group: Group = ALONE,
 ) -> TrainResult:
-    """Train a golf model from scratch, or go on where a run in `out_dir` stopped.
+    """Train a model from scratch, or go on where a run in `out_dir` stopped.
 
     Args:
         config: budget, rates and intervals.
-        model_config: options of `GolfConfig`; `seq_len` comes from `config` and may be left out.
+        model_config: options of the family; `seq_len` comes from `config` and may be left out.
         tokens: (N,) uint16 training stream.
         out_dir: gets last.pt, train.jsonl, final_model.pt and final_model.config.json.
+        family: of the model.
         val_tokens: (M,) uint16 held-out stream for validation losses; never trained on.
         resume: continue the run in `out_dir`, whose settings must be these.
         progress: called after each step with (done, total, note), in steps or in seconds.
         tokenizer: of the tokens, for sampled texts in the log.
         about: for the log: argv, versions, sources of the tokens, tokenizer's file.
+        group: the processes that share each batch; the first of them writes.
 
     Raises:
         UsageError: unusable options or tokens, a folder in use, or a loss that is not finite.
         CorruptError: a damaged `last.pt`.
     """
-    spec = GOLF.spec(_complete(model_config, config.seq_len))
-    config = dataclasses.replace(config, device=resolve_device(config.device).name)
+    spec = family.spec(complete_options(family, model_config, config.seq_len))
+    config = dataclasses.replace(config, device=_device(config.device, group))
     watch_memory(config.device)
+    check_parts(config, group.size)
     _check_tokens("training", tokens, spec.config)
     if val_tokens is not None:
         _check_tokens("validation", val_tokens, spec.config)
-    batch_size = config.batch_tokens // config.seq_len
-    batches = Batches(tokens, config.seq_len, batch_size, config.seed)
-    folder = RunFolder(out_dir, settings_of(config, spec.config, tokens))
+    batches = Batches(tokens, config.seq_len, config.rows, config.seed, config.order)
+    folder = RunFolder(out_dir, settings_of(config, spec, tokens), group.writes)
     sampler = Sampler.of(config, spec.config["vocab_size"], tokenizer)
     about = about or {}
-    with _torch_threads(config.threads):
-        run = new_run(GOLF.build(spec.config), spec, config)
-        if resume:
+
+    def batch_at(step: int) -> np.ndarray:
+        return batches.at(step, length_at(config, step))
+
+    with _torch_threads(config.threads), Prefetch(batch_at) as prefetch:
+        run = new_run(family, spec, config)
+        if resume and not folder.begun:
             folder.resume(run)
             folder.log(resume_record(config, run.step, about))
         else:
             folder.start(meta_record(config, spec, tokens, val_tokens, out_dir, about))
-        _Loop(config, batches, val_tokens, folder, progress, sampler).run_out(run)
-        checkpoint = folder.finish(run.result.state_dict(), spec.config)
+        _Loop(config, prefetch, val_tokens, folder, progress, sampler, group).run_out(run)
+        checkpoint = folder.finish(weights_of(run.result), spec.config)
     return TrainResult(
         run.step, run.seconds, run.running_loss, run.val_loss, checkpoint,
-        config.device, peak_memory_bytes(config.device),
+        config.device, peak_memory_bytes(config.device), group.writes,
     )  # fmt: skip
 
 
@@ -111,16 +124,18 @@ class _Loop:
     """What stays the same from step to step."""
 
     config: TrainConfig
-    batches: Batches
+    batches: Prefetch
     val_tokens: np.ndarray | None
     folder: RunFolder
     progress: Progress | None
     sampler: Sampler | None
+    group: Group
 
     def run_out(self, run: Run) -> None:
         """Take steps until the budget is used; the log tells of one that fails."""
         started = time.perf_counter() - run.seconds
         run.looked = (run.step, time.perf_counter())
+        buffers = {name: b.clone() for name, b in _stored_buffers(run.model).items()}
         while (used := budget_used(self.config, run.step, run.seconds)) < 1.0:
             before = run.step
             try:
@@ -129,19 +144,27 @@ class _Loop:
                 failed = {"type": "error", "step": before + 1, "message": error.message}
                 self.folder.log(failed | {"time": now()})
                 raise
+            if buffers:
+                _refuse_changes(buffers, _stored_buffers(run.model))
+                buffers = {}
         self._note(run, "end", final_loss=run.running_loss, val_loss=run.val_loss)
 
     def _step(self, run: Run, used: float, started: float) -> None:
         """One step, timed, and what is due after it."""
-        config = self.config
-        scale = lr_scale(config, run.step, used)
-        watch = Stopwatch(config.device)
+        watch = Stopwatch(self.config.device)
         batch = self.batches.at(run.step)
         watch.lap("data")
-        record = train_step(run, config, batch, scale, watch)
+        record = train_step(run, self.config, batch, used, watch, self.group)
         timing = watch.stop()
-        run.seconds = time.perf_counter() - started
+        run.seconds = self._agreed(time.perf_counter() - started)
         self._after_step(run, record, timing)
+
+    def _agreed(self, seconds: float) -> float:
+        """The first rank's clock, so that a budget in minutes ends at one step for all."""
+        if self.group.size == 1 or self.config.minutes is None:
+            return seconds
+        mine = np.array([seconds if self.group.rank == 0 else 0.0])
+        return float(self.group.sum_array(mine)[0])
 
     def _after_step(self, run: Run, record: StepRecord, timing: dict[str, float]) -> None:
         """Whatever is due at this step: validation, log, samples, checkpoint, progress."""
@@ -153,16 +176,19 @@ class _Loop:
             record, timing = self._look(run, record, timing)
         found: dict[str, float] = {}
         if self.val_tokens is not None and _due(config.val_every, run.step, last):
-            run.val_loss = validation_loss(
-                run.result, self.val_tokens, config.seq_len, self.batches.batch_size
-            )
+            run.val_loss = self._validate(run, self.val_tokens)
             found["val_loss"] = run.val_loss
         if found or _due(config.log_every, run.step, last):
-            rate = 1000.0 * config.batch_tokens / timing["step"]
+            trained = config.rows * length_at(config, run.step - 1)
+            rate = 1000.0 * trained / timing["step"]
             line = {"type": "step", **dataclasses.asdict(record), "seconds": run.seconds, **found}
             clock = {"tokens_per_second": rate, "timing_ms": timing, "time": now()}
             self.folder.log(line | clock)
-        if self.sampler is not None and _due(config.sample_every, run.step, last):
+        if (
+            self.sampler is not None
+            and self.folder.writes
+            and _due(config.sample_every, run.step, last)
+        ):
             for text in self.sampler.records(run.result, run.step):
                 self.folder.log(text)
         if _due(config.save_every, run.step, last):
@@ -170,11 +196,18 @@ class _Loop:
             self.folder.save(run)
         if due:
             run.looked = (run.step, time.perf_counter())
-        if self.progress is not None:
+        if self.progress is not None and self.folder.writes:
             done, total = _position(config, run)
             # A lazy run's loss is not fetched before a line of the log is due.
             known = not math.isnan(run.running_loss)
             self.progress(done, total, f"loss {run.running_loss:.3f}" if known else "")
+
+    def _validate(self, run: Run, tokens: np.ndarray) -> float:
+        config = self.config
+        return validation_loss(
+            run.result, tokens, config.seq_len, config.rows // config.accumulate,
+            batches=config.val_batches, precision=config.precision, ignore_id=config.ignore_id,
+        )  # fmt: skip
 
     def _look(
         self, run: Run, record: StepRecord, timing: dict[str, float]
@@ -191,6 +224,21 @@ class _Loop:
         self.folder.log(line | what)
 
 
+def _stored_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a class would store beside its parameters."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: t for name, t in model.state_dict().items() if name not in parameters}
+
+
+def _refuse_changes(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> None:
+    for name, buffer in before.items():
+        if not torch.equal(buffer, after[name]):
+            raise UsageError(
+                f"the class changes its buffer {name!r} while it is trained",
+                "golfpack stores parameters only: use layers without running statistics",
+            )
+
+
 def _due(every: int | None, step: int, last: bool) -> bool:
     return last or (every is not None and step % every == 0)
 
@@ -204,21 +252,45 @@ def _position(config: TrainConfig, run: Run) -> tuple[int, int]:
     return int(total * budget_used(config, run.step, run.seconds)), total
 
 
-def _complete(model_config: Mapping[str, Any], seq_len: int) -> dict[str, Any]:
-    """Checked model options, with the training length as the model's `seq_len`."""
-    options = typed_overrides(GolfConfig, model_config)
+def complete_options(
+    family: Family, model_config: Mapping[str, Any], seq_len: int
+) -> dict[str, Any]:
+    """Checked model options, with the training length as the model's `seq_len`.
+
+    Raises:
+        UsageError: an option is unknown, of another type, missing, or contradicts the training length.
+    """
+    training = training_of(family)
+    options = typed_overrides(family.config_type, model_config)
     if options.setdefault("seq_len", seq_len) != seq_len:
         raise UsageError(
             f"the model's seq_len is {options['seq_len']}, the training run's {seq_len}",
             "Leave seq_len out of the model options; it follows the training run.",
         )
-    required = [f.name for f in dataclasses.fields(GolfConfig) if f.default is dataclasses.MISSING]
+    options = training.complete(options)
+    fields = dataclasses.fields(family.config_type)
+    required = [f.name for f in fields if f.default is dataclasses.MISSING]
     if missing := [name for name in required if name not in options]:
         raise UsageError(
             f"the model options lack {', '.join(missing)}",
-            f"A golf model needs {', '.join(required)}.",
+            f"A {family.name} model needs {', '.join(required)}.",
         )
     return options
+
+
+def check_parts(config: TrainConfig, ranks: int) -> None:
+    """Raise UsageError unless the parts of a batch can be shared out evenly."""
+    if config.accumulate % ranks:
+        raise UsageError(
+            f"{ranks} processes cannot share a batch of {config.accumulate} parts evenly",
+            f"Set train.accumulate={ranks}, or a multiple of it: a batch's parts are the same on any "
+            "number of processes.",
+        )
+
+
+def _device(asked: str, group: Group) -> str:
+    """Where this process computes: its own GPU in a group, else what is asked for."""
+    return resolve_device(asked).name if group.size == 1 else group.device
 
 
 def _check_tokens(kind: str, tokens: np.ndarray, model_config: Mapping[str, Any]) -> None:

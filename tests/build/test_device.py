@@ -13,19 +13,21 @@ from golfpack.build import backend
 from golfpack.build.backend import choose_backend
 from golfpack.build.run import build
 from golfpack.errors import UsageError
-from golfpack.eval.dist import ALONE
 from golfpack.eval.divergence import mean_kl, mean_kl_on
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Stream, Windowed
 from golfpack.eval.scorer import Scorer
 from golfpack.kernels.select import Device
 from golfpack.models.device import check_compile_mode, peak_memory_bytes, send
+from golfpack.models.ranks import ALONE
 from golfpack.packer.engine import HostEngine
 from golfpack.packer.format.loader import load
 from golfpack.train import trainer
+from golfpack.train.choose import TrainOptions
 from golfpack.train.config import TrainConfig
 from golfpack.train.run import Run, new_run
-from golfpack.train.train import TrainOptions, train
+from golfpack.train.sources import DataOptions
+from golfpack.train.train import train
 
 on_a_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 
@@ -41,8 +43,9 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(tiny_path, tiny_shard
         with pytest.raises(UsageError, match=message) as caught:
             build(options)
         assert caught.value.hint
+    data = DataOptions(tokens=str(tiny_shard))
     with pytest.raises(UsageError, match="no CUDA device"):
-        train(TrainOptions(tmp_path / "run", tokens=str(tiny_shard), device="cuda"))
+        train(TrainOptions(tmp_path / "run", data=data, device="cuda"))
     assert not list(tmp_path.glob("*.golf"))
     assert not (tmp_path / "run").exists()
 
@@ -143,8 +146,8 @@ CONFIG = TrainConfig(steps=11, batch_tokens=32, seq_len=8, log_every=4, save_eve
 TOKENS = np.random.default_rng(0).integers(0, 16, 600).astype(np.uint16)
 
 
-def lazily(model, spec, config) -> Run:
-    run = new_run(model, spec, config)
+def lazily(family, spec, config) -> Run:
+    run = new_run(family, spec, config)
     run.lazy = True
     return run
 

@@ -12,11 +12,11 @@ from conftest import agree
 from eval.toys import run_mode, scorer_of, toy_tokens
 
 from golfpack.errors import UsageError
-from golfpack.eval.dist import Group, joined
 from golfpack.eval.modes import Windowed
 from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
 from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
 from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
+from golfpack.models.ranks import Group, joined
 
 MODES = {
     "plain": Windowed(32, 32),
@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from eval.test_dist import MODES, TOKENS
 from eval.toys import BOS, scorer_of
-from golfpack.eval.dist import joined
+from golfpack.models.ranks import joined
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Stream

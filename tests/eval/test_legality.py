@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from eval.toys import BOS, run_mode, scorer_of, toy_tokens
 
-from golfpack.eval.dist import ALONE
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.legality import check_legality
 from golfpack.eval.log import ScoreLog
@@ -19,6 +18,7 @@ from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
 from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
 from golfpack.eval.ttt_sgd import SgdOptions, SgdTrainer, SgdTtt
 from golfpack.eval.windows import lay_windows
+from golfpack.models.ranks import ALONE
 
 LORA = LoraOptions(rank=4, chunk=8, window=32, lr=0.01)
 PHASED = PhasedOptions(

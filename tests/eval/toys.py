@@ -6,12 +6,12 @@ import numpy as np
 import torch.nn.functional as F
 from torch import nn
 
-from golfpack.eval.dist import ALONE
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Mode, Stream
 from golfpack.eval.scorer import Scorer
 from golfpack.models.model import Model
+from golfpack.models.ranks import ALONE
 from golfpack.spec import ModelSpec, TensorSpec
 
 BOS = 1

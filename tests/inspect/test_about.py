@@ -13,6 +13,8 @@ from golfpack.eval.choose import MODES, ttt_names
 from golfpack.inspect.listing import KINDS, first_sentence, list_names
 from golfpack.models import FAMILIES
 from golfpack.packer.recipe import recipe_names
+from golfpack.train.presets import preset_names
+from golfpack.train.sources import TOKENIZER_KINDS
 
 # Tables of what users can name -> the kind that lists them.
 KIND_OF = {
@@ -68,6 +70,8 @@ def test_completion_knows_the_tables_it_repeats():
     assert complete.MODES == MODES
     assert [name for name, _ in complete.recipe("")] == recipe_names()
     assert [name for name, _ in complete.ttt("")] == ["none", *ttt_names()]
+    assert [name for name, _ in complete.preset("")] == preset_names()
+    assert complete.TOKENIZER_KINDS == TOKENIZER_KINDS
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -86,7 +90,8 @@ def test_completion_offers_the_families_that_can_be_trained(family, inside):
         ("eval x.golf --mode sl", "sliding"),
         ("build x.pt --model ll", "llama"),
         ("list fi", "filters"),
-        ("train --family g", "golf"),
+        ("train --family go", "golf"),
+        ("train --preset tiny-bottleneck-m", "tiny-bottleneck-mini"),
         ("swe", "sweep"),
     ],
 )

@@ -280,4 +280,7 @@ def test_a_checkpoint_of_the_trunk_alone_comes_back_as_one(tmp_path, name, prefi
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     with torch.no_grad():
         agree(again(TOKENS).logits, theirs(TOKENS).logits)
-        agree(golfpack.load(tmp_path / "x.golf").to_transformers()(TOKENS).logits, theirs(TOKENS).logits)
+        agree(
+            golfpack.load(tmp_path / "x.golf").to_transformers()(TOKENS).logits,
+            theirs(TOKENS).logits,
+        )

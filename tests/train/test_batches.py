@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golfpack.errors import UsageError
-from golfpack.train.batches import Batches
+from golfpack.train.batches import Batches, Prefetch
 
 
 def counting(size: int, **options: int) -> Batches:
@@ -49,3 +49,38 @@ def test_too_few_tokens_are_an_error() -> None:
     assert counting(8, seq_len=4, batch_size=1, seed=0).epoch_size == 1
     with pytest.raises(UsageError, match="7 training tokens"):
         counting(7, seq_len=4, batch_size=1, seed=0)
+
+
+def test_random_starts_are_uniform_and_fixed_by_seed_and_step() -> None:
+    batches = Batches(np.arange(21, dtype=np.uint16), 4, 3000, 5, "random")
+    rows = batches.at(7)
+    assert (np.diff(rows) == 1).all()
+    starts = rows[:, 0]
+    assert (starts.min(), starts.max()) == (0, 16)  # the last row's last target is the last token
+    assert np.bincount(starts).min() > 100
+    assert np.array_equal(rows, batches.at(7))
+    assert not np.array_equal(rows, batches.at(8))
+
+
+@pytest.mark.parametrize("order", ["epochs", "random"])
+def test_shorter_rows_are_beginnings(order: str) -> None:
+    batches = Batches(np.arange(100, dtype=np.uint16), 8, 4, 0, order)
+    assert np.array_equal(batches.at(3, 5), batches.at(3)[:, :6])
+
+
+def test_prefetching_changes_nothing() -> None:
+    made: list[int] = []
+
+    def make(step: int) -> np.ndarray:
+        made.append(step)
+        return np.array([step])
+
+    with Prefetch(make) as prefetch:
+        assert [prefetch.at(step).item() for step in (4, 5, 6, 2, 3)] == [4, 5, 6, 2, 3]
+    assert made[:6] == [4, 5, 6, 7, 2, 3]  # and perhaps 4, which nobody has asked for
+
+    def fail(step: int) -> np.ndarray:
+        raise UsageError("no such batch")
+
+    with Prefetch(fail) as prefetch, pytest.raises(UsageError, match="no such batch"):
+        prefetch.at(0)

@@ -4,7 +4,13 @@ import pytest
 
 from golfpack.errors import UsageError
 from golfpack.train.config import TrainConfig
-from golfpack.train.schedule import budget_used, lr_scale
+from golfpack.train.schedule import (
+    budget_used,
+    length_at,
+    lr_scale,
+    momentum_at,
+    tokens_seen,
+)
 
 
 def test_rates_rise_hold_and_fall() -> None:
@@ -40,9 +46,57 @@ def test_no_warmdown_holds_to_the_end() -> None:
         ({"steps": 5, "warmdown_fraction": 1.5}, "warmdown_fraction is 1.5"),
         ({"steps": 5, "ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"steps": 5, "batch_tokens": 1000, "seq_len": 256}, "batch_tokens is 1000"),
+        ({"steps": 5, "accumulate": 3}, "8 sequences a step are no 3 equal parts"),
+        ({"steps": 5, "optimizer": "sgd"}, "optimizer is 'sgd'"),
+        ({"steps": 5, "schedule": "linear"}, "schedule is 'linear'"),
+        ({"steps": 5, "ema_decay": 0.9, "swa_start": 0.5}, "ema_decay and swa_start"),
+        ({"steps": 5, "seq_schedule": "256@0,512@500,1024@2000"}, "1024 > block 256"),
+        ({"steps": 5, "seq_schedule": "64@1"}, "begins at step 1"),
+        ({"steps": 5, "seq_schedule": "64@0,long@9"}, "has 'long@9'"),
+        ({"steps": 5, "seq_schedule": "64@0,128@0"}, "two lengths for step 0"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named) as caught:
         TrainConfig(**settings)
     assert caught.value.hint
+
+
+def test_a_cosine_falls_from_the_end_of_the_rise_to_its_floor() -> None:
+    config = TrainConfig(
+        steps=101, schedule="cosine", warmup_steps=1, final_lr_share=0.1, warmup_from=0.1
+    )
+    scales = [lr_scale(config, step, budget_used(config, step, 0.0)) for step in range(101)]
+    assert scales[0] == scales[1] == 1.0
+    assert scales[51] == pytest.approx(0.55)
+    assert scales[100] == pytest.approx(0.1 + 0.9 * 0.000246719, rel=1e-4)
+    timed = TrainConfig(minutes=1.0, schedule="cosine", warmup_steps=0)
+    assert [lr_scale(timed, 9, u) for u in (0.0, 0.5)] == [1.0, pytest.approx(0.5)]
+
+
+def test_a_trapezoid_may_end_above_zero() -> None:
+    config = TrainConfig(steps=10, warmup_steps=0, warmdown_fraction=0.5, final_lr_share=0.2)
+    scales = [lr_scale(config, step, step / 10) for step in range(11)]
+    assert scales[5:] == pytest.approx([1.0, 0.84, 0.68, 0.52, 0.36, 0.2])
+
+
+def test_lengths_change_at_their_steps_and_rows_do_not() -> None:
+    config = TrainConfig(
+        steps=6000, batch_tokens=16 * 1024, seq_len=1024, seq_schedule="256@0,512@500,1024@2000"
+    )
+    assert config.rows == 16
+    # Steps counted from 1, as logs count them.
+    assert [length_at(config, step - 1) for step in (1, 500, 501, 2000, 2001)] == [
+        256, 256, 512, 512, 1024,
+    ]  # fmt: skip
+    assert tokens_seen(config, 6000) == 79_872_000
+    assert tokens_seen(config, 501) == 16 * (500 * 256 + 512)
+    assert tokens_seen(TrainConfig(steps=6), 6) == 6 * 2048
+
+
+def test_momentum_warms_up() -> None:
+    config = TrainConfig(steps=9, momentum=0.95, momentum_start=0.85, momentum_steps=100)
+    assert [momentum_at(config, s) for s in (0, 50, 100, 500)] == pytest.approx(
+        [0.85, 0.9, 0.95, 0.95]
+    )
+    assert momentum_at(TrainConfig(steps=9), 0) == 0.95

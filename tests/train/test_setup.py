@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from golfpack.models.golf.family import GOLF
+from golfpack.models.golf.training import TRAINING, initialise
 from golfpack.train.config import TrainConfig
-from golfpack.train.init import initialise
-from golfpack.train.optim import make_optimisers, scale_rates
-from golfpack.train.presets import DEMO_MODEL, DEMO_TRAIN
+from golfpack.train.demo_settings import DEMO_MODEL, DEMO_TRAIN
+from golfpack.train.optim import make_optimisers, set_rates
 
 TINY: dict[str, Any] = {
     "vocab_size": 64, "num_layers": 3, "dim": 16, "num_heads": 2, "num_kv_heads": 1,
@@ -29,8 +29,13 @@ def fresh(config: dict[str, Any], seed: int = 0) -> nn.Module:
     model = GOLF.build(config)
     for p in model.parameters():
         nn.init.constant_(p, math.nan)
-    initialise(model, GOLF.spec(config), seed)
+    initialise(model, GOLF.spec(config), torch.Generator().manual_seed(seed))
     return model
+
+
+def optimisers_of(model: nn.Module, config: dict[str, Any], settings: TrainConfig) -> Any:
+    parameters, spec = dict(model.named_parameters()), GOLF.spec(config)
+    return make_optimisers(parameters, spec, TRAINING.decays, settings)
 
 
 @pytest.mark.parametrize("config", [*VARIANTS, RECORD])
@@ -68,8 +73,8 @@ def test_weights_follow_the_seed_and_leave_global_state_alone() -> None:
 def test_every_parameter_has_one_optimiser(config: dict[str, Any]) -> None:
     model = fresh(config)
     settings = TrainConfig(steps=1, matrix_lr=1.0, embed_lr=2.0, head_lr=3.0, scalar_lr=4.0)
-    optimisers = make_optimisers(model, GOLF.spec(config), settings)
-    scale_rates(optimisers, 0.5)
+    optimisers = optimisers_of(model, config, settings)
+    set_rates(optimisers, 0.5, 0.9)
     names = {id(p): name for name, p in model.named_parameters()}
     rates = {
         names.pop(id(p)): group["lr"]
@@ -93,7 +98,7 @@ def test_the_demonstration_is_small() -> None:
 
 def test_a_model_with_the_records_features_learns() -> None:
     model = fresh(RECORD)
-    optimisers = make_optimisers(model, GOLF.spec(RECORD), TrainConfig(steps=1))
+    optimisers = optimisers_of(model, RECORD, TrainConfig(steps=1))
     tokens = torch.randint(64, (4, 17), generator=torch.Generator().manual_seed(0))
     losses = []
     for _ in range(30):

@@ -11,7 +11,7 @@ import torch
 from golfpack.errors import CorruptError, UsageError
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.train.config import TrainConfig
-from golfpack.train.run import validation_loss
+from golfpack.train.loss import validation_loss
 from golfpack.train.trainer import Progress, train
 
 MODEL: dict[str, Any] = {

@@ -8,6 +8,7 @@ import torch
 
 from golfpack.errors import UsageError
 from golfpack.models.alph.net import Alph, AlphConfig
+from golfpack.models.alph.training import TRAINING
 from golfpack.models.base import Family, Forms, StateDict, form_words, from_net, shape_of
 from golfpack.spec import Hook, Role, TensorSpec
 
@@ -139,4 +140,5 @@ ALPH = Family(
     adapt=adapt,
     read_config=read_config,
     forms=Forms(tell_form, restore),
+    training=TRAINING,
 )

@@ -58,6 +58,7 @@ class Attention(nn.Module):
         self.wk = nn.Linear(cfg.dim, cfg.dim, bias=False)
         self.wv = nn.Linear(cfg.dim, cfg.dim, bias=False)
         self.wo = nn.Linear(cfg.dim, cfg.dim, bias=False)
+        self.drop = nn.Dropout(0.0)  # a trainer sets its rate
 
     def forward(
         self, x: torch.Tensor, future: torch.Tensor, cache: KVCache | None, layer: int
@@ -77,8 +78,8 @@ class Attention(nn.Module):
         scores = q @ k.transpose(2, 3) / sqrt(q.shape[-1])
         if cap := self.cfg.score_cap:
             scores = cap * torch.tanh(scores / cap)
-        weights = scores.masked_fill(future, -torch.inf).softmax(-1)
-        return self.wo((weights @ v).transpose(1, 2).flatten(2))
+        weights = self.drop(scores.masked_fill(future, -torch.inf).softmax(-1))
+        return self.drop(self.wo((weights @ v).transpose(1, 2).flatten(2)))
 
 
 class Mlp(nn.Module):
@@ -88,9 +89,10 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(cfg.dim, cfg.mlp_hidden, bias=False)
         self.fc2 = nn.Linear(cfg.mlp_hidden, cfg.dim, bias=False)
+        self.drop = nn.Dropout(0.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.drop(self.fc2(F.gelu(self.fc1(x), approximate="tanh")))
 
 
 class Block(nn.Module):

@@ -11,6 +11,7 @@ from golfpack.errors import UsageError
 from golfpack.models.base import Family, Forms, StateDict, form_words, from_net, shape_of
 from golfpack.models.bottleneck.config import BottleneckConfig
 from golfpack.models.bottleneck.net import Bottleneck
+from golfpack.models.bottleneck.training import TRAINING
 from golfpack.spec import Hook, Role, TensorSpec
 
 _ROLES: dict[str, Role] = {
@@ -157,4 +158,5 @@ BOTTLENECK = Family(
     adapt=adapt,
     read_config=read_config,
     forms=Forms(tell_form, restore),
+    training=TRAINING,
 )

@@ -89,6 +89,7 @@ class Attention(nn.Module):
             self.v_null = nn.Parameter(torch.empty(1, 1, v_width))
         if cfg.learned_temp:
             self.logit_scale = nn.Parameter(torch.empty(cfg.num_heads))
+        self.drop = nn.Dropout(0.0)  # of the attention weights; a trainer sets rates
 
     def forward(self, x: torch.Tensor, ctx: _Context, layer: int) -> torch.Tensor:
         """Mix (B, T, dim) -> (B, T, dim); `layer` is for the cache."""
@@ -101,6 +102,7 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=ctx.mask, is_causal=ctx.mask is None,
             scale=self.cfg.score_factor, enable_gqa=True,
+            dropout_p=self.drop.p if self.training else 0.0,
         )  # fmt: skip
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
@@ -146,11 +148,12 @@ class FeedForward(nn.Module):
             self.w3 = nn.Linear(cfg.mlp_hidden, cfg.dim, bias=False)
         else:
             self.w2 = nn.Linear(cfg.mlp_hidden, cfg.dim, bias=False)
+        self.drop = nn.Dropout(0.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.swiglu:
-            return self.w3(F.silu(self.w1(x)) * self.w2(x))
-        return self.w2(F.gelu(self.w1(x)))
+            return self.drop(self.w3(F.silu(self.w1(x)) * self.w2(x)))
+        return self.drop(self.w2(F.gelu(self.w1(x))))
 
 
 class Block(nn.Module):
@@ -179,6 +182,7 @@ class Bottleneck(nn.Module):
         if self.narrow:
             self.emb_in = nn.Linear(cfg.embed_dim, cfg.dim, bias=False)
             self.emb_out = nn.Linear(cfg.dim, cfg.embed_dim, bias=False)
+        self.drop = nn.Dropout(0.0)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.num_layers))
         self.ln_f = nn.LayerNorm(cfg.dim)
         self.head = TiedHead()
@@ -189,6 +193,7 @@ class Bottleneck(nn.Module):
         x = self.tok_emb(tokens)
         if self.narrow:
             x = self.emb_in(x)
+        x = self.drop(x)
         for layer, block in enumerate(self.blocks):
             x = block(x, ctx, layer)
         if cache is not None:

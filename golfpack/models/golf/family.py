@@ -13,6 +13,7 @@ from golfpack.models.golf.infer import BLOCK, infer
 from golfpack.models.golf.net import Golf
 from golfpack.models.golf.siblings import siblings
 from golfpack.models.golf.texts import word_start_text
+from golfpack.models.golf.training import TRAINING
 from golfpack.spec import Fold, Hook, Role, TensorSpec
 
 _BLOCK_ROLES: dict[str, Role] = {
@@ -123,4 +124,5 @@ GOLF = Family(
     newer=NEWER,
     forms=Forms(tell_form, restore),
     uncached=_uncached,
+    training=TRAINING,
 )

@@ -17,6 +17,7 @@ from golfpack.models.base import (
     shape_of,
 )
 from golfpack.models.gpt2.net import Gpt2, Gpt2Config
+from golfpack.models.gpt2.training import TRAINING
 from golfpack.models.gpt2.transformers_config import MODEL_TYPE, read_config, write_config
 from golfpack.models.transformers_layout import without_copy
 from golfpack.spec import Hook, Role, TensorSpec
@@ -174,4 +175,5 @@ GPT2 = Family(
     model_types=(MODEL_TYPE,),
     forms=Forms(tell_form, restore),
     transformers=Transformers(write_config, _transformers_form),
+    training=TRAINING,
 )

@@ -64,6 +64,7 @@ class Attention(nn.Module):
         self.num_heads = cfg.num_heads
         self.c_attn = nn.Linear(cfg.dim, 3 * cfg.dim, cfg.bias)
         self.c_proj = nn.Linear(cfg.dim, cfg.dim, cfg.bias)
+        self.drop = nn.Dropout(0.0)  # a trainer sets its rate
 
     def forward(self, x: torch.Tensor, layer: int, cache: KVCache | None) -> torch.Tensor:
         """Mix (B, T, dim) -> (B, T, dim); `layer` is for the cache."""
@@ -74,8 +75,11 @@ class Attention(nn.Module):
             k, v = cache.extend(layer, k, v)
             new, seen = q.shape[2], k.shape[2]
             mask = torch.ones(new, seen, dtype=torch.bool, device=x.device).tril(seen - new)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.c_proj(y.transpose(1, 2).flatten(2))
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None,
+            dropout_p=self.drop.p if self.training else 0.0,
+        )  # fmt: skip
+        return self.drop(self.c_proj(y.transpose(1, 2).flatten(2)))
 
 
 class Mlp(nn.Module):
@@ -86,9 +90,10 @@ class Mlp(nn.Module):
         self.approximate = "tanh" if cfg.activation == "gelu_tanh" else "none"
         self.c_fc = nn.Linear(cfg.dim, cfg.mlp_hidden, cfg.bias)
         self.c_proj = nn.Linear(cfg.mlp_hidden, cfg.dim, cfg.bias)
+        self.drop = nn.Dropout(0.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate))
+        return self.drop(self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate)))
 
 
 class Block(nn.Module):
@@ -114,6 +119,7 @@ class Gpt2(nn.Module):
         self.cfg = cfg
         self.wte = nn.Embedding(cfg.vocab_size, cfg.dim)
         self.wpe = nn.Embedding(cfg.seq_len, cfg.dim)
+        self.drop = nn.Dropout(0.0)
         self.h = nn.ModuleList(Block(cfg) for _ in range(cfg.num_layers))
         self.ln_f = nn.LayerNorm(cfg.dim, cfg.norm_eps, bias=cfg.bias)
         if cfg.tied:
@@ -125,7 +131,7 @@ class Gpt2(nn.Module):
         """Tokens (B, T) int64 -> logits (B, T, vocab_size) float32."""
         length, start = tokens.shape[1], 0 if cache is None else cache.length
         positions = torch.arange(start, start + length, device=tokens.device)
-        x = self.wte(tokens) + self.wpe(positions)
+        x = self.drop(self.wte(tokens) + self.wpe(positions))
         for i, block in enumerate(self.h):
             x = block(x, i, cache)
         if cache is not None:

@@ -23,6 +23,7 @@ from golfpack.models.base import (
 )
 from golfpack.models.llama import meta
 from golfpack.models.llama.net import Llama, LlamaConfig
+from golfpack.models.llama.training import TRAINING
 from golfpack.models.llama.transformers_config import TYPES, read_config, write_config
 from golfpack.models.transformers_layout import without_copy
 from golfpack.spec import Fold, Hook, Role, TensorSpec
@@ -244,4 +245,5 @@ LLAMA = Family(
     model_types=tuple(TYPES),
     forms=Forms(tell_form, restore),
     transformers=Transformers(write_config, _transformers_form),
+    training=TRAINING,
 )

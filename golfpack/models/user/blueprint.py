@@ -18,6 +18,7 @@ from torch import nn
 from golfpack.errors import UsageError
 from golfpack.models.base import KVCache
 from golfpack.models.roles import block_of, guess_role
+from golfpack.models.training import seeded
 from golfpack.models.user.weight_uses import USE_MODULES, Parameters, Route, Watch, use_key
 from golfpack.spec import Hook, Role, TensorSpec
 
@@ -98,12 +99,12 @@ def _blaming(what: str, hint: str) -> Iterator[None]:
         raise UsageError(f"{what} raised {type(error).__name__}: {error}", hint) from error
 
 
-def _make(module_class: type[nn.Module], args: str) -> nn.Module:
+def _make(module_class: type[nn.Module], args: str, seed: int = 0) -> nn.Module:
     """An instance, adapted, float32, in eval mode, with its class's own initial weights."""
     adapted = type(module_class.__name__, (_Adapter, module_class), {})
     hint = "give its arguments with --model-args key=value, or as a JSON object"
     # The class's initialisers draw from torch's own random state, which is left as it was.
-    with _blaming(f"{module_class.__name__}({args})", hint), torch.random.fork_rng(devices=[]):
+    with _blaming(f"{module_class.__name__}({args})", hint), seeded(seed):
         module = adapted(**parsed(args))
     module.add_module(_USES, nn.ModuleDict())
     return module.float().eval()
@@ -153,9 +154,13 @@ def _tensor_spec(name: str, parameter: nn.Parameter, watch: Watch, vocab: int) -
     return TensorSpec(name, shape, role, block_of(name), hooks)
 
 
-def runnable(module_class: type[nn.Module], args: str) -> nn.Module:
-    """The class's module, with what calibration hooks. Raises UsageError as `blueprint`."""
-    module = _make(module_class, args)
+def runnable(module_class: type[nn.Module], args: str, seed: int = 0) -> nn.Module:
+    """The class's module, with what calibration hooks. Raises UsageError as `blueprint`.
+
+    Args:
+        seed: of its class's own initial weights.
+    """
+    module = _make(module_class, args, seed)
     uses = module.get_submodule(_USES)
     for tensor in blueprint(module_class, args).tensors:
         for hook in tensor.hooks:

@@ -17,6 +17,7 @@ from torch import nn
 from golfpack.errors import UsageError
 from golfpack.models.base import Family, StateDict, typed_overrides
 from golfpack.models.tensors import describe
+from golfpack.models.training import Training
 from golfpack.models.user.blueprint import blueprint, parsed, runnable
 from golfpack.spec import ModelSpec
 
@@ -110,6 +111,22 @@ class _Chosen:
         tensors = blueprint(self.named(config["class_name"]), config["args"]).tensors
         return ModelSpec(USER_FAMILY, dict(config), tensors)
 
+    def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What a trainer need not be told: the class, its arguments, its vocabulary."""
+        told = self.infer({}, options)
+        if (size := options.get("vocab_size", told["vocab_size"])) != told["vocab_size"]:
+            raise UsageError(
+                f"the class gives {told['vocab_size']} logits for a vocabulary of {size}",
+                "tell the class the tokenizer's size with --model-args",
+            )
+        return {"args": "{}", **options, **told}
+
+    def initialise(self, model: nn.Module, spec: ModelSpec, generator: torch.Generator) -> None:
+        """The class's own initial weights, of a seed from `generator`."""
+        seed = int(torch.randint(1 << 62, (), generator=generator))
+        fresh = runnable(self.named(spec.config["class_name"]), spec.config["args"], seed)
+        model.load_state_dict(dict(fresh.named_parameters()))
+
     def max_length(self, config: Mapping[str, Any]) -> int | None:
         self.named(config["class_name"])  # who asks is about to run it
         return config["seq_len"]
@@ -181,6 +198,9 @@ def user_family(
         asked_only=True,
         aliases=None if module_class is None else chosen.aliases,
         uncached=lambda config, positions: "a class of your own",
+        training=None
+        if module_class is None
+        else Training(chosen.initialise, complete=chosen.complete),
     )
 
 

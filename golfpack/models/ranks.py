@@ -1,4 +1,4 @@
-"""Processes that score together: `torchrun` starts them, gloo (CPU) or nccl (CUDA) joins them.
+"""Processes that work together: `torchrun` starts them, gloo (CPU) or nccl (CUDA) joins them.
 
 One process alone is a group of one, in which nothing is exchanged. Work is split by position, never by
 who is free first, so that a run is the same every time.
@@ -44,6 +44,23 @@ class Group:
         total = torch.from_numpy(array.copy()).to(self.device)
         self._sum(total)
         return total.cpu().numpy()
+
+    def sum_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over the ranks, on every rank."""
+        if self.size == 1:
+            return tensor
+        total = tensor.clone()
+        self._sum(total)
+        return total
+
+    def wait(self) -> None:
+        """Return once every rank is here."""
+        self.sum_tensor(torch.zeros((), device=self.device))
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the rank that writes files and talks."""
+        return self.rank == 0
 
     def sum_gradients(self, parameters: Sequence[torch.Tensor]) -> None:
         """Replace gradients by their sums over the ranks; a missing one counts as zero."""
@@ -92,7 +109,7 @@ def joined(device: str) -> Iterator[Group]:
     except (ValueError, RuntimeError) as error:
         raise UsageError(
             f"WORLD_SIZE is set, but the ranks cannot meet: {error}",
-            "start with torchrun --nproc-per-node N -m golfpack eval ...",
+            "start with torchrun --nproc-per-node N -m golfpack ...",
         ) from error
     try:
         group = Group(rank, size, _own_device(device))

@@ -1,11 +1,16 @@
-"""Initial weights of a golf model: what the challenge's baseline starts from.
+"""Training of the golf family: initial weights are those that the challenge's baseline starts from.
 
 Source: openai/parameter-golf, `train_gpt.py`, except that block matrices start orthogonal.
 """
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import nn
 
+from golfpack.models.golf.net import Golf
+from golfpack.models.training import Training
 from golfpack.spec import ModelSpec, Role, TensorSpec
 
 EMBEDDING_STD = 0.005
@@ -36,9 +41,8 @@ ZERO_ROLES: tuple[Role, ...] = ("attn_out", "mlp_out", "head")
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, spec: ModelSpec, seed: int) -> None:
-    """Fill every parameter of a golf model in place, from a generator of its own."""
-    generator = torch.Generator().manual_seed(seed)
+def initialise(model: nn.Module, spec: ModelSpec, generator: torch.Generator) -> None:
+    """Fill every parameter of a golf model in place."""
     parameters = dict(model.named_parameters())
     for tensor in spec.tensors:
         _fill(parameters[tensor.name], tensor, generator)
@@ -61,3 +65,21 @@ def _fill_vector(parameter: nn.Parameter, name: str) -> None:
     parameter.fill_(next(start, 1.0))
     if name.endswith("resid_mix"):
         parameter[1] = 0.0  # nothing of the embedding is mixed in again
+
+
+def _decays(tensor: TensorSpec) -> bool:
+    return tensor.role not in ("embed", "vector")
+
+
+def _blocks(model: nn.Module) -> Sequence[nn.Module] | None:
+    golf = cast(Golf, model)
+    # There the first virtual layer leaves its values to the others: a second run would find them.
+    return None if golf.cfg.value_residual != "none" else list(golf.blocks)
+
+
+TRAINING = Training(
+    initialise=initialise,
+    shape={"num_layers": 6, "dim": 256, "num_heads": 8, "num_kv_heads": 4, "mlp_hidden": 768},
+    decays=_decays,
+    blocks=_blocks,
+)

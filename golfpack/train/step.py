@@ -1,0 +1,127 @@
+"""The one step that advances a run."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from golfpack.errors import UsageError
+from golfpack.models.ranks import ALONE, Group
+from golfpack.models.training import seeded
+from golfpack.train.average import is_averaged
+from golfpack.train.config import TrainConfig
+from golfpack.train.log import Stopwatch
+from golfpack.train.loss import sequence_loss, targets_in
+from golfpack.train.optim import set_rates
+from golfpack.train.run import Run
+from golfpack.train.schedule import budget_used, lr_scale, momentum_at, tokens_seen
+
+# Parts of a batch get seeds of their own: more parts than that would share some.
+_MOST_PARTS = 1 << 16
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step was like; a line of the log.
+
+    Attributes:
+        step: steps taken, this one included.
+        loss: what was minimised on this step's batch, before its update: cross-entropy, nats per token.
+        lr: rate of the block matrices.
+        grad_norm: global gradient norm before clipping.
+        tokens: training tokens seen so far.
+    """
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+
+
+def train_step(
+    run: Run,
+    config: TrainConfig,
+    batch: np.ndarray,
+    used: float,
+    watch: Stopwatch,
+    group: Group = ALONE,
+) -> StepRecord:
+    """One optimiser step on `batch` (B, T + 1), with `used` of the budget spent, timed by `watch`.
+
+    The batch is the whole group's: each rank takes every size-th of its `accumulate` parts. In a lazy
+    run the record's loss and norm are those of the last step that was looked at.
+
+    Raises:
+        UsageError: the loss or its gradient is not finite; the weights are as they were. In a lazy run
+            it is `Run.read` that finds out, some steps later.
+    """
+    loss = _add_gradients(run, config, np.split(batch, config.accumulate), watch, group)
+    bound = config.grad_clip or math.inf
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), bound)
+    run.unread.append((run.step, torch.stack((loss, norm))))
+    if not run.lazy:
+        run.read()
+    watch.lap("grad_norm")
+    scale = lr_scale(config, run.step, used)
+    set_rates(run.optimisers, scale, momentum_at(config, run.step))
+    for optimiser in run.optimisers:
+        optimiser.step()
+        optimiser.zero_grad()
+    watch.lap("optimiser")
+    run.step += 1
+    if run.average is not None and is_averaged(
+        config, run.step, budget_used(config, run.step, run.seconds)
+    ):
+        run.average.update(run.model, config.ema_decay)
+    return StepRecord(
+        step=run.step,
+        loss=run.loss,
+        lr=scale * config.peak_lr,
+        grad_norm=run.grad_norm,
+        tokens=tokens_seen(config, run.step),
+    )
+
+
+def _add_gradients(
+    run: Run, config: TrainConfig, parts: Sequence[np.ndarray], watch: Stopwatch, group: Group
+) -> torch.Tensor:
+    """Leave the gradient of the whole batch's mean loss in the parameters; that loss, (), float32."""
+    # `or` would ask a compiled module for its length, which torch 2.11 answers with an error.
+    forward = run.model if run.forward is None else run.forward
+    counts = [targets_in(part, config.ignore_id) for part in parts]
+    whole = sum(counts)
+    if not whole:
+        raise UsageError(
+            f"the batch of step {run.step + 1} holds nothing but token {config.ignore_id}",
+            "leave out train.ignore_id, or give other tokens",
+        )
+    device = next(run.model.parameters()).device
+    total = torch.zeros((), device=device)
+    for index in range(group.rank, len(parts), group.size):
+        if not counts[index]:
+            continue
+        with seeded(_seed(config.seed, run.step, index), device):
+            mean = sequence_loss(
+                forward, parts[index], "mean", precision=config.precision,
+                smoothing=config.label_smoothing, ignore_id=config.ignore_id,
+            )  # fmt: skip
+            weighted = mean if counts[index] == whole else mean * (counts[index] / whole)
+            watch.lap("forward")
+            weighted.backward()
+        total += weighted.detach()
+        watch.lap("backward")
+    if group.size > 1:
+        group.sum_gradients(list(run.model.parameters()))
+        total = group.sum_tensor(total)
+        watch.lap("backward")
+    return total
+
+
+def _seed(seed: int, step: int, part: int) -> int:
+    """Of the dropout in a part of a step's batch: the same on whichever rank computes it."""
+    mixed = np.random.SeedSequence([seed, step, part % _MOST_PARTS]).generate_state(2, np.uint32)
+    return int(mixed[0]) << 31 ^ int(mixed[1])

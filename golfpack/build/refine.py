@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from golfpack.build.distil import Latent, distil, latent
+from golfpack.build.distil import Latent, distil, latent, tokens_per_update
 from golfpack.build.losses import measure_losses
 from golfpack.build.prepare import Prepared
 from golfpack.build.report import Refinement, TextLoss
@@ -27,12 +27,18 @@ from golfpack.packer.state import PackState, run_passes
 LENGTH = 256
 # What the model writes to train on is its own distribution, as KL is measured by it.
 TEMPERATURE = 1.0
-# Share of the next token in what is aimed at, by what `--refine-on` says.
+# Share of the next token in what is aimed at, by what `--refine-on` says: a gradient of labels is many
+# times as noisy as that of a small KL, so that more of them leaves little of the other (docs/LOG.md).
 Aim = Literal["kl", "labels"]
-LABELS: Mapping[Aim, float] = {"kl": 0.0, "labels": 0.5}
-# Training can make a file larger, by some tenths of a percent (docs/LOG.md). Steps then get coarser
-# while it runs, to this share below the limit: what is trained after the last look adds a little.
-MARGIN = 0.0005
+LABELS: Mapping[Aim, float] = {"kl": 0.0, "labels": 0.1}
+# Training makes a file larger: by so much of it for a token per weight, and so much at most
+# (docs/LOG.md). So it starts from a rounding that is as much smaller, as other steps on the way flip
+# codes, which few updates do not mend.
+GROWTH: Mapping[Aim, tuple[float, float]] = {"kl": (0.012, 0.0015), "labels": (0.03, 0.005)}
+# Where that was not enough, steps get coarser while a long training runs, to this share below the limit:
+# what is trained after the last look adds a little.
+MARGIN = 0.0002
+LONG = 400  # updates
 # Where it ends over the limit all the same, steps get coarser once more, by so much more than is over,
 # and nothing mends what that costs.
 BACK_OFF = 1.25
@@ -126,11 +132,12 @@ class Refiner:
         )
 
     def _within_budget(self, limit: int) -> "_Found | None":
-        start, latents = self._trained(self.rounded, round((1 - MARGIN) * limit))
+        first = self._smaller(limit)
+        start, latents = self._trained(first, round((1 - MARGIN) * limit))
         for _ in range(LAST_TRIES):
             trained = self._encoded(start, latents)
             if trained.size <= limit:
-                return trained, self.rounded
+                return trained, first
             start, latents = self._resized(start, latents, BACK_OFF * (trained.size - limit))
         return None
 
@@ -150,13 +157,28 @@ class Refiner:
             gain *= kl / target / (1 - NEAR / 2)
         return best
 
-    def _start(self, start: PackState, dial: float) -> PackState:
-        """`start` with the steps of another dial, its codes as they were."""
+    def _smaller(self, limit: int) -> PackState:
+        """A rounding that leaves room for what training adds to the file."""
+        rate, most = GROWTH[self.on]
+        share = min(most, rate * self._text[0].size / max(self.prepared.model.spec.numel, 1))
+        over = self.rounded.size - (1 - share) * limit
+        latents = _latents(self.rounded)
+        if over <= 0 or not latents:
+            return self.rounded
+        octaves = _octaves(over, latents)
+        return self._rounded_at(self.rounded.dial * 2.0**octaves)
+
+    def _rounded_at(self, dial: float) -> PackState:
         # What passes behind `round` cut down to a budget is not to be cut before training.
         free = replace(self.ready, dial=dial, coding=self.rounded.coding, limit=None)
+        return run_passes(self.prepared.recipe.round, free)
+
+    def _on_steps_of(self, start: PackState, dial: float) -> PackState:
+        """`start` with the steps of another dial, its codes as they were."""
         passes = self.prepared.recipe.round
         if any(p.name == Correct.name for p in passes):
-            return run_passes(passes, free)  # corrections are of what rounding leaves
+            return self._rounded_at(dial)  # corrections are of what rounding leaves
+        free = replace(self.ready, dial=dial, coding=self.rounded.coding, limit=None)
         steps = run_passes([p for p in passes if p.name == Steps.name], free).steps
         tensors = {
             name: replace(t, steps=steps[name]) if isinstance(t, QTensor) else t
@@ -179,18 +201,21 @@ class Refiner:
             self.prepared.model.module(), self.prepared.module_of(start.tensors),
             _latents(start), self._text[0], threads=start.threads, labels=LABELS[self.on],
             device=self.prepared.backend.device if self.prepared.backend.batched else None,
-            resize=None if aim is None else resize,
+            resize=None if aim is None or self._short else resize,
             progress=lambda done, total, note: start.notify("refine", done, total, note),
         )  # fmt: skip
         return start, latents
+
+    @property
+    def _short(self) -> bool:
+        """Whether training ends before what other steps flip would be mended."""
+        return self._text[0].size < LONG * tokens_per_update(self.prepared.model.spec.numel)
 
     def _resized(
         self, start: PackState, latents: Mapping[str, Latent], over: float
     ) -> tuple[PackState, Mapping[str, Latent]]:
         """The same weights on steps that give a file about `over` bytes smaller."""
-        # About one bit per weight and octave.
-        octaves = 8 * over / sum(x.z.numel() for x in latents.values())
-        found = self._start(start, start.dial * 2.0**octaves)
+        found = self._on_steps_of(start, start.dial * 2.0 ** _octaves(over, latents))
         other = _latents(found)
         if other.keys() != latents.keys():  # a tensor that is kept now: leave all as it is
             return start, latents
@@ -227,6 +252,11 @@ class Refiner:
 
 # The artifact, and the rounding that it was trained from.
 _Found = tuple[PackState, PackState]
+
+
+def _octaves(over: float, latents: Mapping[str, Latent]) -> float:
+    """How much coarser steps make a file about `over` bytes smaller: a bit per weight and octave."""
+    return 8 * over / sum(x.z.numel() for x in latents.values())
 
 
 def _latents(state: PackState) -> dict[str, Latent]:

@@ -44,9 +44,9 @@ BETAS = (0.9, 0.99)
 # are such that all that matters has gradients of one size.
 EPSILON = 0.1
 # The peak rate, in steps per update, at most; and its product with the root of the updates, which is how
-# far noise alone moves a latent, for a token per weight. With fewer tokens there is less to tell the
-# gradient from its noise by, and it falls with the fourth root of their share (docs/LOG.md).
-RATE, WALK = 0.005, 0.104
+# far noise alone moves a latent. With less than half a token per weight there is less to tell a gradient
+# from its noise by, and it falls with the fourth root of what there is (docs/LOG.md).
+RATE, WALK = 0.005, 0.087
 # After these shares of the updates steps may change. Codes that flip then cost KL until training has
 # mended it, so the last change comes while there is some rate left (docs/LOG.md).
 LOOKS = (0.4, 0.6, 0.8)
@@ -151,7 +151,7 @@ def distil(
     updates = len(batches)
     here = {name: x.on(device or "cpu") for name, x in latents.items()}
     adam = {name: _Adam(x.z) for name, x in here.items()}
-    peak = min(RATE, WALK * (text.size / count) ** 0.25 / sqrt(updates))
+    peak = min(RATE, WALK * min(1.0, 2 * text.size / count) ** 0.25 / sqrt(updates))
     shown = _Shown(updates, 1 if device is None else DEVICE_LOOKS, labels, progress)
     looks = {round(share * updates) for share in LOOKS}
     with torch_threads_restored(), exact_products():

@@ -34,7 +34,7 @@ LABELS: Mapping[Aim, float] = {"kl": 0.0, "labels": 0.1}
 # Training makes a file larger: by so much of it for a token per weight, and so much at most
 # (docs/LOG.md). So it starts from a rounding that is as much smaller, as other steps on the way flip
 # codes, which few updates do not mend.
-GROWTH: Mapping[Aim, tuple[float, float]] = {"kl": (0.012, 0.0015), "labels": (0.03, 0.005)}
+GROWTH: Mapping[Aim, tuple[float, float]] = {"kl": (0.012, 0.0015), "labels": (0.015, 0.004)}
 # Where that was not enough, steps get coarser while a long training runs, to this share below the limit:
 # what is trained after the last look adds a little.
 MARGIN = 0.0002
@@ -128,8 +128,9 @@ class Refiner:
         """A trained state as a build's result."""
         rounded = self.rounded
         return replace(
-            trained, limit=rounded.limit, trace=rounded.trace, pruning=self.ready.pruning
-        )
+            trained, limit=rounded.limit, trace=rounded.trace, pruning=self.ready.pruning,
+            warnings=tuple(dict.fromkeys((*rounded.warnings, *trained.warnings))),
+        )  # fmt: skip
 
     def _within_budget(self, limit: int) -> "_Found | None":
         first = self._smaller(limit)
@@ -237,8 +238,9 @@ class Refiner:
 
         # What the model writes has no other labels than its own predictions.
         return training_text(
-            p.used, p.held_out, self.tokens, LENGTH, p.seed, write if self.on == "kl" else None
-        )
+            p.used, p.held_out, self.tokens, LENGTH, p.seed, write if self.on == "kl" else None,
+            half=p.writes_quickly,
+        )  # fmt: skip
 
     def _encoded(self, start: PackState, latents: Mapping[str, Latent]) -> PackState:
         """The file of `start` with the latents' codes."""

@@ -24,8 +24,8 @@ UPDATE = 12.0
 SEARCHED, NARROWLY_SEARCHED, ROUNDED = 4000.0, 2500.0, 1100.0
 MANY_WEIGHTS = 10_000_000
 # Passes through the network per token, back counted twice: training has the float model's, the other's
-# and the way back.
-TRAINING, WITH_GRADIENTS, INPUTS_ONLY = 4, 3, 1
+# and the way back, and half of its text has to be written.
+TRAINING, WITH_GRADIENTS, INPUTS_ONLY = 4.75, 3, 1
 # Of the rest of the build, which takes longer than is counted here, by a quarter with 0.26M to 3.8M
 # weights; but a search for a budget may end early.
 SHARE = 0.9

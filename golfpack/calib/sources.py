@@ -123,6 +123,7 @@ def training_text(
     length: int,
     seed: int,
     write: Callable[[tuple[int, int]], CalibTokens] | None,
+    half: bool = False,
 ) -> tuple[np.ndarray, int]:
     """Text to train on: windows of all that calibration's source has, and what the model writes.
 
@@ -137,6 +138,7 @@ def training_text(
         length: of a sequence, if calibration's are so long.
         seed: of the order.
         write: (count, length) -> so much text by the model; None for none, however often others repeat.
+        half: half of the whole is written beside text from a file, however little that is.
 
     Returns:
         (n, length) in the order of training; how many tokens of it the model wrote for this.
@@ -146,7 +148,7 @@ def training_text(
     rows = max(1, tokens // length)
     fresh = 0 if write is None else max(0, rows - REPEATS * len(windows))
     if used.source != SELF_GENERATED:
-        fresh = min(fresh, rows // 2)
+        fresh = rows // 2 if half and write is not None else min(fresh, rows // 2)
     order = np.random.default_rng(seed)
     rounds = [order.permutation(len(windows)) for _ in range(-(-(rows - fresh) // len(windows)))]
     text = windows[np.concatenate(rounds)[: rows - fresh]].astype(np.int64)

@@ -88,9 +88,7 @@ def test_threads_change_no_byte(options, refine_on):
 
 def test_auto_is_a_count_of_tokens_that_follows_the_rest_of_the_build(options, tiny, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        refine_module, "training_text", lambda _u, _h, tokens, *_: seen.append(tokens)
-    )
+    monkeypatch.setattr(refine_module, "training_text", lambda _u, _h, n, *_, **__: seen.append(n))
     for change in ({}, {"calib_tokens": 4096}, {"recipe": "gptq-lite", "budget": "2bpw"}):
         with pytest.raises(TypeError):  # there is no text
             build(options.changed(refine="auto", **change))

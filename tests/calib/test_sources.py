@@ -118,15 +118,17 @@ def source_of(tokens, count, length, held_out):
 
 
 @pytest.mark.parametrize(
-    ("source", "rows", "written"),
+    ("source", "rows", "half", "written"),
     [
-        ("shard.bin", 30, 0),
-        ("shard.bin", 50, 18),
-        ("shard.bin", 80, 40),
-        ("self-generated", 80, 48),
+        ("shard.bin", 30, False, 0),
+        ("shard.bin", 30, True, 15),
+        ("shard.bin", 50, False, 18),
+        ("shard.bin", 80, False, 40),
+        ("self-generated", 30, True, 0),
+        ("self-generated", 80, True, 48),
     ],
 )
-def test_a_model_writes_what_text_would_repeat_too_often(source, rows, written):
+def test_a_model_writes_half_or_what_text_would_repeat_too_often(source, rows, half, written):
     used = CalibTokens(np.arange(4 * 8).reshape(4, 8), source)
     fresh = CalibTokens(1000 + np.arange(written * 8).reshape(written, 8), "self-generated")
 
@@ -134,7 +136,7 @@ def test_a_model_writes_what_text_would_repeat_too_often(source, rows, written):
         assert shape == (written, 8)
         return fresh
 
-    text, tokens = training_text(used, used, rows * 8 + 7, 256, 0, write)
+    text, tokens = training_text(used, used, rows * 8 + 7, 256, 0, write, half)
     assert (text.shape, tokens) == ((rows, 8), written * 8)
     seen = [int(np.count_nonzero((text == row).all(1))) for row in used.sequences]
     assert sum(seen) == rows - written
@@ -142,7 +144,7 @@ def test_a_model_writes_what_text_would_repeat_too_often(source, rows, written):
     # Every written sequence once, and in the midst of the others.
     assert sorted(text[text[:, 0] >= 1000][:, 0]) == list(fresh.sequences[:, 0])
     assert written == 0 or np.any(np.diff(text[:, 0] >= 1000, prepend=False)[written:])
-    again, _ = training_text(used, used, rows * 8, 256, 1, write)
+    again, _ = training_text(used, used, rows * 8, 256, 1, write, half)
     assert not np.array_equal(text, again)
     real, none = training_text(used, used, rows * 8, 256, 0, None)
     assert (real.shape, none) == ((rows, 8), 0)

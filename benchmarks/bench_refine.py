@@ -1,31 +1,33 @@
-"""What training the codes is worth: builds with and without --refine at several budgets.
+"""What training the codes is worth: builds with and without --refine, on text of two domains.
 
     python benchmarks/bench_refine.py CKPT --calib SHARD --tokens VAL_SHARD --tokenizer MODEL
-        --budgets 2.5bpw 3.4bpw --refine 0 200000 800000
+        --budgets 2.5bpw --refine 0 auto 200000 --foreign OTHER.txt
     python benchmarks/bench_refine.py CKPT --halves TEXT --tokenizer MODEL --budgets 3.5bpw
         --refine 0 2400000 --calib-tokens 53000
+    python benchmarks/bench_refine.py CKPT --calib SHARD --tokens VAL_SHARD --tokenizer MODEL
+        --refine auto --refine-on kl labels --seeds 0 1 2
 
---halves calibrates on the first half of a text's documents and scores the second. One line per build:
-bytes, KL to the float model on held-out calibration tokens and on validation tokens, quant gap there,
-and the seconds of training.
+--halves calibrates on the first half of a text's documents and scores the second. --foreign scores a
+text of another domain as well. One line per build: bytes, KL to the float model (nats per token) and
+the rise of the cross entropy with its standard error over sequences, on validation text, on the
+foreign one and on what the model wrote; seconds of training, and of the rest of the build.
 """
 
 import argparse
-import math
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from golfpack import build
+from golfpack.build.losses import text_loss
+from golfpack.build.report import TextLoss
 from golfpack.data.stream import read_stream
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import load_tokenizer
-from golfpack.eval.bytes import ByteTable
-from golfpack.eval.divergence import mean_kl
+from golfpack.eval.divergence import text_losses
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.packer.format.loader import load
-from golfpack.train.loss import validation_loss
 
 
 def main() -> None:
@@ -37,18 +39,21 @@ def main() -> None:
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--tokens")
     given.add_argument("--halves", type=Path)
+    parser.add_argument("--foreign")
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--budgets", nargs="+", default=["2.5bpw", "3.4bpw"])
-    parser.add_argument("--refine", nargs="+", type=int, default=[0, 200_000])
+    parser.add_argument("--budgets", nargs="+", default=["2.5bpw"])
+    parser.add_argument("--refine", nargs="+", default=["0", "auto"])
+    parser.add_argument("--refine-on", nargs="+", default=["kl"], choices=["kl", "labels"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--recipe", default="rd")
-    parser.add_argument("--score-tokens", type=int, default=16_385)
+    parser.add_argument("--score-tokens", type=int, default=16_384)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.halves is not None:
             args.calib, args.tokens = halves(args.halves, Path(folder))
-        table(args)
+        table(args, Path(folder) / "x.golf")
 
 
 def halves(text: Path, folder: Path) -> tuple[str, str]:
@@ -61,35 +66,54 @@ def halves(text: Path, folder: Path) -> tuple[str, str]:
     return str(paths[0]), str(paths[1])
 
 
-def table(args: argparse.Namespace) -> None:
+def table(args: argparse.Namespace, output: Path) -> None:
     """Print the table."""
     c = load_checkpoint(args.checkpoint)
-    reference = c.module()
-    tokenizer, window = load_tokenizer(args.tokenizer), args.window
-    stream = read_stream(args.tokens, tokenizer, args.score_tokens)
-    rows = stream[: len(stream) // window * window].reshape(-1, window).astype(np.int64)
-    lengths = ByteTable.from_tokenizer(tokenizer, c.config["vocab_size"])
-    per_byte = float(np.mean(lengths.count(stream))) * math.log(2)
-    before = validation_loss(reference, stream, window, 8)
-    print("| budget | refine | bytes | KL, calibration | KL, validation | quant gap | seconds |")
-    print("|---|---|---|---|---|---|---|")
+    reference, tokenizer = c.module(), load_tokenizer(args.tokenizer)
+    texts = {}
+    for name, path in (("validation", args.tokens), ("foreign", args.foreign)):
+        if path is not None:
+            stream = read_stream(path, tokenizer, args.score_tokens)
+            whole = stream[: len(stream) // args.window * args.window]
+            texts[name] = whole.reshape(-1, args.window).astype(np.int64)
+    asked = [(r, on, seed) for r in args.refine for on in args.refine_on for seed in args.seeds]
+    columns = [*texts, *(["own"] if c.family.asked_only is False else [])]
+    print(
+        "| budget | refine | on | seed | tokens | bytes |"
+        + "".join(f" KL, {t} | cross entropy, {t} |" for t in columns)
+        + " training, rest, s |"
+    )
+    print("|---" * (7 + 2 * len(columns)) + "|")
     for budget in args.budgets:
-        for tokens in args.refine:
-            with tempfile.TemporaryDirectory() as folder:
-                report = build(
-                    args.checkpoint, budget=budget, output=Path(folder) / "x.golf",
-                    recipe=args.recipe, calib=args.calib, calib_tokens=args.calib_tokens,
-                    tokenizer=args.tokenizer, threads=args.threads, refine=tokens,
-                )  # fmt: skip
-                a = load(Path(folder) / "x.golf")
-            model = c.module(a.weights())
-            kl = mean_kl(reference, model, rows, args.threads)
-            gap = (validation_loss(model, stream, window, 8) - before) / per_byte
+        for refine, on, seed in asked:
+            trains = refine != "0"
+            report = build(
+                args.checkpoint, budget=budget, output=output, recipe=args.recipe, seed=seed,
+                calib=args.calib, calib_tokens=args.calib_tokens, tokenizer=args.tokenizer,
+                threads=args.threads, refine=refine if refine == "auto" else int(refine),
+                refine_on=on if trains else "kl",
+            )  # fmt: skip
+            model = c.module(load(output).weights())
+            found = [
+                text_loss(
+                    "held out", text_losses(reference, model, rows, args.threads), args.window
+                )
+                for rows in texts.values()
+            ]
+            found += [x for x in report.losses if x.text == "own"]
+            training = report.seconds.get("refine", 0.0)
+            tokens = 0 if report.refined is None else report.refined.tokens
             print(
-                f"| {budget} | {tokens:,} | {report.artifact_bytes:,} | {report.measured_kl:.5f} "
-                f"| {kl:.5f} | {gap:+.5f} | {report.seconds.get('refine', 0.0):.0f} |",
+                f"| {budget} | {refine} | {on if trains else ''} | {seed} | {tokens:,} "
+                f"| {report.artifact_bytes:,} | {' | '.join(map(told, found))} "
+                f"| {training:.0f}, {sum(report.seconds.values()) - training:.0f} |",
                 flush=True,
             )
+
+
+def told(x: TextLoss) -> str:
+    """Two cells."""
+    return f"{x.kl:.5f} | {x.ce_rise:+.5f} ± {x.ce_rise_error:.5f}"
 
 
 if __name__ == "__main__":

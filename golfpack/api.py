@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -72,7 +72,8 @@ def build(
     model: str | None = None,
     model_args: Sequence[str] = (),
     recalibrate: bool = False,
-    refine: int = 0,
+    refine: int | Literal["auto"] = 0,
+    refine_on: Literal["kl", "labels"] = "kl",
     blind: bool = False,
     strict: bool = False,
     dry_run: bool = False,
@@ -106,8 +107,8 @@ def build(
         settings: "pass.option" or "model.option" -> value; or such texts as `--set` takes.
         model: a family by name, or "FILE.py:CLASS", whose file is run.
         model_args: the class's keyword arguments, "key=value" each.
-        recalibrate, refine, blind, strict, dry_run, force, seed, threads, device: as the command has
-            them.
+        recalibrate, refine, refine_on: as the command has them, as blind, strict, dry_run, force, seed,
+            threads and device.
         cache: keep statistics, and text the model wrote, for the next build.
         notify: told how far the work is: stage, done, total, note.
 
@@ -121,7 +122,7 @@ def build(
         "calib_tokens": calib_tokens, "data_free": data_free, "tokenizer": _path(tokenizer),
         "with_tokenizer": with_tokenizer, "code": tuple(map(Path, code)),
         "settings": _settings(settings), "model": model, "model_args": tuple(model_args),
-        "recalibrate": recalibrate, "refine": refine,
+        "recalibrate": recalibrate, "refine": refine, "refine_on": refine_on,
         "blind": blind, "strict": strict, "dry_run": dry_run, "force": force, "seed": seed,
         "threads": threads, "device": device, "cache": cache,
     }  # fmt: skip

@@ -13,7 +13,14 @@ from golfpack.base.files import file_sha256
 from golfpack.build.options import BuildOptions, Inputs
 from golfpack.build.prepare import Prepared, code_bytes
 from golfpack.build.rebuild import recorded_options
-from golfpack.build.report import BuildReport, FailedBuild, FrontierPoint, InputFile, Refinement
+from golfpack.build.report import (
+    BuildReport,
+    FailedBuild,
+    FrontierPoint,
+    InputFile,
+    Refinement,
+    TextLoss,
+)
 from golfpack.errors import BudgetError, ExitCode, GolfpackError, UsageError
 from golfpack.measure.tensors import Known, TensorReport, tensor_reports
 from golfpack.models.device import peak_memory_bytes
@@ -67,9 +74,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a build lost: KL in nats per token, and what other sizes would (bytes, KL)."""
+    """What a build lost: KL in nats per token, by text, and what other sizes would (bytes, KL)."""
 
     measured: float | None = None
+    texts: tuple[TextLoss, ...] = ()
     predicted: float | None = None
     ratio: float | None = None
     frontier: tuple[tuple[int, float], ...] = ()
@@ -147,6 +155,7 @@ def build_report(attempt: Attempt, built: Built) -> BuildReport:
         predicted_kl=built.loss.predicted,
         measured_kl=built.loss.measured,
         measured_bpb=prepared.bpb(built.loss.measured),
+        losses=list(built.loss.texts),
         kl_ratio=built.loss.ratio,
         frontier=[FrontierPoint(size, kl) for size, kl in built.loss.frontier],
         notes=[*model.notes, *state.notes],

@@ -1,6 +1,5 @@
 """Who computes in a build: numpy, numba and torch on CPU threads, or torch in batches on a device."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import nn
 from golfpack.calib.device import calibrate_on
 from golfpack.calib.sources import CalibTokens, self_generated
 from golfpack.calib.stats import calibrate
-from golfpack.eval.divergence import mean_kl, mean_kl_on
+from golfpack.eval.divergence import Progress, text_losses, text_losses_on
 from golfpack.models.device import resolve_device, watch_memory
 from golfpack.packer.engine import Engine, HostEngine
 from golfpack.packer.torch_engine import TorchEngine
@@ -47,7 +46,7 @@ class Backend:
         gradients: bool,
         seed: int,
         threads: int,
-        progress: Callable[[int, int, str], None],
+        progress: Progress,
     ) -> CalibStats:
         """As `calib.stats.calibrate`."""
         options = {"gradients": gradients, "seed": seed, "threads": threads, "progress": progress}
@@ -64,18 +63,18 @@ class Backend:
         finally:
             model.to("cpu")
 
-    def mean_kl(
+    def text_losses(
         self,
         reference: nn.Module,
         other: nn.Module,
         sequences: np.ndarray,
         threads: int,
-        progress: Callable[[int, int, str], None],
-    ) -> float:
-        """As `eval.divergence.mean_kl`; on a device nothing is known before the end."""
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """As `eval.divergence.text_losses`; on a device nothing is known before the end."""
         if self.batched:
-            return mean_kl_on(self.device, reference, other, sequences)
-        return mean_kl(reference, other, sequences, threads, progress)
+            return text_losses_on(self.device, reference, other, sequences)
+        return text_losses(reference, other, sequences, threads, progress)
 
 
 def choose_backend(device: str, batched: bool | None = None) -> Backend:

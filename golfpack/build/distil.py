@@ -4,18 +4,20 @@ Rounding looks at one matrix at a time and at second moments of what it meets. W
 after it is mostly between matrices, and a gradient sees that. So every code gets a real number beside
 it, its latent; the network runs with the nearest integers, and the gradient of KL(float || quantized)
 goes to the latents as if they had not been rounded (the straight-through estimator, Bengio et al., arXiv
-1308.3432, section 4). No label is needed. The gradient leaves the steps as they are, and so nearly the
-file's size; on the way the caller may put the same weights on other steps, to correct it.
+1308.3432, section 4). No label is needed; a share of the target may be what the text goes on with, for
+those who want a lower cross entropy on such text. The gradient leaves the steps as they are, and so
+nearly the file's size; on the way the caller may put the same weights on other steps, to correct it.
 
-On the CPU every sequence of a batch is one thread's work, gradients are added in order, and everything
-else is elementwise. So the result does not depend on the number of threads. On a device a batch is run
-as one, and nothing waits for the device but a look at the KL now and then.
+On the CPU every sequence of a batch is one thread's work, the float model's predictions for the next
+ones another's; gradients are added in order, and everything else is elementwise. So the result does not
+depend on the number of threads. On a device a batch is run as one, and nothing waits for the device but
+a look at the loss now and then.
 """
 
 import copy
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import cos, pi, sqrt
 
 import numpy as np
@@ -31,8 +33,9 @@ Progress = Callable[[int, int, str], None]
 # Latents by parameter name -> the same weights on other steps.
 Resize = Callable[[Mapping[str, "Latent"]], Mapping[str, "Latent"]]
 
-# Tokens per update. Small: at equal tokens, more updates at a lower rate win (docs/LOG.md).
-BATCH_TOKENS = 1024
+# Tokens per update: at equal tokens, more updates at a lower rate win, until what does not grow with the
+# tokens, such as the updates themselves, takes the time (docs/LOG.md). The first up to so many weights.
+FEW_TOKENS, BATCH_TOKENS, FEW_WEIGHTS = 256, 512, 1_000_000
 # A latent starts at its float weight, but no further from its code than this, so that the first
 # forward pass is the rounding it starts from.
 HEADROOM = 0.45
@@ -40,9 +43,10 @@ BETAS = (0.9, 0.99)
 # Added to each gradient's size, as a share of the network's: what hardly matters hardly moves. Steps
 # are such that all that matters has gradients of one size.
 EPSILON = 0.1
-# Peak rate, in steps per update, of up to so many updates; of more it falls with the root of their
-# number, as codes would else walk too far where the KL is flat, which also makes the file larger.
-RATE, SHORT = 0.005, 300
+# The peak rate, in steps per update, at most; and its product with the root of the updates, which is how
+# far noise alone moves a latent. With less than half a token per weight there is less to tell a gradient
+# from its noise by, and it falls with the fourth root of what there is (docs/LOG.md).
+RATE, WALK = 0.005, 0.087
 # After these shares of the updates steps may change. Codes that flip then cost KL until training has
 # mended it, so the last change comes while there is some rate left (docs/LOG.md).
 LOOKS = (0.4, 0.6, 0.8)
@@ -109,6 +113,11 @@ def latent(
     return Latent(z, steps, kept, limit, shape)
 
 
+def tokens_per_update(weights: int) -> int:
+    """Tokens per update, about, of so many weights."""
+    return FEW_TOKENS if weights <= FEW_WEIGHTS else BATCH_TOKENS
+
+
 def distil(
     teacher: nn.Module,
     student: nn.Module,
@@ -117,6 +126,7 @@ def distil(
     *,
     threads: int,
     device: str | None = None,
+    labels: float = 0.0,
     resize: Resize | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Latent]:
@@ -125,117 +135,162 @@ def distil(
     Args:
         teacher, student: tokens (B, T) -> logits (B, T, V); left as they were.
         latents: by parameter name of the student; what has none stays as it is.
-        text: (n, length) tokens in the order of training, in updates of about BATCH_TOKENS each.
+        text: (n, length) tokens in the order of training, in updates of `tokens_per_update`.
         threads: of the CPU, where `device` is None.
         device: what runs whole batches.
+        labels: share of the target that is the text's next token, the rest being the teacher's
+            prediction: what is lowered is (1 - labels) KL + labels times the cross entropy.
         resize: called with the latents, on the CPU, after the shares LOOKS of the updates.
 
     Raises:
-        UsageError: the KL is not finite.
+        UsageError: the loss is not finite.
     """
-    batches = torch.from_numpy(text.astype(np.int64)).split(max(1, BATCH_TOKENS // text.shape[1]))
+    count = sum(x.z.numel() for x in latents.values())
+    at_once = max(1, tokens_per_update(count) // text.shape[1])
+    batches = torch.from_numpy(text.astype(np.int64)).split(at_once)
     updates = len(batches)
     here = {name: x.on(device or "cpu") for name, x in latents.items()}
-    count = sum(x.z.numel() for x in here.values())
     adam = {name: _Adam(x.z) for name, x in here.items()}
-    peak = RATE * min(1.0, sqrt(SHORT / updates))
-    shown = _Shown(updates, 1 if device is None else DEVICE_LOOKS, progress)
+    peak = min(RATE, WALK * min(1.0, 2 * text.size / count) ** 0.25 / sqrt(updates))
+    shown = _Shown(updates, 1 if device is None else DEVICE_LOOKS, labels, progress)
     looks = {round(share * updates) for share in LOOKS}
     with torch_threads_restored(), exact_products():
-        run = _on_threads(teacher, student, threads) if device is None else (
-            _Pair(copy.deepcopy(teacher).to(device), copy.deepcopy(student).to(device)).run
+        runs = _on_threads(teacher, student, batches, labels, threads) if device is None else (
+            _on_device(teacher, student, batches, labels, device)
         )  # fmt: skip
-        for done, batch in enumerate(batches):
+        for done, run in enumerate(runs):
             if resize is not None and done > 0 and done in looks:
                 found = resize({name: x.on("cpu") for name, x in here.items()})
                 here = {name: x.on(device or "cpu") for name, x in found.items()}
-            weights = {name: x.weight() for name, x in here.items()}
-            kl, gradients = run(send(batch, device or "cpu"), weights)
-            shown.see(kl / batch.numel())
+            loss, gradients = run({name: x.weight() for name, x in here.items()})
+            shown.see(loss / batches[done].numel())
             rate = peak * 0.5 * (1 + cos(pi * done / updates))
             for name, x in here.items():
-                adam[name].see(gradients[name].reshape(x.z.shape) * x.step)
+                adam[name].see(gradients[name].reshape(x.z.shape).mul_(x.step))
             usual = torch.stack([a.power() for a in adam.values()]).sum().div(count).sqrt()
             for name, x in here.items():
                 x.move(adam[name].change(rate, EPSILON * usual))
     return {name: x.on("cpu") for name, x in here.items()}
 
 
-# Summed KL of a batch, and its gradient by every weight that is trained.
+# Summed loss of a batch, and its gradient by every weight that is trained.
 _Found = tuple[torch.Tensor, dict[str, torch.Tensor]]
-_Run = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], _Found]
+# Weights by parameter name -> what a batch makes of them.
+_Run = Callable[[Mapping[str, torch.Tensor]], _Found]
+# The teacher's log-probabilities (B, T, V), and the probabilities to come near to.
+_Target = tuple[torch.Tensor, torch.Tensor]
 
 
-class _Pair:
-    """Copies of both networks that nobody else uses."""
-
-    def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
-        self.teacher = teacher.requires_grad_(False)
-        self.student = student.requires_grad_(False)
-
-    def run(self, tokens: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> _Found:
-        """Of tokens (B, T), with these weights in the student."""
-        trained = {n: self.student.get_parameter(n).requires_grad_(True) for n in weights}
-        with torch.no_grad():
-            for name, p in trained.items():
-                p.copy_(weights[name])
-                p.grad = None
-            p = self.teacher(tokens).float().log_softmax(-1)
-        q = self.student(tokens).float().log_softmax(-1)
-        kl = (p.exp() * (p - q)).sum(dtype=torch.float64)
-        kl.backward()
-        gradients = {
-            name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trained.items()
-        }
-        return kl.detach(), gradients
+@torch.no_grad()
+def _target(teacher: nn.Module, tokens: torch.Tensor, labels: float) -> _Target:
+    """Of tokens (B, T). Behind the last one nobody knows what follows: it has no label."""
+    p = teacher(tokens).float().log_softmax(-1)
+    wanted = p.exp()
+    if labels:
+        wanted[:, :-1] *= 1 - labels
+        label = torch.full_like(wanted[:, :-1, :1], labels)
+        wanted[:, :-1].scatter_add_(-1, tokens[:, 1:, None], label)
+    return p, wanted
 
 
-def _on_threads(teacher: nn.Module, student: nn.Module, threads: int) -> _Run:
-    """A batch sequence by sequence, each on one thread."""
-    local = threading.local()
+def _backward(
+    student: nn.Module, tokens: torch.Tensor, target: _Target, weights: Mapping[str, torch.Tensor]
+) -> _Found:
+    """Of tokens (B, T), with these weights in the student."""
+    trained = {n: student.get_parameter(n).requires_grad_(True) for n in weights}
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(weights[name])
+            parameter.grad = None
+    logits = student(tokens).float()
+    with torch.no_grad():
+        p, wanted = target
+        q = logits.log_softmax(-1)
+        loss = (wanted * (p - q)).sum(dtype=torch.float64)
+        gradient = q.exp_().sub_(wanted)
+    logits.backward(gradient)
+    return loss, {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in trained.items()}
 
-    def run(batch: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> _Found:
-        def one(tokens: torch.Tensor) -> _Found:
-            if not hasattr(local, "pair"):
-                torch.set_num_threads(1)
-                local.pair = _Pair(copy.deepcopy(teacher), copy.deepcopy(student))
-            return local.pair.run(tokens, weights)
 
-        found = map_ordered(one, list(batch.split(1)), threads)
+def _on_device(
+    teacher: nn.Module,
+    student: nn.Module,
+    batches: Sequence[torch.Tensor],
+    labels: float,
+    device: str,
+) -> Iterator[_Run]:
+    """Whole batches."""
+    teacher, student = (
+        copy.deepcopy(m).requires_grad_(False).to(device) for m in (teacher, student)
+    )
+    for batch in batches:
+        tokens = send(batch, device)
+        target = _target(teacher, tokens, labels)
+        yield partial(_backward, student, tokens, target)
+
+
+def _on_threads(
+    teacher: nn.Module,
+    student: nn.Module,
+    batches: Sequence[torch.Tensor],
+    labels: float,
+    threads: int,
+) -> Iterator[_Run]:
+    """Batches sequence by sequence, each on one thread; the teacher is ahead by one per thread."""
+    teacher = copy.deepcopy(teacher).requires_grad_(False)
+    # Copies that nobody else uses, one for every sequence of a batch.
+    students = [copy.deepcopy(student).requires_grad_(False) for _ in batches[0]]
+
+    def taught(tokens: torch.Tensor) -> _Target:
+        torch.set_num_threads(1)
+        return _target(teacher, tokens, labels)
+
+    def run(
+        rows: Sequence[tuple[nn.Module, torch.Tensor, _Target]], weights: Mapping[str, torch.Tensor]
+    ) -> _Found:
+        def one(row: tuple[nn.Module, torch.Tensor, _Target]) -> _Found:
+            torch.set_num_threads(1)
+            return _backward(*row, weights)
+
+        found = map_ordered(one, rows, threads)
         total, sums = next(found)
-        for kl, gradients in found:
-            total += kl
+        for loss, gradients in found:
+            total += loss
             for name, g in gradients.items():
                 sums[name] += g
         return total, sums
 
-    return run
+    targets = map_ordered(taught, (row for batch in batches for row in batch.split(1)), threads)
+    for batch in batches:
+        rows = [(s, row, next(targets)) for s, row in zip(students, batch.split(1), strict=False)]
+        yield partial(run, rows)
 
 
 class _Shown:
-    """The KL's moving average for the user, and a check that it is finite."""
+    """The loss's moving average for the user, and a check that it is finite."""
 
-    def __init__(self, updates: int, every: int, progress: Progress | None) -> None:
+    def __init__(self, updates: int, every: int, labels: float, progress: Progress | None) -> None:
         self.updates, self.every, self.progress = updates, every, progress
+        self.what = "loss" if labels else "KL"
         self.waiting: list[torch.Tensor] = []
         self.done, self.mean = 0, 0.0
 
     def see(self, kl: torch.Tensor) -> None:
-        """Take in the KL per token of one more update, and look at all every so many."""
+        """Take in the loss per token of one more update, and look at all every so many."""
         self.waiting.append(kl)
         if len(self.waiting) < self.every and self.done + len(self.waiting) < self.updates:
             return
         for value in torch.stack(self.waiting).tolist():
             if not np.isfinite(value):
                 raise UsageError(
-                    f"the KL is {value} after {self.done} updates of --refine",
+                    f"the {self.what} is {value} after {self.done} updates of --refine",
                     "the model overflows on these tokens; build without --refine",
                 )
             self.mean = value if self.done == 0 else (1 - SHOWN) * self.mean + SHOWN * value
             self.done += 1
         self.waiting = []
         if self.progress is not None:
-            self.progress(self.done, self.updates, f"KL {self.mean:.5f}")
+            self.progress(self.done, self.updates, f"{self.what} {self.mean:.5f}")
 
 
 class _Adam:
@@ -249,11 +304,11 @@ class _Adam:
         """Take a gradient into the moving averages."""
         self.count += 1
         self.mean.lerp_(gradient, 1 - BETAS[0])
-        self.square.lerp_(gradient.square(), 1 - BETAS[1])
+        self.square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
 
     def power(self) -> torch.Tensor:
         """Sum of the squared gradients, by their moving average; float64."""
-        return self.square.double().sum() / (1 - BETAS[1] ** self.count)
+        return self.square.sum(dtype=torch.float64) / (1 - BETAS[1] ** self.count)
 
     def change(self, rate: float, epsilon: torch.Tensor) -> torch.Tensor:
         """What to add to the tensor."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from golfpack.base.convert import make, unknown_option
+from golfpack.base.convert import make, require, unknown_option
 from golfpack.base.defaults import CALIB_TOKENS
 from golfpack.build.planfile import PlanFile
 from golfpack.build.replay import Replay
@@ -55,7 +55,10 @@ class Goal:
         replay: repeat the build of a report: its passes, and its inputs must be the same.
         seed: of everything random.
         recalibrate: measure the statistics again behind the quantized layers, and quantize again.
-        refine: train the codes by self-distillation on this many calibration tokens; 0: not at all.
+        refine: train the codes by self-distillation on this many tokens; 0: not at all; "auto": on as
+            many as take about as long as the rest of the build.
+        refine_on: what for: "kl" (the float model's predictions), or "labels" (the cross entropy of
+            calibration's text, too).
         blind: take fewer than 3 bits per weight without calibration, too.
         strict: turn warnings into errors.
     """
@@ -66,9 +69,14 @@ class Goal:
     replay: Replay | None = None
     seed: int = 0
     recalibrate: bool = False
-    refine: int = 0
+    refine: int | Literal["auto"] = 0
+    refine_on: Literal["kl", "labels"] = "kl"
     blind: bool = False
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        enough = self.refine == "auto" or self.refine >= 0
+        require(enough, f"refine is {self.refine}", "give a number of tokens, 0 or auto")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,11 +96,26 @@ class Prepared:
     def measure_kl(self, tensors: Mapping[str, PackedTensor], notify: Notify = silent) -> float:
         """KL(float || tensors) on the held-out calibration tokens, nats per token."""
         assert self.held_out is not None
+        found = self.losses(tensors, self.held_out.sequences, notify)
+        return float(found[:, 0].sum()) / self.held_out.sequences.size
+
+    def losses(
+        self, tensors: Mapping[str, PackedTensor], sequences: np.ndarray, notify: Notify = silent
+    ) -> np.ndarray:
+        """As `eval.divergence.text_losses`, of the model with these tensors as weights."""
         tell = lambda done, total, note: notify("KL", done, total, note)  # noqa: E731
-        sequences, threads = self.held_out.sequences, self.machine.threads
-        return self.backend.mean_kl(
-            self.model.module(), self.module_of(tensors), sequences, threads, tell
+        return self.backend.text_losses(
+            self.model.module(), self.module_of(tensors), sequences, self.machine.threads, tell
         )
+
+    @property
+    def writes_quickly(self) -> bool:
+        """Whether the model has a cache of keys and values to write with; a user's class has none."""
+        return not self.model.family.asked_only
+
+    def fitting_length(self, length: int) -> int:
+        """`length`, or as long as the model's sequences may be."""
+        return min(length, self.model.family.max_length(self.model.config) or length)
 
     def module_of(self, tensors: Mapping[str, PackedTensor]) -> nn.Module:
         """The model with these tensors as weights."""

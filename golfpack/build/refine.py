@@ -1,28 +1,46 @@
 """`golfpack build --refine`: train the codes by self-distillation, then round them to the budget."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log2
+from typing import Literal
 
 import numpy as np
 
-from golfpack.build.distil import Latent, distil, latent
+from golfpack.build.distil import Latent, distil, latent, tokens_per_update
+from golfpack.build.losses import measure_losses
 from golfpack.build.prepare import Prepared
-from golfpack.build.report import Refinement
+from golfpack.build.report import Refinement, TextLoss
 from golfpack.calib.sources import CalibTokens, training_text
 from golfpack.errors import UsageError
+from golfpack.packer.aim import Budget
 from golfpack.packer.format.steps import step_matrix
 from golfpack.packer.format.tensors import PackedTensor, QTensor
 from golfpack.packer.passes.encode import encoded
-from golfpack.packer.search import fit_kl
+from golfpack.packer.passes.lowrank import Correct
+from golfpack.packer.passes.policy import without_states
+from golfpack.packer.passes.quantize import Steps
+from golfpack.packer.search import fit_bytes, fit_kl
 from golfpack.packer.state import PackState, run_passes
 
-# Text to train on is the model's own distribution, as KL is measured by it.
+# Tokens per sequence of training text: at equal tokens more updates win (docs/LOG.md), and a long
+# sequence costs more per token.
+LENGTH = 256
+# What the model writes to train on is its own distribution, as KL is measured by it.
 TEMPERATURE = 1.0
-# Training can make a file larger, by some tenths of a percent (docs/LOG.md). Steps then get coarser
-# while it runs, to this share below the limit: what is trained after the last look adds a little.
-MARGIN = 0.0005
+# Share of the next token in what is aimed at, by what `--refine-on` says: a gradient of labels is many
+# times as noisy as that of a small KL, so that more of them leaves little of the other (docs/LOG.md).
+Aim = Literal["kl", "labels"]
+LABELS: Mapping[Aim, float] = {"kl": 0.0, "labels": 0.1}
+# Training makes a file larger: by so much of it for a token per weight, and so much at most
+# (docs/LOG.md). So it starts from a rounding that is as much smaller, as other steps on the way flip
+# codes, which few updates do not mend.
+GROWTH: Mapping[Aim, tuple[float, float]] = {"kl": (0.012, 0.0015), "labels": (0.015, 0.004)}
+# Where that was not enough, steps get coarser while a long training runs, to this share below the limit:
+# what is trained after the last look adds a little.
+MARGIN = 0.0002
+LONG = 400  # updates
 # Where it ends over the limit all the same, steps get coarser once more, by so much more than is over,
 # and nothing mends what that costs.
 BACK_OFF = 1.25
@@ -36,6 +54,21 @@ NOTHING_BETTER = "--refine found nothing better than rounding; more tokens may (
 
 
 @dataclass(frozen=True, eq=False)
+class Refined:
+    """What refinement ends with.
+
+    Attributes:
+        state: the artifact.
+        report: what training did; None where it found nothing better.
+        losses: of the artifact, see `losses.measure_losses`; empty where nothing was trained.
+    """
+
+    state: PackState
+    report: Refinement | None = None
+    losses: tuple[TextLoss, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Refiner:
     """Refinement of one build.
 
@@ -44,6 +77,7 @@ class Refiner:
         ready: as the recipe's `prepare` left it.
         rounded: as the search left it.
         tokens: to train on.
+        on: what is trained for: the float model's predictions, or what training text goes on with, too.
         limit: bytes that the artifact may have; None where a target rules.
         target: KL that it may have, nats per token; None where a budget rules.
     """
@@ -52,51 +86,61 @@ class Refiner:
     ready: PackState
     rounded: PackState
     tokens: int
+    on: Aim
     limit: int | None
     target: float | None
 
-    def run(self) -> tuple[PackState, Refinement | None]:
+    def run(self) -> "Refined":
         """The artifact with trained codes; the rounded one, with a warning, where that is no worse.
 
         Raises:
             UsageError: nothing was calibrated, so there are no tokens to train on.
         """
         rounded = self.rounded
-        if self.prepared.used is None or rounded.measure is None:
+        if self.prepared.used is None:
             raise UsageError(
                 "--refine needs calibration tokens", "drop --data-free, or give --calib"
             )
         if not any(isinstance(t, QTensor) for t in rounded.tensors.values()):
-            return rounded.warn("--refine: nothing is quantized, so nothing was trained"), None
-        rounded_kl = rounded.measure(rounded.tensors)
+            return Refined(rounded.warn("--refine: nothing is quantized, so nothing was trained"))
         found = self._within_target() if self.limit is None else self._within_budget(self.limit)
-        if found is not None:
-            trained, kl, start = found
-            better = trained.size < rounded.size if self.limit is None else kl < rounded_kl
-            if better:
-                changed = _changed(start.tensors, trained.tensors)
-                text, written = self._text
-                octaves = log2(start.dial / rounded.dial)
-                report = Refinement(
-                    text.size, written, rounded.size, rounded_kl, kl, changed, octaves
-                )
-                return self._finished(trained), report
-        return rounded.warn(NOTHING_BETTER), None
+        before = measure_losses(self.prepared, rounded.tensors, rounded.notify)
+        if found is None:
+            return Refined(rounded.warn(NOTHING_BETTER), None, before)
+        trained, start = found
+        after = measure_losses(self.prepared, trained.tensors, rounded.notify)
+        smaller, lower = trained.size < rounded.size, self._aim(after) < self._aim(before)
+        if not (smaller if self.limit is None else lower):
+            return Refined(rounded.warn(NOTHING_BETTER), None, before)
+        text, written = self._text
+        report = Refinement(
+            on=self.on, tokens=text.size, written=written, rounded_bytes=rounded.size,
+            rounded_kl=before[0].kl, kl=after[0].kl,
+            changed=_changed(start.tensors, trained.tensors),
+            octaves=log2(trained.dial / self._plain.dial), rounded_losses=list(before),
+        )  # fmt: skip
+        return Refined(self._finished(trained), report, after)
+
+    def _aim(self, losses: Sequence[TextLoss]) -> float:
+        """What training lowers, on held-out calibration tokens."""
+        share, held_out = LABELS[self.on], losses[0]
+        return (1 - share) * held_out.kl + share * held_out.ce_rise
 
     def _finished(self, trained: PackState) -> PackState:
         """A trained state as a build's result."""
         rounded = self.rounded
         return replace(
-            trained, limit=rounded.limit, trace=rounded.trace, pruning=self.ready.pruning
-        )
+            trained, limit=rounded.limit, trace=rounded.trace, pruning=self.ready.pruning,
+            warnings=tuple(dict.fromkeys((*rounded.warnings, *trained.warnings))),
+        )  # fmt: skip
 
     def _within_budget(self, limit: int) -> "_Found | None":
-        start, latents = self._trained(self.rounded, round((1 - MARGIN) * limit))
+        first = self._smaller(limit)
+        start, latents = self._trained(first, round((1 - MARGIN) * limit))
         for _ in range(LAST_TRIES):
             trained = self._encoded(start, latents)
             if trained.size <= limit:
-                assert self.rounded.measure is not None
-                return trained, self.rounded.measure(trained.tensors), start
+                return trained, first
             start, latents = self._resized(start, latents, BACK_OFF * (trained.size - limit))
         return None
 
@@ -104,23 +148,62 @@ class Refiner:
         target, best, gain = self.target, None, FIRST_GAIN
         recipe = self.prepared.recipe
         assert target is not None
-        assert self.rounded.measure is not None
         for _ in range(ATTEMPTS):
-            start = fit_kl(recipe.search, recipe.round, self.ready, target / gain)
+            start = fit_kl(recipe.search, recipe.round, self._ready, target / gain)
             start, latents = self._trained(start, None)
             trained = self._encoded(start, latents)
-            kl = self.rounded.measure(trained.tensors)
+            kl = self.prepared.measure_kl(trained.tensors, start.notify)
             if kl <= target and (best is None or trained.size < best[0].size):
-                best = trained, kl, start
+                best = trained, start
             if (1 - NEAR) * target <= kl <= target:
                 break
             gain *= kl / target / (1 - NEAR / 2)
         return best
 
-    def _start(self, dial: float) -> PackState:
+    @cached_property
+    def _ready(self) -> PackState:
+        """`ready` with codes that stand by themselves: no gradient moves those that follow a trellis."""
+        return replace(self.ready, plan=without_states(self.ready.plan))
+
+    @cached_property
+    def _plain(self) -> PackState:
+        """What training starts from: `rounded`, but with codes that stand by themselves."""
+        if self._ready.plan == self.ready.plan:
+            return self.rounded
+        recipe = self.prepared.recipe
+        if self.limit is not None:
+            return fit_bytes(recipe.search, recipe.round, self._ready, Budget(self.limit))
+        assert self.target is not None
+        return fit_kl(recipe.search, recipe.round, self._ready, self.target)
+
+    def _smaller(self, limit: int) -> PackState:
+        """A rounding that leaves room for what training adds to the file."""
+        rate, most = GROWTH[self.on]
+        share = min(most, rate * self._text[0].size / max(self.prepared.model.spec.numel, 1))
+        over = self._plain.size - (1 - share) * limit
+        latents = _latents(self._plain)
+        if over <= 0 or not latents:
+            return self._plain
+        octaves = _octaves(over, latents)
+        return self._rounded_at(self._plain.dial * 2.0**octaves)
+
+    def _rounded_at(self, dial: float) -> PackState:
         # What passes behind `round` cut down to a budget is not to be cut before training.
-        free = replace(self.ready, dial=dial, coding=self.rounded.coding, limit=None)
+        free = replace(self._ready, dial=dial, coding=self._plain.coding, limit=None)
         return run_passes(self.prepared.recipe.round, free)
+
+    def _on_steps_of(self, start: PackState, dial: float) -> PackState:
+        """`start` with the steps of another dial, its codes as they were."""
+        passes = self.prepared.recipe.round
+        if any(p.name == Correct.name for p in passes):
+            return self._rounded_at(dial)  # corrections are of what rounding leaves
+        free = replace(self._ready, dial=dial, coding=self._plain.coding, limit=None)
+        steps = run_passes([p for p in passes if p.name == Steps.name], free).steps
+        tensors = {
+            name: replace(t, steps=steps[name]) if isinstance(t, QTensor) else t
+            for name, t in start.tensors.items()
+        }
+        return replace(free, steps=steps, tensors=tensors)
 
     def _trained(self, start: PackState, aim: int | None) -> tuple[PackState, Mapping[str, Latent]]:
         """What was trained, and the state whose steps it has: those that give `aim` bytes, if any."""
@@ -135,20 +218,23 @@ class Refiner:
 
         latents = distil(
             self.prepared.model.module(), self.prepared.module_of(start.tensors),
-            _latents(start), self._text[0], threads=start.threads,
+            _latents(start), self._text[0], threads=start.threads, labels=LABELS[self.on],
             device=self.prepared.backend.device if self.prepared.backend.batched else None,
-            resize=None if aim is None else resize,
+            resize=None if aim is None or self._short else resize,
             progress=lambda done, total, note: start.notify("refine", done, total, note),
         )  # fmt: skip
         return start, latents
+
+    @property
+    def _short(self) -> bool:
+        """Whether training ends before what other steps flip would be mended."""
+        return self._text[0].size < LONG * tokens_per_update(self.prepared.model.spec.numel)
 
     def _resized(
         self, start: PackState, latents: Mapping[str, Latent], over: float
     ) -> tuple[PackState, Mapping[str, Latent]]:
         """The same weights on steps that give a file about `over` bytes smaller."""
-        # About one bit per weight and octave.
-        octaves = 8 * over / sum(x.z.numel() for x in latents.values())
-        found = self._start(start.dial * 2.0**octaves)
+        found = self._on_steps_of(start, start.dial * 2.0 ** _octaves(over, latents))
         other = _latents(found)
         if other.keys() != latents.keys():  # a tensor that is kept now: leave all as it is
             return start, latents
@@ -157,17 +243,22 @@ class Refiner:
     @cached_property
     def _text(self) -> tuple[np.ndarray, int]:
         """What to train on, and how many tokens of it the model wrote for that."""
-        used, p = self.prepared.used, self.prepared
-        assert used is not None
+        p = self.prepared
+        assert p.used is not None
+        assert p.held_out is not None
 
-        def write(count: int) -> CalibTokens:
+        def write(shape: tuple[int, int]) -> CalibTokens:
             # Another seed than calibration's own text has, which tokens to measure with are part of.
             return p.written_text(
-                (count, used.sequences.shape[1]), temperature=TEMPERATURE, seed=p.seed + 1,
-                purpose="training", notify=self.rounded.notify,
+                shape, temperature=TEMPERATURE, seed=p.seed + 1, purpose="training",
+                notify=self.rounded.notify,
             )  # fmt: skip
 
-        return training_text(used, self.tokens, p.seed, write)
+        # What the model writes has no other labels than its own predictions.
+        return training_text(
+            p.used, p.held_out, self.tokens, LENGTH, p.seed, write if self.on == "kl" else None,
+            half=p.writes_quickly,
+        )  # fmt: skip
 
     def _encoded(self, start: PackState, latents: Mapping[str, Latent]) -> PackState:
         """The file of `start` with the latents' codes."""
@@ -179,8 +270,13 @@ class Refiner:
         return encoded(replace(start, tensors=tensors))
 
 
-# The artifact, its measured KL, and the rounding whose steps it has.
-_Found = tuple[PackState, float, PackState]
+# The artifact, and the rounding that it was trained from.
+_Found = tuple[PackState, PackState]
+
+
+def _octaves(over: float, latents: Mapping[str, Latent]) -> float:
+    """How much coarser steps make a file about `over` bytes smaller: a bit per weight and octave."""
+    return 8 * over / sum(x.z.numel() for x in latents.values())
 
 
 def _latents(state: PackState) -> dict[str, Latent]:

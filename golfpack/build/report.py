@@ -25,10 +25,34 @@ class InputFile:
 
 
 @dataclass(frozen=True)
+class TextLoss:
+    """What an artifact loses on one text, nats per token, with standard errors over its sequences.
+
+    Attributes:
+        text: "held out" (calibration tokens that were kept back) or "own" (the model wrote it).
+        sequences, length: how many of how many tokens.
+        kl: KL(float || artifact).
+        kl_error: its standard error; 0 for one sequence, likewise below.
+        ce_rise: by how much the cross entropy of the text's tokens rises. Other than a KL it may be
+            negative, and scatters more from build to build.
+        ce_rise_error: its standard error.
+    """
+
+    text: Literal["held out", "own"]
+    sequences: int
+    length: int
+    kl: float
+    kl_error: float
+    ce_rise: float
+    ce_rise_error: float
+
+
+@dataclass(frozen=True)
 class Refinement:
     """What `--refine` did; KL in nats per token on held-out calibration tokens.
 
     Attributes:
+        on: what was trained for: "kl", or "labels" (the cross entropy of training text, too).
         tokens: trained on.
         written: how many of them the model wrote itself, beyond calibration tokens.
         rounded_bytes: of the artifact without training, within the same budget or target.
@@ -36,8 +60,10 @@ class Refinement:
         kl: of the trained artifact.
         changed: share of codes that training and the last rounding moved.
         octaves: how much coarser steps got, for what training adds to the size: log2 of the dial.
+        rounded_losses: of the artifact without training, on the texts of the report's `losses`.
     """
 
+    on: Literal["kl", "labels"]
     tokens: int
     written: int
     rounded_bytes: int
@@ -45,6 +71,7 @@ class Refinement:
     kl: float
     changed: float
     octaves: float
+    rounded_losses: list[TextLoss] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -85,6 +112,8 @@ class BuildReport:
         measured_kl: KL(float || artifact) on held-out calibration tokens; None without them.
         measured_bpb: the same in bits per byte; None without a tokenizer.
         notes: what was done to the checkpoint's tensors when they were read, and what is worth knowing.
+        losses: what it loses on held-out calibration tokens and on text of the model's own; none without
+            calibration tokens. What a class of `--model` writes would take long, and is left out.
         seconds: wall time per stage.
         allocation: what mixed precision chose among (`packer.state.Allocation`), or None.
         pruning: what pruning passes did (`packer.state.Pruning`).
@@ -140,6 +169,7 @@ class BuildReport:
     plan: str | None = None
     refined: Refinement | None = None
     kl_ratio: float | None = None
+    losses: list[TextLoss] = field(default_factory=list)
     frontier: list[FrontierPoint] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     passes: list[dict[str, Any]] = field(default_factory=list)

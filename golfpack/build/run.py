@@ -20,6 +20,7 @@ from golfpack.build.attempt import (
     output_of,
     report_failure,
 )
+from golfpack.build.losses import measure_losses
 from golfpack.build.options import BuildOptions, no_one_aim
 from golfpack.build.overwrite import check_replaceable
 from golfpack.build.prepare import (
@@ -32,8 +33,9 @@ from golfpack.build.prepare import (
     with_its_tokenizer,
 )
 from golfpack.build.rebuild import check_inputs, kept_apart, told_result
-from golfpack.build.refine import Refiner
-from golfpack.build.report import BuildReport, FailedBuild, Refinement
+from golfpack.build.refine import Refined, Refiner
+from golfpack.build.refine_time import auto_tokens
+from golfpack.build.report import BuildReport, FailedBuild
 from golfpack.errors import BudgetError, StrictError, UsageError
 from golfpack.models.model import Model
 from golfpack.models.tensors import TENSORS
@@ -113,12 +115,15 @@ def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildRepo
             again = prepared.recalibrated(state, notify)
             ready = again.ready(target.limit, notify, ready.warnings)
             state = search(again.recipe, ready, target)
-    refined = None
+    refined = Refined(state)
     if options.goal.refine:
         with clock.measure("refine"):
-            state, refined = Refiner(
-                prepared, ready, state, options.goal.refine, target.limit, target.kl
-            ).run()
+            tokens = options.goal.refine
+            refined = Refiner(
+                prepared, ready, state, auto_tokens(prepared) if tokens == "auto" else tokens,
+                options.goal.refine_on, target.limit, target.kl,
+            ).run()  # fmt: skip
+            state = refined.state
     with clock.measure("verify"):
         artifact = _verified(state)
         loss = _loss(prepared, ready, state, refined)
@@ -129,7 +134,9 @@ def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildRepo
     if options.goal.strict and state.warnings:
         raise StrictError(f"--strict: {state.warnings[0]}", "drop --strict to accept it")
     output = None if options.dry_run else _write(options, artifact, state.blob)
-    report = build_report(attempt, Built(prepared, ready, state, artifact, loss, output, refined))
+    report = build_report(
+        attempt, Built(prepared, ready, state, artifact, loss, output, refined.report)
+    )
     if output is not None:
         save(report, output.with_suffix(REPORT))
         output.with_suffix(FAILED_REPORT).unlink(missing_ok=True)
@@ -227,6 +234,30 @@ def _check_extras(options: BuildOptions, recipe: Recipe) -> None:
         raise UsageError(
             "--refine trains on calibration tokens", "drop --refine, or --data-free and --lossless"
         )
+    if goal.refine_on == "labels":
+        _check_labels(options)
+
+
+def _check_labels(options: BuildOptions) -> None:
+    """Raise UsageError where there is nothing to train on what real text goes on with."""
+    goal = options.goal
+    if not goal.refine:
+        raise UsageError(
+            "--refine-on labels says what to train for, and nothing is trained",
+            "add --refine TOKENS or --refine auto",
+        )
+    if options.inputs.calib is None:
+        raise UsageError(
+            "--refine-on labels trains on what real text goes on with, and without --calib there is "
+            "none: text that the model writes says no more than its own predictions",
+            "add --calib with training text, or drop --refine-on labels",
+        )
+    if isinstance(goal.aim, Kl | Bpb):
+        raise UsageError(
+            "--refine-on labels moves away from the float model's predictions, and a target is a KL to "
+            "them",
+            "give a --budget, or drop --refine-on labels",
+        )
 
 
 def _check_lossless(options: BuildOptions, model: Model) -> None:
@@ -276,30 +307,28 @@ def _verified(state: PackState) -> Artifact:
     return artifact
 
 
-def _loss(
-    prepared: Prepared, ready: PackState, built: PackState, refined: Refinement | None
-) -> Loss:
-    """KL by prediction (before it is measured) and by measurement on held-out calibration tokens."""
+def _loss(prepared: Prepared, ready: PackState, built: PackState, refined: Refined) -> Loss:
+    """Losses by measurement, and the KL by prediction."""
     if built.measure is None:
         return Loss()
-    if refined is not None:
-        points = frontier(RateModel(ready), built.dial, built.size, refined.kl)
-        return Loss(refined.kl, frontier=tuple(points))
-    built.notify("verify", 0, 0, "KL to the float model on held-out calibration tokens")
-    measured = built.measure(built.tensors)
+    built.notify("verify", 0, 0, "what it loses on text that it was not made with")
+    texts = refined.losses or measure_losses(prepared, built.tensors, built.notify)
+    measured = texts[0].kl
+    if refined.report is not None:
+        points = frontier(RateModel(ready), built.dial, built.size, measured)
+        return Loss(measured, texts, frontier=tuple(points))
     if prepared.stats is None or not prepared.recipe.gradients or not built.steps:
-        return Loss(measured)
+        return Loss(measured, texts)
     if not prepared.recipe.search.loses(measured):
         # Where nothing is lost there is nothing to predict: the probe would be a third of the time.
-        return Loss(
-            measured, frontier=tuple(frontier(RateModel(ready), built.dial, built.size, measured))
-        )
+        points = frontier(RateModel(ready), built.dial, built.size, measured)
+        return Loss(measured, texts, frontier=tuple(points))
     ratio = kl_ratio(ready, prepared.recipe)
     if ratio is None:
-        return Loss(measured)
+        return Loss(measured, texts)
     predicted = ratio * quadratic_kl(built)
     points = frontier(RateModel(ready), built.dial, built.size, predicted)
-    return Loss(measured, predicted, ratio, tuple(points))
+    return Loss(measured, texts, predicted, ratio, tuple(points))
 
 
 def _write(options: BuildOptions, artifact: Artifact, blob: bytes | None) -> Path:

@@ -22,7 +22,7 @@ SELF_GENERATED = "self-generated"
 SELF_TEMPERATURE = 0.8
 # How many tokens a model writes side by side: what they need in KV caches.
 WRITTEN_AT_ONCE = 65_536
-# How often training sees a calibration token before the model writes more text.
+# How often training sees a token of real text before the model writes some.
 REPEATS = 8
 
 _VALIDATION = re.compile(r"(?:^|[^a-z])val(?:id|idation)?(?:[^a-z]|$)", re.IGNORECASE)
@@ -35,10 +35,14 @@ class CalibTokens:
     Attributes:
         sequences: (n, length) int64.
         source: for the report: a path, or "self-generated".
+        starts: (n,) where they stand in `stream`; None of text that the model wrote.
+        stream: (tokens,) all that the source has; None as above.
     """
 
     sequences: np.ndarray
     source: str
+    starts: np.ndarray | None = None
+    stream: np.ndarray | None = None
 
     @property
     def sha256(self) -> str:
@@ -48,10 +52,11 @@ class CalibTokens:
     def split(self, held_out: int) -> tuple["CalibTokens", "CalibTokens"]:
         """The first sequences to calibrate on, and the last `held_out` to measure on."""
         cut = len(self.sequences) - held_out
-        return (
-            CalibTokens(self.sequences[:cut], self.source),
-            CalibTokens(self.sequences[cut:], self.source),
-        )
+        return self._part(slice(cut)), self._part(slice(cut, None))
+
+    def _part(self, which: slice) -> "CalibTokens":
+        starts = None if self.starts is None else self.starts[which]
+        return CalibTokens(self.sequences[which], self.source, starts, self.stream)
 
 
 def from_data(
@@ -85,7 +90,7 @@ def from_data(
         )
     starts = np.linspace(0, len(tokens) - length, count).astype(np.int64)
     sequences = np.stack([tokens[s : s + length] for s in starts]).astype(np.int64)
-    return CalibTokens(sequences, path)
+    return CalibTokens(sequences, path, starts, tokens)
 
 
 def self_generated(
@@ -112,30 +117,57 @@ def text_calls(count: int, length: int) -> int:
 
 
 def training_text(
-    used: CalibTokens, tokens: int, seed: int, write: Callable[[int], CalibTokens]
+    used: CalibTokens,
+    held_out: CalibTokens,
+    tokens: int,
+    length: int,
+    seed: int,
+    write: Callable[[tuple[int, int]], CalibTokens] | None,
+    half: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """Text to train on: calibration tokens, again and again, and what the model writes beside them.
+    """Text to train on: windows of all that calibration's source has, and what the model writes.
 
-    A model as small as the calibration text learns that text by heart. So calibration tokens are seen
-    REPEATS times, and for more the model writes text, each token to be seen once; but text from a file
-    stays half of the whole, however often that repeats it: it is what the model is for.
+    Windows that are held out to measure on are left out. A model as small as its training text learns
+    that by heart. So a window is seen REPEATS times, and for more the model writes text, each token to
+    be seen once; but text from a file stays half of the whole, however often that repeats it: it is what
+    the model is for.
 
     Args:
-        tokens: how many, about.
+        used, held_out: calibration tokens.
+        tokens: how many to train on, about.
+        length: of a sequence, if calibration's are so long.
         seed: of the order.
-        write: count -> so many sequences, as long as those of `used`.
+        write: (count, length) -> so much text by the model; None for none, however often others repeat.
+        half: half of the whole is written beside text from a file, however little that is.
 
     Returns:
         (n, length) in the order of training; how many tokens of it the model wrote for this.
     """
-    count, length = used.sequences.shape
+    length = min(length, used.sequences.shape[1])
+    windows = _windows(used, held_out, length)
     rows = max(1, tokens // length)
-    fresh = max(0, rows - REPEATS * count)
+    fresh = 0 if write is None else max(0, rows - REPEATS * len(windows))
     if used.source != SELF_GENERATED:
-        fresh = min(fresh, rows // 2)
+        fresh = rows // 2 if half and write is not None else min(fresh, rows // 2)
     order = np.random.default_rng(seed)
-    rounds = [order.permutation(count) for _ in range(-(-(rows - fresh) // count))]
-    text = used.sequences[np.concatenate(rounds)[: rows - fresh]]
+    rounds = [order.permutation(len(windows)) for _ in range(-(-(rows - fresh) // len(windows)))]
+    text = windows[np.concatenate(rounds)[: rows - fresh]].astype(np.int64)
     if fresh:
-        text = np.concatenate([text, write(fresh).sequences])[order.permutation(rows)]
+        assert write is not None
+        text = np.concatenate([text, write((fresh, length)).sequences])[order.permutation(rows)]
     return text, fresh * length
+
+
+def _windows(used: CalibTokens, held_out: CalibTokens, length: int) -> np.ndarray:
+    """(n, length): one behind the other, of a source's whole stream, or of the sequences it wrote."""
+    whole = used.sequences.shape[1] // length * length
+    of_used = used.sequences[:, :whole].reshape(-1, length)
+    if used.stream is None or held_out.starts is None:
+        return of_used
+    windows = used.stream[: len(used.stream) // length * length].reshape(-1, length)
+    starts, kept_back = np.arange(len(windows)) * length, held_out.sequences.shape[1]
+    apart = np.ones(len(windows), bool)
+    for start in held_out.starts:
+        apart &= (starts + length <= start) | (start + kept_back <= starts)
+    # Where a text is hardly longer than what calibration took, that is as much, and its own windows.
+    return windows[apart] if apart.sum() > len(of_used) else of_used

@@ -42,7 +42,11 @@ from golfpack.commands.report import write_page
 from golfpack.errors import UsageError
 
 if TYPE_CHECKING:
-    from golfpack.build.report import BuildReport, FailedBuild
+    from collections.abc import Sequence
+
+    from golfpack.build.report import BuildReport, FailedBuild, TextLoss
+
+_WHERE = {"held out": "there", "own": "on text the model wrote"}
 
 EXAMPLES = (
     "Examples: golfpack build ckpt.pt --budget 16MB | golfpack build ckpt.pt --budget 3.5bpw "
@@ -103,11 +107,19 @@ def build(
         bool, typer.Option("--recalibrate", help="Measure again behind quantized layers; slower.")
     ] = False,
     refine: Annotated[
-        int,
+        str,
         typer.Option(
-            min=0, metavar="TOKENS", help="Train the codes on so many tokens, 200000 say; slower."
+            metavar="TOKENS|auto",
+            help="Train the codes on so many tokens, 200000 say; auto: at most twice the time.",
         ),
-    ] = 0,
+    ] = "0",
+    refine_on: Annotated[
+        str,
+        typer.Option(
+            metavar="kl|labels",
+            help="What --refine lowers: the KL to the float model, or --calib's cross entropy, too.",
+        ),
+    ] = "kl",
     strict: Strict = False,
     device: Device = "auto",
     no_cache: NoCache = False,
@@ -141,8 +153,9 @@ def build(
         "calib": calib, "calib_tokens": calib_tokens, "data_free": data_free, "blind": blind,
         "tokenizer": tokenizer, "with_tokenizer": with_tokenizer, "code": tuple(code or ()),
         "model": model, "model_args": tuple(model_args or ()), "recalibrate": recalibrate,
-        "refine": refine, "strict": strict, "dry_run": dry_run, "force": force, "device": device,
-        "cache": not no_cache, "seed": seed, "threads": threads, "argv": tuple(sys.argv[1:]),
+        "refine": int(refine) if refine.lstrip("-").isdecimal() else refine, "refine_on": refine_on,
+        "strict": strict, "dry_run": dry_run, "force": force, "device": device, "cache": not no_cache,
+        "seed": seed, "threads": threads, "argv": tuple(sys.argv[1:]),
     }  # fmt: skip
     if source is None:
         options = read_options(asked)
@@ -194,6 +207,15 @@ def show_build(report: "BuildReport", group: str | None = "role", explain: bool 
             f"KL to the float model {report.measured_kl:.5f} nats per token on held-out calibration "
             f"tokens{expected}"
         )
+    if report.losses:
+        out.print(told_losses(report.losses))
     out.print(f"sha256 {report.artifact_sha256}")
     if report.artifact:
         out.print(f"wrote {report.artifact}")
+
+
+def told_losses(losses: "Sequence[TextLoss]") -> str:
+    """One line: the rise of the cross entropy on each text, with its spread, and the KL on own text."""
+    rises = [f"{x.ce_rise:+.5f} ± {x.ce_rise_error:.5f} {_WHERE[x.text]}" for x in losses]
+    kls = "".join(f", where the KL is {x.kl:.5f}" for x in losses if x.text == "own")
+    return f"cross entropy {', '.join(rises)}{kls}"

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from golfpack.eval.dist import Group
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import PROBE_WINDOW, Probe, Stream
 from golfpack.eval.scorer import Scorer
@@ -16,6 +15,7 @@ from golfpack.kv.cache import StoredCache
 from golfpack.kv.layout import CacheLayout
 from golfpack.kv.policy import residual_of, told
 from golfpack.models.device import send
+from golfpack.models.ranks import Group
 
 # Windows read side by side: one token of one window at a time would leave most of a processor idle.
 ABREAST = 16

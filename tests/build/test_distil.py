@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from golfpack.build import distil as distil_module
-from golfpack.build.distil import BATCH_TOKENS, HEADROOM, LOOKS, distil, latent
+from golfpack.build.distil import FEW_TOKENS, HEADROOM, LOOKS, distil, latent, tokens_per_update
 from golfpack.errors import UsageError
-from golfpack.eval.divergence import mean_kl
+from golfpack.eval.divergence import mean_kl, text_losses
 
 STEP = 0.08
 
@@ -16,6 +16,7 @@ STEP = 0.08
 def fast(monkeypatch):
     """A high rate, for few updates."""
     monkeypatch.setattr(distil_module, "RATE", 0.03)
+    monkeypatch.setattr(distil_module, "WALK", 1.0)
 
 
 @pytest.fixture
@@ -39,11 +40,19 @@ def student(tiny, latents):
     return tiny.module(weights)
 
 
-def trained(tiny, teacher, tokens, updates, threads=1, seed=0, device=None):
+def trained(tiny, teacher, tokens, updates, threads=1, seed=0, device=None, labels=0.0):
     latents = start(tiny)
-    order, rows = np.random.default_rng(seed), updates * BATCH_TOKENS // tokens.sequences.shape[1]
+    order, rows = np.random.default_rng(seed), updates * FEW_TOKENS // tokens.sequences.shape[1]
     text = tokens.sequences[order.integers(len(tokens.sequences), size=rows)]
-    return distil(teacher, student(tiny, latents), latents, text, threads=threads, device=device)
+    return distil(
+        teacher,
+        student(tiny, latents),
+        latents,
+        text,
+        threads=threads,
+        device=device,
+        labels=labels,
+    )
 
 
 def test_training_lowers_the_kl_on_tokens_it_has_not_seen(tiny, teacher, tiny_tokens):
@@ -117,7 +126,7 @@ def test_training_goes_on_from_the_steps_it_is_given_on_the_way(tiny, teacher, t
                            x.step.numpy() / 2, x.limit, x.shape) for n, x in now.items()}  # fmt: skip
         return {n: x.onto(finer[n]) for n, x in now.items()}
 
-    rows = 8 * BATCH_TOKENS // tiny_tokens.sequences.shape[1]
+    rows = 8 * FEW_TOKENS // tiny_tokens.sequences.shape[1]
     text = np.resize(tiny_tokens.sequences, (rows, tiny_tokens.sequences.shape[1]))
     done = distil(teacher, student(tiny, latents), latents, text, threads=1, resize=resize)
     assert len(seen) == len(LOOKS)
@@ -137,6 +146,31 @@ def test_what_no_gradient_reaches_stays(tiny, teacher, tiny_tokens):
     only = {name: latents[name]}
     after = distil(net, net, only, tiny_tokens.sequences[:1], threads=1)
     assert torch.equal(after[name].z, latents[name].z)
+
+
+def test_labels_lower_the_cross_entropy_of_the_text(tiny, teacher, tiny_tokens):
+    """More than the float model's predictions do, which know nothing of it."""
+    rows = tiny_tokens.sequences
+    rises = []
+    for labels in (0.0, 0.5):
+        net = student(tiny, trained(tiny, teacher, tiny_tokens, 25, labels=labels))
+        rises.append(text_losses(teacher, net, rows, 1)[:, 1].sum() / rows.size)
+    assert rises[1] < rises[0] - 0.1
+    assert rises[1] < 0
+
+
+def test_the_target_is_a_mixture_and_the_last_position_has_no_label(tiny, teacher):
+    tokens = torch.tensor([[5, 7, 7, 3]])
+    p, wanted = distil_module._target(teacher, tokens, 0.25)
+    expected = 0.75 * p.exp()
+    expected[0, [0, 1, 2], [7, 7, 3]] += 0.25
+    expected[0, 3] = p[0, 3].exp()
+    torch.testing.assert_close(wanted, expected)
+    torch.testing.assert_close(wanted.sum(-1), torch.ones(1, 4))
+
+
+def test_small_models_are_updated_more_often():
+    assert tokens_per_update(10**6) < tokens_per_update(10**6 + 1)
 
 
 def test_a_network_that_overflows_is_an_error(tiny, teacher, tiny_tokens):

@@ -1,24 +1,30 @@
 """`build --refine`: never over, never worse, and the same file every time."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from conftest import asked
 
 from golfpack.build import distil as distil_module
-from golfpack.build.distil import BATCH_TOKENS, LOOKS
-from golfpack.build.refine import NOTHING_BETTER
+from golfpack.build import refine as refine_module
+from golfpack.build.distil import FEW_TOKENS
+from golfpack.build.refine import NOTHING_BETTER, Refiner
+from golfpack.build.refine_time import count_work
 from golfpack.build.run import build
 from golfpack.errors import UsageError
 from golfpack.packer.format.loader import load
 from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.recipe import load_recipe
 
-SHORT = 20 * BATCH_TOKENS
+SHORT = 40 * FEW_TOKENS
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """A high rate, for few updates."""
     monkeypatch.setattr(distil_module, "RATE", 0.02)
+    monkeypatch.setattr(distil_module, "WALK", 10.0)
 
 
 @pytest.fixture
@@ -37,6 +43,10 @@ def test_training_lowers_the_kl_within_the_budget(options, recipe):
     assert report.refined is not None
     assert report.measured_kl == report.refined.kl < 0.5 * report.refined.rounded_kl
     assert report.predicted_kl is None
+    rounded, own = report.refined.rounded_losses
+    assert (rounded.text, rounded.kl) == ("held out", report.refined.rounded_kl)
+    assert [x.text for x in report.losses] == ["held out", own.text] == ["held out", "own"]
+    assert all(x.kl_error > 0 and x.ce_rise_error > 0 for x in report.losses)
     assert 0 < report.refined.changed < 0.5
     for name, (_, tensor) in load(options.output).tensors.items():
         if isinstance(tensor, QTensor):
@@ -44,13 +54,17 @@ def test_training_lowers_the_kl_within_the_budget(options, recipe):
             assert np.abs(tensor.codes).max() <= limit
 
 
-@pytest.mark.parametrize("looks", [LOOKS, ()])
-def test_steps_follow_the_size_and_the_end_is_within_the_budget(options, monkeypatch, looks):
-    """By looks on the way; without any, only where it ends, and never over."""
-    monkeypatch.setattr(distil_module, "LOOKS", looks)
+@pytest.mark.parametrize(("long", "growth"), [(0, 0.0), (1000, 0.0), (1000, 0.03)])
+def test_steps_follow_the_size_and_the_end_is_within_the_budget(options, monkeypatch, long, growth):
+    """By looks on the way, only where it ends, or from the start; and never over."""
+    monkeypatch.setattr(refine_module, "LONG", long)
+    monkeypatch.setattr(refine_module, "GROWTH", {"kl": (1.0, growth)})
+    looks = Mock(side_effect=Refiner._resized)
+    monkeypatch.setattr(Refiner, "_resized", lambda *args: looks(*args))
     report = build(options.changed(recipe="gptq-lite", budget="2bpw"))
+    assert looks.called == (growth == 0)
     assert report.refined.octaves > 0
-    assert 0.99 * report.budget_bytes < report.artifact_bytes <= report.budget_bytes
+    assert 0.95 * report.budget_bytes < report.artifact_bytes <= report.budget_bytes
 
 
 def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatch):
@@ -60,11 +74,60 @@ def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatc
     assert report.artifact_sha256 == rounded.artifact_sha256
     assert report.refined is None
     assert report.warnings == [NOTHING_BETTER]
+    assert (report.measured_kl, report.losses) == (rounded.measured_kl, rounded.losses)
 
 
-def test_threads_change_no_byte(options):
-    runs = [build(options.changed(threads=n, refine=BATCH_TOKENS)) for n in (1, 2)]
+@pytest.mark.parametrize("refine_on", ["kl", "labels"])
+def test_threads_change_no_byte(options, refine_on):
+    options = options.changed(refine="auto", refine_on=refine_on)
+    runs = [build(options.changed(threads=n)) for n in (1, 2)]
     assert runs[0].artifact_sha256 == runs[1].artifact_sha256
+    assert runs[0].refined is not None
+    assert runs[0].refined == runs[1].refined
+
+
+def test_auto_is_a_count_of_tokens_that_follows_the_rest_of_the_build(options, tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(refine_module, "training_text", lambda _u, _h, n, *_, **__: seen.append(n))
+    for change in ({}, {"calib_tokens": 4096}, {"recipe": "gptq-lite", "budget": "2bpw"}):
+        with pytest.raises(TypeError):  # there is no text
+            build(options.changed(refine="auto", **change))
+    assert seen[0] < seen[1]
+    assert seen[2] < seen[0]
+    wide, narrow = (
+        count_work(tiny.spec, load_recipe("rd", s)) for s in ((), ("round.survivors=1",))
+    )
+    assert wide.search > narrow.search
+    assert (wide.calibration, wide.training) == (narrow.calibration, narrow.training)
+
+
+def test_on_labels_the_cross_entropy_falls_further(options):
+    options = options.changed(recipe="gptq-lite", budget="2.5bpw")
+    on = {aim: build(options.changed(refine_on=aim)) for aim in ("kl", "labels")}
+    held_out = {aim: report.losses[0] for aim, report in on.items()}
+    assert held_out["labels"].ce_rise < held_out["kl"].ce_rise
+    assert held_out["labels"].kl > held_out["kl"].kl
+    for aim, report in on.items():
+        assert (report.refined.on, report.refined.kl) == (aim, report.losses[0].kl)
+        assert report.artifact_bytes <= report.budget_bytes
+
+
+def test_labels_are_of_real_training_text_and_within_a_budget(options, tmp_path, tiny_shard):
+    labels = options.changed(refine_on="labels")
+    validation = tmp_path / "tiny_val_000.bin"
+    validation.write_bytes(tiny_shard.read_bytes())
+    for change, says in (
+        ({"calib": None}, "without --calib there is none"),
+        ({"calib": str(validation)}, "looks like validation data"),
+        ({"refine": 0}, "nothing is trained"),
+        ({"budget": None, "target_kl": 0.1}, "a target is a KL"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            build(labels.changed(**change))
+    for wrong in ({"refine": "much"}, {"refine": -1}, {"refine_on": "bpb"}):
+        with pytest.raises(UsageError):
+            options.changed(**wrong)
+    assert not options.output.exists()
 
 
 def test_a_target_is_met_with_a_smaller_file(options):

@@ -110,24 +110,33 @@ def test_self_generated_text_depends_on_the_seed_alone(tiny):
     assert one.source == "self-generated"
 
 
+def source_of(tokens, count, length, held_out):
+    """Calibration tokens as `from_data` takes them from a stream, split."""
+    starts = np.linspace(0, len(tokens) - length, count).astype(np.int64)
+    rows = np.stack([tokens[s : s + length] for s in starts])
+    return CalibTokens(rows.astype(np.int64), "shard.bin", starts, tokens).split(held_out)
+
+
 @pytest.mark.parametrize(
-    ("source", "rows", "written"),
+    ("source", "rows", "half", "written"),
     [
-        ("shard.bin", 30, 0),
-        ("shard.bin", 50, 18),
-        ("shard.bin", 80, 40),
-        ("self-generated", 80, 48),
+        ("shard.bin", 30, False, 0),
+        ("shard.bin", 30, True, 15),
+        ("shard.bin", 50, False, 18),
+        ("shard.bin", 80, False, 40),
+        ("self-generated", 30, True, 0),
+        ("self-generated", 80, True, 48),
     ],
 )
-def test_a_model_writes_what_calibration_tokens_would_repeat_too_often(source, rows, written):
+def test_a_model_writes_half_or_what_text_would_repeat_too_often(source, rows, half, written):
     used = CalibTokens(np.arange(4 * 8).reshape(4, 8), source)
     fresh = CalibTokens(1000 + np.arange(written * 8).reshape(written, 8), "self-generated")
 
-    def write(count):
-        assert count == written
+    def write(shape):
+        assert shape == (written, 8)
         return fresh
 
-    text, tokens = training_text(used, rows * 8 + 7, 0, write)
+    text, tokens = training_text(used, used, rows * 8 + 7, 256, 0, write, half)
     assert (text.shape, tokens) == ((rows, 8), written * 8)
     seen = [int(np.count_nonzero((text == row).all(1))) for row in used.sequences]
     assert sum(seen) == rows - written
@@ -135,8 +144,32 @@ def test_a_model_writes_what_calibration_tokens_would_repeat_too_often(source, r
     # Every written sequence once, and in the midst of the others.
     assert sorted(text[text[:, 0] >= 1000][:, 0]) == list(fresh.sequences[:, 0])
     assert written == 0 or np.any(np.diff(text[:, 0] >= 1000, prepend=False)[written:])
-    again, _ = training_text(used, rows * 8, 1, write)
+    again, _ = training_text(used, used, rows * 8, 256, 1, write, half)
     assert not np.array_equal(text, again)
+    real, none = training_text(used, used, rows * 8, 256, 0, None)
+    assert (real.shape, none) == ((rows, 8), 0)
+    assert real.max() < 4 * 8
+
+
+def test_training_reads_the_whole_source_but_what_is_held_out():
+    """In windows of its own length, each once before any comes again."""
+    stream = np.arange(1000, dtype=np.uint16)
+    used, held_out = source_of(stream, 12, 16, 4)
+    text, _ = training_text(used, held_out, 100 * 8, 8, 0, None)
+    assert text.shape == (100, 8)
+    np.testing.assert_array_equal(text, text[:, :1] + np.arange(8))
+    assert not np.isin(text, held_out.sequences).any()
+    clear = 1000 // 8 - len(np.unique(held_out.sequences // 8))
+    assert clear > 100
+    assert len(np.unique(text[:, 0])) == 100
+    longer, _ = training_text(used, held_out, 2 * clear * 8, 8, 0, None)
+    assert set(np.unique(longer[:, 0], return_counts=True)[1]) == {2}
+
+
+def test_a_text_no_longer_than_calibration_takes_is_trained_on_as_calibration_has_it():
+    used, held_out = source_of(np.arange(12 * 16, dtype=np.uint16), 12, 16, 4)
+    text, _ = training_text(used, held_out, 16 * 8, 8, 0, None)
+    assert sorted(map(tuple, text)) == sorted(map(tuple, used.sequences.reshape(-1, 8)))
 
 
 def test_long_texts_are_written_in_parts_and_all_is_told(tiny, monkeypatch):

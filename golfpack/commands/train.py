@@ -148,7 +148,7 @@ def show_train(report: "TrainReport") -> None:
 
 def show_plan(plan: "TrainPlan") -> None:
     """The model's size, the run's, and its rates."""
-    from golfpack.measure.kv_cache import LONG_CONTEXT, human_bytes
+    from golfpack.kv.layout import LONG_CONTEXT, human_bytes
 
     config = plan.train
     budget = (

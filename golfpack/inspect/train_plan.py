@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from golfpack.base.documents import SCHEMA_VERSION, versions
-from golfpack.measure.kv_cache import LONG_CONTEXT, layout
+from golfpack.kv.layout import LONG_CONTEXT, layout
 from golfpack.spec import ModelSpec
 from golfpack.train.choose import Chosen, TrainOptions, choose
 from golfpack.train.config import TrainConfig

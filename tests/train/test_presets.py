@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from golfpack.measure.kv_cache import human_bytes
 
 from golfpack.errors import UsageError
 from golfpack.inspect.train_plan import TrainPlan, train_plan
+from golfpack.kv.layout import human_bytes
 from golfpack.models import FAMILIES
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.train.choose import TrainOptions, choose

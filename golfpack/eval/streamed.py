@@ -57,6 +57,11 @@ class Streamed:
         """One round: nothing is trained."""
         return np.zeros(stream.targets, np.int64)
 
+    def idle(self, documents: np.ndarray) -> list[str]:
+        """Nothing: no training was asked for."""
+        del documents
+        return []
+
     def frozen(self) -> "Streamed":
         """Itself."""
         return self

@@ -257,8 +257,10 @@ def _drop_arguments(tree: ast.Module, keep: frozenset[str]) -> None:
         if a.vararg or a.kwarg or a.posonlyargs or a.kwonlyargs:
             continue
         loaded = {n.id for b in node.body for n in ast.walk(b) if isinstance(n, ast.Name)}
-        while a.defaults and a.args[-1].arg not in loaded and all(
-            len(c.args) < len(a.args) and not c.keywords for c in calls.get(node.name, [])
+        while (
+            a.defaults
+            and a.args[-1].arg not in loaded
+            and all(len(c.args) < len(a.args) and not c.keywords for c in calls.get(node.name, []))
         ):
             a.args.pop()
             a.defaults.pop()
@@ -287,7 +289,9 @@ def _calls(tree: ast.Module) -> tuple[dict[str, list[ast.Call]], set[str]]:
         for n in ast.walk(tree)
         if isinstance(n, ast.Name) and (id(n) not in called or not isinstance(n.ctx, ast.Load))
     }
-    starred = {n for n, cs in calls.items() for c in cs if any(isinstance(x, ast.Starred) for x in c.args)}
+    starred = {
+        n for n, cs in calls.items() for c in cs if any(isinstance(x, ast.Starred) for x in c.args)
+    }
     return calls, other | starred
 
 
@@ -359,7 +363,9 @@ def _put_calls(tree: ast.Module, keep: frozenset[str]) -> None:
     """Functions of one `return`, called once, where they are called."""
     calls, other = _calls(tree)
     scopes = {id(o.node): o for o in occurrences(tree)}
-    at = {id(part): top for top in tree.body for part in ast.walk(top) if isinstance(part, ast.Call)}
+    at = {
+        id(part): top for top in tree.body for part in ast.walk(top) if isinstance(part, ast.Call)
+    }
     moved: set[int] = set()
     for node in list(tree.body):
         if not isinstance(node, ast.FunctionDef) or node.name in keep or node.name in other:
@@ -509,9 +515,7 @@ def _place(statement: ast.stmt, name: str, value: ast.expr) -> ast.Name | None:
             pass
         case _:
             return None
-    repeated = {
-        id(p) for n in ast.walk(inside) if isinstance(n, _REPEATED) for p in ast.walk(n)
-    }
+    repeated = {id(p) for n in ast.walk(inside) if isinstance(n, _REPEATED) for p in ast.walk(n)}
     for part in ast.walk(inside):
         if isinstance(part, ast.Name) and part.id == name and id(part) not in repeated:
             both = _is_idle_value(value) or _is_idle_value(inside)

@@ -249,7 +249,7 @@ def _grow(
                     cost = costs[m] + weight * error * error + rate_weight * bits
                     into = after[state, parity if choice == 0 else 1 - parity]
                     found[into] = _insert(
-                        cost, m, sign * q, into * room, found[into], room, grown, parent, code
+                        cost, m, sign * q, into * room, int(found[into]), room, grown, parent, code
                     )
 
 

@@ -102,7 +102,7 @@ def _decode_paths(
 
 def _decode_step(
     reader: Reader, levels: NDArray[np.uint8], tables: Tables
-) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
     """Symbol and raw bits (sign, then low bits) of one code from each of the next lanes.
 
     What the states do not depend on is left to `_codes`: a step is all that has to be done in turn.
@@ -130,7 +130,7 @@ def _codes(
     reader: Reader,
     levels: NDArray[np.uint8],
     symbols: NDArray[np.uint8],
-    raw: NDArray[np.unsignedinteger],
+    raw: NDArray[np.integer],
     tables: Tables,
 ) -> NDArray[np.int64]:
     """Codes from what the steps gave, in one go."""

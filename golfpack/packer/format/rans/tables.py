@@ -58,7 +58,7 @@ class Tables:
     @cached_property
     def first_slot(self) -> NDArray[np.uint64]:
         """(LEVELS + TABLES,) where the table of a level begins."""
-        return self.table.astype(np.uint64) << PRECISION
+        return self.table.astype(np.uint64) << np.uint64(PRECISION)
 
     @cached_property
     def slot_freq(self) -> NDArray[np.uint64]:

@@ -16,9 +16,14 @@ class Starting:
         self._timer: threading.Timer | None = None
 
     def begin(self, argv: list[str]) -> None:
-        """From here on nobody waits longer than PATIENCE without a word; one rank speaks for all."""
+        """From here on nobody at a terminal waits longer than PATIENCE without a word.
+
+        One rank speaks for all, and a file or a program that reads along is told nothing: what it gets
+        would depend on how fast the machine is.
+        """
         rank, completing = os.environ.get("RANK", "0"), "_GOLFPACK_COMPLETE" in os.environ
         quiet = completing or rank != "0" or any(a in _SILENT for a in argv)
+        quiet = quiet or not sys.stderr.isatty()
         if quiet or "torch" in sys.modules:
             return
         self._timer = threading.Timer(PATIENCE, self._say)

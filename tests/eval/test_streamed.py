@@ -7,7 +7,6 @@ from toys import run_mode, scorer_of, toy_tokens
 
 from golfpack.errors import UsageError
 from golfpack.eval.choose import choose_mode
-from golfpack.eval.dist import ALONE
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.eval.legality import check_legality
@@ -15,6 +14,7 @@ from golfpack.eval.modes import Windowed
 from golfpack.eval.streamed import Streamed
 from golfpack.kv.cache import observe
 from golfpack.kv.policy import stored_as
+from golfpack.models.ranks import ALONE
 
 
 @pytest.mark.parametrize("count", [33, 130, 1200])

@@ -14,7 +14,6 @@ from eval.toys import BOS, run_mode, scorer_of, toy_tokens
 from torch.func import functional_call
 
 from golfpack.eval.adapters import Adapters, Sites, find_slots
-from golfpack.eval.dist import ALONE
 from golfpack.eval.documents import document_bounds
 from golfpack.eval.log import ScoreLog
 from golfpack.eval.modes import Stream, Windowed
@@ -23,6 +22,7 @@ from golfpack.eval.ttt_lora import LORA_ROLES, LoraOptions, LoraTtt, by_length
 from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
 from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt, cosine
 from golfpack.models.golf.family import build, spec
+from golfpack.models.ranks import ALONE
 
 SGD = SgdOptions(lr=0.01, chunk_tokens=100, batch_seqs=3, epochs=2)
 # Roles whose weights are used once, so that a reference can change the weight itself.

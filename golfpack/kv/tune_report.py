@@ -27,7 +27,12 @@ class TriedPolicy:
 
 @dataclass(frozen=True)
 class TriedPlan:
-    """A way to read codes: its name, and seconds for one token."""
+    """A way to read codes.
+
+    Attributes:
+        plan: its name.
+        seconds: for one token.
+    """
 
     plan: str
     seconds: float

@@ -192,8 +192,9 @@ class FakeTimer:
 
 
 @pytest.fixture
-def timers(monkeypatch):
+def timers(monkeypatch, capsys):
     """Timers that were made, in a process at a terminal that has not loaded torch."""
+    del capsys  # whose stderr it is
     made = []
     monkeypatch.setattr(starting.sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(

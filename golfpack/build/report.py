@@ -52,7 +52,6 @@ class Refinement:
     """What `--refine` did; KL in nats per token on held-out calibration tokens.
 
     Attributes:
-        on: what was trained for: "kl", or "labels" (the cross entropy of training text, too).
         tokens: trained on.
         written: how many of them the model wrote itself, beyond calibration tokens.
         rounded_bytes: of the artifact without training, within the same budget or target.
@@ -60,10 +59,10 @@ class Refinement:
         kl: of the trained artifact.
         changed: share of codes that training and the last rounding moved.
         octaves: how much coarser steps got, for what training adds to the size: log2 of the dial.
+        on: what was trained for: "kl", or "labels" (the cross entropy of training text, too).
         rounded_losses: of the artifact without training, on the texts of the report's `losses`.
     """
 
-    on: Literal["kl", "labels"]
     tokens: int
     written: int
     rounded_bytes: int
@@ -71,6 +70,7 @@ class Refinement:
     kl: float
     changed: float
     octaves: float
+    on: Literal["kl", "labels"] = "kl"
     rounded_losses: list[TextLoss] = field(default_factory=list)
 
 

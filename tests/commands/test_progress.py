@@ -192,11 +192,10 @@ class FakeTimer:
 
 
 @pytest.fixture
-def timers(monkeypatch, capsys):
+def timers(monkeypatch):
     """Timers that were made, in a process at a terminal that has not loaded torch."""
-    del capsys  # whose stderr it is
     made = []
-    monkeypatch.setattr(starting.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(starting, "at_terminal", lambda: True)
     monkeypatch.setattr(
         starting.threading, "Timer", lambda *a: made.append(FakeTimer(*a)) or made[-1]
     )
@@ -222,9 +221,9 @@ def test_quiet_commands_other_ranks_and_processes_that_have_torch_say_nothing(ti
     monkeypatch.setenv("RANK", "1")
     starting.starting.begin(["golfpack", "eval"])
     monkeypatch.delenv("RANK")
-    monkeypatch.setattr(starting.sys.stderr, "isatty", lambda: False)
+    monkeypatch.setattr(starting, "at_terminal", lambda: False)
     starting.starting.begin(["golfpack", "eval"])
-    monkeypatch.setattr(starting.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(starting, "at_terminal", lambda: True)
     monkeypatch.setitem(starting.sys.modules, "torch", None)
     starting.starting.begin(["golfpack", "eval"])
     assert timers == []

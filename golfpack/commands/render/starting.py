@@ -9,6 +9,11 @@ PATIENCE = 1.0
 _SILENT = ("-q", "--quiet", "--version", "--help", "-h")
 
 
+def at_terminal() -> bool:
+    """Whether somebody looks at what goes to stderr."""
+    return sys.stderr.isatty()
+
+
 class Starting:
     """Says once that the program is loading, unless anything else was said by then."""
 
@@ -23,7 +28,7 @@ class Starting:
         """
         rank, completing = os.environ.get("RANK", "0"), "_GOLFPACK_COMPLETE" in os.environ
         quiet = completing or rank != "0" or any(a in _SILENT for a in argv)
-        quiet = quiet or not sys.stderr.isatty()
+        quiet = quiet or not at_terminal()
         if quiet or "torch" in sys.modules:
             return
         self._timer = threading.Timer(PATIENCE, self._say)

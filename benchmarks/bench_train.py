@@ -118,7 +118,9 @@ def measure(name: str, steps: int, batch_tokens: int, threads: int, optimizer: s
     text = []
     for clock, kind in enumerate(("wall", "CPU")):
         mine, other = (statistics.median(t[clock] for t in x[SKIPPED:]) for x in (ours, theirs))
-        text.append(f"{kind} {1e3 * mine:.1f} ms against {1e3 * other:.1f}, ratio {mine / other:.3f}")
+        text.append(
+            f"{kind} {1e3 * mine:.1f} ms against {1e3 * other:.1f}, ratio {mine / other:.3f}"
+        )
     loss = float(last.split('"loss": ')[1].split(",")[0])
     agree = abs(loss - losses["plain"]) < 1e-3 * loss
     return f"{name}, {optimizer}: {'; '.join(text)}; losses {'agree' if agree else 'DIFFER'}"

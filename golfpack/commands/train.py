@@ -36,9 +36,7 @@ EXAMPLES = (
 
 
 def train(
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for checkpoints and the log.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for checkpoints and the log.")] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="Preset, or .toml file.", autocompletion=complete.preset),
@@ -153,7 +151,9 @@ def show_plan(plan: "TrainPlan") -> None:
     from golfpack.measure.kv_cache import LONG_CONTEXT, human_bytes
 
     config = plan.train
-    budget = f"{config['minutes']:g} minutes" if plan.tokens is None else f"{config['steps']:,} steps"
+    budget = (
+        f"{config['minutes']:g} minutes" if plan.tokens is None else f"{config['steps']:,} steps"
+    )
     keys = f"{plan.tensors:,} tensors"
     if plan.aliases:
         keys += f" ({plan.keys:,} keys in the system's own files, {plan.aliases:,} of them aliases)"

@@ -98,7 +98,10 @@ def _of(path: Path, text: str) -> dict[str, Preset]:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}", "see docs/training.md") from error
     file = from_json(_File, _without_nones(table), str(path), "see docs/training.md")
-    for kind, keys in ((_File, table), *((_Variant, v) for v in table.get("variants", {}).values())):
+    for kind, keys in (
+        (_File, table),
+        *((_Variant, v) for v in table.get("variants", {}).values()),
+    ):
         if unknown := sorted(keys.keys() - {f.name for f in fields(kind)}):
             what = f"{path} has {unknown[0]!r}, which no preset has"
             raise UsageError(what, "see docs/training.md")

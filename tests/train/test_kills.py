@@ -41,7 +41,9 @@ def killed(folder: Path, name: str, kills: int) -> int:
     for a, b in zip(mine["optimisers"], theirs["optimisers"], strict=True):
         for index, kept in a["state"].items():
             assert all(torch.equal(t, b["state"][index][k]) for k, t in kept.items())
-    assert {p.name for p in other.iterdir()} == {p.name for p in one.iterdir()}  # nothing half written
+    assert {p.name for p in other.iterdir()} == {
+        p.name for p in one.iterdir()
+    }  # nothing half written
     return int(np.load(folder / "figures.npy")[0])
 
 

@@ -133,15 +133,16 @@ def test_every_preset_is_whole(name: str) -> None:
     shape = {"vocab_size": chosen.data.train_vocab or 0, **chosen.shape}
     spec = chosen.family.spec(complete_options(chosen.family, shape, chosen.config.seq_len))
     assert chosen.family is FAMILIES[preset.family]
-    assert chosen.config.seed in (42, 1337)
-    assert spec.numel < 500_000_000 or name.startswith(("size-large", "size-1b", "dba-1b"))
-    mini = preset_names() if not name.endswith("-mini") else [name.removesuffix("-mini")]
-    assert mini[0] in preset_names()
+    assert chosen.config.seed in (42, 1337)  # those of the systems' own runs
+    assert spec.numel > 500_000
+    assert not name.endswith("-mini") or name.removesuffix("-mini") in preset_names()
 
 
 def test_sizes_and_experiments_make_the_systems() -> None:
     """Size tiny with a bottleneck is the third system; what is given beside a preset comes first."""
-    one, other = (choose(TrainOptions(preset=n)) for n in ("tiny-bottleneck", "size-tiny-bottleneck"))
+    one, other = (
+        choose(TrainOptions(preset=n)) for n in ("tiny-bottleneck", "size-tiny-bottleneck")
+    )
     assert one.shape == other.shape
     assert (one.config.batch_tokens, one.config.steps) == (16_384, 6000)
     sizes = {n: plan_of(f"size-{n}-decoupled").model for n in ("small", "medium", "large", "1b")}
@@ -197,7 +198,14 @@ def test_a_file_that_is_no_preset_is_named(text: str, named: str, tmp_path: Path
 @pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith("-mini")])
 def test_a_mini_learns_text_and_is_read_back(name: str, tmp_path: Path) -> None:
     """Ten steps of it, on a text with structure: below what a model of token frequencies can reach."""
-    words = ["the quick fox", "jumps over", "a lazy dog", "while it rains", "and then sleeps", "again"]
+    words = [
+        "the quick fox",
+        "jumps over",
+        "a lazy dog",
+        "while it rains",
+        "and then sleeps",
+        "again",
+    ]
     text = "\n".join(words[(i * i + i // 7) % 6] for i in range(3000))
     (tmp_path / "text.txt").write_text(text)
     vocab = 40 if name.startswith("alpha") else 300

@@ -28,7 +28,14 @@ def read(folder: Path, **options: Any) -> Data:
 
 
 def losses_of(folder: Path, data: DataOptions) -> list[float]:
-    shape = ("num_layers=2", "dim=16", "num_heads=2", "mlp_hidden=24", "attn_dim=8", "vocab_size=64")
+    shape = (
+        "num_layers=2",
+        "dim=16",
+        "num_heads=2",
+        "mlp_hidden=24",
+        "attn_dim=8",
+        "vocab_size=64",
+    )
     settings = tuple(f"model.{s}" for s in shape)
     options = TrainOptions(
         folder, preset="tiny-bottleneck", steps=10, threads=1, data=data,

@@ -58,7 +58,9 @@ def compare(tokens: Path, ranks: int, steps: int) -> None:
     for one, other in zip(alone, shared, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
     assert shared[-1]["val_loss"] == pytest.approx(alone[-1]["val_loss"], rel=1e-5)
-    final = [torch.load(tokens / f"of{n}" / "final_model.pt", weights_only=True) for n in (1, ranks)]
+    final = [
+        torch.load(tokens / f"of{n}" / "final_model.pt", weights_only=True) for n in (1, ranks)
+    ]
     for name in final[0]:
         agree(final[1][name].numpy(), final[0][name].numpy(), 1e-3)
 

@@ -133,10 +133,9 @@ def test_every_preset_is_whole(name: str) -> None:
     shape = {"vocab_size": chosen.data.train_vocab or 0, **chosen.shape}
     spec = chosen.family.spec(complete_options(chosen.family, shape, chosen.config.seq_len))
     assert chosen.family is FAMILIES[preset.family]
-    assert chosen.config.seed in (42, 1337)
-    assert spec.numel < 500_000_000 or name.startswith(("size-large", "size-1b", "dba-1b"))
-    mini = preset_names() if not name.endswith("-mini") else [name.removesuffix("-mini")]
-    assert mini[0] in preset_names()
+    assert chosen.config.seed in (42, 1337)  # those of the systems' own runs
+    assert spec.numel > 500_000
+    assert not name.endswith("-mini") or name.removesuffix("-mini") in preset_names()
 
 
 def test_sizes_and_experiments_make_the_systems() -> None:

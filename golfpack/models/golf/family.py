@@ -83,7 +83,8 @@ def from_tokenizer(state: StateDict, overrides: Mapping[str, Any], path: Path) -
     split = str(overrides.get("bigram_split", False)).lower() in ("true", "1")
     if not split and "word_start_boost" not in state:
         return {}
-    from golfpack.data.tokenizer import load_tokenizer, word_starts  # few models need it
+    from golfpack.data.pieces import word_starts  # few models need these
+    from golfpack.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(path)
     vocab_size = state["tok_emb.weight"].shape[0]

@@ -49,12 +49,12 @@ class ByteTable:
         """
         if isinstance(sp, HfTokenizer) and sp.byte_level:
             return cls._of_bytes(sp, vocab_size)
-        _check_pieces(sp.vocab_size(), vocab_size)
-        return cls.of_pieces(sp)
+        return cls.of_pieces(sp, vocab_size)
 
     @classmethod
-    def of_pieces(cls, sp: PieceList) -> "ByteTable":
-        """The table of pieces that mark the spaces they start with."""
+    def of_pieces(cls, sp: PieceList, vocab_size: int) -> "ByteTable":
+        """The table of pieces that mark the spaces they start with; errors as `from_tokenizer`."""
+        _check_pieces(sp.vocab_size(), vocab_size)
         boundary = np.array([is_boundary(sp, i) for i in range(sp.vocab_size())], bool)
         base = np.zeros(len(boundary), np.int64)
         for i in np.flatnonzero(~boundary).tolist():

@@ -57,7 +57,8 @@ def _folds(cfg: GolfConfig) -> tuple[Fold, ...]:
     return tuple(folds)
 
 
-def _tensor_spec(name: str, shape: tuple[int, ...], model: Golf) -> TensorSpec:
+def tensor_spec(name: str, shape: tuple[int, ...], model: Golf) -> TensorSpec:
+    """What a parameter of the network does in it."""
     module = name.removesuffix(".weight")
     if name in _TABLES:
         head = (Hook("head"),) if name == "tok_emb.weight" and model.cfg.tied else ()
@@ -97,7 +98,7 @@ def from_tokenizer(state: StateDict, overrides: Mapping[str, Any], path: Path) -
 
 
 NEWER = frozenset(f.name for f in dataclasses.fields(GolfConfig)) - FIRST_OPTIONS
-build, spec = from_net("golf", Golf, GolfConfig, _tensor_spec, _folds, NEWER)
+build, spec = from_net("golf", Golf, GolfConfig, tensor_spec, _folds, NEWER)
 GOLF = Family(
     name="golf",
     about="The parameter-golf challenge's baseline and its records.",

@@ -58,6 +58,7 @@ FILES = {
     "diff": "diff",
     "verify": "verify",
     "unpack": "unpack",
+    "export": "export",
     "import": "import_",
     "demo": "demo",
     "list": "list_",

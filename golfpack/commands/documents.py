@@ -10,6 +10,7 @@ from golfpack.build.plan_report import PlanReport
 from golfpack.build.report import BuildReport, FailedBuild
 from golfpack.compare.report import CompareReport
 from golfpack.eval.report import EvalReport, StatsReport
+from golfpack.export.export import ExportReport
 from golfpack.inspect.diff_report import DiffReport
 from golfpack.inspect.environment import EnvReport
 from golfpack.inspect.importing import ImportReport
@@ -37,6 +38,7 @@ REPORTS: dict[str, Any] = {
     "inspect": InspectReport,
     "diff": DiffReport,
     "verify": VerifyReport,
+    "export": ExportReport,
     "import": ImportReport,
     "demo": list[DemoRow],
     "list": ListReport,

@@ -66,7 +66,8 @@ def bundle(
     Args:
         entries: name in the bundle -> "module:name" of a function, class or constant.
         known: what may be left out.
-        annotations: keep them, and what they name. Without, fields of dataclasses are `object`s.
+        annotations: keep those that name nothing which is not needed anyway. Without one, a field of a
+            dataclass is an `object`.
         called: names of methods that are kept though nothing in the bundle mentions them.
         root: the package whose modules are bundled; all others are imported.
 
@@ -74,11 +75,11 @@ def bundle(
         UsageError: a name that is nowhere, a table that cannot be cut down, or code that cannot be
             bundled: `import *`, a module used as a value.
     """
-    modules = _Modules(root, known, annotations)
+    modules = _Modules(root, known)
     shake = _Shake(modules, frozenset(called))
     for name, target in entries.items():
         shake.entry(name, modules.resolve(*_parted(target)))
-    return _emit(modules, shake)
+    return _emit(modules, shake, shake.annotated() if annotations else [])
 
 
 def _parted(target: str) -> tuple[str, str]:
@@ -140,8 +141,8 @@ class _Module:
 class _Modules:
     """The modules of the package, read when they are first asked for."""
 
-    def __init__(self, root: str, known: Known, annotations: bool) -> None:
-        self.root, self.known, self.annotations = root, known, annotations
+    def __init__(self, root: str, known: Known) -> None:
+        self.root, self.known = root, known
         self.found: dict[str, _Module] = {}
         for target in (*known.only, *known.instead):
             self.resolve(*_parted(target))
@@ -166,8 +167,6 @@ class _Modules:
         for target, keys in self.known.only.items():
             if target.startswith(f"{name}:"):
                 source = _with_only(source, name, target.partition(":")[2], keys)
-        if not self.annotations:
-            source = without_annotations(source)
         values = self._values(name, source)
         return fold(source, values) if values else source
 
@@ -295,43 +294,6 @@ def _with_only(source: str, module: str, name: str, keys: Collection[Any]) -> st
     return text.changed()
 
 
-def without_annotations(source: str) -> str:
-    """The text without annotations; fields of classes, which need one, become `object`s."""
-    text = Text(source)
-    fields = {
-        id(part)
-        for node in ast.walk(text.tree)
-        if isinstance(node, ast.ClassDef)
-        for part in node.body
-    }
-    for node in ast.walk(text.tree):
-        match node:
-            case ast.arg(annotation=ast.expr() as told):
-                start, end = text.span(node)[0] + len(node.arg.encode()), text.span(told)[1]
-                spaced = text.slice(end, end + 3) == " = "
-                text.replace(start, end + 3 * spaced, "=" * spaced)
-            case ast.FunctionDef(returns=ast.expr() as told):
-                start, end = text.span(told)
-                before = text.slice(text.span(node)[0], start)
-                arrow = before.rindex("->")
-                text.replace(start - len(before[arrow:].encode()) - 1, end, "")
-            case ast.AnnAssign():
-                _without_annotation(text, node, is_field=id(node) in fields)
-            case _:
-                pass
-    return text.changed()
-
-
-def _without_annotation(text: Text, node: ast.AnnAssign, *, is_field: bool) -> None:
-    after, end = text.span(node.target)[1], text.span(node.annotation)[1]
-    if is_field and "ClassVar" not in ast.dump(node.annotation):
-        text.replace(after, end, ": object")
-    elif node.value is not None:
-        text.replace(after, end, "")
-    else:
-        text.replace(*text.span(node), "pass")
-
-
 # --- what is needed ------------------------------------------------------------------------------------
 
 
@@ -385,7 +347,7 @@ class _Shake:
                 self._keep(name)
 
     def _nodes(self, module: _Module, node: ast.AST) -> None:
-        for part in self._walk(node):
+        for part in self.walk(node):
             if isinstance(part, ast.Attribute):
                 self._attributes.add(part.attr)
                 self._keep(part.attr)
@@ -394,19 +356,36 @@ class _Shake:
                 for name in names:
                     self._attributes.add(str(name))
                     self._keep(str(name))
-        inside = {id(part) for part in self._walk(node)}
+        inside = {id(part) for part in self.walk(node)}
         for symbol, _, _ in references(self.modules, module, inside):
             self.need(symbol)
-        for name in set(_quoted(self._walk(node))):
-            if name in module.defined or name in module.imports:
-                self.need(self.modules.resolve(module.name, name))
 
-    def _walk(self, node: ast.AST) -> Iterator[ast.AST]:
-        """A node and all beneath it, but for methods that are not needed."""
+    def annotated(self) -> list[tuple[_Module, ast.AST]]:
+        """Nodes whose annotation can stay: all names of ours in it are needed anyway.
+
+        What they need from outside is needed from now on.
+        """
+        kept: list[tuple[_Module, ast.AST]] = []
+        for unit in list(self.units):
+            for node in self.walk(unit.node):
+                told = annotation(node)
+                if told is None:
+                    continue
+                inside = {id(part) for part in ast.walk(told)}
+                found = [s for s, _, _ in references(self.modules, unit.module, inside)]
+                if all(s.statement or s in self.needed for s in found) and not _is_quoted(told):
+                    kept.append((unit.module, told))
+                    for symbol in found:
+                        self.need(symbol)
+        return kept
+
+    def walk(self, node: ast.AST) -> Iterator[ast.AST]:
+        """A node and all beneath it, but for methods that are not needed and for annotations."""
         yield node
+        told = annotation(node)
         for child in ast.iter_child_nodes(node):
-            if id(child) not in self.left:
-                yield from self._walk(child)
+            if id(child) not in self.left and child is not told:
+                yield from self.walk(child)
 
     def _keep(self, name: str) -> None:
         for module, method in self._methods.pop(name, []):
@@ -414,13 +393,20 @@ class _Shake:
             self._nodes(module, method)
 
 
-def _quoted(nodes: Iterator[ast.AST]) -> Iterator[str]:
-    """Names in annotations that are written as texts."""
-    for node in nodes:
-        told = getattr(node, "annotation", None) or getattr(node, "returns", None)
-        for part in ast.walk(told) if isinstance(told, ast.expr) else ():
-            if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                yield from re.findall(r"[A-Za-z_]\w*", part.value)
+def annotation(node: ast.AST) -> ast.expr | None:
+    """The annotation of an argument, a variable, or what a function returns."""
+    match node:
+        case ast.FunctionDef():
+            return node.returns
+        case ast.arg() | ast.AnnAssign():
+            return node.annotation
+        case _:
+            return None
+
+
+def _is_quoted(told: ast.expr) -> bool:
+    """Whether an annotation is a text: dataclasses then look for a module that may not be there."""
+    return any(isinstance(p, ast.Constant) and isinstance(p.value, str) for p in ast.walk(told))
 
 
 def _is_dunder(name: str) -> bool:
@@ -490,9 +476,12 @@ def _function_imports(modules: _Modules, module: _Module) -> dict[tuple[Any, str
 # --- the text ------------------------------------------------------------------------------------------
 
 
-def _emit(modules: _Modules, shake: _Shake) -> str:
+def _emit(
+    modules: _Modules, shake: _Shake, annotations: Collection[tuple[_Module, ast.AST]]
+) -> str:
     order = _ordered(modules, shake)
-    mentions = {m: _mentions(modules, shake, modules[m]) for m in order}
+    told = {id(node) for _, node in annotations}
+    mentions = {m: _mentions(modules, shake, modules[m], annotations) for m in order}
     names = _names(shake, order, mentions)
     parts = [_imports(shake, names)]
     for name in order:
@@ -501,6 +490,7 @@ def _emit(modules: _Modules, shake: _Shake) -> str:
         if not units:
             continue
         _edit(modules, shake, module, mentions[name], names)
+        _edit_annotations(module, told)
         title = f"# --- {name.replace('.', '/')}.py "
         texts = [title + "-" * (_WIDTH - len(title)) + "\n"]
         for unit in units:
@@ -548,8 +538,14 @@ def _ordered(modules: _Modules, shake: _Shake) -> list[str]:
 _Mentions = list[tuple[Symbol, ast.expr, Occurrence]]
 
 
-def _mentions(modules: _Modules, shake: _Shake, module: _Module) -> _Mentions:
-    kept = {id(p) for u in module.units if u in shake.units for p in shake._walk(u.node)}
+def _mentions(
+    modules: _Modules,
+    shake: _Shake,
+    module: _Module,
+    annotations: Collection[tuple[_Module, ast.AST]],
+) -> _Mentions:
+    kept = {id(p) for u in module.units if u in shake.units for p in shake.walk(u.node)}
+    kept |= {id(p) for m, node in annotations if m is module for p in ast.walk(node)}
     return list(references(modules, module, kept))
 
 
@@ -669,6 +665,40 @@ def _edit_methods(shake: _Shake, unit: _Unit) -> None:
                 start, end = text.line_start(first), text.line_start(method.end_lineno + 1)
                 empty = not kept and method is node.body[0]
                 text.replace(start, end, " " * method.col_offset + "pass\n" if empty else "")
+
+
+def _edit_annotations(module: _Module, told: Collection[int]) -> None:
+    """Take out the annotations that are not told; fields of classes need one: `object`."""
+    text = module.text
+    fields = {
+        id(part)
+        for node in ast.walk(text.tree)
+        if isinstance(node, ast.ClassDef)
+        for part in node.body
+    }
+    for node in ast.walk(text.tree):
+        what = annotation(node)
+        if what is None or id(what) in told:
+            continue
+        start, end = text.span(what)
+        match node:
+            case ast.arg():
+                start = text.span(node)[0] + len(node.arg.encode())
+                spaced = text.slice(end, end + 3) == " = "
+                text.replace(start, end + 3 * spaced, "=" * spaced)
+            case ast.FunctionDef():
+                before = text.slice(text.span(node)[0], start)
+                arrow = before.rindex("->")
+                text.replace(start - len(before[arrow:].encode()) - 1, end, "")
+            case ast.AnnAssign():
+                if id(node) in fields and "ClassVar" not in ast.dump(what):
+                    text.replace(start, end, "object")
+                elif node.value is not None:
+                    text.replace(text.span(node.target)[1], end, "")
+                else:
+                    text.replace(*text.span(node), "pass")
+            case _:
+                pass
 
 
 def _edit_imports(modules: _Modules, text: Text) -> None:

@@ -178,14 +178,25 @@ def decode_group(
     Raises:
         CorruptError: the stream does not hold what the slots say. UsageError: an unknown codec.
     """
-    if config["codec"]["id"] == "rans":
-        if any(s.sorted for s in slots):
-            raise CorruptError("a rans code stream has sorted rows", None)
-        # The coder leaves out what is empty; a column log for each of its columns may fill the memory.
-        full = [s for s in slots if 0 not in s.shape]
-        matrices = [_code_matrix(s.shape, s.steps) for s in full]
-        decoded = iter(decode_codes(data, matrices))
-        return [np.zeros(s.shape, np.int32) if 0 in s.shape else next(decoded) for s in slots]
+    coder = config["codec"]["id"]
+    return DECODERS[coder if coder in DECODERS else "bytes"](config, data, slots)
+
+
+def _decode_rans(
+    _config: Mapping[str, Any], data: bytes, slots: Sequence[CodeSlot]
+) -> list[np.ndarray]:
+    if any(s.sorted for s in slots):
+        raise CorruptError("a rans code stream has sorted rows", None)
+    # The coder leaves out what is empty; a column log for each of its columns may fill the memory.
+    full = [s for s in slots if 0 not in s.shape]
+    matrices = [_code_matrix(s.shape, s.steps) for s in full]
+    decoded = iter(decode_codes(data, matrices))
+    return [np.zeros(s.shape, np.int32) if 0 in s.shape else next(decoded) for s in slots]
+
+
+def _decode_bytes(
+    config: Mapping[str, Any], data: bytes, slots: Sequence[CodeSlot]
+) -> list[np.ndarray]:
     stream = ByteStream.from_config(config)
     widths = [s.fields["width"] for s in slots]
     if not set(widths) <= {1, 2, 4}:
@@ -202,3 +213,7 @@ def decode_group(
         )
         at += size
     return out
+
+
+# What decodes a code stream, by the id of its coder; "bytes" stands for every byte codec.
+DECODERS = {"rans": _decode_rans, "bytes": _decode_bytes}

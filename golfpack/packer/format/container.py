@@ -25,7 +25,7 @@ DIGEST = 32
 
 
 @dataclass(frozen=True)
-class _Version:
+class Version:
     """What one version of the format has of its own.
 
     Attributes:
@@ -38,7 +38,7 @@ class _Version:
     part_digest: int
 
 
-_VERSIONS = {1: _Version(Brotli(), 32), 2: _Version(Lzma(6), 8)}
+VERSIONS = {1: Version(Brotli(), 32), 2: Version(Lzma(6), 8)}
 # What is written.
 VERSION = 2
 # Hard limits, far above any real artifact: what a hostile header can make us allocate.
@@ -83,7 +83,7 @@ def assemble(
     text = json.dumps(
         body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
-    form = _VERSIONS[version]
+    form = VERSIONS[version]
     packed = form.manifest.encode(text)
     parts = [HEADER.pack(MAGIC, version, len(packed), len(text)), packed]
     parts += [hashlib.sha256(data).digest()[: form.part_digest] for data in streams.values()]
@@ -118,13 +118,12 @@ def divide(blob: bytes) -> Frame:
     if len(blob) < HEADER.size + DIGEST or blob[:4] != MAGIC:
         raise CorruptError("this is not a .golf artifact (no GOLF magic)", _AGAIN)
     _, version, packed_size, text_size = HEADER.unpack_from(blob)
-    if version not in _VERSIONS:
+    if version not in VERSIONS:
         raise CorruptError(
-            f"artifact format version {version}; this golfpack reads versions "
-            f"{' and '.join(map(str, _VERSIONS))}",
+            f"artifact format version {version}; only {' and '.join(map(str, VERSIONS))} can be read here",
             "use the golfpack that wrote it, or a newer one",
         )
-    form = _VERSIONS[version]
+    form = VERSIONS[version]
     start = HEADER.size + packed_size
     if text_size > MAX_MANIFEST or start > len(blob) - DIGEST:
         raise CorruptError("the manifest is longer than the file: truncated?", _AGAIN)

@@ -1,0 +1,29 @@
+"""The entry of a stand-alone decoder: `decoder.py` bundles it with the loader it calls."""
+
+from pathlib import Path
+
+import numpy as np
+
+from golfpack.packer.format.loader import loads
+
+# Further names of tied tensors, and the family that ties them; an export puts the model's own here.
+FAMILY = ""
+TIES: dict[str, str] = {}
+
+
+def load(path: str | Path) -> dict[str, np.ndarray]:
+    """The weights in a `.golf` file: name -> float32 array in the tensor's own shape.
+
+    A tied tensor is there under each of its names, as one array.
+
+    Raises:
+        CorruptError: the file is no artifact, it is damaged, or it needs what this decoder was made
+            without. OSError: it cannot be read.
+    """
+    artifact = loads(Path(path).read_bytes())
+    weights = artifact.weights()
+    if artifact.family == FAMILY:
+        # An untied model of the family has tensors of its own under these names.
+        own = {a: name for a, name in TIES.items() if a not in weights and name in weights}
+        weights |= {alias: weights[name] for alias, name in own.items()}
+    return weights

@@ -5,7 +5,7 @@ cutting their tables down; a file that asks for one is refused like a damaged on
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from golfpack import __version__
@@ -120,7 +120,8 @@ if __name__ == "__main__":
 """
 
 
-def _known(needs: Uses, family: str, ties: Mapping[str, str]) -> Known:
+def decoding(needs: Uses) -> Known:
+    """What a bundle that holds the loader can do without, where it decodes what `needs` says."""
     form = "golfpack.packer.format"
     return Known(
         values={'find_spec("numba") is None': True},
@@ -130,12 +131,17 @@ def _known(needs: Uses, family: str, ties: Mapping[str, str]) -> Known:
             f"{form}.codestreams:DECODERS": needs.coders,
             f"{form}.container:VERSIONS": [needs.version],
         },
-        instead={
-            **_INSTEAD,
-            "golfpack.export.standalone:FAMILY": f"FAMILY = {family!r}",
-            "golfpack.export.standalone:TIES": f"TIES = {dict(ties)!r}",
-        },
+        instead=_INSTEAD,
     )
+
+
+def _known(needs: Uses, family: str, ties: Mapping[str, str]) -> Known:
+    known = decoding(needs)
+    told = {
+        "golfpack.export.standalone:FAMILY": f"FAMILY = {family!r}",
+        "golfpack.export.standalone:TIES": f"TIES = {dict(ties)!r}",
+    }
+    return replace(known, instead={**known.instead, **told})
 
 
 def _about(artifact: Artifact, needs: Uses) -> str:

@@ -20,6 +20,7 @@ from golfpack.commands.options import (
     Set,
     Strict,
     Threads,
+    Ttt,
     compile_mode,
 )
 from golfpack.commands.render.console import Reporter, out, show_assumed, show_json, warn
@@ -54,13 +55,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Targets each later sliding window scores. Default: 64."),
     ] = None,
-    ttt: Annotated[
-        str,
-        typer.Option(
-            help="Score-first test-time training: none, sgd, lora, phased or a .toml file.",
-            autocompletion=complete.ttt,
-        ),
-    ] = "none",
+    ttt: Ttt = "none",
     limit: Annotated[
         int | None, typer.Option(min=2, help="Tokens to read; targets are one fewer.")
     ] = None,

@@ -1,8 +1,8 @@
 """What a SentencePiece .model says of its pieces, read from the file itself: no library needed.
 
-A `.model` is a protobuf message, ModelProto (google/sentencepiece, `sentencepiece_model.proto`): its field 1,
-repeated, is a piece (1 its text, 3 its kind), its field 2 the trainer's options (46 the text of BOS). Nothing
-else is looked at: bytes per token and documents need no more.
+A `.model` is a protobuf message, ModelProto (google/sentencepiece, `sentencepiece_model.proto`): its
+field 1, repeated, is a piece (1 its text, 3 its kind), its field 2 the trainer's options (46 the text of
+BOS). Nothing else is looked at: bytes per token and documents need no more.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def word_starts(sp: PieceList) -> np.ndarray:
 
 
 class Pieces:
-    """The pieces of a SentencePiece model: that part of `Tokenizer` which neither encodes nor decodes."""
+    """The pieces of a SentencePiece model: `Tokenizer` but for encoding and decoding."""
 
     def __init__(self, data: bytes) -> None:
         """Read a whole .model file.

@@ -59,9 +59,7 @@ def build_submission(
         )
     of_ttt = tuple(s for s in options.inputs.settings if s.startswith("ttt."))
     of_model = tuple(s for s in options.inputs.settings if s.startswith("model."))
-    options = options.changed(
-        settings=tuple(s for s in options.inputs.settings if s not in of_ttt)
-    )
+    options = options.changed(settings=tuple(s for s in options.inputs.settings if s not in of_ttt))
     out = SubmissionOptions(
         artifact=Path(), folder=folder, checkpoint=options.inputs.checkpoint,
         settings=(*of_model, *of_ttt), ttt=ttt, code=options.inputs.code,

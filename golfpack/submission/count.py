@@ -10,7 +10,6 @@ from pathlib import Path
 
 from golfpack.errors import UsageError
 
-LIMIT = 16_000_000
 SCRIPT = "train_gpt.py"
 ARTIFACT = "model.golf"
 TABLE = "submission.json"

@@ -8,7 +8,6 @@ from golfpack.base.sizes import parse_size
 from golfpack.errors import BudgetError, UsageError, unreadable
 from golfpack.eval.choose import load_ttt
 from golfpack.export.decoder import uses
-from golfpack.models.model import Model
 from golfpack.packer.format.loader import Artifact, load
 from golfpack.submission.count import (
     ARTIFACT,

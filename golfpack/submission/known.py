@@ -1,7 +1,7 @@
 """What is known of the code of one model's script, so that the bundler can leave out the rest.
 
-Keys are expressions as they stand in the modules they are known in; `golfpack.export.fold` puts the values in
-their places.
+Keys are expressions as they stand in the modules they are known in; `golfpack.export.fold` puts the
+values in their places.
 """
 
 from collections.abc import Mapping
@@ -34,9 +34,9 @@ def known_values(cfg: GolfConfig, kind: str, options: Mapping[str, Any]) -> dict
 
 
 def _network(cfg: GolfConfig) -> list[tuple[str, str, Any]]:
-    """(module, expression, value) in the network's code: the model's options, and what follows from them.
+    """(module, expression, value) in the network's code: the model's options, and what follows.
 
-    What follows holds for each of its blocks, in a network that keeps no cache.
+    What follows from them holds for each of its blocks, in a network that keeps no cache.
     """
     options = {n: getattr(cfg, n) for n in vars(cfg)}
     options |= {n: getattr(cfg, n) for n, v in vars(GolfConfig).items() if isinstance(v, property)}

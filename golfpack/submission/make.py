@@ -1,5 +1,6 @@
-"""The script of one artifact: `script.py` and what it needs of golfpack, less what this model does without."""
+"""The script of one artifact: `script.py` with what it needs, less what this model does without."""
 
+import warnings
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -71,7 +72,10 @@ def make_script(needs: Uses, model: Model, training: Training) -> bytes:
         model: of the golf family; its config matters, its weights do not.
         training: at test time.
     """
-    return pack(minify(quiet(readable_script(needs, model, training))))
+    source = quiet(readable_script(needs, model, training))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of names that minify only looks at
+        return pack(minify(source))
 
 
 def readable_script(needs: Uses, model: Model, training: Training) -> str:

@@ -4,14 +4,15 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from golfpack.base.defaults import SUBMISSION_BYTES
 from golfpack.models.model import Model
 from golfpack.packer.format.loader import Artifact
-from golfpack.submission.count import ARTIFACT, LIMIT
+from golfpack.submission.count import ARTIFACT
 from golfpack.submission.logs import Logs
 from golfpack.submission.make import Training
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Author:
     """Who submits, for `submission.json`.
 
@@ -49,7 +50,7 @@ class SubmissionOptions:
     checkpoint: Path | None = None
     settings: tuple[str, ...] = ()
     ttt: str = "none"
-    budget: str | int = LIMIT
+    budget: str | int = SUBMISSION_BYTES
     code: tuple[Path, ...] = ()
     logs: tuple[Path, ...] = ()
     baseline: str | None = None

@@ -1,7 +1,7 @@
 """Source that says less: what is wrong stays an error, with as many words as somebody needs.
 
-A counted script pays for every word. What its user can get wrong (files, windows) keeps its message, without
-the hint; a damaged artifact is one error without words, of which `golfpack verify` tells at length.
+A counted script pays for every word. What its user can get wrong (files, windows) keeps its message,
+without the hint; a damaged artifact is one error without words, of which `golfpack verify` tells more.
 """
 
 import ast
@@ -16,8 +16,8 @@ def quiet(source: str) -> str:
     """A bundle with fewer words, and without what only the words needed.
 
     `raise Error(message, hint)` and `require(holds, message, hint)` keep the message, or nothing in the
-    modules that read the artifact. There, too, a `try` that turns one error into another goes, and what a
-    class checks of its options: those are an export's, which has checked them.
+    modules that read the artifact. There, too, a `try` that turns one error into another goes, and what
+    a class checks of its options: those are an export's, which has checked them.
 
     Args:
         source: as `bundle` writes it, each module's part under a line with its name.

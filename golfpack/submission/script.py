@@ -1,8 +1,8 @@
 """A submission's script: decode the model beside it, build it, score the validation split.
 
 `make.py` bundles this module with whatever of golfpack it needs into one file, which runs without
-golfpack, alone or under torchrun. Everything is told by environment variables, as the challenge's scripts are
-(openai/parameter-golf, `train_gpt.py`):
+golfpack, alone or under torchrun. Everything is told by environment variables, as in the challenge's
+scripts (openai/parameter-golf, `train_gpt.py`):
 
     VAL_FILES       glob of validation shards; DATA_PATH/fineweb_val_*.bin
     DATA_PATH       their folder; ./data/datasets/fineweb10B_sp<vocabulary>
@@ -65,13 +65,13 @@ def main() -> None:
                 flush=True,
             )
     if group.size > 1:
-        # Ranks leave together: a thread of gloo that still holds a tensor would abort an exiting process.
+        # Ranks leave together: gloo's threads may still hold tensors, and would abort who exits first.
         dist.barrier()
         dist.destroy_process_group()
 
 
 def join() -> Group:
-    """This process among those that torchrun started, or alone, on a GPU of its own where there is one."""
+    """This process among those that torchrun started, each on a GPU of its own where there is one."""
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     if device != "cpu":
@@ -93,10 +93,11 @@ def read_model(device: str) -> Scorer:
 def read_stream() -> tuple[np.ndarray, np.ndarray, int]:
     """The tokens to score, the bytes of each target, and the token that begins documents."""
     told, size = os.environ.get, CONFIG["vocab_size"]
+    limit = told("LIMIT")
     folder = told("DATA_PATH", f"./data/datasets/fineweb10B_sp{size}")
     tokenizer = told("TOKENIZER_PATH", f"./data/tokenizers/fineweb_{size}_bpe.model")
     pattern = told("VAL_FILES", f"{folder}/fineweb_val_*.bin")
-    tokens = read_tokens(pattern, int(told("LIMIT", "0")) or None)
+    tokens = read_tokens(pattern, None if limit is None else int(limit))
     pieces = Pieces(Path(tokenizer).read_bytes())
     if sidecars := told("BYTE_FILES"):
         return tokens, read_byte_counts(sidecars, tokens, pieces.bos_id()), pieces.bos_id()
@@ -105,8 +106,8 @@ def read_stream() -> tuple[np.ndarray, np.ndarray, int]:
 
 def modes() -> list[tuple[str, Mode]]:
     """What is asked for, by name."""
-    window = int(os.environ.get("WINDOW", CONFIG["seq_len"]))
-    stride = int(os.environ.get("STRIDE", min(64, window)))
+    window = int(os.environ.get("WINDOW") or CONFIG["seq_len"])
+    stride = int(os.environ.get("STRIDE") or min(64, window))
     known: dict[str, Mode] = {
         "plain": Windowed(window, window),
         "sliding": Windowed(window, stride),

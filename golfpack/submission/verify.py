@@ -1,4 +1,4 @@
-"""`golfpack verify DIR`: a submission's folder counted as the rules do, and run with nothing but what counts."""
+"""`golfpack verify DIR`: a submission counted as the rules do, and run with nothing but what counts."""
 
 import json
 import re
@@ -84,7 +84,9 @@ def verify_submission(
         UsageError: it is no submission, or its submission.json is none of golfpack's. What is wrong with
             a submission raises nothing: it is what the checks say.
     """
-    told = from_json(_Told, read_json(folder / TABLE, "golfpack export --submission"), str(folder / TABLE))
+    told = from_json(
+        _Told, read_json(folder / TABLE, "golfpack export --submission"), str(folder / TABLE)
+    )
     counted, artifact = count(folder), folder / ARTIFACT
     whole = verify(artifact, notify=notify)
     checks = Checks(notify)
@@ -112,7 +114,9 @@ def verify_submission(
 
 def _count(counted: Count, budget: int) -> tuple[bool, str]:
     others = "".join(f" + {name} {size:,}" for name, size in counted.others.items())
-    told = f"{ARTIFACT} {counted.artifact:,} + {SCRIPT} {counted.script:,}{others} = {counted.total:,}"
+    told = (
+        f"{ARTIFACT} {counted.artifact:,} + {SCRIPT} {counted.script:,}{others} = {counted.total:,}"
+    )
     left = budget - counted.total
     if left < 0:
         raise CorruptError(f"{told} bytes, {-left:,} over the limit of {budget:,}")

@@ -123,32 +123,38 @@ def _significance(stats: StatsReport) -> str:
     nats, verdict = stats.nats, "met" if stats.meets_rule else "NOT met"
     return (
         f"Against the baseline {stats.baseline}: {nats['improvement']:+.6f} nats per token better, "
-        f"p = {nats['p_margin']:.3g} for an improvement of {stats.margin_nats} or less (one-sided t-test). "
-        f"The rule ({stats.margin_nats} nats at p < {stats.significance}) is {verdict}."
+        f"p = {nats['p_margin']:.3g} for an improvement of {stats.margin_nats} or less (one-sided "
+        f"t-test). The rule ({stats.margin_nats} nats at p < {stats.significance}) is {verdict}."
     )
 
 
 def _run(parts: Parts) -> str:
-    size = parts.model.config["vocab_size"]
-    return f"""## Run
-
-    pip install -r {REQUIREMENTS}
-    python {SCRIPT}
-    torchrun --standalone --nproc_per_node=8 {SCRIPT}
-
-It prints a line for each score; ranks share the work, and the result does not depend on their number
-but for rounding. It computes on CUDA in bfloat16 where there is a GPU, else on the CPU in float32. Environment
-variables say what is read:
-
-| variable | what it is | default |
-|---|---|---|
-| `VAL_FILES` | glob of validation shards | `$DATA_PATH/fineweb_val_*.bin` |
-| `DATA_PATH` | their folder | `./data/datasets/fineweb10B_sp{size}` |
-| `TOKENIZER_PATH` | SentencePiece model; bytes per token are read from it | `./data/tokenizers/fineweb_{size}_bpe.model` |
-| `BYTE_FILES` | glob of side-car shards that count bytes in its place | none |
-| `SCORES` | what to score, of {", ".join(scores(parts))} | all |
-| `WINDOW`, `STRIDE` | of the windows | {parts.model.config["seq_len"]}, 64 |
-| `LIMIT` | tokens to read | all |"""
+    config = parts.model.config
+    size = config["vocab_size"]
+    variables = {
+        "VAL_FILES": ("glob of validation shards", "`$DATA_PATH/fineweb_val_*.bin`"),
+        "DATA_PATH": ("their folder", f"`./data/datasets/fineweb10B_sp{size}`"),
+        "TOKENIZER_PATH": (
+            "SentencePiece model; bytes per token are read from it",
+            f"`./data/tokenizers/fineweb_{size}_bpe.model`",
+        ),
+        "BYTE_FILES": ("glob of side-car shards that count bytes in its place", "none"),
+        "SCORES": (f"what to score, of {', '.join(scores(parts))}", "all"),
+        "WINDOW": ("tokens per window", config["seq_len"]),
+        "STRIDE": ("targets that each later sliding window scores", min(64, config["seq_len"])),
+        "LIMIT": ("tokens to read", "all"),
+    }
+    rows = [f"| `{name}` | {what} | {usual} |" for name, (what, usual) in variables.items()]
+    return "\n".join([
+        "## Run", "",
+        f"    pip install -r {REQUIREMENTS}",
+        f"    python {SCRIPT}",
+        f"    torchrun --standalone --nproc_per_node=8 {SCRIPT}", "",
+        "It prints a line for each score. Ranks share the work, and their number changes the result by",
+        "rounding alone. On a GPU it computes in bfloat16 (autocast), on the CPU in float32. Environment",
+        "variables say what is read:", "",
+        "| variable | what it is | default |", "|---|---|---|", *rows,
+    ])  # fmt: skip
 
 
 def scores(parts: Parts) -> list[str]:
@@ -158,17 +164,19 @@ def scores(parts: Parts) -> list[str]:
 
 def _inside(parts: Parts) -> str:
     lines = [
-        f"`{SCRIPT}` is the packed form (LZMA, base85) of a script made from golfpack's own modules: the",
-        f"decoder of `{ARTIFACT}`, this model's network, windows, bytes per token, and scoring. It does not",
-        "train the model: the training script is no part of this folder unless it is listed above.",
-    ]
-    if parts.training.kind:
-        told = ", ".join(f"{k} {v}" for k, v in parts.training.all_options().items())
+        "## What is inside", "",
+        f"`{SCRIPT}` is a script made from golfpack's own modules, packed (LZMA, base85): the decoder of",
+        f"`{ARTIFACT}`, this model's network, windows, bytes per token, scoring. It does not train the",
+        "model: the training script is no part of this folder unless it is listed above.",
+    ]  # fmt: skip
+    training = parts.training
+    if training.kind:
+        told = ", ".join(f"`{k} = {v}`" for k, v in training.all_options().items())
         lines += [
-            f"Test-time training: {parts.training.name} ({parts.training.kind}: {told}), score first: a",
-            "token is scored before anything is trained on it, once, from left to right.",
-        ]
-    return "## What is inside\n\n" + "\n".join(lines)
+            "", f"Test-time training: `{training.kind}` with {told}.",
+            "Score first: every token is scored once, from left to right, before anything learns from it.",
+        ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def _origin(parts: Parts) -> str:
@@ -178,5 +186,5 @@ def _origin(parts: Parts) -> str:
     ]
     if parts.original is not None:
         rows.append(f"| float checkpoint | `{parts.original.sha256}` |")
-    head = f"Made by golfpack {__version__} (`golfpack verify` counts this folder and runs it)."
+    head = f"Made by golfpack {__version__}; `golfpack verify` counts this folder and runs it."
     return "\n".join(["## Origin", "", head, "", "| file | sha256 |", "|---|---|", *rows])

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 # Modules, by how their names begin, whose errors are all the same to whoever runs a script.
 _WORDLESS = ("golfpack/packer/", "golfpack/base/")
+# The one of them that checks the digest of the whole file: what passes is what golfpack wrote.
+_GUARD = "golfpack/packer/format/container.py"
 _SECTION = "# --- "
 
 
@@ -16,8 +18,9 @@ def quiet(source: str) -> str:
     """A bundle with fewer words, and without what only the words needed.
 
     `raise Error(message, hint)` and `require(holds, message, hint)` keep the message, or nothing in the
-    modules that read the artifact. There, too, a `try` that turns one error into another goes, and what
-    a class checks of its options: those are an export's, which has checked them.
+    modules that read the artifact. There, too, goes a `try` that turns one error into another; what a
+    class checks of its options, which an export has checked; what is for writing; every check that only
+    a file made to deceive could fail: the file's own digest is checked before.
 
     Args:
         source: as `bundle` writes it, each module's part under a line with its name.
@@ -25,7 +28,8 @@ def quiet(source: str) -> str:
     tree = ast.parse(source)
     wordless = {line for line, module in _modules(source) if module.startswith(_WORDLESS)}
     own = {n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
-    tree = _Quiet(own, wordless).visit(tree)
+    unguarded = {line for line, module in _modules(source) if line in wordless and module != _GUARD}
+    tree = _Quiet(own, wordless, unguarded).visit(tree)
     tree.body = _used(tree.body)
     return ast.unparse(ast.fix_missing_locations(tree))
 
@@ -40,16 +44,27 @@ def _modules(source: str) -> Iterator[tuple[int, str]]:
 
 
 class _Quiet(ast.NodeTransformer):
-    def __init__(self, own: set[str], wordless: set[int]) -> None:
-        self.own, self.wordless = own, wordless
+    def __init__(self, own: set[str], wordless: set[int], unguarded: set[int]) -> None:
+        self.own, self.wordless, self.unguarded = own, wordless, unguarded
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        if node.lineno in self.wordless or node.name.endswith("Options"):
-            node.body = [n for n in node.body if getattr(n, "name", "") != "__post_init__"]
+        gone = {"__post_init__"} if node.name.endswith("Options") else set[str]()
+        if node.lineno in self.wordless:
+            gone = {"__post_init__", "encode"}
+        node.body = [n for n in node.body if getattr(n, "name", "") not in gone] or [ast.Pass()]
         if any(
             isinstance(b, ast.Name) and b.id.endswith(("Error", "Exception")) for b in node.bases
         ):
             node.body = [ast.Pass()]
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        match node:
+            case ast.If(body=[ast.Raise()], orelse=[]) if node.lineno in self.unguarded:
+                if not any(isinstance(n, ast.NamedExpr) for n in ast.walk(node.test)):
+                    return ast.Pass()
+            case _:
+                pass
         return self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
@@ -79,6 +94,9 @@ class _Quiet(ast.NodeTransformer):
         match node:
             case ast.Call(func=ast.Name(id="cast"), args=[_, value]):
                 return value
+            case ast.Call(func=ast.Name(id="zip")):
+                node.keywords = [k for k in node.keywords if k.arg != "strict"]
+                return node
             case _:
                 return node
 

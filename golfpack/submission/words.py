@@ -151,8 +151,8 @@ def _run(parts: Parts) -> str:
         f"    python {SCRIPT}",
         f"    torchrun --standalone --nproc_per_node=8 {SCRIPT}", "",
         "It prints a line for each score. Ranks share the work, and their number changes the result by",
-        "rounding alone. On a GPU it computes in bfloat16 (autocast), on the CPU in float32. Environment",
-        "variables say what is read:", "",
+        "rounding alone. On a GPU it computes in bfloat16 (autocast), on the CPU in float32.",
+        "Environment variables say what is read:", "",
         "| variable | what it is | default |", "|---|---|---|", *rows,
     ])  # fmt: skip
 
@@ -165,7 +165,7 @@ def scores(parts: Parts) -> list[str]:
 def _inside(parts: Parts) -> str:
     lines = [
         "## What is inside", "",
-        f"`{SCRIPT}` is a script made from golfpack's own modules, packed (LZMA, base85): the decoder of",
+        f"`{SCRIPT}` is a script out of golfpack's modules, packed (LZMA, base85): the decoder of",
         f"`{ARTIFACT}`, this model's network, windows, bytes per token, scoring. It does not train the",
         "model: the training script is no part of this folder unless it is listed above.",
     ]  # fmt: skip
@@ -174,7 +174,7 @@ def _inside(parts: Parts) -> str:
         told = ", ".join(f"`{k} = {v}`" for k, v in training.all_options().items())
         lines += [
             "", f"Test-time training: `{training.kind}` with {told}.",
-            "Score first: every token is scored once, from left to right, before anything learns from it.",
+            "Score first: every token is scored once, left to right, before anything learns from it.",
         ]  # fmt: skip
     return "\n".join(lines)
 

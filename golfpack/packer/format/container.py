@@ -120,7 +120,7 @@ def divide(blob: bytes) -> Frame:
     _, version, packed_size, text_size = HEADER.unpack_from(blob)
     if version not in VERSIONS:
         raise CorruptError(
-            f"artifact format version {version}; only {' and '.join(map(str, VERSIONS))} can be read here",
+            f"artifact format version {version}; this reads {' and '.join(map(str, VERSIONS))} only",
             "use the golfpack that wrote it, or a newer one",
         )
     form = VERSIONS[version]

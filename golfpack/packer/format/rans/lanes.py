@@ -18,6 +18,7 @@ from golfpack.packer.format.rans.tables import PRECISION, Tables
 
 STATE_START = 1 << 32  # a lane's state before anything is encoded, so after all is decoded
 CODE_LIMIT = 1 << 31  # codes are int32
+_BLOCK = 1 << 20  # codes put together at a time
 
 
 @dataclass
@@ -54,54 +55,63 @@ def decode_run(reader: Reader, levels: NDArray[np.uint8], tables: Tables) -> NDA
     Raises:
         CorruptError: words or escapes run out, or a code leaves int32.
     """
-    codes = np.empty(len(levels), np.int32)
+    symbols = np.empty(len(levels), np.uint8)
+    raw = np.empty(len(levels), np.uint32)
     lanes = len(reader.states)
     for at in range(0, len(levels), lanes):
-        codes[at : at + lanes] = _decode_step(reader, levels[at : at + lanes], tables)
+        step = slice(at, at + lanes)
+        symbols[step], raw[step] = _decode_step(reader, levels[step], tables)
+    codes = np.empty(len(levels), np.int32)
+    for at in range(0, len(levels), _BLOCK):
+        block = slice(at, at + _BLOCK)
+        codes[block] = _codes(reader, levels[block], symbols[block], raw[block], tables)
     return codes
 
 
-def _decode_step(reader: Reader, levels: NDArray[np.uint8], tables: Tables) -> NDArray[np.int64]:
-    """One code from each of the first len(levels) lanes."""
-    table, shift = tables.table[levels], tables.shift[levels].astype(np.uint64)
-    state = reader.states[: len(levels)]  # a view: changes below advance the reader
-    slot = state & np.uint64((1 << PRECISION) - 1)
-    symbol = tables.symbol[table, slot]
-    state >>= np.uint64(PRECISION)
-    state *= tables.freq[table, symbol]
-    state += slot - tables.start[table, symbol]
-    signed = (symbol > 0).astype(np.uint64)
-    negative = state & signed
-    state >>= signed
-    bins = np.uint64(1) << shift
-    low = state & (bins - np.uint64(1))
-    state >>= shift
-    _refill(reader, state)
-    magnitude = symbol.astype(np.int64) + _excess(reader, symbol == tables.escape[table])
-    code = np.where(negative == 1, -magnitude, magnitude) * bins.astype(np.int64)
-    code += low.astype(np.int64) - (bins >> np.uint64(1)).astype(np.int64)
-    if code.max() >= CODE_LIMIT or code.min() < -CODE_LIMIT:
-        raise corrupt("a code leaves the 32-bit range")
-    return code
+def _decode_step(
+    reader: Reader, levels: NDArray[np.uint8], tables: Tables
+) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """Symbol and raw bits (sign, then low bits) of one code from each of the first lanes.
 
-
-def _refill(reader: Reader, state: NDArray[np.uint64]) -> None:
-    """Give each state below 2^32 the next word."""
-    hungry = np.flatnonzero(state < STATE_START)
+    What the states do not depend on is left to `_codes`: a step is all that has to be done in turn.
+    """
+    state = reader.states[: len(levels)]
+    slot = tables.first_slot[levels] + (state & ((1 << PRECISION) - 1))
+    state = tables.slot_freq[slot] * (state >> PRECISION) + tables.slot_rest[slot]
+    symbol = tables.symbol.reshape(-1)[slot]
+    bits = tables.shift[levels] + (symbol > 0)
+    rest = state >> bits
+    raw = state - (rest << bits)
+    hungry = np.flatnonzero(rest < STATE_START)
     words = reader.words[reader.word : reader.word + len(hungry)]
     if len(words) < len(hungry):
         raise corrupt("it ends too early")
-    state[hungry] = state[hungry] << np.uint64(32) | words
+    rest[hungry] = rest[hungry] << 32 | words
     reader.word += len(hungry)
+    reader.states[: len(levels)] = rest
+    return symbol, raw
 
 
-def _excess(reader: Reader, escaped: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The excess of each escaped code, zero elsewhere."""
-    count = int(np.count_nonzero(escaped))
-    values = reader.escapes[reader.escape : reader.escape + count]
-    if len(values) < count:
+def _codes(
+    reader: Reader,
+    levels: NDArray[np.uint8],
+    symbols: NDArray[np.uint8],
+    raw: NDArray[np.uint32],
+    tables: Tables,
+) -> NDArray[np.int64]:
+    """Codes from what the steps gave, in one go."""
+    magnitude = symbols.astype(np.int64)
+    escaped = np.flatnonzero(symbols == tables.escape[tables.table[levels]])
+    excess = reader.escapes[reader.escape : reader.escape + len(escaped)]
+    if len(excess) < len(escaped):
         raise corrupt("its escape list is too short")
-    reader.escape += count
-    excess = np.zeros(len(escaped), np.int64)
-    excess[escaped] = values
-    return excess
+    magnitude[escaped] += excess
+    reader.escape += len(escaped)
+    signed = symbols > 0
+    negative = signed & raw
+    shift = tables.shift[levels].astype(np.int64)
+    code = np.where(negative, -magnitude, magnitude) << shift
+    code += (raw >> signed).astype(np.int64) - ((1 << shift) >> 1)
+    if code.max() >= CODE_LIMIT or code.min() < -CODE_LIMIT:
+        raise corrupt("a code leaves the 32-bit range")
+    return code

@@ -9,7 +9,7 @@ sampled at 16 points per bin with a binary exponential whose factors come from i
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import isqrt
 
 import numpy as np
@@ -49,6 +49,24 @@ class Tables:
     escape: NDArray[np.uint8]
     table: NDArray[np.uint8]
     shift: NDArray[np.uint8]
+
+    # For decoders that look slots up, all tables one after the other:
+
+    @cached_property
+    def first_slot(self) -> NDArray[np.uint64]:
+        """(LEVELS,) where the table of a level begins."""
+        return self.table.astype(np.uint64) << PRECISION
+
+    @cached_property
+    def slot_freq(self) -> NDArray[np.uint64]:
+        """(slots,) frequency of the symbol that owns a slot."""
+        return np.take_along_axis(self.freq, self.symbol.astype(int), 1).reshape(-1).astype("u8")
+
+    @cached_property
+    def slot_rest(self) -> NDArray[np.uint64]:
+        """(slots,) how far a slot lies behind the first of its symbol."""
+        start = np.take_along_axis(self.start, self.symbol.astype(int), 1)
+        return (np.arange(1 << PRECISION) - start).reshape(-1).astype(np.uint64)
 
 
 @cache

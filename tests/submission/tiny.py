@@ -1,6 +1,6 @@
 """A tiny golf model with a tokenizer of its own, built once."""
 
-from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,10 +16,17 @@ TEXT = [f"{a} {b} went to the {c}" for a in ("a cat", "one dog", "the fox") for 
 SETTINGS = ("model.seq_len=48",)
 
 
-@cache
+_MADE: list[Path] = []
+
+
 def make_home(tmp_path_factory):
     """A folder with c.pt, t.model, train.bin, held.bin and x.golf, made once a session."""
-    path = tmp_path_factory.mktemp("submission")
+    if not _MADE:
+        _MADE.append(_made(tmp_path_factory.mktemp("submission")))
+    return _MADE[0]
+
+
+def _made(path):
     train_tokenizer(TEXT, 290, path / "t.model")
     tokens = encode_documents(load_tokenizer(path / "t.model"), TEXT)
     write_shard(path / "train.bin", np.tile(tokens, 30))

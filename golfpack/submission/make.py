@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any
 
 from golfpack.errors import UsageError
@@ -72,7 +73,12 @@ def make_script(needs: Uses, model: Model, training: Training) -> bytes:
         model: of the golf family; its config matters, its weights do not.
         training: at test time.
     """
-    source = quiet(readable_script(needs, model, training))
+    return _packed(quiet(readable_script(needs, model, training)))
+
+
+@cache
+def _packed(source: str) -> bytes:
+    """A build asks for its script before and behind, and once more for the folder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of names that minify only looks at
         return pack(minify(source))

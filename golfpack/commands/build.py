@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from golfpack.base.defaults import CALIB_TOKENS
+from golfpack.commands.export import show_submission
 from golfpack.commands.options import (
     CHECKPOINT_HELP,
     CORES,
@@ -27,10 +28,12 @@ from golfpack.commands.options import (
     Strict,
     Threads,
     Tokenizer,
+    Ttt,
     given_options,
 )
 from golfpack.commands.render.console import (
     Reporter,
+    note,
     out,
     show_assumed,
     show_json,
@@ -51,7 +54,9 @@ _WHERE = {"held out": "there", "own": "on text the model wrote"}
 EXAMPLES = (
     "Examples: golfpack build ckpt.pt --budget 16MB | golfpack build ckpt.pt --budget 3.5bpw "
     "--calib train.bin -o small.golf | golfpack build ckpt.pt --target-kl 0.01 --calib train.bin | "
-    "golfpack build --from ckpt.report.json | golfpack build ckpt.pt --budget 16MB --table tensor"
+    "golfpack build --from ckpt.report.json | golfpack build ckpt.pt --budget 16MB --table tensor | "
+    "golfpack build ckpt.pt --budget 16MB --submission dir --ttt sgd | golfpack build ckpt.pt --budget "
+    "16MB --code train_gpt.py --pack"
 )
 
 
@@ -90,6 +95,15 @@ def build(
         ),
     ] = False,
     code: Code = None,
+    pack: Annotated[
+        bool,
+        typer.Option("--pack", help="Count each --code FILE packed: NAME.packed.py, beside it."),
+    ] = False,
+    submission: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a submission; its script comes off the budget first."),
+    ] = None,
+    ttt: Ttt = "none",
     data_free: DataFree = False,
     blind: Annotated[
         bool, typer.Option("--blind", help="Below 3 bits per weight without calibration, too.")
@@ -153,10 +167,12 @@ def build(
         "calib": calib, "calib_tokens": calib_tokens, "data_free": data_free, "blind": blind,
         "tokenizer": tokenizer, "with_tokenizer": with_tokenizer, "code": tuple(code or ()),
         "model": model, "model_args": tuple(model_args or ()), "recalibrate": recalibrate,
-        "refine": int(refine) if refine.lstrip("-").isdecimal() else refine, "refine_on": refine_on,
+        "refine": _tokens(refine), "refine_on": refine_on,
         "strict": strict, "dry_run": dry_run, "force": force, "device": device, "cache": not no_cache,
         "seed": seed, "threads": threads, "argv": tuple(sys.argv[1:]),
     }  # fmt: skip
+    if pack:
+        asked["code"] = write_packed(code or [], output, dry_run)
     if source is None:
         options = read_options(asked)
     else:
@@ -164,9 +180,16 @@ def build(
     if html and not dry_run:
         check_page(page_path(output_of(options)), force=force)
     failed: list[FailedBuild] = []
+    shared = None
     try:
         with Reporter(quiet) as notify:
-            report = run(options, notify, failed.append)
+            if submission is None:
+                report = run(options, notify, failed.append)
+            else:
+                from golfpack.submission.build import build_submission
+
+                shared = build_submission(options, submission, ttt, notify, failed.append)
+                report = shared.build
     except Exception:
         if json and failed:
             show_json(failed[0])
@@ -178,8 +201,35 @@ def build(
         show_json(report)
     else:
         show_build(report, group, explain)
+    if shared is not None and not json:
+        show_submission(shared.submission)
     if html:
         write_page(report.artifact, force=force)
+
+
+def _tokens(text: str) -> int | str:
+    """A count of tokens, or the word that stands in its place."""
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
+def write_packed(code: list[Path], output: Path | None, dry_run: bool) -> tuple[Path, ...]:
+    """Pack code that ships, each file beside the artifact."""
+    from golfpack.base.files import write_atomically
+    from golfpack.submission.packed import packed_code
+
+    if not code or dry_run:
+        raise UsageError(
+            "--pack writes the packed form of code that ships",
+            "drop --dry-run" if code else "name it: --code FILE.py --pack",
+        )
+    packed: list[Path] = []
+    for path in code:
+        data = packed_code(path)
+        to = (output or Path()).parent / f"{path.stem}.packed.py"
+        write_atomically(to, data)
+        note(f"packed {path}, {path.stat().st_size:,} bytes: {to}, {len(data):,} bytes")
+        packed.append(to)
+    return tuple(packed)
 
 
 def show_build(report: "BuildReport", group: str | None = "role", explain: bool = False) -> None:

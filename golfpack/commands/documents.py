@@ -24,6 +24,7 @@ from golfpack.measure.columns import COLUMNS, Column
 from golfpack.page.page import PageReport
 from golfpack.probe.probe import ProbeReport
 from golfpack.runlog.report import RunReport
+from golfpack.submission.report import SubmissionReport
 from golfpack.train.report import TrainReport
 
 # Command -> a report dataclass, or a list of one. docs/reports.md has a section for each.
@@ -50,10 +51,12 @@ REPORTS: dict[str, Any] = {
     "list": ListReport,
     "env": EnvReport,
 }
-# Documents that are written to files; a build that fails prints its own under --json, too.
+# Documents that are written to files, and what commands print under further options; a build that fails
+# prints its own under --json, too.
 FILES: dict[str, Any] = {
     "NAME.failed.report.json": FailedBuild,
     "golfpack train --print-plan --json": TrainPlan,
+    "golfpack export --submission --json": SubmissionReport,
 }
 
 

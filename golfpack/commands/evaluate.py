@@ -22,6 +22,7 @@ from golfpack.commands.options import (
     Set,
     Strict,
     Threads,
+    Ttt,
     compile_mode,
 )
 from golfpack.commands.render.console import Reporter, out, show_assumed, show_json, warn
@@ -65,13 +66,7 @@ def evaluate(
     ] = None,
     kv_cache: KvCache = None,
     kv_residual: KvResidual = None,
-    ttt: Annotated[
-        str,
-        typer.Option(
-            help="Score-first test-time training: none, sgd, lora, phased or a .toml file.",
-            autocompletion=complete.ttt,
-        ),
-    ] = "none",
+    ttt: Ttt = "none",
     limit: Annotated[
         int | None, typer.Option(min=2, help="Tokens to read; targets are one fewer.")
     ] = None,

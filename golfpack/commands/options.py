@@ -60,6 +60,13 @@ Code = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="File that ships too and counts towards the budget."),
 ]
+Ttt = Annotated[
+    str,
+    typer.Option(
+        help="Score-first test-time training: none, sgd, lora, phased or a .toml file.",
+        autocompletion=complete.ttt,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(

@@ -5,17 +5,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from golfpack.commands.options import Json, Model, ModelArgs, Quiet, Set
+from golfpack.commands.options import (
+    CORES,
+    Json,
+    Model,
+    ModelArgs,
+    Quiet,
+    Set,
+    Threads,
+    Window,
+)
 from golfpack.commands.render.console import Reporter, out, show_json
 from golfpack.commands.render.tables import plain_table
-from golfpack.errors import CorruptError
+from golfpack.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
     from golfpack.inspect.verify import VerifyReport
 
 EXAMPLES = (
     "Examples: golfpack verify x.golf | golfpack verify x.golf --report x.report.json "
-    "--against ckpt.pt --json"
+    "--against ckpt.pt --json | golfpack verify dir --tokens val.bin --tokenizer bpe.model --limit 16385"
 )
 
 # What to do about the first check that failed, where the file itself has passed all of its own.
@@ -26,26 +35,66 @@ _NEXT = {
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(help=".golf artifact.")],
+    path: Annotated[Path, typer.Argument(help=".golf artifact, or a submission's folder.")],
     report: Annotated[
         Path | None, typer.Option(help="Its build report: sha256, bytes and budget must agree.")
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="The checkpoint it was built from: tensors must agree.")
     ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(help="Of a submission: shard or glob of shards that its script is to score."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Of a submission: SentencePiece model of the tokens.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Of a submission: tokens to read.")
+    ] = None,
+    window: Window = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Of a submission: of its sliding windows.")
+    ] = None,
+    threads: Threads = CORES,
     model: Model = None,
     model_args: ModelArgs = None,
     settings: Set = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check an artifact: every digest, the structure, all tensors decoded, and encoded again."""
+    """Check an artifact, every digest and tensor; or a submission, which is counted and run bare."""
     from golfpack.inspect.verify import verify as run
     from golfpack.models.choose import choose_family
 
     family = choose_family(model, model_args or ())
     with Reporter(quiet) as notify:
-        found = run(path, report, against, tuple(settings or ()), notify, family)
+        if path.is_dir():
+            if report or against or model or settings:
+                raise UsageError(
+                    f"{path} is a folder: --report, --against, --model and --set are of an artifact",
+                    f"name the artifact: {path / 'model.golf'}",
+                )
+            if (tokens is None) != (tokenizer is None):
+                raise UsageError(
+                    "scores take both --tokens and --tokenizer", "give both, or neither"
+                )
+            from golfpack.submission.verify import Stretch, verify_submission
+
+            stretch = None
+            if tokens is not None and tokenizer is not None:
+                stretch = Stretch(
+                    tokens=tokens, tokenizer=tokenizer, limit=limit, window=window, stride=stride,
+                    threads=threads,
+                )  # fmt: skip
+            found = verify_submission(path, stretch, notify)
+        elif tokens or tokenizer:
+            raise UsageError(
+                "--tokens and --tokenizer are of a submission's folder",
+                "golfpack eval scores artifacts",
+            )
+        else:
+            found = run(path, report, against, tuple(settings or ()), notify, family)
     if json:
         show_json(found)
     else:

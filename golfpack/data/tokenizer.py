@@ -13,31 +13,25 @@ import sentencepiece
 from golfpack.base.files import write_atomically
 from golfpack.data import alph_header, hf_tokenizer, llama2c_tokenizer, tiktoken_ranks
 from golfpack.data.alph_tokenizer import read_alph_tokenizer
+from golfpack.data.pieces import PieceList
 from golfpack.data.shards import as_tokens
 from golfpack.errors import UsageError
 
 # Memory for one training sentence, in bytes; longer lines would be skipped without a word.
 _MAX_LINE_BYTES = 1 << 16
-SPACE = "▁"  # SentencePiece's stand-in for a space
 
 
-class Tokenizer(Protocol):
+class Tokenizer(PieceList, Protocol):
     """What a tokenizer must offer: the part of SentencePiece's processor that golfpack uses.
 
     `bos_id` and `unk_id` are -1 where there is no such piece. `Decode` of `Encode` gives back the text,
     but for what the tokenizer loses.
     """
 
-    def vocab_size(self) -> int: ...
     def Encode(self, text: str, /) -> list[int]: ...
     def Decode(self, tokens: list[int], /) -> str: ...
-    def IdToPiece(self, token: int, /) -> str: ...
     def bos_id(self) -> int: ...
     def unk_id(self) -> int: ...
-    def IsByte(self, token: int, /) -> bool: ...
-    def IsControl(self, token: int, /) -> bool: ...
-    def IsUnknown(self, token: int, /) -> bool: ...
-    def IsUnused(self, token: int, /) -> bool: ...
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -132,15 +126,6 @@ def shipped_bytes(path: Path) -> bytes:
 
 def _compact(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def word_starts(sp: Tokenizer) -> np.ndarray:
-    """(pieces,) bool, whether each starts with a space; control, unknown and unused ones do not."""
-    boundary = (sp.IsControl, sp.IsUnknown, sp.IsUnused)
-    return np.array([
-        sp.IdToPiece(i).startswith(SPACE) and not any(is_one(i) for is_one in boundary)
-        for i in range(sp.vocab_size())
-    ])  # fmt: skip
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, out_path: str | Path) -> None:

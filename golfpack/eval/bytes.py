@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from golfpack.data.hf_tokenizer import HfTokenizer
-from golfpack.data.tokenizer import SPACE, Tokenizer, word_starts
+from golfpack.data.pieces import SPACE, PieceList, is_boundary, word_starts
+from golfpack.data.tokenizer import Tokenizer
 from golfpack.errors import CorruptError, UsageError
 
 # Outputs beyond the tokenizer's pieces: up to the next multiple of 128, or what large vocabularies keep
@@ -47,30 +48,34 @@ class ByteTable:
         Raises:
             UsageError: the tokenizer has another number of pieces than the model has outputs.
         """
-        # A byte-level token's space is one of its bytes, wherever it stands.
-        byte_level = sp if isinstance(sp, HfTokenizer) and sp.byte_level else None
+        if isinstance(sp, HfTokenizer) and sp.byte_level:
+            return cls._of_bytes(sp, vocab_size)
+        return cls.of_pieces(sp, vocab_size)
+
+    @classmethod
+    def of_pieces(cls, sp: PieceList, vocab_size: int) -> "ByteTable":
+        """The table of pieces that mark the spaces they start with; errors as `from_tokenizer`."""
+        _check_pieces(sp.vocab_size(), vocab_size)
+        boundary = np.array([is_boundary(sp, i) for i in range(sp.vocab_size())], bool)
+        base = np.zeros(len(boundary), np.int64)
+        for i in np.flatnonzero(~boundary).tolist():
+            piece = sp.IdToPiece(i)
+            base[i] = 1 if sp.IsByte(i) else len(piece.removeprefix(SPACE).encode())
+        return cls(base, word_starts(sp), boundary)
+
+    @classmethod
+    def _of_bytes(cls, sp: HfTokenizer, vocab_size: int) -> "ByteTable":
+        """Of a byte-level tokenizer, where a token's space is one of its bytes, wherever it stands."""
         pieces, padding = sp.vocab_size(), vocab_size - sp.vocab_size()
         most = max(_MOST_PADDING, _MOST_SHARE * vocab_size)
-        padded = byte_level is not None and 0 < padding < most and vocab_size % 64 == 0
-        if padding and not padded:
-            raise UsageError(
-                f"the tokenizer has {pieces} pieces, the model {vocab_size} outputs",
-                "give the tokenizer the model was trained with",
-            )
-        base = np.zeros(pieces, np.int64)
-        boundary = np.ones(pieces, bool)
-        for i in range(pieces):
-            if sp.IsControl(i) or sp.IsUnknown(i) or sp.IsUnused(i):
-                continue
-            boundary[i] = False
-            if byte_level is not None:
-                base[i] = len(byte_level.token_bytes(i))
-            else:
-                piece = sp.IdToPiece(i)
-                base[i] = 1 if sp.IsByte(i) else len(piece.removeprefix(SPACE).encode())
-        starts = word_starts(sp) if byte_level is None else np.zeros(pieces, bool)
+        padded = 0 < padding < most and vocab_size % 64 == 0
+        if not padded:
+            _check_pieces(pieces, vocab_size)
+        boundary = np.array([is_boundary(sp, i) for i in range(pieces)], bool)
+        base = np.array([0 if b else len(sp.token_bytes(i)) for i, b in enumerate(boundary)])
         note = f"{padding} of the model's {vocab_size:,} outputs are taken for padding"
-        return cls(base, starts, boundary, (note,) if padding else ())
+        warnings = (note,) if padding else ()
+        return cls(base.astype(np.int64), np.zeros(pieces, bool), boundary, warnings)
 
     def count(self, tokens: np.ndarray) -> np.ndarray:
         """Bytes of each target `tokens[1:]` given the token before it.
@@ -90,6 +95,14 @@ class ByteTable:
             )
         previous, target = tokens[:-1], tokens[1:]
         return self.base[target] + (self.leading_space[target] & ~self.boundary[previous])
+
+
+def _check_pieces(pieces: int, vocab_size: int) -> None:
+    if pieces != vocab_size:
+        raise UsageError(
+            f"the tokenizer has {pieces} pieces, the model {vocab_size} outputs",
+            "give the tokenizer the model was trained with",
+        )
 
 
 @dataclass(frozen=True)

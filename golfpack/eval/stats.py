@@ -47,6 +47,12 @@ def significance(paths: list[Path], baseline: str) -> StatsReport:
     )
 
 
+def is_evaluation(report: dict[str, Any]) -> bool:
+    """Whether a JSON object is a report of `golfpack eval`, as far as its figures go."""
+    figures = all(isinstance(report.get(k), int | float) for k in _KEYS)
+    return figures and min(report["scored_tokens"], report["scored_bytes"]) > 0
+
+
 def _read(path: Path) -> dict[str, Any]:
     report = read_json(path, "give eval --json reports")
     if "val_bpb" in report and report["val_bpb"] is None:
@@ -54,8 +60,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} has no bits per byte: that evaluation had no tokenizer",
             "evaluate again with --tokenizer FILE",
         )
-    ok = all(isinstance(report.get(k), int | float) for k in _KEYS)
-    if not ok or min(report["scored_tokens"], report["scored_bytes"]) <= 0:
+    if not is_evaluation(report):
         raise UsageError(
             f"{path} is no evaluation report: it lacks one of {', '.join(_KEYS)}",
             "write one with golfpack eval ... --json > run.json",

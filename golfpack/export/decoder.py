@@ -5,7 +5,7 @@ cutting their tables down; a file that asks for one is refused like a damaged on
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from golfpack import __version__
@@ -213,7 +213,8 @@ if __name__ == "__main__":
 """
 
 
-def _known(needs: Uses, family: str, ties: Mapping[str, str]) -> Known:
+def decoding(needs: Uses) -> Known:
+    """What a bundle that holds the loader can do without, where it decodes what `needs` says."""
     return Known(
         values={'find_spec("numba") is None': True},
         only={
@@ -222,12 +223,17 @@ def _known(needs: Uses, family: str, ties: Mapping[str, str]) -> Known:
             f"{_FORM}.codestreams:DECODERS": needs.coders,
             f"{_FORM}.container:VERSIONS": [needs.version],
         },
-        instead={
-            **_INSTEAD,
-            "golfpack.export.standalone:FAMILY": f"FAMILY = {family!r}",
-            "golfpack.export.standalone:TIES": f"TIES = {dict(ties)!r}",
-        },
+        instead=_INSTEAD,
     )
+
+
+def _known(needs: Uses, family: str, ties: Mapping[str, str]) -> Known:
+    known = decoding(needs)
+    told = {
+        "golfpack.export.standalone:FAMILY": f"FAMILY = {family!r}",
+        "golfpack.export.standalone:TIES": f"TIES = {dict(ties)!r}",
+    }
+    return replace(known, instead={**known.instead, **told})
 
 
 def _about(artifact: Artifact, needs: Uses) -> str:

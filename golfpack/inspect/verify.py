@@ -45,9 +45,9 @@ class VerifyReport:
     """What `golfpack verify` found.
 
     Attributes:
-        path: of the file.
-        bytes: its size.
-        sha256: of all of them, as they are.
+        path: of the file, or of a submission's folder.
+        bytes: its size; of a folder, of what counts in it.
+        sha256: of all of them, as they are; of a folder, of its artifact.
         report: the build report it was held to; None without.
         against: the checkpoint it was held to; None without.
         passed: whether no check failed.
@@ -92,7 +92,7 @@ def verify(
     if not names_artifact(path):
         raise UsageError(f"{path} is not an artifact", "verify takes a .golf file")
     told = None if report is None else read_build_report(report)
-    blob, checks = path.read_bytes(), _Checks(notify)
+    blob, checks = path.read_bytes(), Checks(notify)
     artifact = _whole(blob, checks)
     model = checks.run("model", lambda: _model(_there(artifact), path, family))
     checks.run("encoding", lambda: _encoding(_there(artifact), blob))
@@ -119,7 +119,7 @@ class _Differs(Exception):
     """The file is not what was expected, and that is no fault of it."""
 
 
-class _Checks:
+class Checks:
     """Runs checks and keeps what they found."""
 
     def __init__(self, notify: Notify) -> None:
@@ -145,6 +145,10 @@ class _Checks:
         self.done.append(check)
         return found
 
+    def skip(self, name: str, why: str) -> None:
+        """Note that something was not looked at."""
+        self.done.append(Check(name, "skipped", why))
+
 
 def _there(found: T | None) -> T:
     if found is None:
@@ -152,7 +156,7 @@ def _there(found: T | None) -> T:
     return found
 
 
-def _whole(blob: bytes, checks: _Checks) -> Artifact | None:
+def _whole(blob: bytes, checks: Checks) -> Artifact | None:
     """The artifact, where every digest matches and every tensor decodes."""
     frame = checks.run("frame", lambda: _frame(blob))
     for name, data, digest in [] if frame is None else frame.parts:

@@ -130,10 +130,7 @@ class Family:
 
     def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:
         """The model with these weights: float32, on CPU, in eval mode, no gradients asked for."""
-        net = self.build(config)
-        # Copied: a module must not share memory with arrays its caller still holds.
-        net.load_state_dict({name: torch.tensor(w) for name, w in weights.items()}, assign=True)
-        return net.requires_grad_(False)
+        return with_weights(self.build(config), weights)
 
 
 class MissingOptions(UsageError):
@@ -150,6 +147,13 @@ class MissingOptions(UsageError):
 
 Net = TypeVar("Net", bound=nn.Module)
 Config = TypeVar("Config")
+
+
+def with_weights(net: Net, weights: Mapping[str, np.ndarray]) -> Net:
+    """A module, of the meta device or any other, given these weights: all of its own, on the CPU."""
+    # Copied: a module must not share memory with arrays its caller still holds.
+    net.load_state_dict({name: torch.tensor(w) for name, w in weights.items()}, assign=True)
+    return net.requires_grad_(False).eval()
 
 
 def on_meta(net: Callable[[Config], Net], config: Config) -> Net:

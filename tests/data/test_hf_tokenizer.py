@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from golfpack.data.tokenizer import encode_documents, load_tokenizer, word_starts
+from golfpack.data.pieces import word_starts
+from golfpack.data.tokenizer import encode_documents, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable, audit
 

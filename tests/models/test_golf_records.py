@@ -13,7 +13,8 @@ from golf_reference import TINY, reference_logits
 
 from golfpack.artifact import open_model, open_pair
 from golfpack.build.run import build
-from golfpack.data.tokenizer import load_tokenizer, train_tokenizer, word_starts
+from golfpack.data.pieces import word_starts
+from golfpack.data.tokenizer import load_tokenizer, train_tokenizer
 from golfpack.errors import UsageError
 from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import load_checkpoint
@@ -208,7 +209,7 @@ def test_engrams_are_told_by_their_shapes_and_ask_for_their_slope():
         detect(state, overrides=told)
     assert detect(state, overrides={**told, "leaky_slope": 0.3}).config == GOLF.spec(config).config
     by_block = detect(state, overrides={**told, "leaky_slopes": "0.1,0.2,0.3"}).config
-    assert [GolfConfig(**by_block).slope_of(b) for b in range(3)] == [0.1, 0.2, 0.3]
+    assert GolfConfig(**by_block).slopes == (0.1, 0.2, 0.3)
 
 
 @pytest.mark.parametrize(

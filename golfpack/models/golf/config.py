@@ -318,10 +318,13 @@ class GolfConfig:
         """The tables that an engram stacks: for each number of tokens it looks at, one per head."""
         return ENGRAM_HEADS * (2 if self.bigram_trigram else 1)
 
-    def slope_of(self, block: int) -> float:
-        """The slope of leaky_relu2 in a block."""
-        slopes = number_list(self.leaky_slopes, "leaky_slopes")
-        return slopes[block] if slopes else self.leaky_slope
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        """The slope of each block's activation below zero; relu2's is 0."""
+        if self.activation != "leaky_relu2":
+            return (0.0,) * self.num_layers
+        own = number_list(self.leaky_slopes, "leaky_slopes")
+        return own or (self.leaky_slope,) * self.num_layers
 
     @property
     def order(self) -> tuple[int, ...]:

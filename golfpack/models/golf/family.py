@@ -58,7 +58,8 @@ def _folds(cfg: GolfConfig) -> tuple[Fold, ...]:
     return tuple(folds)
 
 
-def _tensor_spec(name: str, shape: tuple[int, ...], model: Golf) -> TensorSpec:
+def tensor_spec(name: str, shape: tuple[int, ...], model: Golf) -> TensorSpec:
+    """What a parameter of the network does in it."""
     module = name.removesuffix(".weight")
     if name in _TABLES:
         head = (Hook("head"),) if name == "tok_emb.weight" and model.cfg.tied else ()
@@ -84,7 +85,8 @@ def from_tokenizer(state: StateDict, overrides: Mapping[str, Any], path: Path) -
     split = str(overrides.get("bigram_split", False)).lower() in ("true", "1")
     if not split and "word_start_boost" not in state:
         return {}
-    from golfpack.data.tokenizer import load_tokenizer, word_starts  # few models need it
+    from golfpack.data.pieces import word_starts  # few models need these
+    from golfpack.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(path)
     vocab_size = state["tok_emb.weight"].shape[0]
@@ -97,7 +99,7 @@ def from_tokenizer(state: StateDict, overrides: Mapping[str, Any], path: Path) -
 
 
 NEWER = frozenset(f.name for f in dataclasses.fields(GolfConfig)) - FIRST_OPTIONS
-build, spec = from_net("golf", Golf, GolfConfig, _tensor_spec, _folds, NEWER)
+build, spec = from_net("golf", Golf, GolfConfig, tensor_spec, _folds, NEWER)
 
 
 def _uncached(config: Mapping[str, Any], positions: int) -> str | None:

@@ -37,7 +37,7 @@ class Mlp(nn.Module):
     def __init__(self, cfg: GolfConfig, block: int) -> None:
         super().__init__()
         self.activation = cfg.activation
-        self.slope = cfg.slope_of(block) if cfg.activation == "leaky_relu2" else 0.0
+        self.slope = cfg.slopes[block]
         if cfg.activation == "swiglu":
             self.gate_up = nn.Linear(cfg.dim, 2 * cfg.mlp_hidden, bias=False)
         else:

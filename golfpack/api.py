@@ -348,7 +348,7 @@ class Artifact:
             import transformers
         except ImportError as error:
             raise UsageError(
-                "transformers is not installed", "pip install 'golfpack[transformers]'"
+                "transformers is not installed", "pip install transformers"
             ) from error
         made = transformers.AutoConfig.for_model(**config)
         with torch.device("meta"):

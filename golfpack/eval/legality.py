@@ -126,8 +126,14 @@ class _Lab:
         """What is wrong with the distribution behind logits (V,), as its losses tell."""
         if len(logits) != self.vocab_size:
             return f"logits for {len(logits)} of {self.vocab_size} tokens"
-        every = torch.arange(self.vocab_size, device=logits.device)
-        losses = self.scorer.losses(logits.expand(1, self.vocab_size, -1), every[None])[0].double()
+        # Each target has the whole distribution before it: some at a time, or a large vocabulary's fill
+        # the memory.
+        parts = torch.arange(self.vocab_size, device=logits.device).split(
+            max(1, MAX_LOSSES // self.vocab_size)
+        )
+        losses = torch.cat(
+            [self.scorer.losses(logits.expand(1, len(p), -1), p[None])[0].double() for p in parts]
+        )
         impossible = int((~losses.isfinite()).sum())
         total = float((-losses).exp().sum())
         if impossible:

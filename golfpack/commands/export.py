@@ -52,10 +52,16 @@ def export(
     baseline: Annotated[
         str | None, typer.Option(help="Hold the scores of two or more logs against it: see stats.")
     ] = None,
-    author: Annotated[str, typer.Option(help="Of submission.json: who submits.")] = "",
-    github_id: Annotated[str, typer.Option(help="Of submission.json: their name there.")] = "",
-    name: Annotated[str, typer.Option(help="Of a submission: its name. Default: NAME.")] = "",
-    blurb: Annotated[str, typer.Option(help="Of a submission: what it is, in words.")] = "",
+    author: Annotated[str | None, typer.Option(help="Of submission.json: who submits.")] = None,
+    github_id: Annotated[
+        str | None, typer.Option(help="Of submission.json: their name there.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of a submission: its name. Default: NAME.")
+    ] = None,
+    blurb: Annotated[
+        str | None, typer.Option(help="Of a submission: what it is, in words.")
+    ] = None,
     settings: Set = None,
     model: Model = None,
     model_args: ModelArgs = None,
@@ -76,7 +82,8 @@ def export(
         options = SubmissionOptions(
             artifact=path, folder=submission, checkpoint=checkpoint, settings=tuple(settings or ()),
             ttt=ttt, budget=budget, code=tuple(code or ()), logs=tuple(log or ()),
-            baseline=baseline, author=Author(author, github_id, name, blurb), force=force,
+            baseline=baseline, force=force,
+            author=Author(*(text or "" for text in (author, github_id, name, blurb))),
         )  # fmt: skip
         with Reporter(quiet) as notify:
             written = write_submission(options, notify)

@@ -197,6 +197,7 @@ def _same(
             f"the script scores {score.tokens:,} tokens of {score.bytes:,} bytes, golfpack "
             f"{own.scored_tokens:,} of {own.scored_bytes:,}"
         )
+    assert own.val_bpb is not None  # there was a tokenizer, or a count of bytes
     if not abs(score.bpb - own.val_bpb) <= TOLERANCE:
         raise CorruptError(
             f"the script scores {score.bpb:.8f} bits per byte, golfpack {own.val_bpb:.8f}"
@@ -204,11 +205,11 @@ def _same(
     illegal = [c["name"] for c in own.legality or () if not c["passed"]]
     if illegal:
         raise CorruptError(f"this way of scoring is not legal: {', '.join(map(str, illegal))}")
-    return True, _agreed(score, own)
+    return True, _agreed(score, own.val_bpb)
 
 
-def _agreed(score: _Score, own: EvalReport) -> str:
-    off = abs(score.bpb - own.val_bpb)
+def _agreed(score: _Score, own_bpb: float) -> str:
+    off = abs(score.bpb - own_bpb)
     return f"{score.bpb:.6f} bits per byte on {score.tokens:,} tokens, golfpack's own to {off:.0e}"
 
 

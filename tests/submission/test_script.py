@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,7 @@ def place(home, tmp_path):
     return tmp_path
 
 
+@cache
 def small(home, kind):
     """A script before it is packed, which takes long."""
     artifact = load(home / "x.golf")

@@ -58,9 +58,9 @@ class Pieces:
             for number, value in _fields(data):
                 if number == _PIECE:
                     piece = dict(_fields(value))
-                    self._pieces.append((str(piece[1], "utf-8"), int(piece.get(3, _TEXT))))
+                    self._pieces.append((str(piece[1], "utf-8"), int(piece.get(3, _TEXT))))  # type: ignore[arg-type]  # int: a TypeError, below
                 elif number == _TRAINER:
-                    bos = str(dict(_fields(value)).get(_BOS_PIECE, b"<s>"), "utf-8")
+                    bos = str(dict(_fields(value)).get(_BOS_PIECE, b"<s>"), "utf-8")  # type: ignore[arg-type]
         except (IndexError, KeyError, TypeError, ValueError) as e:
             raise UsageError(
                 "this is not a SentencePiece model", "give the .model file of the tokens"

@@ -14,7 +14,6 @@ from golfpack.base.progress import Notify, silent
 from golfpack.errors import CorruptError, GolfpackError, UsageError
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
-from golfpack.eval.report import EvalReport
 from golfpack.inspect.verify import Checks, VerifyReport, verify
 from golfpack.submission.bare import required, run_bare
 from golfpack.submission.count import ARTIFACT, REQUIREMENTS, SCRIPT, TABLE, Count, count

@@ -40,7 +40,7 @@ def run(folder: Path, name: str, user_file: Path) -> None:
 
 
 def attempt(folder: Path, name: str, user_file: Path, seconds: float = 0.0) -> tuple[bool, float]:
-    """Run in a fork for that much CPU time (0: to the end); (whether it ended by itself, its CPU time)."""
+    """Run in a fork for so much CPU time (0: to the end); whether it ended by itself, its CPU time."""
     child = os.fork()
     if child == 0:
         try:

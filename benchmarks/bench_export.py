@@ -10,7 +10,6 @@ thread. The sum of its weights' bits is compared with that of golfpack's loader.
 import argparse
 import hashlib
 import os
-import resource
 import subprocess
 import sys
 import tempfile

@@ -9,7 +9,7 @@ import ast
 import builtins
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from typing import Any
 from golfpack.errors import UsageError
 from golfpack.export.edits import Text, first_line
 from golfpack.export.fold import fold
-from golfpack.export.scopes import Occurrence, occurrences
+from golfpack.export.scopes import Occurrence, Scope, occurrences
 
 # Methods that libraries call by their names.
 CALLED_FROM_OUTSIDE = frozenset({"forward", "backward", "setup_context"})
@@ -101,6 +101,21 @@ class Symbol:
     statement: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Mention:
+    """A place where a symbol is used.
+
+    Attributes:
+        symbol: it.
+        node: what the bundle writes its name for: a Name, or an Attribute of a module of ours.
+        seen: the name in it.
+    """
+
+    symbol: Symbol
+    node: ast.expr
+    seen: Occurrence
+
+
 @dataclass(eq=False)
 class _Unit:
     """A statement at the top level of a module, with the comments above it."""
@@ -124,7 +139,16 @@ class _Module:
         self.name = name
         self.text = Text(source)
         self.doc = ast.get_docstring(self.text.tree) or ""
-        self.seen = occurrences(self.text.tree)
+        seen = occurrences(self.text.tree)
+        every = list(ast.walk(self.text.tree))
+        self.names = {id(o.node): o for o in seen if isinstance(o.node, ast.Name)}
+        self.holders = {
+            id(n.value): n
+            for n in every
+            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+        }
+        self.local = _function_imports(modules, seen, every)
+        self.mentions: dict[int, Mention | None] = {}
         self.imports: dict[str, Symbol] = {}
         self.first_imports: list[str] = []
         self.units: list[_Unit] = []
@@ -356,9 +380,8 @@ class _Shake:
                 for name in names:
                     self._attributes.add(str(name))
                     self._keep(str(name))
-        inside = {id(part) for part in self.walk(node)}
-        for symbol, _, _ in references(self.modules, module, inside):
-            self.need(symbol)
+        for found in _mentioned(self.modules, module, self.walk(node)):
+            self.need(found.symbol)
 
     def annotated(self) -> list[tuple[_Module, ast.AST]]:
         """Nodes whose annotation can stay: all names of ours in it are needed anyway.
@@ -371,8 +394,8 @@ class _Shake:
                 told = annotation(node)
                 if told is None:
                     continue
-                inside = {id(part) for part in ast.walk(told)}
-                found = [s for s, _, _ in references(self.modules, unit.module, inside)]
+                inside = _mentioned(self.modules, unit.module, ast.walk(told))
+                found = [m.symbol for m in inside]
                 if all(s.statement or s in self.needed for s in found) and not _is_quoted(told):
                     kept.append((unit.module, told))
                     for symbol in found:
@@ -413,38 +436,35 @@ def _is_dunder(name: str) -> bool:
     return name.startswith("__") and name.endswith("__")
 
 
-def references(
-    modules: _Modules, module: _Module, inside: Collection[int]
-) -> Iterator[tuple[Symbol, ast.expr, Occurrence]]:
-    """Symbols that nodes of a module mention: symbol, the node to rename, the name in it.
-
-    Args:
-        inside: ids of the nodes to look at.
-    """
-    holders = {
-        id(n.value): n
-        for n in ast.walk(module.text.tree)
-        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
-    }
-    local = _function_imports(modules, module)
-    for seen in module.seen:
-        if id(seen.node) not in inside or not isinstance(seen.node, ast.Name):
+def _mentioned(
+    modules: _Modules, module: _Module, nodes: Iterable[ast.AST]
+) -> Iterator[Mention]:
+    """What nodes of a module mention of symbols."""
+    for node in nodes:
+        seen = module.names.get(id(node))
+        if seen is None:
             continue
-        symbol = _meant(modules, module, seen, local)
-        if symbol is None:
-            continue
-        if symbol.statement or symbol.name:
-            yield symbol, seen.node, seen
-            continue
-        holder = holders.get(id(seen.node))  # a module of ours: what is read of it
-        if holder is None:
-            raise UsageError(f"{module.name} uses module {symbol.module} as a value", None)
-        yield modules.resolve(symbol.module, holder.attr), holder, seen
+        if id(node) not in module.mentions:
+            module.mentions[id(node)] = _mention(modules, module, seen)
+        found = module.mentions[id(node)]
+        if found is not None:
+            yield found
 
 
-def _meant(
-    modules: _Modules, module: _Module, seen: Occurrence, local: Mapping[tuple[Any, str], Symbol]
-) -> Symbol | None:
+def _mention(modules: _Modules, module: _Module, seen: Occurrence) -> Mention | None:
+    symbol = _meant(modules, module, seen)
+    if symbol is None:
+        return None
+    assert isinstance(seen.node, ast.Name)
+    if symbol.statement or symbol.name:
+        return Mention(symbol, seen.node, seen)
+    holder = module.holders.get(id(seen.node))  # a module of ours: what is read of it
+    if holder is None:
+        raise UsageError(f"{module.name} uses module {symbol.module} as a value", None)
+    return Mention(modules.resolve(symbol.module, holder.attr), holder, seen)
+
+
+def _meant(modules: _Modules, module: _Module, seen: Occurrence) -> Symbol | None:
     """The symbol that a name stands for; None for what a function has of its own, and for builtins."""
     scope = seen.owner
     if scope is None:
@@ -452,24 +472,26 @@ def _meant(
     if scope.kind == "module":
         known = seen.name in module.defined or seen.name in module.imports
         return modules.resolve(module.name, seen.name) if known else None
-    symbol = local.get((scope, seen.name))
+    symbol = module.local.get((scope, seen.name))
     if symbol is None or symbol.statement:
         return None
     return modules.resolve(symbol.module, symbol.name) if symbol.name else symbol
 
 
-def _function_imports(modules: _Modules, module: _Module) -> dict[tuple[Any, str], Symbol]:
+def _function_imports(
+    modules: _Modules, seen: Iterable[Occurrence], every: Iterable[ast.AST]
+) -> dict[tuple[Scope, str], Symbol]:
     """What imports within functions bind, by scope and name."""
     parents = {
         id(alias): node
-        for node in ast.walk(module.text.tree)
+        for node in every
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    found: dict[tuple[Any, str], Symbol] = {}
-    for seen in module.seen:
-        if isinstance(seen.node, ast.alias) and seen.scope.kind == "function":
-            found[seen.scope, seen.name] = modules.imported(parents[id(seen.node)])[seen.name]
+    found: dict[tuple[Scope, str], Symbol] = {}
+    for o in seen:
+        if isinstance(o.node, ast.alias) and o.scope.kind == "function":
+            found[o.scope, o.name] = modules.imported(parents[id(o.node)])[o.name]
     return found
 
 
@@ -535,27 +557,24 @@ def _ordered(modules: _Modules, shake: _Shake) -> list[str]:
     return [name for name in order if name in used]
 
 
-_Mentions = list[tuple[Symbol, ast.expr, Occurrence]]
-
-
 def _mentions(
     modules: _Modules,
     shake: _Shake,
     module: _Module,
     annotations: Collection[tuple[_Module, ast.AST]],
-) -> _Mentions:
-    kept = {id(p) for u in module.units if u in shake.units for p in shake.walk(u.node)}
-    kept |= {id(p) for m, node in annotations if m is module for p in ast.walk(node)}
-    return list(references(modules, module, kept))
+) -> list[Mention]:
+    kept = [node for unit in module.units if unit in shake.units for node in shake.walk(unit.node)]
+    kept += [node for m, told in annotations if m is module for node in ast.walk(told)]
+    return list(_mentioned(modules, module, kept))
 
 
-def _names(shake: _Shake, order: list[str], mentions: Mapping[str, _Mentions]) -> dict[Symbol, str]:
+def _names(shake: _Shake, order: list[str], mentions: Mapping[str, list[Mention]]) -> dict[Symbol, str]:
     """A name for every symbol: its own, where no other has it and no function's own names hide it."""
     hidden: dict[Symbol, set[str]] = {}
     for found in mentions.values():
-        for symbol, _, seen in found:
-            around = [s for s in seen.scope.around() if s.kind != "module"]
-            hidden.setdefault(symbol, set()).update(*(s.bound for s in around))
+        for m in found:
+            around = [s for s in m.seen.scope.around() if s.kind != "module"]
+            hidden.setdefault(m.symbol, set()).update(*(s.bound for s in around))
     taken = set(shake.wanted.values()) | set(dir(builtins))
     names = dict(shake.wanted)
     outside = sorted((s for s in shake.needed if s.statement), key=lambda s: s.statement)
@@ -612,22 +631,23 @@ def _edit(
     modules: _Modules,
     shake: _Shake,
     module: _Module,
-    mentions: _Mentions,
+    mentions: list[Mention],
     names: Mapping[Symbol, str],
 ) -> None:
     """Make the changes that a module's statements need in the bundle."""
     text = module.text
     formatted = _formatted_strings(text.tree)
     strings: dict[int, ast.JoinedStr] = {}
-    for symbol, node, seen in mentions:
-        if isinstance(node, ast.Name) and node.id == names[symbol]:
+    for m in mentions:
+        name = names[m.symbol]
+        if isinstance(m.node, ast.Name) and m.node.id == name:
             continue
-        if id(seen.node) in formatted:
-            outer = formatted[id(seen.node)]
-            _Put(node, names[symbol]).visit(outer)
+        if id(m.seen.node) in formatted:
+            outer = formatted[id(m.seen.node)]
+            _Put(m.node, name).visit(outer)
             strings[id(outer)] = outer
         else:
-            text.replace(*text.span(node), names[symbol])
+            text.replace(*text.span(m.node), name)
     for outer in strings.values():
         text.replace(*text.span(outer), ast.unparse(outer))
     for unit in module.units:

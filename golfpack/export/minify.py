@@ -67,7 +67,29 @@ def minify(
     _rename_attributes(tree, keep, attributes)
     seen = occurrences(tree)
     _rename(tree, seen, frozenset(keep))
-    return compact(ast.unparse(tree))
+    return compact(_bare(ast.unparse(tree)))
+
+
+def _bare(source: str) -> str:
+    """Without the brackets around tuples and generators that `ast.unparse` writes and nobody needs."""
+    out: list[str] = []
+    for line in source.splitlines(keepends=True):
+        match = re.fullmatch(r"( *(?:return|[\w, ]+ =) )\((.*)\)(\n?)", line)
+        if match and _is_tuple(match[2]):
+            line = f"{match[1]}{match[2]}{match[3]}"
+        out.append(line)
+    bare = "".join(out)
+    return bare if ast.dump(ast.parse(bare)) == ast.dump(ast.parse(source)) else source
+
+
+def _is_tuple(text: str) -> bool:
+    """Whether a text without brackets is a tuple: its own brackets were the outermost ones."""
+    try:
+        value = ast.parse(f"({text})", mode="eval").body
+        alone = ast.parse(f"x = {text}").body[0]
+    except SyntaxError:
+        return False
+    return isinstance(value, ast.Tuple) and ast.dump(value) == ast.dump(getattr(alone, "value", value))
 
 
 # --- what only readers need ----------------------------------------------------------------------------

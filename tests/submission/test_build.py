@@ -48,7 +48,7 @@ def test_artifact_and_script_fill_the_budget(home, tmp_path, monkeypatch, recipe
 def test_what_fails_leaves_no_folder(home, tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "make_script", lambda *_: b"pass\n")
     with pytest.raises(BudgetError):
-        build_submission(options_of(home, "9000", tmp_path / "o.golf"), tmp_path / "s")
+        build_submission(options_of(home, "1500", tmp_path / "o.golf"), tmp_path / "s")
     assert not (tmp_path / "s").exists()
     with pytest.raises(UsageError, match="neither --dry-run nor --from"):
         build_submission(

@@ -436,9 +436,7 @@ def _is_dunder(name: str) -> bool:
     return name.startswith("__") and name.endswith("__")
 
 
-def _mentioned(
-    modules: _Modules, module: _Module, nodes: Iterable[ast.AST]
-) -> Iterator[Mention]:
+def _mentioned(modules: _Modules, module: _Module, nodes: Iterable[ast.AST]) -> Iterator[Mention]:
     """What nodes of a module mention of symbols."""
     for node in nodes:
         seen = module.names.get(id(node))
@@ -568,7 +566,9 @@ def _mentions(
     return list(_mentioned(modules, module, kept))
 
 
-def _names(shake: _Shake, order: list[str], mentions: Mapping[str, list[Mention]]) -> dict[Symbol, str]:
+def _names(
+    shake: _Shake, order: list[str], mentions: Mapping[str, list[Mention]]
+) -> dict[Symbol, str]:
     """A name for every symbol: its own, where no other has it and no function's own names hide it."""
     hidden: dict[Symbol, set[str]] = {}
     for found in mentions.values():

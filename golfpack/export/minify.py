@@ -89,7 +89,9 @@ def _is_tuple(text: str) -> bool:
         alone = ast.parse(f"x = {text}").body[0]
     except SyntaxError:
         return False
-    return isinstance(value, ast.Tuple) and ast.dump(value) == ast.dump(getattr(alone, "value", value))
+    return isinstance(value, ast.Tuple) and ast.dump(value) == ast.dump(
+        getattr(alone, "value", value)
+    )
 
 
 # --- what only readers need ----------------------------------------------------------------------------

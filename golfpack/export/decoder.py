@@ -4,14 +4,14 @@ Byte codecs, code coders, filters and format versions that the artifact does not
 cutting their tables down; a file that asks for one is refused like a damaged one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import ast
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from golfpack import __version__
 from golfpack.export.bundle import Known, bundle
 from golfpack.export.minify import minify, pack
-from golfpack.export.slim import slim
 from golfpack.packer.format.codestreams import DECODERS
 from golfpack.packer.format.container import VERSIONS
 from golfpack.packer.format.loader import Artifact
@@ -21,6 +21,8 @@ ENTRIES = {
     "load": "golfpack.export.standalone:load",
     "DecodeError": "golfpack.errors:CorruptError",
 }
+# What makes errors out of messages, by its name in the bundle.
+_ERRORS = frozenset({"DecodeError", "UsageError", "corrupt"})
 # Packages beyond numpy and Python's own library, by the codec that needs them.
 PACKAGES = {"brotli": "brotli", "zstd": "zstandard"}
 # What the loader takes from elsewhere for people's sake, in a form that a decoder needs.
@@ -106,101 +108,19 @@ def readable(artifact: Artifact, ties: Mapping[str, str]) -> str:
 
 
 def packed(artifact: Artifact, ties: Mapping[str, str]) -> bytes:
-    """The decoder in few bytes, as `readable` takes it; for this artifact and others with its fields.
-
-    Left out are the checks of what no file that golfpack wrote has, and optional fields of the format
-    that the artifact does not use. What stays: the file's sha256, the coder's end state, the length of
-    every decoded stream, that no stream is left over, and one error for whatever else goes wrong.
-    """
+    """The decoder in few bytes, as `readable` takes it: the same checks, without their messages."""
     known = _known(uses(artifact), artifact.family, ties)
-    known = Known(
-        {**known.values, **_facts(artifact)},
-        {**known.only, f"{_FORM}.rawfloat:RAW_STORAGE": _raw_types(artifact)},
-        {**known.instead, **_trusting(artifact, ties)},
-    )
-    entries = {**ENTRIES, "load": "golfpack.export.standalone:load_trusting"}
-    source = bundle(entries, known=known, annotations=False)
-    small = slim(source, checks=CHECKS, error="DecodeError", keep=ENTRIES)
-    return pack(minify(small, keep=ENTRIES))
+    tree = _Terse().visit(ast.parse(bundle(ENTRIES, known=known, annotations=False)))
+    return pack(minify(ast.unparse(tree), keep=ENTRIES))
 
 
-# Phrases of the messages of those checks that the packed form keeps.
-CHECKS = (
-    "the file does not match its sha256",
-    "the lanes do not end in their start state",
-    "no tensor in the manifest needs stream",
-    "it holds {more} bytes",  # a decoded stream is longer or shorter than its tensors ask for
-)
+class _Terse(ast.NodeTransformer):
+    """Puts one word for the messages of errors, and for the values in them."""
 
-
-def _facts(artifact: Artifact) -> dict[str, Any]:
-    """Conditions of the loader that come out alike for every tensor of an artifact."""
-    entries = [e for e, _ in artifact.tensors.values()]
-    matrices = [m for e in entries for m in e.matrices]
-    fields = [f for _, f in matrices]
-    quantized = [e.fields for e in entries if "raw" not in e.fields]
-    found: dict[str, Any] = {"coder in DECODERS": True, f"{_FORM}.rans.codes:decoder": None}
-
-    def tell(seen: Iterable[bool], yes: Sequence[str], no: Sequence[str] = ()) -> None:
-        values = set(seen)
-        if len(values) == 1:
-            value = values.pop()
-            found.update(dict.fromkeys(yes, value))
-            found.update(dict.fromkeys(no, not value))
-
-    grouped = ["steps.group is None", "group is None", '"group" not in fields']
-    tell(("group" in f for f in fields), ['"group" in fields'], grouped)
-    logs = ['fields["rows"] != "f16"', "isinstance(steps, LogSteps)"]
-    tell((f["rows"] != "f16" for f in fields), logs, ['fields["rows"] == "f16"'])
-    columns = ['"cols" in fields', "self.steps.col is not None"]
-    no_columns = ["steps.col_log is None", "self.col_log is None"]
-    tell(("cols" in f for f in fields), columns, no_columns)
-    tell(("sorted" in f for f in quantized), ["slot.sorted", "s.sorted"])
-    listed = ['"stream" in self.fields', "isinstance(codes, list)"]
-    tell(("stream" in f for f in quantized), listed)
-    corrected = ["self.correction is not None", "factors"]
-    tell(("correction" in f for f in quantized), corrected, ['"correction" not in self.fields'])
-    tell((0 in shape for shape, _ in matrices), ["0 in s.shape"], ["0 not in s.shape"])
-    if matrices and not any(0 in shape for shape, _ in matrices):
-        found["0 not in matrix.shape"] = True
-    if "bf16" not in _raw_types(artifact):
-        found['dtype != "bf16"'] = True
-    return found
-
-
-def _raw_types(artifact: Artifact) -> list[str]:
-    return sorted({e.fields["raw"] for e, _ in artifact.tensors.values() if "raw" in e.fields})
-
-
-def _trusting(artifact: Artifact, ties: Mapping[str, str]) -> dict[str, str]:
-    """Shorter stand-ins for parts of the loader, where the artifact has no need of the whole."""
-    needs = uses(artifact)
-    found = {
-        "golfpack.errors:CorruptError": "class CorruptError(ValueError):\n    pass",
-        "golfpack.errors:UsageError": "UsageError = CorruptError",
-        "golfpack.base.convert:make": "def make(kind, options, what):\n    return kind(**options)",
-    }
-    if needs.codecs == {"lzma"}:
-        found[f"{_FORM}.codecs:make_codec"] = """
-def make_codec(config):
-    return CODECS[config["id"]](config["preset"])
-"""
-    if not needs.filters:
-        found[f"{_FORM}.filters:make_filter"] = """
-def make_filter(config):
-    raise CorruptError
-"""
-    if not any("sorted" in e.fields for e, _ in artifact.tensors.values()):
-        found[f"{_FORM}.streams:_restored"] = """
-def _restored(slots, codes, side, streams):
-    return codes
-"""
-    if not ties:
-        found["golfpack.export.standalone:_with_ties"] = """
-def _with_ties(artifact):
-    return artifact.weights()
-"""
-    return found
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if getattr(node.func, "id", "") in _ERRORS:
+            return ast.Call(node.func, [ast.Constant("damaged")], [])
+        return self.generic_visit(node)
 
 
 _MAIN = """

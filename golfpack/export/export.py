@@ -79,11 +79,11 @@ def export(
             raise UsageError(f"{target} exists", "choose another --out, or add --force")
     notify("read", 0, 0, path.name)
     artifact = load(path)
-    ties = _ties(artifact, path, family)
+    ties = ties_of(artifact, path, family)
     notify("decoder", 0, 0, DECODER)
     code = packed(artifact, ties) if minified else readable(artifact, ties).encode()
     notify("check", 0, 0, DECODER)
-    tensors = check(code, path, artifact.weights(), ties)
+    tensors = check(code, path, under_all_names(artifact.weights(), ties))
     blob = path.read_bytes()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -104,8 +104,12 @@ def export(
     )
 
 
-def _ties(artifact: Artifact, path: Path, family: Family | None) -> dict[str, str]:
-    """Further names of the artifact's tensors, as its family has them."""
+def ties_of(artifact: Artifact, path: Path, family: Family | None = None) -> dict[str, str]:
+    """Further names of the artifact's tensors, as its family has them -> their names in it.
+
+    Raises:
+        UsageError: the family is another than the artifact's.
+    """
     if family is not None and family.name != artifact.family:
         raise UsageError(
             f"{path} holds a model of family {artifact.family}, not {family.name}",
@@ -117,9 +121,15 @@ def _ties(artifact: Artifact, path: Path, family: Family | None) -> dict[str, st
     return dict(aliases(model_of(artifact, path, family).config))
 
 
-def check(
-    code: bytes, path: Path, weights: Mapping[str, np.ndarray], ties: Mapping[str, str]
-) -> int:
+def under_all_names(
+    weights: Mapping[str, np.ndarray], ties: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """An artifact's weights, tied ones under each of their names, as a decoder gives them."""
+    tied = {a: weights[n] for a, n in ties.items() if a not in weights and n in weights}
+    return {**weights, **tied}
+
+
+def check(code: bytes, path: Path, expected: Mapping[str, np.ndarray]) -> int:
     """Decode an artifact with a decoder's code and compare every bit; returns the number of names.
 
     Raises:
@@ -128,7 +138,6 @@ def check(
     space = {"__name__": "golf_decode"}
     exec(compile(code, DECODER, "exec"), space)
     found: dict[str, np.ndarray] = space["load"](path)  # type: ignore[operator]
-    expected = {**weights, **{alias: weights[name] for alias, name in ties.items()}}
     if list(found) != list(expected):
         raise CorruptError("the decoder made for this artifact gives other names", None)
     for name, w in expected.items():

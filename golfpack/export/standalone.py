@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from golfpack.errors import CorruptError
 from golfpack.packer.format.loader import Artifact, loads
 
 # Further names of tied tensors, and the family that ties them; an export puts the model's own here.
@@ -22,15 +21,6 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
             without. OSError: it cannot be read.
     """
     return _with_ties(loads(Path(path).read_bytes()))
-
-
-def load_trusting(path: str | Path) -> dict[str, np.ndarray]:
-    """As `load`, for a loader whose checks were left out: one error for whatever goes wrong."""
-    blob = Path(path).read_bytes()
-    try:
-        return _with_ties(loads(blob))
-    except Exception as e:
-        raise CorruptError("damaged") from e
 
 
 def _with_ties(artifact: Artifact) -> dict[str, np.ndarray]:

@@ -347,9 +347,7 @@ class Artifact:
         try:
             import transformers
         except ImportError as error:
-            raise UsageError(
-                "transformers is not installed", "pip install transformers"
-            ) from error
+            raise UsageError("transformers is not installed", "pip install transformers") from error
         made = transformers.AutoConfig.for_model(**config)
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(made)

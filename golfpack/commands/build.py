@@ -165,14 +165,12 @@ def build(
         "lossless": lossless, "output": output, "recipe": recipe,
         "plan": None if plan is None else read_plan(plan), "settings": tuple(settings or ()),
         "calib": calib, "calib_tokens": calib_tokens, "data_free": data_free, "blind": blind,
-        "tokenizer": tokenizer, "with_tokenizer": with_tokenizer, "code": tuple(code or ()),
+        "tokenizer": tokenizer, "with_tokenizer": with_tokenizer, "code": shipped(code or [], pack, output, dry_run),
         "model": model, "model_args": tuple(model_args or ()), "recalibrate": recalibrate,
         "refine": _tokens(refine), "refine_on": refine_on,
         "strict": strict, "dry_run": dry_run, "force": force, "device": device, "cache": not no_cache,
         "seed": seed, "threads": threads, "argv": tuple(sys.argv[1:]),
     }  # fmt: skip
-    if pack:
-        asked["code"] = write_packed(code or [], output, dry_run)
     if source is None:
         options = read_options(asked)
     else:
@@ -212,8 +210,10 @@ def _tokens(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdecimal() else text
 
 
-def write_packed(code: list[Path], output: Path | None, dry_run: bool) -> tuple[Path, ...]:
-    """Pack code that ships, each file beside the artifact."""
+def shipped(code: list[Path], pack: bool, output: Path | None, dry_run: bool) -> tuple[Path, ...]:
+    """The files of code that ship: those given, or (--pack) each packed, beside the artifact."""
+    if not pack:
+        return tuple(code)
     from golfpack.base.files import write_atomically
     from golfpack.submission.packed import packed_code
 

@@ -20,7 +20,8 @@ def network(config, small=False):
     values = known_values(GolfConfig(**config), "", {})
     source = bundle(ENTRIES, known=Known(values), annotations=False)
     if small:
-        source = minify(quiet(source), keep=ENTRIES)
+        # A script's last lines use what is in it; what nothing uses goes.
+        source = minify(quiet(f"{source}\n{', '.join(ENTRIES)}\n"), keep=ENTRIES)
     assert "GolfConfig" not in source
     space = {"__name__": "script"}
     exec(source, space)

@@ -24,6 +24,7 @@ _TAKEN = (
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
     "chat_template.json",
 )  # fmt: skip
+_TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json"}
 
 
 def unpack_transformers(
@@ -40,7 +41,8 @@ def unpack_transformers(
     Args:
         like: a folder of transformers', such as the checkpoint's: its config.json,
             generation_config.json and tokenizer are taken. None: config.json is the artifact's.
-        tokenizer: a tokenizer.json, a SentencePiece BPE model or llama2.c's, in place of that.
+        tokenizer: a tokenizer.json, a SentencePiece BPE model or llama2.c's, in place of that. Where
+            neither brings one, the one inside the artifact is taken.
         dtype: "source" for the checkpoint's, or one for all tensors.
         force: replace files that exist.
 
@@ -53,19 +55,19 @@ def unpack_transformers(
     told = None if like is None else read_json(like / "config.json", "give transformers' folder")
     config, state = for_transformers(model, dtype, told)
     files: dict[str, bytes] = {} if like is None else _taken(like)
+    notes: list[str] = []
     if tokenizer is not None:
+        if not tokenizer.is_file():
+            raise unreadable(tokenizer, what="tokenizer ")
         files = {n: d for n, d in files.items() if n == "generation_config.json"}
-        files |= _tokenizer_files(tokenizer, model)
+        files |= _tokenizer_files(tokenizer.read_bytes(), tokenizer, model)
+    elif not _TOKENIZERS & files.keys():
+        files |= _inside(model, notes)
     files["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
     files["model.safetensors"] = safetensors.torch.save(
         {name: t.contiguous() for name, t in state.items()}, metadata={"format": "pt"}
     )
     _write(folder, files, force=force)
-    notes = []
-    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & files.keys():
-        notes.append(
-            "no tokenizer is in the folder: --like CHECKPOINT_FOLDER or --tokenizer FILE adds it"
-        )
     return UnpackReport(
         artifact=str(path),
         artifact_sha256=artifact.container.sha256,
@@ -82,11 +84,22 @@ def _taken(like: Path) -> dict[str, bytes]:
     return {name: (like / name).read_bytes() for name in _TAKEN if (like / name).is_file()}
 
 
-def _tokenizer_files(path: Path, model: Model) -> dict[str, bytes]:
-    """tokenizer.json and what says of which class it is."""
-    if not path.is_file():
-        raise unreadable(path, what="tokenizer ")
-    data = path.read_bytes()
+def _inside(model: Model, notes: list[str]) -> dict[str, bytes]:
+    """The files of the tokenizer inside the artifact; where there is none for transformers, a note."""
+    how = "--like CHECKPOINT_FOLDER or --tokenizer FILE adds one"
+    if model.tokenizer is None:
+        notes.append(f"no tokenizer is in the folder: {how}")
+        return {}
+    name, data = model.tokenizer
+    try:
+        return _tokenizer_files(data, Path(name), model)
+    except UsageError as e:
+        notes.append(f"no tokenizer is in the folder: of the one inside, {e.message}; {how}")
+        return {}
+
+
+def _tokenizer_files(data: bytes, path: Path, model: Model) -> dict[str, bytes]:
+    """tokenizer.json and what says of which class it is; `path` is for messages."""
     if hf_tokenizer.looks_like(data):
         special: Mapping[str, Any] = {}
     else:

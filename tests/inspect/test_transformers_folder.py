@@ -240,6 +240,25 @@ def test_a_checkpoint_without_a_tokenizer_is_scored_in_nats(trip, tmp_path):
         golfpack.evaluate(path, str(tmp_path / "tokens.bin"))
 
 
+def test_the_tokenizer_inside_comes_along(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    text = "the cat sat on the mat and the dog sat on the cat " * 8
+    train_tokenizer([text], 280, tmp_path / "t.model")
+    config = transformers.LlamaConfig(
+        vocab_size=280, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, max_position_embeddings=32,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "ckpt")
+    golfpack.build(
+        tmp_path / "ckpt", lossless=True, tokenizer=tmp_path / "t.model", with_tokenizer=True,
+        output=tmp_path / "x.golf", cache=False,
+    )  # fmt: skip
+    assert not unpack_transformers(tmp_path / "x.golf", tmp_path / "out").notes
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = load_tokenizer(tmp_path / "t.model").encode("the dog sat")
+    assert theirs("the dog sat", add_special_tokens=False).input_ids == ids
+
+
 def test_token_ids_beyond_uint16_from_calibration_to_score(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(

@@ -67,6 +67,7 @@ def test_build_and_inspect(printed, folder):
     assert printed("inspect", "c.pt")["errors"] is None
     assert printed("unpack", "c.golf", "--force")["files"]["c.unpacked.safetensors"] > size
     printed("build", "c.pt", "--lossless", "-o", "l.golf", *CALIB[4:])
+    assert printed("export", "c.golf", "--out", "dist", "-q")["packages"] == []
 
 
 def test_a_failed_build(inside, folder):

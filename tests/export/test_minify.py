@@ -113,7 +113,7 @@ def test_a_program_does_what_it_did(name):
 
 def test_names_that_others_see_stay():
     source = "def load(path, deep=1):\n    count = deep\n    return path, count\n"
-    assert minify(source, keep=["load"]) == "def load(path,deep=1):a=deep;return(path,a)\n"
+    assert minify(source, keep=["load"]) == "def load(path,deep=1):a=deep;return path,a\n"
     with pytest.raises(UsageError, match="eval"):
         minify("x = eval('1')")
 

@@ -133,7 +133,7 @@ def _decoded(
 
 
 def default_decoder() -> Decoder:
-    """The compiled decoder where numba is installed, else its numpy twin, some 20 times slower."""
+    """The compiled decoder where numba is installed, else its numpy twin: 4 times slower with 1,024 lanes, more with fewer."""
     if find_spec("numba") is None:
         return rans.decode_run
     from golfpack.packer.format.rans import fast

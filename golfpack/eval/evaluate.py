@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify, silent
 from golfpack.errors import StrictError
 from golfpack.eval.bytes import loss_and_bpb
@@ -176,8 +175,8 @@ def _told_bytes(counted: Counted | None) -> dict[str, Any]:
         return dict.fromkeys(empty)
     source = counted.source_round_trip
     return {
-        "tokenizer": str(counted.tokenizer),
-        "tokenizer_sha256": file_sha256(counted.tokenizer),
+        "tokenizer": counted.tokenizer,
+        "tokenizer_sha256": counted.tokenizer_sha256,
         "scored_bytes": int(counted.target_bytes.sum()),
         "bytes_source": counted.bytes_source,
         "byte_audit": dict(vars(counted.byte_audit)),

@@ -1,16 +1,18 @@
 """What `golfpack eval` reads: the models, the tokens, and how many bytes they stand for."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from golfpack.artifact import open_pair
+from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify, silent
 from golfpack.data.shards import tokens_sha256
 from golfpack.data.stream import is_text, read_counted
 from golfpack.data.text import read_documents
-from golfpack.data.tokenizer import load_tokenizer
+from golfpack.data.tokenizer import Tokenizer, load_tokenizer, read_tokenizer
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteAudit, ByteTable, audit
 from golfpack.eval.choose import TttRecipe, checked_window, choose_mode, load_ttt
@@ -36,8 +38,8 @@ class EvalOptions:
     Attributes:
         model: checkpoint or `.golf` file.
         tokens: shard, or a glob of shards.
-        tokenizer: theirs; None for that of the checkpoint's folder, and where there is none, for scores
-            in nats per token alone.
+        tokenizer: theirs; None for the one inside the artifact, or in the checkpoint's folder, and where
+            there is none, for scores in nats per token alone.
         window: tokens per window; None for the model's trained length.
         stride: of sliding windows; None for 64.
         ttt: "none", the name of a file of options in `golfpack/ttt`, or a .toml file.
@@ -131,7 +133,8 @@ class Counted:
     """What a tokenizer tells of the text behind the tokens.
 
     Attributes:
-        tokenizer: its file.
+        tokenizer: where it is.
+        tokenizer_sha256: of its bytes.
         target_bytes: (n - 1,) bytes of each target.
         bytes_source: of what they were counted: "table", "text", or the side-car shards.
         byte_audit: the byte table against decoded text.
@@ -139,7 +142,8 @@ class Counted:
         source_round_trip: whether the documents do, where the text itself is known.
     """
 
-    tokenizer: Path
+    tokenizer: str
+    tokenizer_sha256: str
     target_bytes: np.ndarray
     bytes_source: str
     byte_audit: ByteAudit
@@ -164,9 +168,10 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
         options.model, options.baseline, for_model, options.family, path
     )
     mode = _mode(options, ttt, loaded)
-    if path is None:
+    found = _tokenizer(options, path, loaded)
+    if found is None:
         return _uncounted(options, loaded, float_model, mode, ttt, notify)
-    sp = load_tokenizer(path)
+    sp, *told = found
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
     notify("read", 1, 4, "tokens")
     tokens, text_bytes = read_counted(options.tokens, sp, options.limit)
@@ -192,8 +197,19 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
         *_document_warnings(ttt, audited.documents),
         *mode.idle(documents),
     ]
-    counted = Counted(path, counts, bytes_source, audited, round_trip, source)
+    counted = Counted(*told, counts, bytes_source, audited, round_trip, source)
     return EvalInputs(loaded, float_model, mode, ttt, tokens, documents, counted, tuple(warnings))
+
+
+def _tokenizer(
+    options: EvalOptions, path: Path | None, loaded: Model
+) -> tuple[Tokenizer, str, str] | None:
+    """The tokenizer, where it is, and the sha256 of its bytes: that of `path`, unless one is inside."""
+    if options.tokenizer is None and loaded.tokenizer is not None:
+        name, data = loaded.tokenizer
+        where = f"{options.model} ({name} inside)"
+        return read_tokenizer(data, Path(name)), where, hashlib.sha256(data).hexdigest()
+    return None if path is None else (load_tokenizer(path), str(path), file_sha256(path))
 
 
 def _tokenizer_beside(options: EvalOptions) -> Path | None:

@@ -257,6 +257,10 @@ def test_the_tokenizer_inside_comes_along(tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     ids = load_tokenizer(tmp_path / "t.model").encode("the dog sat")
     assert theirs("the dog sat", add_special_tokens=False).input_ids == ids
+    (tmp_path / "held.txt").write_text(text)
+    found = golfpack.evaluate(tmp_path / "x.golf", str(tmp_path / "held.txt"), legality=False)
+    assert found.scored_bytes == len(text.encode())
+    assert found.tokenizer == f"{tmp_path / 'x.golf'} (t.model inside)"
 
 
 def test_token_ids_beyond_uint16_from_calibration_to_score(tmp_path):

@@ -133,7 +133,10 @@ def _decoded(
 
 
 def default_decoder() -> Decoder:
-    """The compiled decoder where numba is installed, else its numpy twin: 4 times slower with 1,024 lanes, more with fewer."""
+    """The compiled decoder where numba is installed, else its numpy twin.
+
+    That is 4 times slower with 1,024 lanes, and more with fewer.
+    """
     if find_spec("numba") is None:
         return rans.decode_run
     from golfpack.packer.format.rans import fast

@@ -45,8 +45,8 @@ def evaluate(
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="SentencePiece model or tokenizer.json of the tokens. Default: that of the "
-            "checkpoint's folder; without one, scores are in nats per token."
+            help="SentencePiece model or tokenizer.json of the tokens. Default: the one inside the "
+            "artifact or in the checkpoint's folder; without one, scores are in nats per token."
         ),
     ] = None,
     mode: Annotated[

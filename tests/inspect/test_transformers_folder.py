@@ -263,6 +263,7 @@ def test_the_tokenizer_inside_comes_along(tmp_path):
     assert found.tokenizer == f"{tmp_path / 'x.golf'} (t.model inside)"
 
 
+@pytest.mark.slow  # an output for each of 70,000 tokens
 def test_token_ids_beyond_uint16_from_calibration_to_score(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(

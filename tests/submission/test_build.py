@@ -19,9 +19,7 @@ def home(tmp_path_factory):
     return make_home(tmp_path_factory)
 
 
-@pytest.mark.parametrize(
-    "recipe", ["rd", pytest.param("sdclip-brotli", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("recipe", ["rd", pytest.param("sdclip-brotli", marks=pytest.mark.slow)])
 def test_artifact_and_script_fill_the_budget(home, tmp_path, monkeypatch, recipe):
     tried = []
     real = build_module.build

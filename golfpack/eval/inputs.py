@@ -171,7 +171,7 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     found = _tokenizer(options, path, loaded)
     if found is None:
         return _uncounted(options, loaded, float_model, mode, ttt, notify)
-    sp, *told = found
+    sp, where, sha256 = found
     table = ByteTable.from_tokenizer(sp, loaded.config["vocab_size"])
     notify("read", 1, 4, "tokens")
     tokens, text_bytes = read_counted(options.tokens, sp, options.limit)
@@ -197,7 +197,7 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
         *_document_warnings(ttt, audited.documents),
         *mode.idle(documents),
     ]
-    counted = Counted(*told, counts, bytes_source, audited, round_trip, source)
+    counted = Counted(where, sha256, counts, bytes_source, audited, round_trip, source)
     return EvalInputs(loaded, float_model, mode, ttt, tokens, documents, counted, tuple(warnings))
 
 

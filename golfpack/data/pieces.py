@@ -55,12 +55,12 @@ class Pieces:
         bos = "<s>"
         self._pieces: list[tuple[str, int]] = []
         try:
-            for number, value in _fields(data):
+            for number, value in message_fields(data):
                 if number == _PIECE:
-                    piece = dict(_fields(value))
+                    piece = dict(message_fields(value))
                     self._pieces.append((str(piece[1], "utf-8"), int(piece.get(3, _TEXT))))  # type: ignore[arg-type]  # int: a TypeError, below
                 elif number == _TRAINER:
-                    bos = str(dict(_fields(value)).get(_BOS_PIECE, b"<s>"), "utf-8")  # type: ignore[arg-type]
+                    bos = str(dict(message_fields(value)).get(_BOS_PIECE, b"<s>"), "utf-8")  # type: ignore[arg-type]
         except (IndexError, KeyError, TypeError, ValueError) as e:
             raise UsageError(
                 "this is not a SentencePiece model", "give the .model file of the tokens"
@@ -91,11 +91,11 @@ class Pieces:
         return self._pieces[token][1] == _UNUSED
 
 
-def _fields(data: bytes | int) -> Iterator[tuple[int, bytes | int]]:
-    """Number and value of each field of a message; texts, messages and floats as bytes.
+def message_fields(data: bytes | int) -> Iterator[tuple[int, bytes | int]]:
+    """Number and value of each field of a protobuf message; texts, messages and floats as bytes.
 
     Raises:
-        IndexError, ValueError, TypeError: this is no message.
+        IndexError, KeyError, ValueError, TypeError: this is no message.
     """
     if isinstance(data, int):
         raise TypeError("a number where a message belongs")

@@ -3,19 +3,18 @@
 SentencePiece merges the pair of neighbours whose union is the piece of the highest score, again and
 again; `tokenizers` merges by rank in a list of pairs. So every way to cut a piece into two pieces is a
 pair, ranked by the piece's score. The model file is protobuf (`sentencepiece_model.proto`), whose few
-fields that matter are read here by hand: protobuf is no dependency.
+fields that matter are read by hand: protobuf is no dependency.
 """
 
 import json
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from golfpack.data.pieces import SPACE, message_fields
 from golfpack.errors import UsageError
 
-_SPACE = "▁"
 # SentencePiece.Type and TrainerSpec.ModelType
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE, _BPE = 1, 2, 3, 6, 2
 # Fields of ModelProto, SentencePiece, TrainerSpec, NormalizerSpec.
@@ -23,7 +22,7 @@ _PIECES, _TRAINER, _NORMALISER = 1, 2, 3
 _MODEL_TYPE, _BYTE_FALLBACK = 3, 35
 # transformers' name -> the trainer's field of its id, and the id where that is left out.
 _SPECIAL = {"unk_token": (40, 0), "bos_token": (41, 1), "eos_token": (42, 2)}
-_CHARSMAP, _DUMMY_PREFIX, _REMOVE_SPACES = 2, 3, 4
+_CHARSMAP, _DUMMY_PREFIX, _REMOVESPACES = 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def hub_tokenizer(data: bytes, path: Path) -> HubTokenizer:
         pieces = [_piece(_fields(p)) for p in model.get(_PIECES, [])]
         trainer = _fields(model.get(_TRAINER, [b""])[-1])
         normaliser = _fields(model.get(_NORMALISER, [b""])[-1])
-    except (ValueError, IndexError, struct.error, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, IndexError, KeyError, struct.error, TypeError) as error:
         raise UsageError(
             f"{path} is not a SentencePiece model", "give a .model file or a tokenizer.json"
         ) from error
@@ -81,8 +80,8 @@ def hub_tokenizer(data: bytes, path: Path) -> HubTokenizer:
         "normalizer": {
             "type": "Sequence",
             "normalizers": [
-                *([{"type": "Prepend", "prepend": _SPACE}] if prefix else []),
-                {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
+                *([{"type": "Prepend", "prepend": SPACE}] if prefix else []),
+                {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
             ],
         },
         "pre_tokenizer": None,
@@ -90,7 +89,7 @@ def hub_tokenizer(data: bytes, path: Path) -> HubTokenizer:
         "decoder": {
             "type": "Sequence",
             "decoders": [
-                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
                 {"type": "ByteFallback"},
                 {"type": "Fuse"},
                 *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []),
@@ -153,7 +152,7 @@ def _check(
         wrong = "is no BPE model"
     elif _last(normaliser, _CHARSMAP, b""):
         wrong = "normalises text (nmt_nfkc or the like)"
-    elif _last(normaliser, _REMOVE_SPACES, 1):
+    elif _last(normaliser, _REMOVESPACES, 1):
         wrong = "removes spaces"
     elif kinds - {_NORMAL, _UNKNOWN, _CONTROL, _BYTE}:
         wrong = "has pieces that users defined, or unused ones"
@@ -179,35 +178,8 @@ def _signed(value: int) -> int:
 
 
 def _fields(data: bytes) -> dict[int, list[Any]]:
-    """Field number -> its values, of a protobuf message. Raises ValueError where it is none."""
+    """Field number -> its values, of a protobuf message; errors as `message_fields`."""
     found: dict[int, list[Any]] = {}
-    for key, value in _walk(data):
+    for key, value in message_fields(data):
         found.setdefault(key, []).append(value)
     return found
-
-
-def _walk(data: bytes) -> Iterator[tuple[int, Any]]:
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-        else:
-            size = {1: 8, 5: 4}.get(kind)
-            if kind == 2:
-                size, at = _varint(data, at)
-            if size is None or at + size > len(data):
-                raise ValueError("no protobuf message")
-            value, at = data[at : at + size], at + size
-        yield tag >> 3, value
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        value, at = value | (byte & 0x7F) << shift, at + 1
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number without an end")

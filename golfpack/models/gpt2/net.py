@@ -5,15 +5,14 @@ Parameter names are transformers' without their leading "transformer."; matrices
 `nn.Linear` (transformers stores them transposed; `gpt2.py` turns them around).
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from golfpack.errors import UsageError
 from golfpack.models.base import KVCache
+from golfpack.models.checks import check_attention_config
 from golfpack.models.golf.net import TiedHead
 
 ACTIVATIONS = ("gelu_tanh", "gelu")
@@ -44,16 +43,7 @@ class Gpt2Config:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if f.type in (int, float) and not value > 0:
-                raise UsageError(f"model option {f.name} must be positive, not {value}")
-        if self.activation not in ACTIVATIONS:
-            raise UsageError(
-                f"unknown activation {self.activation!r}", f"choose from {', '.join(ACTIVATIONS)}"
-            )
-        if self.dim % self.num_heads:
-            raise UsageError(f"{self.num_heads} heads do not divide dim {self.dim}", None)
+        check_attention_config(self, ACTIVATIONS)
 
 
 class Attention(nn.Module):

@@ -6,7 +6,6 @@ with its queries, keys and values; channel i of a head's first `rotary_dims` is 
 i + rotary_dims/2, the others are not rotated.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 
 from golfpack.errors import UsageError
 from golfpack.models.base import KVCache
+from golfpack.models.checks import check_attention_config
 from golfpack.models.golf.net import TiedHead
 from golfpack.models.rope import frequencies, read_scaling
 
@@ -54,16 +54,7 @@ class GptNeoxConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if f.type in (int, float) and not value > 0:
-                raise UsageError(f"model option {f.name} must be positive, not {value}")
-        if self.activation not in ACTIVATIONS:
-            raise UsageError(
-                f"unknown activation {self.activation!r}", f"choose from {', '.join(ACTIVATIONS)}"
-            )
-        if self.dim % self.num_heads:
-            raise UsageError(f"{self.num_heads} heads do not divide dim {self.dim}", None)
+        check_attention_config(self, ACTIVATIONS)
         if self.rotary_dims % 2 or self.rotary_dims > self.dim // self.num_heads:
             raise UsageError(
                 f"{self.rotary_dims} channels of heads of width {self.dim // self.num_heads} cannot be "

@@ -218,7 +218,7 @@ class RateDistortion:
         col_power: the exponent of U_ii; 1 is the theory's.
         row_grain, col_grain: steps are rounded to multiples of this many log units (1/32 octave for
             rows, 1/16 for columns): coarser is cheaper to store and hardly matters.
-        trellis: codes have states (docs/format.md), where a Hessian is known: 9 to 12% less KL at the
+        trellis: codes have states (docs/format.md), where a Hessian is known: 7 to 12% less KL at the
             same size. They take the own coder.
     """
 

@@ -7,7 +7,14 @@ from golfpack.base.documents import save
 from golfpack.base.progress import Notify, silent
 from golfpack.build.options import BuildOptions
 from golfpack.build.plan_report import PlanReport, PlanRow, PlanTensor, PlanTime
-from golfpack.build.prepare import Prepared, check_output, code_bytes, prepare, read_model
+from golfpack.build.prepare import (
+    Prepared,
+    check_output,
+    code_bytes,
+    prepare,
+    read_model,
+    with_its_tokenizer,
+)
 from golfpack.errors import UsageError
 from golfpack.packer.aim import Bytes
 from golfpack.packer.passes.mix import Mix
@@ -35,6 +42,7 @@ def plan(
         UsageError: bad input. BudgetError: less than the recipe's coarsest steps make.
     """
     began = time.perf_counter()
+    options = with_its_tokenizer(options)
     if options.output is not None:
         check_output(options.output, options.inputs.checkpoint)
         if len(budgets) > 1:

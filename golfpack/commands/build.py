@@ -29,6 +29,7 @@ from golfpack.commands.options import (
     Threads,
     Tokenizer,
     Ttt,
+    WithTokenizer,
     given_options,
 )
 from golfpack.commands.render.console import (
@@ -88,12 +89,7 @@ def build(
     calib: Calib = None,
     calib_tokens: CalibTokens = CALIB_TOKENS,
     tokenizer: Tokenizer = None,
-    with_tokenizer: Annotated[
-        bool,
-        typer.Option(
-            "--with-tokenizer", help="Put the tokenizer inside; it counts. Then it can generate."
-        ),
-    ] = False,
+    with_tokenizer: WithTokenizer = False,
     code: Code = None,
     pack: Annotated[
         bool,

@@ -56,6 +56,12 @@ Tokenizer = Annotated[
         "of the checkpoint's folder."
     ),
 ]
+WithTokenizer = Annotated[
+    bool,
+    typer.Option(
+        "--with-tokenizer", help="Put the tokenizer inside; it counts. Then it can generate."
+    ),
+]
 Code = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="File that ships too and counts towards the budget."),

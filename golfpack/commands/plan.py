@@ -25,6 +25,7 @@ from golfpack.commands.options import (
     Set,
     Threads,
     Tokenizer,
+    WithTokenizer,
 )
 from golfpack.commands.render.console import Reporter, number, out, show_assumed, show_json
 from golfpack.commands.render.tables import plain_table
@@ -57,6 +58,7 @@ def plan(
     calib: Calib = None,
     calib_tokens: CalibTokens = CALIB_TOKENS,
     tokenizer: Tokenizer = None,
+    with_tokenizer: WithTokenizer = False,
     code: Code = None,
     data_free: DataFree = False,
     model: Model = None,
@@ -75,8 +77,8 @@ def plan(
 
     inputs = Inputs(
         checkpoint=checkpoint, calib=calib, calib_tokens=calib_tokens, data_free=data_free,
-        tokenizer=tokenizer, code=tuple(code or ()), settings=tuple(settings or ()), model=model,
-        model_args=tuple(model_args or ()),
+        tokenizer=tokenizer, with_tokenizer=with_tokenizer, code=tuple(code or ()),
+        settings=tuple(settings or ()), model=model, model_args=tuple(model_args or ()),
     )  # fmt: skip
     goal = Goal(recipe=recipe, seed=seed)
     machine = Machine(threads=threads, device=device, cache=not no_cache)

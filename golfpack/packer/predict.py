@@ -146,6 +146,8 @@ class Predictor:
             BudgetError: less than the recipe's coarsest steps make.
         """
         exact = exact_bytes(self.state.original or self.state.weights)
+        if self.state.tokenizer is not None:
+            exact += len(self.state.tokenizer.coded)
         if self.rate.weights and budget_bytes >= exact:
             return self._lossless(budget_bytes, exact)
         wanted = 8 * budget_bytes - self.rate.kept_bits

@@ -8,6 +8,7 @@ import torch
 from conftest import TINY, asked, trained_looking
 
 import golfpack
+from golfpack.build.plan import plan
 from golfpack.build.run import build
 from golfpack.data.alph_tokenizer import AlphTokenizer
 from golfpack.data.tokenizer import load_tokenizer, train_tokenizer
@@ -38,6 +39,14 @@ def folder(tmp_path_factory):
         )
     )
     return path
+
+
+@pytest.mark.parametrize("budget", ["40kB", "10MB"])
+def test_the_tokenizer_counts_in_plans_too(folder, budget):
+    inside = asked(folder / "c.pt", data_free=True, with_tokenizer=True, dry_run=True, cache=False)
+    built, row = build(inside.changed(budget=budget)), plan(inside, [budget]).rows[0]
+    assert 0 < built.tokenizer_bytes < row.artifact_bytes
+    assert row.artifact_bytes == pytest.approx(built.artifact_bytes, rel=0.1)
 
 
 def test_the_tokenizer_counts_and_comes_back(folder):

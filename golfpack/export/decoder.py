@@ -4,25 +4,24 @@ Byte codecs, code coders, filters and format versions that the artifact does not
 cutting their tables down; a file that asks for one is refused like a damaged one.
 """
 
-import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from golfpack import __version__
 from golfpack.export.bundle import Known, bundle
 from golfpack.export.minify import minify, pack
+from golfpack.export.quiet import quiet
 from golfpack.packer.format.codestreams import DECODERS
 from golfpack.packer.format.container import VERSIONS
 from golfpack.packer.format.loader import Artifact
 
 _FORM = "golfpack.packer.format"
+ERROR = "DecodeError"
 ENTRIES = {
     "load": "golfpack.export.standalone:load",
-    "DecodeError": "golfpack.errors:CorruptError",
+    ERROR: "golfpack.errors:CorruptError",
 }
-# What makes errors out of messages, by its name in the bundle.
-_ERRORS = frozenset({"DecodeError", "UsageError", "corrupt"})
 # Packages beyond numpy and Python's own library, by the codec that needs them.
 PACKAGES = {"brotli": "brotli", "zstd": "zstandard"}
 # What the loader takes from elsewhere for people's sake, in a form that a decoder needs.
@@ -52,6 +51,39 @@ def make(kind, options, what):
 ''',
 }
 
+# Keys of a tensor's manifest entry that few have; "f16" stands for rows of that type, "empty" for a
+# tensor without weights.
+FEATURES = frozenset({"raw", "correction", "group", "sorted", "stream", "f16", "empty"})
+# Of an artifact without a feature: expression of a module -> its value.
+_WITHOUT: dict[str, dict[str, Any]] = {
+    "raw": {
+        f'{_FORM}.streams:"raw" in self.fields': False,
+        f'{_FORM}.streams:"raw" in e.fields': False,
+    },
+    "correction": {
+        f'{_FORM}.streams:"correction" not in self.fields': True,
+        f"{_FORM}.tensors:self.correction is not None": False,
+    },
+    "group": {
+        f'{_FORM}.stepcoding:"group" in fields': False,
+        f'{_FORM}.stepcoding:"group" not in fields': True,
+        f"{_FORM}.steps:group is None": True,
+    },
+    "f16": {
+        f'{_FORM}.stepcoding:fields["rows"] == "f16"': False,
+        f'{_FORM}.stepcoding:fields["rows"] != "f16"': True,
+        f"{_FORM}.codestreams:isinstance(steps, LogSteps)": True,
+    },
+    "stream": {
+        f'{_FORM}.streams:"stream" in self.fields': False,
+        f"{_FORM}.streams:isinstance(codes, list)": False,
+    },
+}
+_NOT_SORTED = """
+def _restored(slots, codes, side, streams):
+    return codes
+"""
+
 
 @dataclass(frozen=True)
 class Uses:
@@ -62,12 +94,14 @@ class Uses:
         codecs: ids of byte codecs.
         filters: ids of filters.
         coders: keys of the table of code decoders.
+        features: what few artifacts have, of FEATURES.
     """
 
     version: int
     codecs: frozenset[str]
     filters: frozenset[str]
     coders: frozenset[str]
+    features: frozenset[str] = frozenset()
 
     @property
     def packages(self) -> list[str]:
@@ -87,7 +121,20 @@ def uses(artifact: Artifact) -> Uses:
         frozenset([VERSIONS[version].manifest.codec_id, *(i for i in ids if i not in DECODERS)]),
         frozenset(_id(f) for config in configs for f in config.get("filters", [])),
         frozenset(i if i in DECODERS else "bytes" for i in ids[1:]),
+        frozenset(_features(manifest)),
     )
+
+
+def _features(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Those that a manifest asks for."""
+    if isinstance(manifest["codes"], list):
+        yield "stream"
+    for entry in manifest["tensors"]:
+        yield from FEATURES & entry.keys()
+        if entry.get("rows") == "f16":
+            yield "f16"
+        if not all(entry["shape"]):
+            yield "empty"
 
 
 def _id(config: dict[str, Any] | str) -> str:
@@ -108,19 +155,20 @@ def readable(artifact: Artifact, ties: Mapping[str, str]) -> str:
 
 
 def packed(artifact: Artifact, ties: Mapping[str, str]) -> bytes:
-    """The decoder in few bytes, as `readable` takes it: the same checks, without their messages."""
-    known = _known(uses(artifact), artifact.family, ties)
-    tree = _Terse().visit(ast.parse(bundle(ENTRIES, known=known, annotations=False)))
-    return pack(minify(ast.unparse(tree), keep=ENTRIES))
+    """The decoder in few bytes, as `readable` takes it, but for this very file alone.
 
-
-class _Terse(ast.NodeTransformer):
-    """Puts one word for the messages of errors, and for the values in them."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        if getattr(node.func, "id", "") in _ERRORS:
-            return ast.Call(node.func, [ast.Constant("damaged")], [])
-        return self.generic_visit(node)
+    It knows the file's sha256 and refuses any other: so it has no more to check, and is without what
+    this one does not need.
+    """
+    needs = uses(artifact)
+    known = _known(needs, artifact.family, ties, artifact.container.sha256)
+    known = replace(known, **usual(needs, known))
+    source = bundle(
+        {**ENTRIES, "load": "golfpack.export.standalone:load_sealed"},
+        known=known,
+        annotations=False,
+    )
+    return pack(minify(quiet(source, keep=ENTRIES, error=ERROR, sealed=True), keep=ENTRIES))
 
 
 _MAIN = """
@@ -147,9 +195,24 @@ def decoding(needs: Uses) -> Known:
     )
 
 
-def _known(needs: Uses, family: str, ties: Mapping[str, str]) -> Known:
+def usual(needs: Uses, known: Known) -> dict[str, Any]:
+    """`values` and `instead` of what is known, and of what an artifact without FEATURES does without.
+
+    Only for a decoder that never meets another artifact.
+    """
+    values, instead = dict(known.values), dict(known.instead)
+    for feature, told in _WITHOUT.items():
+        if feature not in needs.features:
+            values |= told
+    if not needs.features & {"sorted", "empty"}:
+        instead[f"{_FORM}.streams:_restored"] = _NOT_SORTED
+    return {"values": values, "instead": instead}
+
+
+def _known(needs: Uses, family: str, ties: Mapping[str, str], sha256: str = "") -> Known:
     known = decoding(needs)
     told = {
+        "golfpack.export.standalone:SHA256": f"SHA256 = {sha256!r}",
         "golfpack.export.standalone:FAMILY": f"FAMILY = {family!r}",
         "golfpack.export.standalone:TIES": f"TIES = {dict(ties)!r}",
     }

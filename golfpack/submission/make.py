@@ -1,22 +1,22 @@
 """The script of one artifact: `script.py` with what it needs, less what this model does without."""
 
 import warnings
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any
 
 from golfpack.errors import UsageError
 from golfpack.eval.choose import KINDS, TttRecipe, choose_mode
-from golfpack.export.bundle import Known, bundle
-from golfpack.export.decoder import Uses, decoding
+from golfpack.export.bundle import bundle
+from golfpack.export.decoder import Uses, decoding, usual
 from golfpack.export.minify import minify, pack
+from golfpack.export.quiet import quiet
 from golfpack.models.golf.config import GolfConfig
 from golfpack.models.golf.family import GOLF
 from golfpack.models.model import Model
 from golfpack.packer.format.container import VERSION
 from golfpack.submission import script
 from golfpack.submission.known import known_values
-from golfpack.submission.quiet import quiet
 
 # What decoding takes of an artifact that the default recipe wrote.
 USUAL = Uses(VERSION, frozenset({"lzma"}), frozenset(), frozenset({"rans"}))
@@ -64,7 +64,7 @@ class Training:
 
 
 def make_script(needs: Uses, model: Model, training: Training) -> bytes:
-    """The script that scores an artifact, as it counts: minified, and packed into two lines.
+    """The script that scores an artifact, as it counts: minified, and packed into three lines.
 
     The same input gives the same bytes.
 
@@ -89,6 +89,6 @@ def readable_script(needs: Uses, model: Model, training: Training) -> str:
     cfg = GolfConfig(**model.config)
     values = known_values(cfg, training.kind, dict(training.options))
     known = decoding(needs)
-    known = Known({**known.values, **values}, known.only, known.instead)
+    known = replace(known, **usual(needs, replace(known, values={**known.values, **values})))
     text = bundle({"main": f"{script.__name__}:main"}, known=known, annotations=False)
     return f"{text}\n\nmain()\n"

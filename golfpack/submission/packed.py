@@ -11,7 +11,7 @@ _SOURCE = ("triton.jit", "inspect.getsource", "torch.jit.script", "linecache.get
 
 
 def packed_code(path: Path) -> bytes:
-    """A Python file as a script of two lines that runs the same program.
+    """A Python file as a script of three lines that runs the same program.
 
     No name is changed. Comments and layout go where the program is the same without, which is seen from
     its syntax tree.

@@ -165,7 +165,7 @@ def scores(parts: Parts) -> list[str]:
 def _inside(parts: Parts) -> str:
     lines = [
         "## What is inside", "",
-        f"`{SCRIPT}` is a script out of golfpack's modules, packed (LZMA, base85): the decoder of",
+        f"`{SCRIPT}` is a script out of golfpack's modules, packed (LZMA): the decoder of",
         f"`{ARTIFACT}`, this model's network, windows, bytes per token, scoring. It does not train the",
         "model: the training script is no part of this folder unless it is listed above.",
     ]  # fmt: skip

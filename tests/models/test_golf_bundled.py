@@ -7,10 +7,10 @@ from test_golf_features import FEATURES, RECORD
 
 from golfpack.export.bundle import Known, bundle
 from golfpack.export.minify import minify
+from golfpack.export.quiet import quiet
 from golfpack.models.golf.config import GolfConfig
 from golfpack.models.golf.family import GOLF
 from golfpack.submission.known import known_values
-from golfpack.submission.quiet import quiet
 
 ENTRIES = {"Golf": "golfpack.models.golf.net:Golf"}
 

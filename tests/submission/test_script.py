@@ -21,9 +21,9 @@ from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.export.decoder import uses
 from golfpack.export.minify import minify
+from golfpack.export.quiet import quiet
 from golfpack.packer.format.loader import load
 from golfpack.submission.make import USUAL, Training, make_script, readable_script
-from golfpack.submission.quiet import quiet
 
 LINE = re.compile(r"(\w+) val_loss:(\S+) val_bpb:(\S+) tokens:(\d+) bytes:(\d+)")
 SGD = ("chunk_tokens=64", "lr=0.05", "batch_seqs=2", "epochs=2")
@@ -106,12 +106,14 @@ def test_every_score_is_golfpacks(home, place, told, monkeypatch, capsys, kind):
     assert found["ttt"][0] != found["sliding"][0]
 
 
-def test_a_script_is_two_lines_that_read_what_they_are_told(home, place, told, monkeypatch, capsys):
+def test_a_script_is_three_lines_that_read_what_they_are_told(
+    home, place, told, monkeypatch, capsys
+):
     model, artifact = open_model(home / "x.golf"), load(home / "x.golf")
     assert uses(artifact) == USUAL
     script = make_script(USUAL, model, Training())
     assert script == make_script(USUAL, model, Training())
-    assert len(script.splitlines()) == 2
+    assert script.count(b"\n") == 3
     monkeypatch.setenv("SCORES", "plain")
     assert list(run(script, place, capsys)) == ["plain"]
     folder = place / "fineweb10B_sp290"

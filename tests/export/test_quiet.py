@@ -2,7 +2,7 @@
 
 import pytest
 
-from golfpack.submission.quiet import quiet
+from golfpack.export.quiet import quiet
 
 BUNDLE = """
 import os

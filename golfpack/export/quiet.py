@@ -5,7 +5,7 @@ without the hint; a damaged artifact is one error without words, of which `golfp
 """
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 # Modules, by how their names begin, whose errors are all the same to whoever runs a script.
 _WORDLESS = ("golfpack/packer/", "golfpack/base/")
@@ -14,7 +14,9 @@ _GUARD = "golfpack/packer/format/container.py"
 _SECTION = "# --- "
 
 
-def quiet(source: str) -> str:
+def quiet(
+    source: str, *, keep: Collection[str] = (), error: str = "CorruptError", sealed: bool = False
+) -> str:
     """A bundle with fewer words, and without what only the words needed.
 
     `raise Error(message, hint)` and `require(holds, message, hint)` keep the message, or nothing in the
@@ -24,13 +26,17 @@ def quiet(source: str) -> str:
 
     Args:
         source: as `bundle` writes it, each module's part under a line with its name.
+        keep: names that others use; without any, what its last statements run is all that stays.
+        error: what a damaged artifact ends in, by its name in the bundle.
+        sealed: the file's digest is known beforehand: its framing is not looked at either.
     """
     tree = ast.parse(source)
     wordless = {line for line, module in _modules(source) if module.startswith(_WORDLESS)}
     own = {n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
-    unguarded = {line for line, module in _modules(source) if line in wordless and module != _GUARD}
-    tree = _Quiet(own, wordless, unguarded).visit(tree)
-    tree.body = _used(tree.body)
+    guard = None if sealed else _GUARD
+    unguarded = {line for line, module in _modules(source) if line in wordless and module != guard}
+    tree = _Quiet(own, wordless, unguarded, error).visit(tree)
+    tree.body = _used(tree.body, set(keep))
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
@@ -44,8 +50,9 @@ def _modules(source: str) -> Iterator[tuple[int, str]]:
 
 
 class _Quiet(ast.NodeTransformer):
-    def __init__(self, own: set[str], wordless: set[int], unguarded: set[int]) -> None:
+    def __init__(self, own: set[str], wordless: set[int], unguarded: set[int], error: str) -> None:
         self.own, self.wordless, self.unguarded = own, wordless, unguarded
+        self.error = error
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         gone = {"__post_init__"} if node.name.endswith("Options") else set[str]()
@@ -71,15 +78,16 @@ class _Quiet(ast.NodeTransformer):
         node.cause = None
         match node.exc:
             case ast.Call(func=ast.Name(id=name), args=args) if name in self.own:
-                node.exc = self._error(node, args)
+                node.exc = self._error(node, args, name)
             case _:
                 pass
         return self.generic_visit(node)
 
-    def _error(self, node: ast.stmt, words: Sequence[ast.expr]) -> ast.expr:
+    def _error(self, node: ast.stmt, words: Sequence[ast.expr], kind: str = "") -> ast.expr:
         if node.lineno in self.wordless:
-            return ast.Name("CorruptError", ast.Load())
-        return ast.Call(ast.Name("UsageError", ast.Load()), list(words[:1]), [])
+            return ast.Name(self.error, ast.Load())
+        kind = kind if kind == self.error else "UsageError"
+        return ast.Call(ast.Name(kind, ast.Load()), list(words[:1]), [])
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         match node.value:
@@ -112,14 +120,15 @@ class _Quiet(ast.NodeTransformer):
         return node
 
 
-def _used(body: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements of a module without definitions and imports that no other statement needs."""
+def _used(body: list[ast.stmt], keep: set[str]) -> list[ast.stmt]:
+    """The statements of a module without definitions and imports that nothing else needs."""
     while True:
         needs = [_loaded(node) for node in body]
         kept = [
             node
             for i, node in enumerate(body)
             if not (names := _defined(node))
+            or names & keep
             or any(names & need for k, need in enumerate(needs) if k != i)
         ]
         for node in kept:

@@ -143,8 +143,8 @@ def plan(
         budgets: as `build` takes them; none for the range in which people build.
         output: a file to write the plan of one budget to, for `build(plan=...)`.
         notify: as of `build`.
-        options: recipe, calib, calib_tokens, data_free, tokenizer, with_tokenizer, code, settings, model,
-            model_args, seed, threads, device and cache, as `build` has them.
+        options: recipe, calib, calib_tokens, data_free, tokenizer, with_tokenizer, code, settings,
+            model, model_args, seed, threads, device and cache, as `build` has them.
 
     Raises:
         UsageError: bad input. BudgetError: less than the recipe's coarsest steps make.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -192,11 +192,12 @@ class Lab:
         recipe: str | None = None,
         budget: str | None = None,
         code: Sequence[Path] | None = None,
+        refine: int | Literal["auto"] | None = None,
     ) -> Compiled:
         """Build a model, or take the artifact that is there; one that nothing fits is refused.
 
         Args:
-            recipe, budget, code: None for the options'.
+            recipe, budget, code, refine: None for the options'.
 
         Raises:
             UsageError: bad input.
@@ -204,13 +205,14 @@ class Lab:
         o = self.options
         recipe, budget = recipe or o.recipe or DEFAULT_RECIPE, budget or o.budget
         code = o.code if code is None else tuple(code)
+        refine = o.refine if refine is None else refine
         name = f"{model.name}-{Path(recipe).stem}-{budget.replace(' ', '')}"
         build_options = BuildOptions(
             inputs=Inputs(
                 checkpoint=Path(model.checkpoint), calib=self.calib, calib_tokens=o.calib_tokens,
-                tokenizer=self.data.path, code=tuple(code), settings=self.building,
+                tokenizer=self.data.path, code=code, settings=self.building,
             ),
-            goal=Goal(aim=Bytes(budget), recipe=recipe, refine=o.refine, blind=True),
+            goal=Goal(aim=Bytes(budget), recipe=recipe, refine=refine, blind=True),
             machine=Machine(threads=o.threads, device=o.device, cache=o.cache),
             force=True,  # the name has everything that it depends on
             argv=o.argv,

@@ -1,7 +1,7 @@
-"""The whole way, from text to an artifact of so many bytes: four ways to spend the same steps and bytes.
+r"""The whole way, from text to an artifact of so many bytes: four ways to spend steps and bytes.
 
-    python benchmarks/bench_whole_way.py --out way --text fineweb train.bin val.bin bpe.model \\
-        --text books books_train.jsonl books_val.jsonl 1024 [--texts fineweb,books,python] \\
+    python benchmarks/bench_whole_way.py --out way --text fineweb train.bin val.bin bpe.model \
+        --text books books_train.jsonl books_val.jsonl 1024 [--texts fineweb,books,python] \
         [--budgets 500kB,1.5MB] [--seeds 3] [--steps 250 | --minutes 1] [--jobs 2]
 
 Rows are texts and budgets; columns are
@@ -14,9 +14,9 @@ Every budget is artifact and code together. The code is golfpack's own counted s
 (decoder, model and scorer, packed) for that very shape, and counts the same for every column: the
 records' own scripts, which train too, are larger.
 
-The three first columns share their float models. All runs of a text see the same number of steps
-(or minutes) with one CPU thread each, --jobs of them at a time. Trained, built and scored cells are kept in
---out and reused (as `golfpack size` keeps them); a text "python", the sources of this interpreter's
+The first three columns share their float models. All runs of a text see the same number of steps
+(or minutes) with one CPU thread each, --jobs of them at a time. Trained, built and scored cells are kept
+in --out and reused (as `golfpack size` keeps them); a text "python", the sources of this interpreter's
 standard library, is there without being named. The best shape of a cell is chosen on the tokens that
 the table scores, in every column alike.
 """
@@ -49,7 +49,8 @@ from golfpack.size.shapes import read_shape
 from golfpack.submission.make import USUAL, Training, make_script
 from golfpack.train.sources import DataOptions
 
-# How `aimed` models are trained, as `golfpack train --set` has it; {bytes} is what the artifact may have.
+# How `aimed` models are trained, as `golfpack train --set` has it; {bytes} and {budget} are those of the
+# whole submission, the code included.
 # While it is empty, `aimed` is `rd`.
 AIMED: tuple[str, ...] = ()
 # Column -> recipe.
@@ -235,9 +236,9 @@ def run_all(todo: Sequence[Task], args: argparse.Namespace) -> list[Cell]:
             cells += made
             figures = " ".join(f"{c.column}/{c.budget} {_figure(c.bpb)}" for c in made)
             print(
-                f"[{time.time() - began:5.0f} s, {done}/{len(todo)}] {task.text.name} {task.shape} seed "
-                f"{task.seed}: float {made[0].float_bpb:.4f}, {made[0].tokens_per_second:,.0f} tokens/s, "
-                f"{figures}",
+                f"[{time.time() - began:5.0f} s, {done}/{len(todo)}] {task.text.name} {task.shape} "
+                f"seed {task.seed}: float {made[0].float_bpb:.4f}, "
+                f"{made[0].tokens_per_second:,.0f} tokens/s, {figures}",
                 flush=True,
             )
     return cells
@@ -294,7 +295,10 @@ def table(cells: Sequence[Cell], texts: Sequence[Text], args: argparse.Namespace
     for other, values in differences.items():
         if values:
             worst = f"{max(values):+.4f}"
-            lines += ["", f"aimed - {other}: median {median(values):+.4f}, worst {worst} bits per byte"]
+            lines += [
+                "",
+                f"aimed - {other}: median {median(values):+.4f}, worst {worst} bits per byte",
+            ]
     return lines
 
 
@@ -316,7 +320,9 @@ def every_shape(cells: Sequence[Cell]) -> list[str]:
         bpb = f"{fmean(scores):.4f}" if scores else "refused"
         size = f"{max(c.bytes or 0 for c in same):,}"
         mean = fmean(c.float_bpb for c in same)
-        lines.append(f"| {' | '.join(key)} | {same[0].parameters:,} | {mean:.4f} | {bpb} | {size} |")
+        lines.append(
+            f"| {' | '.join(key)} | {same[0].parameters:,} | {mean:.4f} | {bpb} | {size} |"
+        )
     return lines
 
 
@@ -351,10 +357,11 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of all cells; a rerun goes on there")
-    add("--text", nargs=4, action="append", default=[], metavar=("NAME", "TRAIN", "HELD_OUT", "TOKENIZER"),
+    add("--text", nargs=4, action="append", default=[],
+        metavar=("NAME", "TRAIN", "HELD_OUT", "TOKENIZER"),
         help="token files and their tokenizer; or text files and a number of pieces")  # fmt: skip
     add("--texts", help="names of those to run; python needs no --text. Default: all")
     add("--budgets", default=",".join(SHAPES))
@@ -365,7 +372,12 @@ def _arguments() -> argparse.Namespace:
     add("--jobs", type=int, default=2)
     add("--limit", type=int, default=32_769, help="held-out tokens read")
     add("--calib-tokens", type=int, default=16_384)
-    add("--refine", type=int, default=0, help="tokens that golfpack's codes are trained on; no default")
+    add(
+        "--refine",
+        type=int,
+        default=0,
+        help="tokens that golfpack's codes are trained on; no default",
+    )
     add("--set", action="append", default=[], help="of every model's training: train.seq_len=128")
     add("--aimed", action="append", help="of aimed models' training, in place of AIMED")
     args = parser.parse_args()

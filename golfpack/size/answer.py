@@ -117,8 +117,8 @@ def in_words(
         return []
     seeds = f" ± {best.artifact_spread:.4f} ({best.runs} seeds)" if best.artifact_spread else ""
     says = [
-        f"best measured: {best.shape}, {best.parameters:,} parameters at {best.bits_per_weight:.2f} bits "
-        f"per weight: {best.artifact_bpb:.4f} bits per byte{seeds}"
+        f"best measured: {best.shape}, {best.parameters:,} parameters at "
+        f"{best.bits_per_weight:.2f} bits per weight: {best.artifact_bpb:.4f} bits per byte{seeds}"
     ]
     built = [r for r in rows if r.refused is None]
     if len(built) > 1 and best in (built[0], built[-1]):
@@ -132,8 +132,8 @@ def in_words(
     over = "" if between.spread is None else f" ± {between.spread:.4f} over seeds"
     says.append(
         f"in between: {between.shape}, {between.parameters:,} parameters at "
-        f"{between.bits_per_weight:.2f} bits per weight, would give {between.artifact_bpb:.4f}{over} by the "
-        f"curves, which miss their own points by {curves.residual:.4f}"
+        f"{between.bits_per_weight:.2f} bits per weight, would give {between.artifact_bpb:.4f}{over} "
+        f"by the curves, which miss their own points by {curves.residual:.4f}"
     )
     chosen = recommended(best, curves, between)
     why = "more" if chosen == between.shape else "not more"

@@ -1,9 +1,9 @@
 """Two curves through the rungs of a ladder, and what a shape in between would give.
 
 At equal time, loss over parameters has a minimum, and is a parabola in the logarithm of the
-parameters as far as a ladder reaches (Hoffmann et al. 2022, arXiv 2203.15556, approach 2). What compiling
-adds is exponential in bits per weight, as a bit more is a quarter of the squared error; below two
-bits it bends, so its logarithm is a parabola, too, where four rungs allow one.
+parameters as far as a ladder reaches (Hoffmann et al. 2022, arXiv 2203.15556, approach 2). What
+compiling adds is exponential in bits per weight, as a bit more is a quarter of the squared error; below
+two bits it bends, so its logarithm is a parabola, too, where four rungs allow one.
 """
 
 from collections.abc import Sequence
@@ -93,9 +93,7 @@ def fit(rungs: Sequence[Rung]) -> Curves | None:
     return Curves(of_size, of_bits)
 
 
-def _polynomial(
-    of: str, x: np.ndarray, y: np.ndarray, weights: np.ndarray, degree: int
-) -> Curve:
+def _polynomial(of: str, x: np.ndarray, y: np.ndarray, weights: np.ndarray, degree: int) -> Curve:
     center = float(x.mean())
     powers = np.vander(x - center, degree + 1, increasing=True)
     found = np.linalg.lstsq(powers * weights[:, None], y * weights, rcond=None)[0]

@@ -1,4 +1,4 @@
-"""Where rungs are trained, compiled and scored, each once: what is there from an earlier run is taken."""
+"""Where rungs are trained, compiled and scored, each once: a rerun takes what is there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -283,9 +283,7 @@ class Lab:
     def _whole(self, path: str) -> str:
         return str(self.cells.folder / path)
 
-    def _build_inputs(
-        self, model: Trained, options: BuildOptions, recipe: str
-    ) -> dict[str, Any]:
+    def _build_inputs(self, model: Trained, options: BuildOptions, recipe: str) -> dict[str, Any]:
         given = load_recipe(recipe, self.building)
         aim = options.goal.aim
         assert isinstance(aim, Bytes)

@@ -1,4 +1,4 @@
-"""The picture of a ladder: bits per byte over parameters, and what compiling adds over bits per weight."""
+"""The picture of a ladder: bits per byte over parameters, and what compiling adds over bits."""
 
 import io
 from collections.abc import Callable
@@ -97,6 +97,8 @@ def _over_bits(axes: Any, rows: list[SizeRow], curves: Curves | None) -> None:
     axes.grid(alpha=0.3)
 
 
-def _line(axes: Any, x: list[int] | list[float], curve: Callable[[float], float], color: str) -> None:
+def _line(
+    axes: Any, x: list[int] | list[float], curve: Callable[[float], float], color: str
+) -> None:
     points = np.geomspace(min(x), max(x), 100).tolist()
     axes.plot(points, [curve(p) for p in points], "-", color=color, linewidth=1.2)

@@ -14,7 +14,7 @@ from golfpack.train.run import training_of
 LADDER_BITS = (6.0, 4.0, 3.0, 2.0, 1.25)
 # What a shape says; everything else of a model is `--set model.NAME=VALUE`.
 _OPTIONS = frozenset({"num_layers", "dim", "num_heads", "num_kv_heads", "mlp_hidden"})
-# Widths of heads, widest first. Wider ones than 32 from this model width on, as the challenge's baseline.
+# Widths of heads, widest first; 64 from this model width on, as in the challenge's baseline.
 _HEAD_DIMS = (64, 32, 16, 8)
 _WIDE = 512
 _NARROWEST, _WIDEST = 32, 8192
@@ -75,7 +75,8 @@ def _heads(dim: int, sharing: int) -> int:
         if dim >= 4 * head and dim % (head * sharing) == 0:
             return dim // head
     raise UsageError(
-        f"a width of {dim} does not divide into heads", f"use a multiple of {_HEAD_DIMS[-1] * sharing}"
+        f"a width of {dim} does not divide into heads",
+        f"use a multiple of {_HEAD_DIMS[-1] * sharing}",
     )
 
 
@@ -106,9 +107,7 @@ def ladder(size_of: Callable[[Shape], int], budget: int) -> tuple[Shape, ...]:
     return tuple(sorted(near))
 
 
-def between(
-    size_of: Callable[[Shape], int], shapes: Sequence[Shape]
-) -> dict[Shape, int]:
+def between(size_of: Callable[[Shape], int], shapes: Sequence[Shape]) -> dict[Shape, int]:
     """Shapes of the usual depths within a ladder's range of parameters, by their parameters."""
     sizes = [size_of(s) for s in shapes]
     dims = [s.dim for s in shapes]

@@ -14,9 +14,9 @@ from golfpack.train.run import training_of
 LADDER_BITS = (6.0, 4.0, 3.0, 2.0, 1.25)
 # What a shape says; everything else of a model is `--set model.NAME=VALUE`.
 _OPTIONS = frozenset({"num_layers", "dim", "num_heads", "num_kv_heads", "mlp_hidden"})
-# Widths of heads, widest first; 64 from this model width on, as in the challenge's baseline.
-_HEAD_DIMS = (64, 32, 16, 8)
-_WIDE = 512
+# Channels of a head, about; 64 from a width of 512 on, as in the challenge's baseline.
+_HEAD_DIM, _WIDE_HEAD_DIM, _WIDE = 32, 64, 512
+_LEAST_HEADS = 4
 _NARROWEST, _WIDEST = 32, 8192
 _WORDS = re.compile(r"([0-9]{1,3})x([0-9]{1,5})")
 
@@ -69,15 +69,12 @@ def options_of(family: Family, shape: Shape) -> dict[str, Any]:
 
 
 def _heads(dim: int, sharing: int) -> int:
-    """How many heads a width has: as wide as fits, four at least, `sharing` of them to a KV head."""
-    widest = _HEAD_DIMS if dim >= _WIDE else _HEAD_DIMS[1:]
-    for head in widest:
-        if dim >= 4 * head and dim % (head * sharing) == 0:
-            return dim // head
-    raise UsageError(
-        f"a width of {dim} does not divide into heads",
-        f"use a multiple of {_HEAD_DIMS[-1] * sharing}",
-    )
+    """How many heads a width has: even ones in size and, where they share KV heads, in number."""
+    wanted = _HEAD_DIM if dim < _WIDE else _WIDE_HEAD_DIM
+    known = [h for h in range(_LEAST_HEADS, dim, sharing) if dim % (2 * h) == 0]
+    if dim % 16 or not known:
+        raise UsageError(f"a width of {dim} does not divide into heads", "use a multiple of 16")
+    return min(known, key=lambda h: abs(log(dim / h / wanted)))
 
 
 def depth_of(dim: int) -> int:
@@ -95,7 +92,7 @@ def ladder(size_of: Callable[[Shape], int], budget: int) -> tuple[Shape, ...]:
     Raises:
         UsageError: the vocabulary alone, at the smallest width, is too much for the budget.
     """
-    known = [(size_of(s), s) for s in _grid(_NARROWEST, _WIDEST, 32, 8 * budget, size_of)]
+    known = [(size_of(s), s) for s in _grid(_NARROWEST, _WIDEST, 8 * budget, size_of)]
     if not known:
         raise UsageError(
             f"no model with this vocabulary has a bit per weight in {budget:,} bytes",
@@ -113,23 +110,21 @@ def between(size_of: Callable[[Shape], int], shapes: Sequence[Shape]) -> dict[Sh
     dims = [s.dim for s in shapes]
     found = {
         s: size_of(s)
-        for s in _grid(min(dims), max(dims), 16, max(sizes), size_of)
+        for s in _grid(min(dims), max(dims), max(sizes), size_of)
         if size_of(s) >= min(sizes)
     }
     return found | dict(zip(shapes, sizes, strict=True))
 
 
-def _grid(
-    low: int, high: int, step: int, most: int, size_of: Callable[[Shape], int]
-) -> Sequence[Shape]:
-    """Widths from `low` to `high` with their usual depths, up to `most` parameters."""
+def _grid(low: int, high: int, most: int, size_of: Callable[[Shape], int]) -> Sequence[Shape]:
+    """Shapes of widths from `low` to `high` with their usual depths, up to `most` parameters."""
     found, dim = [], low
     while dim <= high:
         shape = Shape(dim, depth_of(dim))
         if size_of(shape) > most:
             break
         found.append(shape)
-        dim += step if dim < _WIDE else 4 * step if dim >= 2 * _WIDE else 2 * step
+        dim += 16 if dim < _WIDE else 64
     return found
 
 

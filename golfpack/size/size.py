@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from golfpack.base.documents import save
 from golfpack.base.progress import Notify, silent
@@ -46,6 +47,7 @@ def size(
     budget = _budget(options)
     if options.png is not None:
         check_plots()
+        _check_folder(options.png)
     if options.seeds < 1:
         raise UsageError(f"{options.seeds} seeds train nothing", "give --seeds 1 or more")
     lab = open_lab(options, notify)
@@ -87,6 +89,13 @@ def one_run(lab: Lab, shape: Shape, seed: int, notify: Notify) -> SizeRun:
         kl=built.kl, build_seconds=built.seconds, warnings=built.warnings,
         reused=model.reused and built.reused,
     )  # fmt: skip
+
+
+def _check_folder(png: Path) -> None:
+    """Raise UsageError before the long work where its picture could not be written."""
+    if png.is_dir() or not png.parent.is_dir():
+        what = "it is a folder" if png.is_dir() else f"there is no folder {png.parent}"
+        raise UsageError(f"cannot write {png}: {what}", "choose another --png")
 
 
 def _budget(options: SizeOptions) -> int:

@@ -1,0 +1,102 @@
+"""Curves through rungs that were made of known ones, and the answer that follows."""
+
+from math import exp, log
+
+import pytest
+
+from golfpack.size.answer import best_of, between_of, in_words, recommended, rows_of
+from golfpack.size.fit import Rung, fit
+from golfpack.size.report import SizeRun
+from golfpack.size.shapes import Shape
+
+BUDGET = 100_000
+# Lowest at 400,000 parameters without the budget; the budget moves that down.
+SIZES = {Shape(64, 3): 150_000, Shape(96, 4): 300_000, Shape(128, 4): 500_000, Shape(160, 5): 800_000}
+OTHERS = {Shape(d, 4): 150_000 + 6_500 * (d - 64) for d in range(64, 176, 16)}
+
+
+def float_bpb(parameters: float) -> float:
+    return 2.0 + 0.05 * log(parameters / 400_000) ** 2
+
+
+def gap(bits: float) -> float:
+    return exp(-1.0 - 1.1 * bits)
+
+
+def run(shape: Shape, parameters: int, seed: int = 0, off: float = 0.0) -> SizeRun:
+    bits = 8 * BUDGET / parameters
+    before, added = float_bpb(parameters) + off, gap(bits)
+    return SizeRun(
+        shape.name, parameters, seed, 10, 1000, 1.0, 1000.0, before, 99, None, "a.golf", BUDGET, bits,
+        before + added, added,
+    )  # fmt: skip
+
+
+def runs(*offsets: float) -> list[SizeRun]:
+    return [run(s, n, seed, off) for seed, off in enumerate(offsets) for s, n in SIZES.items()]
+
+
+def test_curves_give_back_what_rungs_were_made_of():
+    rungs = [Rung(n, 8 * BUDGET / n, float_bpb(n), gap(8 * BUDGET / n)) for n in SIZES.values()]
+    # Far below what a text can tell, a gap is not followed.
+    curves = fit(rungs)
+    assert curves is not None
+    assert curves.float_bpb.residual < 1e-9
+    for n in (320_000, 450_000, 700_000):
+        expected = float_bpb(n) + gap(8 * BUDGET / n)
+        assert curves.at(n, 8 * BUDGET / n) == pytest.approx(expected, abs=2e-3)
+    assert fit(rungs[:2]) is None
+    assert fit([rungs[0], rungs[0], rungs[1]]) is None
+
+
+def test_the_shape_in_between_is_the_best_of_those_that_fit():
+    told = runs(0.0)
+    rows = rows_of(told)
+    best, curves = best_of(rows), fit([Rung(r.parameters, 8 * BUDGET / r.parameters, float_bpb(r.parameters),
+                                            gap(8 * BUDGET / r.parameters)) for r in rows])  # fmt: skip
+    assert best is not None
+    assert curves is not None
+    found = between_of(told, curves, best, OTHERS | SIZES, BUDGET)
+    assert found is not None
+    exact = {s.name: float_bpb(n) + gap(8 * BUDGET / n) for s, n in OTHERS.items()}
+    tried = {s.name for s in SIZES}
+    assert found.shape == min((s for s in exact if s not in tried), key=exact.__getitem__)
+    assert found.gain == pytest.approx(best.artifact_bpb - found.artifact_bpb)
+    assert found.spread is None
+    assert min(SIZES.values()) <= found.parameters <= max(SIZES.values())
+
+
+def test_a_gain_below_the_noise_is_no_reason_to_train_another_shape():
+    quiet, loud = runs(0.0, 1e-5), runs(0.0, 0.05)
+    for told in (quiet, loud):
+        rows = rows_of(told)
+        best = best_of(rows)
+        assert best is not None
+        points = [
+            Rung(r.parameters, r.bits_per_weight or 0, r.float_bpb or 0, r.gap or 0) for r in rows
+        ]
+        curves = fit(points)
+        assert curves is not None
+        found = between_of(told, curves, best, OTHERS, BUDGET)
+        assert found is not None
+        assert found.gain > 0
+        # Both seeds' curves differ by what the seeds do.
+        assert found.spread == pytest.approx((told[-1].float_bpb - told[0].float_bpb -
+                                              (told[3].float_bpb - told[0].float_bpb)) / 2**0.5)  # fmt: skip
+        expected = found.shape if told is quiet and found.gain > curves.residual else best.shape
+        assert recommended(best, curves, found) == expected
+        assert any("± " in line for line in in_words(rows, best, curves, found))
+    assert best.artifact_spread == pytest.approx(0.05 / 2**0.5)
+
+
+def test_the_end_of_a_ladder_and_refusals_are_said():
+    told = [run(s, n) for s, n in list(SIZES.items())[:2]]
+    refused = SizeRun("9x256", 5_000_000, 0, float_bpb=1.0, refused="it does not fit")
+    rows = rows_of([*told, refused])
+    assert [r.refused for r in rows] == [None, None, "it does not fit"]
+    best = best_of(rows)
+    says = " ".join(in_words(rows, best, None, None))
+    assert "best measured: 4x96" in says
+    assert "add a larger shape" in says
+    assert "fewer than three shapes" in says
+    assert best_of(rows_of([refused])) is None

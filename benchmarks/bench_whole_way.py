@@ -25,23 +25,18 @@ import argparse
 import json
 import multiprocessing
 import os
-import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from golfpack.base.files import file_sha256, write_atomically
+from texts import Text, add_texts, read_texts
+
+from golfpack.base.files import write_atomically
 from golfpack.base.progress import silent
 from golfpack.base.sizes import parse_size
-from golfpack.compare.store import key_of
-from golfpack.data.corpus import SKIPPED_PARTS, split_documents
-from golfpack.data.shards import write_shard
-from golfpack.data.stream import is_text
-from golfpack.data.text import read_documents
-from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.size.lab import Lab, Trained, open_lab
 from golfpack.size.options import SizeOptions
@@ -57,18 +52,6 @@ AIMED: tuple[str, ...] = ()
 COLUMNS = {"baseline": "int8-zlib", "record": "sdclip-brotli", "rd": "rd", "aimed": "rd"}
 # The ladder of a budget: from what int8 fits into it to what a bit and a half per weight does.
 SHAPES = {"500kB": "3x96,4x128,5x192", "1.5MB": "4x128,5x192,6x256"}
-# How the sources of Python are split, and how much text a tokenizer is trained on.
-HELD_OUT, VOCAB, TOKENIZER_CHARS = 0.05, 1024, 4_000_000
-
-
-@dataclass(frozen=True)
-class Text:
-    """What models are trained on and scored on: two token files, and the tokenizer of both."""
-
-    name: str
-    train: str
-    held_out: str
-    tokenizer: Path
 
 
 @dataclass(frozen=True)
@@ -102,51 +85,6 @@ class Cell:
     bytes: int | None
     code: int
     tokens_per_second: float
-
-
-def python_sources() -> Iterator[str]:
-    """The standard library's own files, in the order of their paths, without tests."""
-    root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        if SKIPPED_PARTS.isdisjoint(path.relative_to(root).parts):
-            yield path.read_bytes().decode("utf-8", "replace")
-
-
-def prepare(name: str, given: Sequence[str], out: Path) -> Text:
-    """A text as token files; text is encoded once, by a tokenizer trained on its own beginning."""
-    if given and not is_text(given[0]):
-        train, held_out, tokenizer = given
-        return Text(name, train, held_out, Path(tokenizer))
-    if given:
-        train, held_out, vocab = given
-        sides = [list(read_documents([train])), list(read_documents([held_out]))]
-        key = key_of({"of": [file_sha256(Path(p)) for p in (train, held_out)], "vocab": vocab})
-    else:
-        documents, vocab = [d for d in python_sources() if d.strip()], VOCAB
-        sides = list(split_documents(documents, HELD_OUT, 0))
-        key = key_of({"of": documents, "vocab": vocab})
-    folder = out / f"{name}@{key[:12]}"
-    found = Text(
-        name, str(folder / "train.bin"), str(folder / "held_out.bin"), folder / "tokenizer.model"
-    )
-    if Path(found.held_out).exists():  # which is written last
-        return found
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"{name}: a tokenizer of {vocab} pieces, and its tokens", flush=True)
-    train_tokenizer(_beginning(sides[0]), int(vocab), found.tokenizer)
-    tokenizer = load_tokenizer(found.tokenizer)
-    for path, documents in zip((found.train, found.held_out), sides, strict=True):
-        write_shard(path, encode_documents(tokenizer, documents))
-    return found
-
-
-def _beginning(documents: Sequence[str]) -> Iterator[str]:
-    left = TOKENIZER_CHARS
-    for document in documents:
-        yield document
-        left -= len(document)
-        if left <= 0:
-            return
 
 
 def open_text(text: Text, settings: tuple[str, ...], args: argparse.Namespace) -> Lab:
@@ -331,12 +269,13 @@ def main() -> None:
     args = _arguments()
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"  # of the processes below
     args.out.mkdir(parents=True, exist_ok=True)
-    given = {name: rest for name, *rest in args.text}
-    texts = [prepare(name, given.get(name, ()), args.out) for name in args.texts]
+    texts = read_texts(args)
     todo = tasks(texts, args)
     print(f"{len(todo)} models, {sum(len(t.builds) for t in todo)} artifacts", flush=True)
     cells = run_all(todo, args)
-    order = {name: at for at, name in enumerate([*args.texts, *args.budgets, *COLUMNS])}
+    order = {
+        name: at for at, name in enumerate([*(t.name for t in texts), *args.budgets, *COLUMNS])
+    }
     cells.sort(
         key=lambda c: (order[c.text], order[c.budget], order[c.column], c.parameters, c.seed)
     )
@@ -360,10 +299,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of all cells; a rerun goes on there")
-    add("--text", nargs=4, action="append", default=[],
-        metavar=("NAME", "TRAIN", "HELD_OUT", "TOKENIZER"),
-        help="token files and their tokenizer; or text files and a number of pieces")  # fmt: skip
-    add("--texts", help="names of those to run; python needs no --text. Default: all")
+    add_texts(parser)
     add("--budgets", default=",".join(SHAPES))
     add("--shapes", nargs="*", default=[], metavar="BUDGET=SHAPES", help="500kB=3x96,4x128,5x192")
     add("--seeds", type=int, default=3)
@@ -385,12 +321,9 @@ def _arguments() -> argparse.Namespace:
         args.steps = 250
     args.aimed = tuple(AIMED if args.aimed is None else args.aimed)
     args.budgets = args.budgets.split(",")
-    args.texts = args.texts.split(",") if args.texts else [*(t[0] for t in args.text), "python"]
     args.shapes = SHAPES | dict(s.split("=", 1) for s in args.shapes)
     if missing := [b for b in args.budgets if b not in args.shapes]:
         parser.error(f"no shapes for {missing[0]}: --shapes {missing[0]}=3x96,4x128")
-    if missing := [t for t in args.texts if t != "python" and t not in {g[0] for g in args.text}]:
-        parser.error(f"no --text {missing[0]} TRAIN HELD_OUT TOKENIZER")
     return args
 
 

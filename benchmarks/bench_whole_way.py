@@ -37,15 +37,15 @@ from texts import Text, add_texts, read_texts
 from golfpack.base.files import write_atomically
 from golfpack.base.progress import silent
 from golfpack.base.sizes import parse_size
-from golfpack.models.checkpoint import load_checkpoint
-from golfpack.size.lab import Lab, Trained, open_lab
+from golfpack.models.model import Model
+from golfpack.size.lab import Lab, open_lab
 from golfpack.size.options import SizeOptions
 from golfpack.size.shapes import read_shape
 from golfpack.submission.make import USUAL, Training, make_script
 from golfpack.train.sources import DataOptions
 
-# How `aimed` models are trained, as `golfpack train --set` has it; {bytes} and {budget} are those of the
-# whole submission, the code included.
+# How `aimed` models are trained, as `golfpack train --set` has it. {artifact} is what the budget leaves
+# for the artifact, as "484994B"; {budget} is the whole, the code included.
 # While it is empty, `aimed` is `rd`.
 AIMED: tuple[str, ...] = ()
 # Column -> recipe.
@@ -103,20 +103,26 @@ def open_text(text: Text, settings: tuple[str, ...], args: argparse.Namespace) -
     )  # fmt: skip
 
 
-def counted_code(lab: Lab, model: Trained, shape: str) -> Path:
+def counted_code(lab: Lab, shape: str) -> Path:
     """The script that ships beside an artifact of this shape, as it counts."""
-    loaded = load_checkpoint(Path(model.checkpoint))
+    family, options = lab.chosen.family, lab.model_options(read_shape(shape))
+    spec = family.spec(options)
+    model = Model(family, spec.config, spec, {}, "", {}, Path())  # a script knows no weights
     path = lab.cells.folder / f"code-{shape}.py"
-    write_atomically(path, make_script(USUAL, loaded, Training()))
+    write_atomically(path, make_script(USUAL, model, Training()))
     return path
 
 
 def do(task: Task, args: argparse.Namespace) -> list[Cell]:
     """Train a model, and build and score what is asked for."""
-    lab = open_text(task.text, task.settings, args)
+    lab = open_text(task.text, (), args)
+    code = counted_code(lab, task.shape)
+    if task.settings:
+        told = {budget: parse_size(budget, 1) - code.stat().st_size for _, budget in task.builds}
+        settings = tuple(_filled(s, told) for s in task.settings)
+        lab = open_text(task.text, settings, args)
     model = lab.trained(read_shape(task.shape), task.seed, silent)
     score = lab.scored(model.name, model.checkpoint, model.sha256, silent)
-    code = counted_code(lab, model, task.shape)
     cells = []
     for column, budget in task.builds:
         recipe = COLUMNS[column]
@@ -136,6 +142,14 @@ def do(task: Task, args: argparse.Namespace) -> list[Cell]:
     return cells
 
 
+def _filled(setting: str, left: dict[str, int]) -> str:
+    """A setting with the artifact's bytes in its place. Such a model is for one budget alone."""
+    if "{artifact}" not in setting:
+        return setting
+    (size,) = left.values()
+    return setting.replace("{artifact}", f"{size}B")
+
+
 def tasks(texts: Sequence[Text], args: argparse.Namespace) -> list[Task]:
     """All models, seed by seed, large ones first: so that the last do not wait for one."""
     found = []
@@ -148,19 +162,19 @@ def tasks(texts: Sequence[Text], args: argparse.Namespace) -> list[Task]:
             for text in texts:
                 found.append(Task(text, shape, seed, (), plain))
                 for budget in budgets:
-                    size = parse_size(budget, 1)
-                    settings = tuple(s.format(bytes=size, budget=budget) for s in args.aimed)
+                    settings = tuple(s.replace("{budget}", budget) for s in args.aimed)
                     found.append(Task(text, shape, seed, settings, (("aimed", budget),)))
     return _merged(found)
 
 
 def _merged(found: Sequence[Task]) -> list[Task]:
     """Tasks of one and the same training as one task: two processes must not work on one cell."""
-    builds: dict[Task, tuple[tuple[str, str], ...]] = {}
+    builds: dict[tuple[Task, str], tuple[tuple[str, str], ...]] = {}
     for task in found:
-        same = replace(task, builds=())
+        own = any("{artifact}" in s for s in task.settings)
+        same = replace(task, builds=()), task.builds[0][1] if own else ""
         builds[same] = (*builds.get(same, ()), *task.builds)
-    return [replace(task, builds=told) for task, told in builds.items()]
+    return [replace(task, builds=told) for (task, _), told in builds.items()]
 
 
 def run_all(todo: Sequence[Task], args: argparse.Namespace) -> list[Cell]:

@@ -2,7 +2,7 @@ r"""The whole way, from text to an artifact of so many bytes: four ways to spend
 
     python benchmarks/bench_whole_way.py --out way --text fineweb train.bin val.bin bpe.model \
         --text books books_train.jsonl books_val.jsonl 1024 [--texts fineweb,books,python] \
-        [--budgets 500kB,1.5MB] [--seeds 3] [--steps 250 | --minutes 1] [--jobs 2]
+        [--budgets 500kB,1.5MB] [--seeds 3] [--steps 200 | --minutes 1] [--jobs 2]
 
 Rows are texts and budgets; columns are
     baseline   the challenge's first: int8, zlib-9 (recipe int8-zlib)
@@ -50,8 +50,10 @@ from golfpack.train.sources import DataOptions
 AIMED: tuple[str, ...] = ()
 # Column -> recipe.
 COLUMNS = {"baseline": "int8-zlib", "record": "sdclip-brotli", "rd": "rd", "aimed": "rd"}
-# The ladder of a budget: from what int8 fits into it to what a bit and a half per weight does.
-SHAPES = {"500kB": "3x96,4x128,5x192", "1.5MB": "4x128,5x192,6x256"}
+# The ladder of a budget: from what int8 fits into it to what two or three bits per weight do.
+SHAPES = {"500kB": "4x96,4x128,5x160,5x192", "1.5MB": "5x160,5x192,6x256"}
+# Of 2,048 tokens each; see docs/size.md for what that takes.
+STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -332,7 +334,7 @@ def _arguments() -> argparse.Namespace:
     add("--aimed", action="append", help="of aimed models' training, in place of AIMED")
     args = parser.parse_args()
     if args.steps is None and args.minutes is None:
-        args.steps = 250
+        args.steps = STEPS
     args.aimed = tuple(AIMED if args.aimed is None else args.aimed)
     args.budgets = args.budgets.split(",")
     args.shapes = SHAPES | dict(s.split("=", 1) for s in args.shapes)

@@ -31,6 +31,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median, stdev
+from tempfile import TemporaryDirectory
 
 from texts import Text, add_texts, read_texts
 
@@ -98,7 +99,7 @@ def open_text(text: Text, settings: tuple[str, ...], args: argparse.Namespace) -
                 tokens=text.train, val_tokens=text.held_out, tokenizer=text.tokenizer
             ),
             steps=args.steps, minutes=args.minutes, settings=(*args.set, *settings),
-            calib_tokens=args.calib_tokens, limit=args.limit,
+            calib_tokens=args.calib_tokens, limit=args.limit, cache=True,
             out=args.out / text.name, threads=1, device="cpu",
         ),
         silent,
@@ -116,7 +117,13 @@ def counted_code(lab: Lab, shape: str) -> Path:
 
 
 def do(task: Task, args: argparse.Namespace) -> list[Cell]:
-    """Train a model, and build and score what is asked for."""
+    """Train a model, and build and score what is asked for, with statistics measured once."""
+    with TemporaryDirectory() as cache:
+        os.environ["GOLFPACK_CACHE"] = cache
+        return _done(task, args)
+
+
+def _done(task: Task, args: argparse.Namespace) -> list[Cell]:
     lab = open_text(task.text, (), args)
     code = counted_code(lab, task.shape)
     if task.settings:

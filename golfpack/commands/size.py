@@ -15,7 +15,6 @@ from golfpack.commands.options import (
     Device,
     Json,
     Limit,
-    NoCache,
     Quiet,
     RecipeName,
     Set,
@@ -95,7 +94,6 @@ def size(
         Path | None, typer.Option(help="The picture. Default: size.png in --out.")
     ] = None,
     device: Device = "auto",
-    no_cache: NoCache = False,
     settings: Set = None,
     threads: Threads = CORES,
     json: Json = False,
@@ -117,7 +115,7 @@ def size(
         "steps": steps, "minutes": minutes, "seeds": seeds, "family": family,
         "settings": tuple(settings or ()), "recipe": recipe,
         "refine": int(refine) if refine.isdecimal() else refine, "calib_tokens": calib_tokens,
-        "code": tuple(code or ()), "cache": not no_cache, "limit": limit, "window": window,
+        "code": tuple(code or ()), "limit": limit, "window": window,
         "out": out, "png": png, "threads": threads, "device": device, "argv": tuple(sys.argv[1:]),
     }  # fmt: skip
     options = make(SizeOptions, table, "size")

@@ -25,7 +25,8 @@ class SizeOptions:
         settings: "model.", "train." and "data." settings of training, and "pass.option=value".
         recipe: name or .toml file; None for the default.
         refine: as `build` has it.
-        calib_tokens, code, cache: as `build` has them.
+        calib_tokens, code: as `build` has them.
+        cache: keep models' statistics for builds of other budgets; they take more room than models.
         limit: held-out tokens read.
         window: targets per window; None for the trained length.
         out: folder of everything.
@@ -47,7 +48,7 @@ class SizeOptions:
     refine: int | Literal["auto"] = 0
     calib_tokens: int = CALIB_TOKENS
     code: tuple[Path, ...] = ()
-    cache: bool = True
+    cache: bool = False
     limit: int = EVAL_TOKENS
     window: int | None = None
     out: Path = Path("size")

@@ -1,5 +1,6 @@
 """`golfpack size`: how large a model is best in so many bytes."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -44,6 +45,8 @@ def size(
         UsageError: bad input. BudgetError: every shape was refused.
     """
     began = time.perf_counter()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("a ladder is one process's work", "run it without torchrun")
     budget = _budget(options)
     if options.png is not None:
         check_plots()

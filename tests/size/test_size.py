@@ -47,7 +47,6 @@ def options(folder, tmp_path) -> SizeOptions:
         settings=("train.seq_len=16", "train.batch_tokens=64", "train.save_every=1"),
         calib_tokens=256,
         limit=301,
-        cache=False,
         out=tmp_path / "out",
     )
 
@@ -134,7 +133,7 @@ def test_an_interrupted_training_goes_on_and_a_damaged_file_is_made_again(option
         size(stopped)
 
 
-def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path):
+def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path, monkeypatch):
     for changed, words in (
         ({"budget": "3bpw"}, "another size for every shape"),
         ({"shapes": ("2x32", "2x32")}, "named twice"),
@@ -148,6 +147,10 @@ def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path):
         with pytest.raises(UsageError, match=words):
             size(replace(options, **changed))
     assert not list(options.out.glob("runs/*"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process"):
+        size(options)
+    monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(BudgetError, match="every shape was refused"):
         size(replace(options, budget="1100", shapes=("2x32",)))
 

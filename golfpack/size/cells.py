@@ -8,6 +8,9 @@ from golfpack.base.files import write_atomically
 from golfpack.compare.store import key_of
 from golfpack.errors import UsageError
 
+# Inputs that are files of the folder themselves.
+_FILES = ("model", "checkpoint")
+
 
 class Cells:
     """Results by what they are of and by everything they depend on.
@@ -37,10 +40,21 @@ class Cells:
         path = self._path(name, inputs)
         if path.exists():
             return self._read(path)["result"]
-        for other in sorted(path.parent.glob(f"{name}@*.json")):
-            why = _difference(self._read(other)["inputs"], _plain(inputs))
-            self.notes.append(f"{name} is made anew: the one in {self.folder} has {why}")
+        self._note(name, _plain(inputs))
         return None
+
+    def _note(self, name: str, inputs: dict[str, Any]) -> None:
+        """Say how the newest result of that name differs, unless by a file that was made anew itself."""
+        others = [self._read(p) for p in self._of(name)]
+        alike = [o for o in others if all(o["inputs"].get(f) == inputs.get(f) for f in _FILES)]
+        if alike:
+            why = _difference(alike[-1]["inputs"], inputs)
+            self.notes.append(f"{name} is made anew: the one in {self.folder} has {why}")
+
+    def _of(self, name: str) -> list[Path]:
+        """Results of a name, oldest first."""
+        found = (self.folder / "cells").glob(f"{name}@*.json")
+        return sorted(found, key=lambda p: (p.stat().st_mtime, p.name))
 
     def put(self, name: str, inputs: dict[str, Any], result: dict[str, Any]) -> None:
         """Keep a result."""

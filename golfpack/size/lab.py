@@ -330,6 +330,10 @@ def open_lab(options: SizeOptions, notify: Notify) -> Lab:
     calib = _file(cells, "train", chosen.data.tokens, data.tokens[:_MOST_TEXT], chosen.data)
     held_out = _file(cells, "held_out", chosen.data.val_tokens, data.val_tokens, None)
     read = read_stream(held_out, data.tokenizer, options.limit)
+    if np.array_equal(read, data.tokens[: len(read)]):
+        raise UsageError(
+            f"{held_out} is what models are trained on", "hold out other tokens: --val-tokens"
+        )
     digests = {
         "training": training_sha, "held out": tokens_sha256(read),
         "tokenizer": file_sha256(data.path),

@@ -92,8 +92,9 @@ def test_another_setting_is_said_and_made_anew(options):
     few = replace(options, shapes=("2x32",))
     before = size(few)
     after = size(replace(few, steps=5))
-    assert after.notes[0].startswith("2x32-seed0 is made anew")
-    assert "steps = 4, not 5" in after.notes[0]
+    (told,) = after.notes
+    assert told.startswith("2x32-seed0 is made anew")
+    assert told.endswith("has steps = 4, not 5")
     assert after.runs[0].steps == 5
     # What was there stays there.
     assert figures(size(few)) == figures(before)
@@ -143,6 +144,7 @@ def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path, monkeypatch
         ({"family": "bottleneck"}, "does not say all"),
         ({"png": tmp_path / "none" / "x.png"}, "no folder"),
         ({"data": replace(options.data, tokenizer=None)}, "takes a tokenizer"),
+        ({"data": replace(options.data, val_tokens=options.data.tokens)}, "trained on"),
     ):
         with pytest.raises(UsageError, match=words):
             size(replace(options, **changed))

@@ -2,7 +2,7 @@ r"""The whole way, from text to an artifact of so many bytes: four ways to spend
 
     python benchmarks/bench_whole_way.py --out way --text fineweb train.bin val.bin bpe.model \
         --text books books_train.jsonl books_val.jsonl 1024 [--texts fineweb,books,python] \
-        [--budgets 500kB,1.5MB] [--seeds 3] [--steps 200 | --minutes 1] [--jobs 2]
+        [--budgets 500kB,1.5MB] [--seeds 3] [--steps 200 | --minutes 1] [--jobs 2] [--until 40]
 
 Rows are texts and budgets; columns are
     baseline   the challenge's first: int8, zlib-9 (recipe int8-zlib)
@@ -25,9 +25,10 @@ import argparse
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -38,6 +39,7 @@ from texts import Text, add_texts, read_texts
 from golfpack.base.files import write_atomically
 from golfpack.base.progress import silent
 from golfpack.base.sizes import parse_size
+from golfpack.errors import GolfpackError
 from golfpack.models.model import Model
 from golfpack.size.lab import Lab, open_lab
 from golfpack.size.options import SizeOptions
@@ -186,23 +188,49 @@ def _merged(found: Sequence[Task]) -> list[Task]:
     return [replace(task, builds=told) for (task, _), told in builds.items()]
 
 
-def run_all(todo: Sequence[Task], args: argparse.Namespace) -> list[Cell]:
-    """Every task, `jobs` at a time; a line for each as it is done."""
-    began, cells = time.time(), []
+def run_all(todo: Sequence[Task], args: argparse.Namespace) -> tuple[list[Cell], int]:
+    """Every task, `jobs` at a time, until the time is up: their cells, and how many failed."""
+    began, cells, failed = time.time(), [], 0
+    waiting, running = list(todo), {}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
-        running = {pool.submit(do, task, args): task for task in todo}
-        for done, future in enumerate(as_completed(running), 1):
-            task, made = running[future], future.result()
-            cells += made
-            figures = " ".join(f"{c.column}/{c.budget} {_figure(c.bpb)}" for c in made)
-            print(
-                f"[{time.time() - began:5.0f} s, {done}/{len(todo)}] {task.text.name} {task.shape} "
-                f"seed {task.seed}: float {made[0].float_bpb:.4f}, "
-                f"{made[0].tokens_per_second:,.0f} tokens/s, {figures}",
-                flush=True,
-            )
-    return cells
+        while waiting or running:
+            in_time = args.until is None or time.time() - began < 60 * args.until
+            while in_time and waiting and len(running) < args.jobs:
+                task = waiting.pop(0)
+                running[pool.submit(do, task, args)] = task
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                what = f"{task.text.name} {task.shape} seed {task.seed}"
+                try:
+                    made = future.result()
+                    told = _line(made)
+                    cells += made
+                except GolfpackError as error:
+                    failed, told = failed + 1, f"FAILED {error.message}"
+                left = f"{len(waiting) + len(running)} left"
+                print(f"[{time.time() - began:5.0f} s, {left}] {what}: {told}", flush=True)
+    return cells, failed
+
+
+def _line(made: Sequence[Cell]) -> str:
+    figures = " ".join(f"{c.column}/{c.budget} {_figure(c.bpb)}" for c in made)
+    return f"float {made[0].float_bpb:.4f}, {made[0].tokens_per_second:,.0f} tokens/s, {figures}"
+
+
+def whole_seeds(cells: Sequence[Cell], args: argparse.Namespace) -> list[Cell]:
+    """The cells of those seeds that every column and shape of their row has."""
+    found = []
+    for row in {(c.text, c.budget) for c in cells}:
+        wanted = {(name, shape) for name in COLUMNS for shape in args.shapes[row[1]].split(",")}
+        of_row = [c for c in cells if (c.text, c.budget) == row]
+        for seed in range(args.seeds):
+            of_seed = [c for c in of_row if c.seed == seed]
+            if {(c.column, c.shape) for c in of_seed} == wanted:
+                found += of_seed
+    return found
 
 
 def _figure(bpb: float | None) -> str:
@@ -243,6 +271,8 @@ def table(cells: Sequence[Cell], texts: Sequence[Text], args: argparse.Namespace
         for budget in args.budgets:
             shapes = args.shapes[budget].split(",")
             row = [c for c in cells if (c.text, c.budget) == (text.name, budget)]
+            if not row:
+                continue
             of = {name: best([c for c in row if c.column == name], shapes) for name in COLUMNS}
             told = [_told(of[name]) for name in COLUMNS]
             for other in differences:
@@ -295,7 +325,10 @@ def main() -> None:
     texts = read_texts(args)
     todo = tasks(texts, args)
     print(f"{len(todo)} models, {sum(len(t.builds) for t in todo)} artifacts", flush=True)
-    cells = run_all(todo, args)
+    every, failed = run_all(todo, args)
+    cells = whole_seeds(every, args)
+    if not cells:
+        sys.exit("no row has every column and shape with one seed yet: run again to go on")
     order = {
         name: at for at, name in enumerate([*(t.name for t in texts), *args.budgets, *COLUMNS])
     }
@@ -305,7 +338,7 @@ def main() -> None:
     budget = f"{args.minutes:g} minutes" if args.minutes else f"{args.steps} steps"
     codes = sorted({c.code for c in cells})
     lines = [
-        f"{budget} of one thread each, {args.seeds} seeds, {args.limit - 1:,} held-out tokens; of every "
+        f"{budget} of one thread each, {_seeds(cells)}, {args.limit - 1:,} held-out tokens; of every "
         f"budget {codes[0]:,} to {codes[-1]:,} bytes are code; aimed: {' '.join(args.aimed) or 'as rd'}",
         "", *table(cells, texts, args), "",
         "< and >: the smallest and the largest shape of the ladder, beyond which a better one may lie.",
@@ -316,6 +349,18 @@ def main() -> None:
     content = json.dumps([asdict(c) for c in cells], indent=1)
     (args.out / "cells.json").write_text(content, encoding="utf-8")
     print(f"every shape is in {args.out / 'table.md'}, every cell in {args.out / 'cells.json'}")
+    left_out = len(every) - len(cells)
+    if left_out or failed:
+        print(f"{failed} models failed; {left_out} cells of incomplete seeds are not in the table")
+    sys.exit(failed > 0)
+
+
+def _seeds(cells: Sequence[Cell]) -> str:
+    """How many seeds the rows have."""
+    counts = {len({c.seed for c in cells if (c.text, c.budget) == row})
+              for row in {(c.text, c.budget) for c in cells}}  # fmt: skip
+    few, many = min(counts), max(counts)
+    return f"{many} seed{'s' if many > 1 else ''}" if few == many else f"{few} to {many} seeds"
 
 
 def _arguments() -> argparse.Namespace:
@@ -329,14 +374,10 @@ def _arguments() -> argparse.Namespace:
     add("--steps", type=int)
     add("--minutes", type=float)
     add("--jobs", type=int, default=2)
+    add("--until", type=float, metavar="MINUTES", help="begin no model after that; a rerun goes on")
     add("--limit", type=int, default=32_769, help="held-out tokens read")
     add("--calib-tokens", type=int, default=16_384)
-    add(
-        "--refine",
-        type=int,
-        default=0,
-        help="tokens that golfpack's codes are trained on; no default",
-    )
+    add("--refine", type=int, default=0, help="tokens that codes of rd and aimed are trained on")
     add("--set", action="append", default=[], help="of every model's training: train.seq_len=128")
     add("--aimed", action="append", help="of aimed models' training, in place of AIMED")
     args = parser.parse_args()

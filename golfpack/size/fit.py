@@ -12,8 +12,8 @@ from math import exp, log
 
 import numpy as np
 
-# Bits per byte below which a gap is what the text happens to be, and its logarithm says nothing.
-NOISE = 1e-3
+# Bits per byte that stand for a gap of none, or of less: artifacts may score better by chance.
+LEAST_GAP = 1e-5
 # Fewer rungs give no curve.
 LEAST = 3
 
@@ -85,10 +85,10 @@ def fit(rungs: Sequence[Rung]) -> Curves | None:
     sizes = np.log([r.parameters for r in rungs])
     losses = np.array([r.float_bpb for r in rungs])
     bits = np.array([r.bits for r in rungs])
-    gaps = np.maximum([r.gap for r in rungs], NOISE)
+    gaps = np.maximum([r.gap for r in rungs], LEAST_GAP)
     of_size = _polynomial("float bpb over ln(parameters)", sizes, losses, np.ones(len(rungs)), 2)
     degree = 2 if len(rungs) > LEAST else 1
-    # An error of the logarithm counts by what it is in bits per byte.
+    # An error of the logarithm counts by what it is in bits per byte: small gaps hardly do.
     of_bits = _polynomial("ln(added bpb) over bits per weight", bits, np.log(gaps), gaps, degree)
     return Curves(of_size, of_bits)
 

@@ -1,5 +1,6 @@
 """Curves through rungs that were made of known ones, and the answer that follows."""
 
+from dataclasses import replace
 from math import exp, log
 
 import pytest
@@ -43,13 +44,16 @@ def runs(*offsets: float) -> list[SizeRun]:
 
 def test_curves_give_back_what_rungs_were_made_of():
     rungs = [Rung(n, 8 * BUDGET / n, float_bpb(n), gap(8 * BUDGET / n)) for n in SIZES.values()]
-    # Far below what a text can tell, a gap is not followed.
     curves = fit(rungs)
     assert curves is not None
     assert curves.float_bpb.residual < 1e-9
     for n in (320_000, 450_000, 700_000):
         expected = float_bpb(n) + gap(8 * BUDGET / n)
-        assert curves.at(n, 8 * BUDGET / n) == pytest.approx(expected, abs=2e-3)
+        assert curves.at(n, 8 * BUDGET / n) == pytest.approx(expected, abs=1e-9)
+    # One that scored better than its float model, by chance, changes next to nothing.
+    lucky = fit([replace(r, gap=-1e-4) if at == 0 else r for at, r in enumerate(rungs)])
+    assert lucky is not None
+    assert lucky.at(450_000, 1.8) == pytest.approx(curves.at(450_000, 1.8), abs=2e-3)
     assert fit(rungs[:2]) is None
     assert fit([rungs[0], rungs[0], rungs[1]]) is None
 

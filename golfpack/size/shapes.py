@@ -12,6 +12,8 @@ from golfpack.train.run import training_of
 
 # The bits per weight that the budget gives to the rungs of a ladder that nobody described.
 LADDER_BITS = (6.0, 4.0, 3.0, 2.0, 1.25)
+# Where the best rung is an end, the next has so many times its parameters, within these bits per weight.
+_NEXT, _LEAST_BITS, _MOST_BITS = 1.5, 0.75, 12.0
 # What a shape says; everything else of a model is `--set model.NAME=VALUE`.
 _OPTIONS = frozenset({"num_layers", "dim", "num_heads", "num_kv_heads", "mlp_hidden"})
 # Channels of a head, about; 64 from a width of 512 on, as in the challenge's baseline.
@@ -102,6 +104,28 @@ def ladder(size_of: Callable[[Shape], int], budget: int) -> tuple[Shape, ...]:
         min(known, key=lambda k: abs(log(k[0] * bits / (8 * budget))))[1] for bits in LADDER_BITS
     }
     return tuple(sorted(near))
+
+
+def beyond(
+    size_of: Callable[[Shape], int], shapes: Sequence[Shape], best: str, budget: int
+) -> Shape | None:
+    """The next rung where the best one is an end of its ladder; None where it is not, or none is left.
+
+    Args:
+        shapes: smallest first.
+        best: name of one of them.
+        budget: bytes for the artifact.
+    """
+    ends = {shapes[0].name: 1 / _NEXT, shapes[-1].name: _NEXT}
+    if best not in ends:
+        return None
+    low, high = size_of(shapes[0]), size_of(shapes[-1])
+    wanted = (low if best == shapes[0].name else high) * ends[best]
+    most = round(8 * budget / _LEAST_BITS)
+    known = [(size_of(s), s) for s in _grid(_NARROWEST, _WIDEST, most, size_of)]
+    further = [k for k in known if (k[0] > high if wanted > high else k[0] < low)]
+    fitting = [k for k in further if 8 * budget / k[0] <= _MOST_BITS]
+    return min(fitting, key=lambda k: abs(log(k[0] / wanted)))[1] if fitting else None
 
 
 def between(size_of: Callable[[Shape], int], shapes: Sequence[Shape]) -> dict[Shape, int]:

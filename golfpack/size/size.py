@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from golfpack.size.lab import Lab, open_lab
 from golfpack.size.options import SizeOptions
 from golfpack.size.picture import can_draw, check_plots, save_png
 from golfpack.size.report import SizeReport, SizeRun
-from golfpack.size.shapes import Shape, between, ladder, read_shape
+from golfpack.size.shapes import Shape, between, beyond, ladder, read_shape
 
 
 def size(
@@ -54,14 +54,7 @@ def size(
     if options.seeds < 1:
         raise UsageError(f"{options.seeds} seeds train nothing", "give --seeds 1 or more")
     lab = open_lab(options, notify)
-    shapes = _shapes(options, lab, budget)
-    runs: list[SizeRun] = []
-    jobs = [(seed, shape) for seed in range(options.seeds) for shape in shapes]
-    for done, (seed, shape) in enumerate(jobs):
-        notify("size", done, len(jobs), f"{shape.name} seed {seed}")
-        runs.append(one_run(lab, shape, seed, notify))
-        if on_run is not None:
-            on_run(runs[-1])
+    shapes, runs = _climbed(lab, budget, notify, on_run)
     if all(r.refused is not None for r in runs):
         raise BudgetError("nothing was built: every shape was refused", runs[0].refused)
     report = _report(lab, runs, shapes, budget, began)
@@ -72,6 +65,38 @@ def size(
     report = replace(report, seconds=time.perf_counter() - began)
     save(report, options.out / "size.report.json")
     return report
+
+
+def _climbed(
+    lab: Lab, budget: int, notify: Notify, on_run: Callable[[SizeRun], None] | None
+) -> tuple[list[Shape], list[SizeRun]]:
+    """Shapes and their runs; a ladder that nobody described goes on where the best is its end."""
+    shapes: list[Shape] = []
+    runs: list[SizeRun] = []
+    new = _shapes(lab.options, lab, budget)
+    while new:
+        shapes = sorted([*shapes, *new], key=lab.parameters)
+        for run in _runs(lab, new, notify):
+            runs.append(run)
+            if on_run is not None:
+                on_run(run)
+        new = [] if lab.options.shapes else _next(lab, shapes, runs, budget)
+    return shapes, runs
+
+
+def _runs(lab: Lab, shapes: Sequence[Shape], notify: Notify) -> Iterator[SizeRun]:
+    """Every shape, seed by seed."""
+    jobs = [(seed, shape) for seed in range(lab.options.seeds) for shape in shapes]
+    for done, (seed, shape) in enumerate(jobs):
+        notify("size", done, len(jobs), f"{shape.name} seed {seed}")
+        yield one_run(lab, shape, seed, notify)
+
+
+def _next(lab: Lab, shapes: Sequence[Shape], runs: Sequence[SizeRun], budget: int) -> list[Shape]:
+    """The rung to add to a ladder that ends with its best one."""
+    best = best_of(rows_of(runs))
+    found = None if best is None else beyond(lab.parameters, shapes, best.shape, budget)
+    return [] if found is None else [found]
 
 
 def one_run(lab: Lab, shape: Shape, seed: int, notify: Notify) -> SizeRun:

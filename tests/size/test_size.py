@@ -16,7 +16,9 @@ from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.models.choose import choose_family
 from golfpack.size import lab as lab_module
+from golfpack.size import size as size_module
 from golfpack.size.options import SizeOptions
+from golfpack.size.report import SizeRun
 from golfpack.size.shapes import LADDER_BITS, Shape, ladder, options_of, read_shape
 from golfpack.size.size import size
 from golfpack.train.checkpoint import LAST
@@ -155,6 +157,31 @@ def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path, monkeypatch
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(BudgetError, match="every shape was refused"):
         size(replace(options, budget="1100", shapes=("2x32",)))
+
+
+@pytest.mark.parametrize("wanted", [9.0, 3.0, 0.1])
+def test_a_ladder_goes_on_until_its_best_rung_is_no_end(options, monkeypatch, wanted):
+    def one_run(lab, shape, seed, notify):
+        parameters = lab.parameters(shape)
+        bits = 8 * 30_000 / parameters
+        bpb = 2 + np.log(bits / wanted) ** 2
+        return SizeRun(
+            shape.name, parameters, seed, 1, 1, 1.0, 1.0, bpb, 1, None, "x", 1, bits, bpb + 0.1, 0.1
+        )
+
+    monkeypatch.setattr(size_module, "one_run", one_run)
+    report = size(replace(options, shapes=()))
+    rows = [r.shape for r in report.rows]
+    assert len(rows) == len(set(rows))
+    bits = {r.shape: r.bits_per_weight for r in report.rows}
+    if wanted > 1:
+        assert report.best not in (rows[0], rows[-1])
+        assert abs(np.log(bits[report.best] / wanted)) < 0.5  # widths are far apart here
+        assert "end of the ladder" not in " ".join(report.says)
+    else:  # fewer bits than anything can be coded in
+        assert report.best == rows[-1]
+        assert 0.75 <= bits[report.best] < 1.1
+        assert "larger end of the ladder" in " ".join(report.says)
 
 
 @pytest.mark.parametrize("name", ["golf", "llama", "gpt2", "alph"])

@@ -55,6 +55,7 @@ FILES = {
     "compare": "compare",
     "sweep": "sweep",
     "train": "train",
+    "size": "size",
     "runreport": "runreport",
     "report": "report",
     "inspect": "inspect",

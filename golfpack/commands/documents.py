@@ -24,6 +24,7 @@ from golfpack.measure.columns import COLUMNS, Column
 from golfpack.page.page import PageReport
 from golfpack.probe.probe import ProbeReport
 from golfpack.runlog.report import RunReport
+from golfpack.size.report import SizeReport
 from golfpack.submission.report import SubmissionReport
 from golfpack.train.report import TrainReport
 
@@ -39,6 +40,7 @@ REPORTS: dict[str, Any] = {
     "compare": CompareReport,
     "sweep": CompareReport,
     "train": TrainReport,
+    "size": SizeReport,
     "runreport": RunReport,
     "report": PageReport,
     "inspect": InspectReport,

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,16 @@ def test_train_and_import(printed):
     assert done["steps"] == 2
     assert printed("runreport", "run")["last_step"] == 2
     assert printed("import", done["checkpoint"], "-o", "i.safetensors")["tensors"] > 5
+
+
+def test_size(printed, folder):
+    document = printed(
+        "size", "--budget", "20kB", "--tokens", "train.bin", "--tokenizer", "t.model", "--steps", "2",
+        "--shapes", "2x32", "--out", "ladder", "--set", "train.seq_len=16", "--set",
+        "train.batch_tokens=32", "--limit", "200", *CALIB[2:],
+    )  # fmt: skip
+    assert (document["best"], document["recommended"]) == ("2x32", "2x32")
+    assert Path(folder / document["png"]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_demo(printed, monkeypatch):

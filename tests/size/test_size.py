@@ -1,0 +1,213 @@
+"""`golfpack size` end to end on tiny models: honest, resumable, each cell made once."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from golfpack.base.documents import to_json
+from golfpack.base.files import file_sha256
+from golfpack.data.shards import read_shard, write_shard
+from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from golfpack.errors import BudgetError, UsageError
+from golfpack.eval.evaluate import evaluate
+from golfpack.eval.inputs import EvalOptions
+from golfpack.models.choose import choose_family
+from golfpack.size import lab as lab_module
+from golfpack.size import size as size_module
+from golfpack.size.options import SizeOptions
+from golfpack.size.report import SizeRun
+from golfpack.size.shapes import LADDER_BITS, Shape, ladder, options_of, read_shape
+from golfpack.size.size import size
+from golfpack.train.checkpoint import LAST
+from golfpack.train.sources import DataOptions
+from golfpack.train.trainer import complete_options
+
+TEXT = [f"Line {i} of {c} goes on for a while, {a} and slow." for i in range(60) for c in "abcd"
+        for a in ("calm", "wide")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Tokens to train on, and their tokenizer."""
+    path = tmp_path_factory.mktemp("size")
+    train_tokenizer(TEXT, 320, path / "bpe.model")
+    tokens = encode_documents(load_tokenizer(path / "bpe.model"), TEXT)
+    write_shard(path / "train.bin", np.tile(tokens, 3))
+    return path
+
+
+@pytest.fixture
+def options(folder, tmp_path) -> SizeOptions:
+    return SizeOptions(
+        budget="30kB",
+        data=DataOptions(tokens=str(folder / "train.bin"), tokenizer=folder / "bpe.model"),
+        shapes=("2x32", "2x64", "2x48"),
+        steps=4,
+        settings=("train.seq_len=16", "train.batch_tokens=64", "train.save_every=1"),
+        calib_tokens=256,
+        limit=301,
+        out=tmp_path / "out",
+    )
+
+
+def figures(report) -> list[tuple]:
+    return [(r.shape, r.seed, r.float_bpb, r.artifact_bpb, r.artifact_bytes) for r in report.runs]
+
+
+def test_a_ladder_and_a_rerun_that_trains_nothing(options, folder, monkeypatch):
+    report = size(options)
+    assert [r.shape for r in report.rows] == ["2x32", "2x48", "2x64"]
+    for run in report.runs:
+        assert run.artifact_bytes == Path(run.artifact).stat().st_size <= 30_000
+        assert run.gap == pytest.approx(run.artifact_bpb - run.float_bpb)
+        assert run.bits_per_weight == pytest.approx(8 * run.artifact_bytes / run.parameters)
+        assert (run.trained_tokens, run.scored_tokens, run.reused) == (4 * 64, 300, False)
+    # The figures are what `golfpack eval` says of the artifact, on tokens that nothing was trained on.
+    tokens = read_shard(folder / "train.bin")
+    held_out = read_shard(report.held_out)
+    cut = int((1 - 0.05) * len(tokens))
+    np.testing.assert_array_equal(held_out, tokens[cut:])
+    (calib,) = options.out.glob("train@*.bin")
+    np.testing.assert_array_equal(read_shard(calib), tokens[:cut])
+    last = report.runs[-1]
+    told = evaluate(
+        EvalOptions(Path(last.artifact), report.held_out, folder / "bpe.model", limit=301)
+    )
+    assert told.val_bpb == last.artifact_bpb
+    assert json.loads((options.out / "size.report.json").read_text()) == json.loads(to_json(report))
+
+    def refuse(*_args, **_options):
+        raise AssertionError("everything is there")
+
+    for name in ("train", "build", "evaluate"):
+        monkeypatch.setattr(lab_module, name, refuse)
+    again = size(options)
+    assert figures(again) == figures(report)
+    assert all(r.reused for r in again.runs)
+    assert (again.notes, again.says, again.png) == ([], report.says, report.png)
+
+
+def test_another_setting_is_said_and_made_anew(options):
+    few = replace(options, shapes=("2x32",))
+    before = size(few)
+    after = size(replace(few, steps=5))
+    (told,) = after.notes
+    assert told.startswith("2x32-seed0 is made anew")
+    assert told.endswith("has steps = 4, not 5")
+    assert after.runs[0].steps == 5
+    # What was there stays there.
+    assert figures(size(few)) == figures(before)
+    # A smaller budget takes the model and builds it again.
+    smaller = size(replace(few, budget="20kB"))
+    assert smaller.runs[0].float_bpb == before.runs[0].float_bpb
+    assert smaller.runs[0].artifact_bytes <= 20_000
+
+
+def test_an_interrupted_training_goes_on_and_a_damaged_file_is_made_again(options):
+    whole = replace(options, shapes=("2x32",))
+    before = size(whole)
+    stopped = replace(whole, out=options.out.with_name("stopped"))
+
+    def stop(stage, done, total, note):
+        if stage == "train" and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        size(stopped, stop)
+    (last,) = stopped.out.glob(f"runs/*/{LAST}")
+    seen = []
+    after = size(stopped, lambda stage, done, *_: seen.append((stage, done)))
+    assert [done for stage, done in seen if stage == "train"] == [3, 4]
+    assert figures(after) == figures(before)
+    assert not last.exists()
+    artifact = Path(after.runs[0].artifact)
+    sha256 = file_sha256(artifact)
+    artifact.write_bytes(artifact.read_bytes()[:-1])
+    (model,) = stopped.out.glob("runs/*/final_model.pt")
+    model.write_bytes(b"damaged")
+    assert figures(size(stopped)) == figures(before)
+    assert file_sha256(artifact) == sha256
+    (cell,) = stopped.out.glob("cells/2x32-seed0@*.json")
+    cell.write_text("{")
+    with pytest.raises(UsageError, match="no result of an earlier run"):
+        size(stopped)
+
+
+def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path, monkeypatch):
+    for changed, words in (
+        ({"budget": "3bpw"}, "another size for every shape"),
+        ({"shapes": ("2x32", "2x32")}, "named twice"),
+        ({"shapes": ("32",)}, "is no shape"),
+        ({"shapes": ("2x50",)}, "does not divide into heads"),
+        ({"settings": ("model.dim=64",)}, "what the shapes say"),
+        ({"family": "bottleneck"}, "does not say all"),
+        ({"png": tmp_path / "none" / "x.png"}, "no folder"),
+        ({"data": replace(options.data, tokenizer=None)}, "takes a tokenizer"),
+        ({"data": replace(options.data, val_tokens=options.data.tokens)}, "trained on"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            size(replace(options, **changed))
+    assert not list(options.out.glob("runs/*"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process"):
+        size(options)
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(BudgetError, match="every shape was refused"):
+        size(replace(options, budget="1100", shapes=("2x32",)))
+
+
+@pytest.mark.parametrize("wanted", [9.0, 3.0, 0.1])
+def test_a_ladder_goes_on_until_its_best_rung_is_no_end(options, monkeypatch, wanted):
+    def one_run(lab, shape, seed, notify):
+        parameters = lab.parameters(shape)
+        bits = 8 * 30_000 / parameters
+        bpb = 2 + np.log(bits / wanted) ** 2
+        return SizeRun(
+            shape.name, parameters, seed, 1, 1, 1.0, 1.0, bpb, 1, None, "x", 1, bits, bpb + 0.1, 0.1
+        )
+
+    monkeypatch.setattr(size_module, "one_run", one_run)
+    report = size(replace(options, shapes=()))
+    rows = [r.shape for r in report.rows]
+    assert len(rows) == len(set(rows))
+    bits = {r.shape: r.bits_per_weight for r in report.rows}
+    if wanted > 1:
+        assert report.best not in (rows[0], rows[-1])
+        assert abs(np.log(bits[report.best] / wanted)) < 0.5  # widths are far apart here
+        assert "end of the ladder" not in " ".join(report.says)
+    else:  # fewer bits than anything can be coded in
+        assert report.best == rows[-1]
+        assert 0.75 <= bits[report.best] < 1.1
+        assert "larger end of the ladder" in " ".join(report.says)
+
+
+@pytest.mark.parametrize("name", ["golf", "llama", "gpt2", "alph"])
+def test_shapes_of_every_family_are_models(name):
+    family = choose_family(name)
+    assert family is not None
+    for dim in range(32, 1024, 32):
+        found = options_of(family, Shape(dim, 2))
+        spec = family.spec(complete_options(family, {**found, "vocab_size": 512}, 64))
+        assert spec.numel > 12 * dim * dim
+    own = family.training.shape
+    assert options_of(family, read_shape("6x256")) == own
+
+
+def test_a_ladder_spans_the_bits_that_a_budget_can_give():
+    golf = choose_family("golf")
+    assert golf is not None
+
+    def size_of(shape: Shape) -> int:
+        options = {**options_of(golf, shape), "vocab_size": 1024, "seq_len": 256}
+        return golf.spec(options).numel
+
+    for budget in (200_000, 500_000, 16_000_000):
+        rungs = ladder(size_of, budget)
+        bits = [8 * budget / size_of(s) for s in rungs]
+        assert bits == sorted(bits, reverse=True)
+        np.testing.assert_allclose(np.log(bits), np.log(LADDER_BITS), atol=0.25)
+    with pytest.raises(UsageError, match="no model with this vocabulary"):
+        ladder(size_of, 4_000)

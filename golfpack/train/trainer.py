@@ -45,6 +45,7 @@ class TrainResult:
         device: where it was trained.
         peak_memory_bytes: torch's on CUDA, else the process's largest resident set.
         budget: size of the artifact that the run was for; empty where it was for none.
+        seed: of the run.
         writes: whether this process wrote the files: one of a distributed run does.
     """
 
@@ -57,6 +58,7 @@ class TrainResult:
     peak_memory_bytes: int = 0
     writes: bool = True
     budget: str = ""
+    seed: int = 0
 
 
 def train(
@@ -121,7 +123,7 @@ def train(
         checkpoint = folder.finish(weights_of(run.result), spec.config)
     return TrainResult(
         run.step, run.seconds, run.running_loss, run.val_loss, checkpoint,
-        config.device, peak_memory_bytes(config.device), group.writes, config.budget,
+        config.device, peak_memory_bytes(config.device), group.writes, config.budget, config.seed,
     )  # fmt: skip
 
 

@@ -11,21 +11,26 @@ import torch
 from train.test_trainer import Interrupted, interrupt_at, log_of, stream, weights
 
 from golfpack.base.sizes import parse_size
+from golfpack.build.trained import build_trained
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
+from golfpack.data.shards import write_shard
 from golfpack.errors import UsageError
 from golfpack.models import FAMILIES
-from golfpack.packer.quantize.gptq import round_feedback
 from golfpack.packer.format.steps import step_matrix
+from golfpack.packer.quantize.gptq import round_feedback
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.state import PackState, run_passes, step_field
 from golfpack.spec import ModelSpec
 from golfpack.train.aim import Grid, Look, look
+from golfpack.train.choose import FOR_AN_ARTIFACT, TrainOptions, choose
 from golfpack.train.config import TrainConfig
 from golfpack.train.decay import Decay
 from golfpack.train.late import compiled_weights, decay_by_rate, error_like
 from golfpack.train.run import Run, new_run
 from golfpack.train.schedule import decay_scale
+from golfpack.train.sources import DataOptions
+from golfpack.train.train import train as train_run
 from golfpack.train.trainer import complete_options, train
 
 SHAPE: dict[str, Any] = {"vocab_size": 32, "num_layers": 2, "dim": 48, "num_heads": 2}
@@ -196,3 +201,25 @@ def test_a_budget_out_of_reach_is_refused(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, budget="0.2bpw")
     with pytest.raises(UsageError, match="bits for each of"):
         train(config, MODELS["golf"], TOKENS, tmp_path)
+
+
+def test_a_run_for_a_size_ends_with_the_artifact(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train.bin", TOKENS)
+    settings = [f"model.{k}={v}" for k, v in MODELS["golf"].items()]
+    settings += ["train.seq_len=32", "train.batch_tokens=128", "train.aim_tokens=512"]
+    options = TrainOptions(
+        tmp_path / "run", data=DataOptions(tokens=str(tmp_path / "train.bin")), steps=8, seed=3,
+        budget="3bpw", settings=tuple(settings),
+    )  # fmt: skip
+    config = choose(options).config
+    assert config.budget == "3bpw"
+    assert vars(config) | FOR_AN_ARTIFACT == vars(config)
+    result = train_run(options)
+    report = build_trained(result, options)
+    artifact = tmp_path / "run" / "model.golf"
+    budget = parse_size("3bpw", report.parameters)
+    assert 0.9 * budget < artifact.stat().st_size <= budget
+    assert report.calibration is not None
+    assert report.calibration["source"] == str(tmp_path / "run" / "calibration.bin")
+    assert (report.seed, report.artifact) == (3, str(artifact))
+    assert build_trained(train_run(dataclasses.replace(options, resume=True)), options)

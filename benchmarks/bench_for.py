@@ -5,12 +5,13 @@
     python benchmarks/bench_for.py --cost [--steps 20]
 
 Every variant of a seed begins with the same weights and data. Runs that differ only behind `aim_from`
-share the steps before. A row has the float model's bpb, each artifact's, and the differences to the plain
-run of the same seed. `--cost` times a training step with an option against one without, in turn in one
+share the steps before. A row has the float model's bpb, each artifact's, and the differences to the
+plain run of the same seed. `--cost` times a training step with an option against one without, in turn in one
 process, on two shapes: medians of the process's CPU time.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -115,10 +116,8 @@ class Bench:
             if done >= last:
                 raise Shared
 
-        try:
+        with contextlib.suppress(Shared):
             train(self.config(seed), self.shape, self.tokens, out, progress=stop)
-        except Shared:
-            pass
         return out
 
     def trained(self, name: str, seed: int) -> Path:
@@ -141,7 +140,7 @@ class Bench:
         return out
 
     def scores(self, name: str, seed: int) -> dict[str, float]:
-        """bpb of the float model ("float") and of its artifact at every budget."""
+        """Bits per byte of the float model ("float") and of its artifact at every budget."""
         out = self.trained(name, seed)
         kept = out / "scores.json"
         found = json.loads(kept.read_text()) if kept.exists() else {}

@@ -164,10 +164,13 @@ def write_calibration(folder: Path, tokens: np.ndarray) -> None:
 
 
 def _refuse_changes(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    # A run of before a setting was there had its default.
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for name in wanted:
-        if saved.get(name) != wanted[name]:
+        before = saved.get(name, defaults.get(name))
+        if before != wanted[name]:
             raise UsageError(
-                f"the run was started with {name} = {saved.get(name)!r}, not {wanted[name]!r}",
+                f"the run was started with {name} = {before!r}, not {wanted[name]!r}",
                 f"Resume with the old value of {name}, or start a new run in another folder.",
             )
 

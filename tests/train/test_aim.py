@@ -213,7 +213,7 @@ def test_a_run_for_a_size_ends_with_the_artifact(tmp_path: Path) -> None:
     )  # fmt: skip
     config = choose(options).config
     assert config.budget == "3bpw"
-    assert vars(config) | FOR_AN_ARTIFACT == vars(config)
+    assert {**vars(config), **FOR_AN_ARTIFACT} == vars(config)
     result = train_run(options)
     report = build_trained(result, options)
     artifact = tmp_path / "run" / "model.golf"
@@ -223,3 +223,14 @@ def test_a_run_for_a_size_ends_with_the_artifact(tmp_path: Path) -> None:
     assert report.calibration["source"] == str(tmp_path / "run" / "calibration.bin")
     assert (report.seed, report.artifact) == (3, str(artifact))
     assert build_trained(train_run(dataclasses.replace(options, resume=True)), options)
+
+
+def test_a_run_of_before_these_settings_goes_on(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=8, budget="")
+    train(config, MODELS["golf"], TOKENS, tmp_path)
+    last = weights(tmp_path / "last.pt")
+    assert "look" not in last
+    for name in ("budget", "aim_errors", "cautious_decay", "decay_final"):
+        del last["settings"][name]
+    torch.save(last, tmp_path / "last.pt")
+    assert train(config, MODELS["golf"], TOKENS, tmp_path, resume=True).steps == 8

@@ -6,8 +6,8 @@
 
 Every variant of a seed begins with the same weights and data. Runs that differ only behind `aim_from`
 share the steps before. A row has the float model's bpb, each artifact's, and the differences to the
-plain run of the same seed. `--cost` times a training step with an option against one without, in turn in one
-process, on two shapes: medians of the process's CPU time.
+plain run of the same seed. `--cost` times a training step with an option against one without, in turn in
+one process, on two shapes: medians of the process's CPU time.
 """
 
 import argparse
@@ -104,7 +104,7 @@ class Bench:
 
     def bpb(self, module: torch.nn.Module) -> float:
         nats = validation_loss(module, self.val, 128, 64)
-        return nats / math.log(2) / self.bytes_per_token
+        return float(nats / math.log(2) / self.bytes_per_token)
 
     def shared(self, seed: int) -> Path:
         """A run up to `aim_from`."""

@@ -128,7 +128,7 @@ def _config(
     if options.compile_mode is not None:
         values["compile_mode"] = options.compile_mode
     if options.budget is not None:
-        values |= FOR_AN_ARTIFACT | {"budget": options.budget}
+        values |= {**FOR_AN_ARTIFACT, "budget": options.budget}
     return make(TrainConfig, values | dict(settings), "train")
 
 

@@ -15,6 +15,9 @@ from golfpack.train.sources import TOKENIZER_FILES
 from golfpack.train.trainer import TrainResult
 
 ARTIFACT = "model.golf"
+# Tokens that the codes are trained on at the end (`build --refine`, on labels): a share of those that
+# the run saw, and so many per weight at most (docs/training.md).
+REFINED_SHARE, REFINED_PER_WEIGHT = 0.1, 0.5
 
 
 def build_trained(
@@ -43,9 +46,15 @@ def built_options(result: TrainResult, options: TrainOptions) -> BuildOptions:
         "checkpoint": folder / FINAL, "budget": result.budget, "calib": str(calibration),
         "calib_tokens": min(CALIB_TOKENS, max(2, most)), "output": folder / ARTIFACT,
         "tokenizer": _tokenizer(folder, options), "model": user, "model_args": options.model_args,
-        "seed": result.seed, "threads": options.threads, "device": options.device,
+        "refine": refined_tokens(result), "refine_on": "labels", "seed": result.seed, "threads": options.threads, "device": options.device,
         "argv": tuple(options.argv),
     })  # fmt: skip
+
+
+def refined_tokens(result: TrainResult) -> int:
+    """Tokens of the last part of a run for an artifact, in which the codes themselves are trained."""
+    weights = result.parameters * REFINED_PER_WEIGHT
+    return int(min(REFINED_SHARE * result.tokens, weights))
 
 
 def _tokenizer(folder: Path, options: TrainOptions) -> Path | None:

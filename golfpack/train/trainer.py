@@ -26,7 +26,7 @@ from golfpack.train.config import TrainConfig
 from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
 from golfpack.train.loss import validation_loss
 from golfpack.train.run import Run, new_run, training_of, weights_of
-from golfpack.train.schedule import budget_used, length_at
+from golfpack.train.schedule import budget_used, length_at, tokens_seen
 from golfpack.train.step import StepRecord, train_step
 
 Progress = Callable[[int, int, str], None]
@@ -46,6 +46,8 @@ class TrainResult:
         peak_memory_bytes: torch's on CUDA, else the process's largest resident set.
         budget: size of the artifact that the run was for; empty where it was for none.
         seed: of the run.
+        tokens: training tokens seen.
+        parameters: weights of the model.
         writes: whether this process wrote the files: one of a distributed run does.
     """
 
@@ -59,6 +61,8 @@ class TrainResult:
     writes: bool = True
     budget: str = ""
     seed: int = 0
+    tokens: int = 0
+    parameters: int = 0
 
 
 def train(
@@ -124,6 +128,7 @@ def train(
     return TrainResult(
         run.step, run.seconds, run.running_loss, run.val_loss, checkpoint,
         config.device, peak_memory_bytes(config.device), group.writes, config.budget, config.seed,
+        tokens_seen(config, run.step), spec.numel,
     )  # fmt: skip
 
 

@@ -62,9 +62,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "decay 0.5": {"weight_decay": 0.5},
     "EMA 0.98": {"ema_decay": 0.98},
     "SWA, last fifth": {"swa_start": 0.8, "swa_every": 5},
+    "all warm-down": {"warmdown_fraction": 1.0},
+    "a fifth more steps": {},
+    "codes": {},
+    "errors 0.5, codes": {"aim_errors": 0.5},
 }  # fmt: skip
 # These differ from the first step on.
-FROM_THE_START = ("cautious decay", "decay 0.5", "EMA 0.98", "SWA, last fifth")
+FROM_THE_START = (
+    "cautious decay", "decay 0.5", "EMA 0.98", "SWA, last fifth", "all warm-down", "a fifth more steps",
+)  # fmt: skip
+# Tokens on which builds train codes (`--refine-on labels`), as a share of the run's.
+CODES = {"codes": 0.1, "errors 0.5, codes": 0.1}
 COST_SHAPES: dict[str, dict[str, Any]] = {
     "0.5M": {"num_layers": 3, "dim": 128, "num_heads": 4, "num_kv_heads": 2, "mlp_hidden": 256},
     "4M": {"num_layers": 6, "dim": 256, "num_heads": 8, "num_kv_heads": 4, "mlp_hidden": 768},
@@ -120,14 +128,22 @@ class Bench:
             train(self.config(seed), self.shape, self.tokens, out, progress=stop)
         return out
 
+    def folder_of(self, name: str, seed: int) -> Path:
+        """Where a run is kept."""
+        return self.folder / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+
     def trained(self, name: str, seed: int) -> Path:
         """The folder of a finished run."""
-        out = self.folder / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+        out = self.folder_of(name, seed)
         if (out / "final_model.pt").exists():
             return out
         config = self.config(seed, **VARIANTS[name])
+        if name == "a fifth more steps":
+            config = dataclasses.replace(config, steps=6 * self.args.steps // 5)
         if name in FROM_THE_START:
+            began = time.process_time()
             train(config, self.shape, self.tokens, out)
+            (out / "seconds.txt").write_text(f"{time.process_time() - began:.1f}\n")
             return out
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(self.shared(seed), out)
@@ -141,8 +157,9 @@ class Bench:
 
     def scores(self, name: str, seed: int) -> dict[str, float]:
         """Bits per byte of the float model ("float") and of its artifact at every budget."""
-        out = self.trained(name, seed)
-        kept = out / "scores.json"
+        of = {"codes": "plain", "errors 0.5, codes": "errors 0.5"}.get(name, name)
+        out = self.trained(of, seed)
+        kept = out / ("codes.json" if name in CODES else "scores.json")
         found = json.loads(kept.read_text()) if kept.exists() else {}
         if "float" not in found:
             found["float"] = self.bpb(load_checkpoint(out / "final_model.pt").module())
@@ -151,8 +168,12 @@ class Bench:
                 options = read_options({
                     "checkpoint": out / "final_model.pt", "budget": budget, "calib": self.args.train,
                     "calib_tokens": 8192, "output": out / f"{budget}.golf", "force": True,
+                    "refine": int(CODES.get(name, 0) * self.args.steps * self.args.batch),
+                    "refine_on": "labels" if name in CODES else "kl",
                 })  # fmt: skip
+                began = time.process_time()
                 build(options)
+                found[f"{budget} seconds"] = time.process_time() - began
                 found[budget] = self.bpb(golfpack.load(out / f"{budget}.golf").module())
         kept.write_text(json.dumps(found))
         return found
@@ -161,7 +182,7 @@ class Bench:
 def table(args: argparse.Namespace) -> None:
     """A line per variant: means over seeds, and differences to the plain run with their spread."""
     bench = Bench(args)
-    seeds = range(args.seeds)
+    seeds = [args.seed] if args.seed is not None else list(range(args.seeds))
     plain = [bench.scores("plain", seed) for seed in seeds]
     for name in args.variants.split(";") if args.variants else VARIANTS:
         rows = [bench.scores(name, seed) for seed in seeds]
@@ -171,7 +192,12 @@ def table(args: argparse.Namespace) -> None:
             spread = statistics.stdev(change) if len(change) > 1 else math.nan
             mean = statistics.mean(row[what] for row in rows)
             text.append(f"{what} {mean:.4f} ({statistics.mean(change):+.4f} ± {spread:.4f})")
-        print(f"{name}: {'; '.join(text)}", flush=True)
+        taken = statistics.mean(
+            row[f"{b} seconds"] for row in rows for b in args.budgets.split(",")
+        )
+        of_run = bench.folder_of(name, 0) / "seconds.txt"
+        trained = f", training {of_run.read_text().strip()} s" if of_run.exists() else ""
+        print(f"{name}: {'; '.join(text)}; build {taken:.1f} s{trained}", flush=True)
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -214,6 +240,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4096, help="tokens of a step")
     parser.add_argument("--val-tokens", type=int, default=32768)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, help="this one alone; scores are kept in --folder")
     parser.add_argument("--budgets", default="2bpw,2.5bpw")
     parser.add_argument("--variants", help="names of VARIANTS, between semicolons")
     parser.add_argument("--dim", type=int, default=128)

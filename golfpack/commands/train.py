@@ -1,12 +1,14 @@
 """`golfpack train`: its options, and what it prints."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from golfpack.commands import complete
+from golfpack.commands.build import show_build
 from golfpack.commands.options import (
     CORES,
     Compile,
@@ -19,7 +21,7 @@ from golfpack.commands.options import (
     Threads,
     compile_mode,
 )
-from golfpack.commands.render.console import Reporter, out, show_json
+from golfpack.commands.render.console import Reporter, out, show_json, show_notes, warn
 from golfpack.commands.render.tables import plain_table
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ EXAMPLES = (
     "Examples: golfpack train --tokens 'shards/*_train_*.bin' --tokenizer bpe.model --out run "
     "--minutes 10 | golfpack train --text book.txt --train-vocab 1024 --out run --steps 500 | "
     "golfpack train --preset tiny-bottleneck-mini --text book.txt --out run | "
-    "golfpack train --preset dba-1b --print-plan"
+    "golfpack train --preset dba-1b --print-plan | golfpack train --text book.txt --train-vocab 1024 "
+    "--out run --steps 500 --for 500kB"
 )
 
 
@@ -79,6 +82,12 @@ def train(
     model_args: ModelArgs = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in wall-clock minutes.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="SIZE", help="Train for the artifact of 16MB or 2.5bpw, and build it."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
     print_plan: Annotated[
         bool, typer.Option("--print-plan", help="Say what the run would be, and read no data.")
@@ -107,7 +116,7 @@ def train(
             tokenizer=tokenizer, train_vocab=train_vocab, tokenizer_kind=tokenizer_kind,
         ),
         steps=steps, minutes=minutes, seed=seed,
-        threads=threads, device=device, resume=resume, settings=tuple(settings or ()),
+        threads=threads, device=device, resume=resume, budget=budget, settings=tuple(settings or ()),
         compile_mode=compile_mode(compiled, mode_of_compile), argv=sys.argv[1:],
     )  # fmt: skip
     if print_plan:
@@ -115,16 +124,32 @@ def train(
         return
     with Reporter(quiet) as notify:
         result = run(options, notify)
+        built = None
+        if budget is not None and result.writes:
+            from golfpack.build.trained import build_trained
+
+            built = build_trained(result, options, notify)
     report = TrainReport(
         result.steps, result.seconds, result.final_loss, result.val_loss, str(result.checkpoint),
-        sys.argv[1:],
+        argv=sys.argv[1:],
     )  # fmt: skip
+    if built is not None:
+        report = replace(
+            report,
+            artifact=built.artifact,
+            artifact_bytes=built.artifact_bytes,
+            kl=built.measured_kl,
+        )
     if not result.writes:
         return
     if json:
         show_json(report)
     else:
         show_train(report)
+        if built is not None:
+            show_notes(built.notes)
+            warn(built.warnings)
+            show_build(built)
 
 
 def _plan(options: "TrainOptions", json: bool) -> None:

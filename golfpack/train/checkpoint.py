@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from golfpack.base.files import write_atomically
+from golfpack.data.shards import write_shard
 from golfpack.errors import CorruptError, UsageError
 from golfpack.spec import ModelSpec
 from golfpack.train.config import FREE_ON_RESUME, TrainConfig
@@ -27,6 +28,9 @@ LAST = "last.pt"
 LOG = "train.jsonl"
 FINAL = "final_model.pt"
 SIDECAR = "final_model.config.json"
+# Training tokens for the build of a run that is for an artifact: so many at most, in stretches.
+CALIBRATION = "calibration.bin"
+CALIBRATION_TOKENS, STRETCH = 1 << 22, 1 << 14
 
 
 def settings_of(config: TrainConfig, spec: ModelSpec, tokens: np.ndarray) -> dict[str, Any]:
@@ -151,11 +155,22 @@ class RunFolder:
         return self.path / FINAL
 
 
+def write_calibration(folder: Path, tokens: np.ndarray) -> None:
+    """Leave training tokens (N,) in a run's folder, evenly spread where there are many."""
+    if tokens.size > CALIBRATION_TOKENS:
+        starts = np.linspace(0, tokens.size - STRETCH, CALIBRATION_TOKENS // STRETCH)
+        tokens = np.concatenate([tokens[s : s + STRETCH] for s in starts.astype(np.int64)])
+    write_shard(folder / CALIBRATION, tokens)
+
+
 def _refuse_changes(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    # A run of before a setting was there had its default.
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for name in wanted:
-        if saved.get(name) != wanted[name]:
+        before = saved.get(name, defaults.get(name))
+        if before != wanted[name]:
             raise UsageError(
-                f"the run was started with {name} = {saved.get(name)!r}, not {wanted[name]!r}",
+                f"the run was started with {name} = {before!r}, not {wanted[name]!r}",
                 f"Resume with the old value of {name}, or start a new run in another folder.",
             )
 

@@ -19,6 +19,8 @@ from golfpack.train.sources import DataOptions
 DEFAULT_STEPS = 1000
 DEFAULT_FAMILY = "golf"
 _BUDGETS = ("steps", "minutes")
+# What `--for` sets: what lowered the artifact's bpb at equal bytes and steps (docs/training.md).
+FOR_AN_ARTIFACT: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class TrainOptions:
         data: what to train on, as far as it was given.
         seed: None: the preset's, or 0.
         compile_mode: of torch.compile, or None.
+        budget: size of the artifact that the run is for, or None.
         settings: "model.option=value" (the family's config), "train.option=value" (TrainConfig) and
             "data.option=value" (DataOptions).
         argv: of the command, for the log.
@@ -49,6 +52,7 @@ class TrainOptions:
     threads: int = 1
     device: str = "cpu"
     resume: bool = False
+    budget: str | None = None
     settings: tuple[str, ...] = ()
     compile_mode: str | None = None
     argv: list[str] = field(default_factory=list)
@@ -123,6 +127,8 @@ def _config(
     values["device"] = resolve_device(options.device).name
     if options.compile_mode is not None:
         values["compile_mode"] = options.compile_mode
+    if options.budget is not None:
+        values |= {**FOR_AN_ARTIFACT, "budget": options.budget}
     return make(TrainConfig, values | dict(settings), "train")
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from golfpack.base.sizes import parse_size
 from golfpack.errors import UsageError
 from golfpack.models.device import check_compile_mode
 from golfpack.train.ranges import check_ranges
@@ -67,6 +68,17 @@ class TrainConfig:
         swa_start: share of the budget from which on weights are averaged, equally, and replace them in
             the final model, or None.
         swa_every: steps between weights that `swa_start` averages.
+        decay_final: factor on all decay at the end of a run, reached linearly over its last
+            `warmdown_fraction`; 1: none.
+        cautious_decay: weights decay only where the update has just made them smaller, too.
+        budget: size of the artifact that the run is for, as "16MB" or "2.5bpw"; needed by the next five.
+        aim_from: share of the run's budget from which on it prepares for its artifact.
+        aim_looks: how often from there on the compiler's steps are worked out anew.
+        aim_tokens: training tokens that each of these looks calibrates on.
+        aim_errors: share of the compiler's own error with which passes run from there on.
+        aim_rounding: passes run on weights rounded to the compiler's steps from there on.
+        rate_decay: how fast weights shrink by what lowers the compiler's bits, as `weight_decay` is;
+            rises linearly from there on.
         param_dtype: of weights, gradients and the optimiser's state: float32 or bfloat16.
         precision: of products in forward passes: bfloat16, float32, or auto (bfloat16 on CUDA).
         grad_checkpoint: compute blocks again in the backward pass, to keep less in memory.
@@ -119,6 +131,15 @@ class TrainConfig:
     ema_decay: float | None = None
     swa_start: float | None = None
     swa_every: int = 50
+    decay_final: float = 1.0
+    cautious_decay: bool = False
+    budget: str = ""
+    aim_from: float = 0.6
+    aim_looks: int = 4
+    aim_tokens: int = 8192
+    aim_errors: float = 0.0
+    aim_rounding: bool = False
+    rate_decay: float = 0.0
     param_dtype: str = "float32"
     precision: str = "auto"
     grad_checkpoint: bool = False
@@ -149,6 +170,21 @@ class TrainConfig:
         if self.ema_decay is not None and self.swa_start is not None:
             raise UsageError(
                 "ema_decay and swa_start both average the weights", "Set one of them alone."
+            )
+
+        self._check_aim()
+
+    def _check_aim(self) -> None:
+        if self.budget:
+            parse_size(self.budget, 1 << 40)  # of a size it says what is wrong with it
+        elif self.aim_errors or self.aim_rounding or self.rate_decay:
+            raise UsageError(
+                "the run is to prepare for its artifact, whose size nobody said",
+                "Set train.budget, or use --for SIZE.",
+            )
+        if self.aim_errors and self.aim_rounding:
+            raise UsageError(
+                "aim_errors and aim_rounding both stand for the compiler", "Set one of them alone."
             )
 
     def _check_batch(self) -> None:

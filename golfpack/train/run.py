@@ -14,6 +14,7 @@ from golfpack.errors import UsageError
 from golfpack.models.base import Family
 from golfpack.models.training import Training
 from golfpack.spec import ModelSpec
+from golfpack.train.aim import Look
 from golfpack.train.average import Average
 from golfpack.train.config import TrainConfig
 from golfpack.train.optim import make_optimisers
@@ -36,6 +37,7 @@ class Run:
         lazy: losses stay on the device until somebody needs them (on CUDA, where looking waits).
         loss, grad_norm: of the last step that was looked at.
         looked: the step of the last look and the clock then, in seconds, once that step was dealt with.
+        look: the latest look at the artifact, or None before the first.
         unread: steps whose figures are still on the device: (steps before it, loss and norm).
     """
 
@@ -51,6 +53,7 @@ class Run:
     loss: float = math.nan
     grad_norm: float = math.nan
     looked: tuple[int, float] = (0, 0.0)
+    look: Look | None = None
     unread: list[tuple[int, torch.Tensor]] = field(default_factory=list)
 
     def read(self) -> None:
@@ -82,7 +85,8 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """All of it as tensors and plain values; "model" is the key checkpoint readers look for."""
-        return {
+        looked = {} if self.look is None else {"look": self.look.state()}
+        return looked | {
             "model": weights_of(self.model),
             "optimisers": [o.state_dict() for o in self.optimisers],
             "average": None if self.average is None else self.average.state(),
@@ -101,6 +105,9 @@ class Run:
             self.average.restore(state["average"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.running_loss, self.val_loss = state["running_loss"], state["val_loss"]
+        if "look" in state:
+            device = next(self.model.parameters()).device
+            self.look = Look.restored(state["look"], device)
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:

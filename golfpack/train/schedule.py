@@ -55,6 +55,17 @@ def momentum_at(config: TrainConfig, step: int) -> float:
     return config.momentum_start + (config.momentum - config.momentum_start) * share
 
 
+def decay_scale(config: TrainConfig, used: float) -> float:
+    """Factor on all decay, with `used` of the budget spent."""
+    share = (1.0 - used) / config.warmdown_fraction if config.warmdown_fraction else 1.0
+    return 1.0 + (config.decay_final - 1.0) * (1.0 - min(1.0, share))
+
+
+def aimed(config: TrainConfig, used: float) -> float:
+    """How far the run has come from `aim_from` on, 0 to 1, with `used` of the budget spent."""
+    return max(0.0, used - config.aim_from) / max(1.0 - config.aim_from, 1e-9)
+
+
 def length_at(config: TrainConfig, step: int) -> int:
     """Tokens per sequence of the step after `step` steps."""
     known = [length for first, length in config.lengths if first <= step]

@@ -1,5 +1,6 @@
 """The one step that advances a run."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,20 @@ from golfpack.models.ranks import ALONE, Group
 from golfpack.models.training import seeded
 from golfpack.train.average import is_averaged
 from golfpack.train.config import TrainConfig
+from golfpack.train.decay import Decay
+from golfpack.train.late import compiled_weights, decay_by_rate, seed_of
 from golfpack.train.log import Stopwatch
 from golfpack.train.loss import sequence_loss, targets_in
 from golfpack.train.optim import set_rates
 from golfpack.train.run import Run
-from golfpack.train.schedule import budget_used, lr_scale, momentum_at, tokens_seen
+from golfpack.train.schedule import (
+    aimed,
+    budget_used,
+    decay_scale,
+    lr_scale,
+    momentum_at,
+    tokens_seen,
+)
 
 # Parts of a batch get seeds of their own: more parts than that would share some.
 _MOST_PARTS = 1 << 16
@@ -59,7 +69,8 @@ def train_step(
         UsageError: the loss or its gradient is not finite; the weights are as they were. In a lazy run
             it is `Run.read` that finds out, some steps later.
     """
-    loss = _add_gradients(run, config, np.split(batch, config.accumulate), watch, group)
+    with _weights_of_passes(run, config):
+        loss = _add_gradients(run, config, np.split(batch, config.accumulate), watch, group)
     bound = config.grad_clip or math.inf
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), bound)
     run.unread.append((run.step, torch.stack((loss, norm))))
@@ -68,9 +79,17 @@ def train_step(
     watch.lap("grad_norm")
     scale = lr_scale(config, run.step, used)
     set_rates(run.optimisers, scale, momentum_at(config, run.step))
+    decay = None
+    if config.cautious_decay or config.decay_final != 1.0:
+        decay = Decay(run.optimisers, config, decay_scale(config, used))
     for optimiser in run.optimisers:
         optimiser.step()
         optimiser.zero_grad()
+    if decay is not None:
+        decay.apply()
+    if config.rate_decay and run.look is not None:
+        share = config.rate_decay * aimed(config, used)
+        decay_by_rate(run.model, run.look, run.optimisers, share)
     watch.lap("optimiser")
     run.step += 1
     if run.average is not None and is_averaged(
@@ -84,6 +103,16 @@ def train_step(
         grad_norm=run.grad_norm,
         tokens=tokens_seen(config, run.step),
     )
+
+
+def _weights_of_passes(run: Run, config: TrainConfig) -> contextlib.AbstractContextManager[None]:
+    """What passes run on: the weights, or what a compiler might leave of them."""
+    if run.look is None or not (config.aim_errors or config.aim_rounding):
+        return contextlib.nullcontext()
+    return compiled_weights(
+        run.model, run.look, errors=config.aim_errors, rounded=config.aim_rounding,
+        seed=seed_of(config.seed, run.step),
+    )  # fmt: skip
 
 
 def _add_gradients(

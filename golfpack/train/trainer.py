@@ -19,13 +19,14 @@ from golfpack.models.base import Family, typed_overrides
 from golfpack.models.device import peak_memory_bytes, resolve_device, watch_memory
 from golfpack.models.golf.family import GOLF
 from golfpack.models.ranks import ALONE, Group
+from golfpack.train.aiming import Aim
 from golfpack.train.batches import Batches, Prefetch
-from golfpack.train.checkpoint import RunFolder, settings_of
+from golfpack.train.checkpoint import RunFolder, settings_of, write_calibration
 from golfpack.train.config import TrainConfig
 from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
 from golfpack.train.loss import validation_loss
 from golfpack.train.run import Run, new_run, training_of, weights_of
-from golfpack.train.schedule import budget_used, length_at
+from golfpack.train.schedule import budget_used, length_at, tokens_seen
 from golfpack.train.step import StepRecord, train_step
 
 Progress = Callable[[int, int, str], None]
@@ -43,6 +44,10 @@ class TrainResult:
         checkpoint: the final model, a plain state dict; its configuration lies beside it.
         device: where it was trained.
         peak_memory_bytes: torch's on CUDA, else the process's largest resident set.
+        budget: size of the artifact that the run was for; empty where it was for none.
+        seed: of the run.
+        tokens: training tokens seen.
+        parameters: weights of the model.
         writes: whether this process wrote the files: one of a distributed run does.
     """
 
@@ -54,6 +59,10 @@ class TrainResult:
     device: str = "cpu"
     peak_memory_bytes: int = 0
     writes: bool = True
+    budget: str = ""
+    seed: int = 0
+    tokens: int = 0
+    parameters: int = 0
 
 
 def train(
@@ -111,11 +120,15 @@ def train(
             folder.log(resume_record(config, run.step, about))
         else:
             folder.start(meta_record(config, spec, tokens, val_tokens, out_dir, about))
-        _Loop(config, prefetch, val_tokens, folder, progress, sampler, group).run_out(run)
+        aim = Aim(config, spec, tokens)
+        _Loop(config, prefetch, val_tokens, folder, progress, sampler, group, aim).run_out(run)
+        if config.budget and folder.writes:
+            write_calibration(out_dir, tokens)
         checkpoint = folder.finish(weights_of(run.result), spec.config)
     return TrainResult(
         run.step, run.seconds, run.running_loss, run.val_loss, checkpoint,
-        config.device, peak_memory_bytes(config.device), group.writes,
+        config.device, peak_memory_bytes(config.device), group.writes, config.budget, config.seed,
+        tokens_seen(config, run.step), spec.numel,
     )  # fmt: skip
 
 
@@ -130,6 +143,7 @@ class _Loop:
     progress: Progress | None
     sampler: Sampler | None
     group: Group
+    aim: Aim
 
     def run_out(self, run: Run) -> None:
         """Take steps until the budget is used; the log tells of one that fails."""
@@ -147,10 +161,14 @@ class _Loop:
             if buffers:
                 _refuse_changes(buffers, _stored_buffers(run.model))
                 buffers = {}
+        if self.config.budget:
+            self.folder.log(self.aim.look(run, 1.0))
         self._note(run, "end", final_loss=run.running_loss, val_loss=run.val_loss)
 
     def _step(self, run: Run, used: float, started: float) -> None:
         """One step, timed, and what is due after it."""
+        if self.aim.due(run, used):
+            self.folder.log(self.aim.look(run, used))
         watch = Stopwatch(self.config.device)
         batch = self.batches.at(run.step)
         watch.lap("data")
@@ -200,7 +218,8 @@ class _Loop:
             done, total = _position(config, run)
             # A lazy run's loss is not fetched before a line of the log is due.
             known = not math.isnan(run.running_loss)
-            self.progress(done, total, f"loss {run.running_loss:.3f}" if known else "")
+            note = f"loss {run.running_loss:.3f}" if known else ""
+            self.progress(done, total, note if run.look is None else f"{note}, {run.look.told}")
 
     def _validate(self, run: Run, tokens: np.ndarray) -> float:
         config = self.config

@@ -1,0 +1,202 @@
+"""What the compiler would make of the weights of a run: steps, errors, bytes and KL at the run's budget.
+
+A look calibrates on training tokens and lets the recipe `rd` solve for the step field that meets the
+budget, as a build does. With H^-1 = U^T U and B^-1 = V^T V of the inputs' and the output gradients'
+second moments, rounding with feedback on both sides leaves the error V^T Z U, Z being each weight's own
+rounding error over U_ii V_rr (`packer.quantize.gptq`); with rd's steps all of Z has one size. So a look
+leaves two matrices per tensor, and an error like the compiler's is two products away.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import log2
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from golfpack.calib.sources import CalibTokens
+from golfpack.calib.stats import calibrate
+from golfpack.errors import UsageError
+from golfpack.packer.format.container import parse
+from golfpack.packer.format.steps import StepField
+from golfpack.packer.predict import quadratic_kl
+from golfpack.packer.quantize.gptq import Factor
+from golfpack.packer.quantize.sensitivity import Sensitivity
+from golfpack.packer.rate import RateModel
+from golfpack.packer.recipe import Recipe, load_recipe
+from golfpack.packer.state import PackState, quantized_names, run_passes, step_field
+from golfpack.spec import ModelSpec
+
+RECIPE = "rd"
+# A uniform error of a step has this deviation.
+UNIFORM = 12**-0.5
+LENGTH = 512
+
+
+class Grid(NamedTuple):
+    """How one matrix (rows, cols) would be quantized.
+
+    Attributes:
+        row: (rows, 1) float32 steps, which `col` (1, cols) multiplies.
+        left: (rows, rows) float32, or (rows, 1) that scales rows where there is no feedback along them.
+        right: (cols, cols) float32, or (1, cols). The error is left^T N right, N of unit variance;
+            vectors multiply elementwise.
+    """
+
+    row: torch.Tensor
+    col: torch.Tensor
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a build would be at one step of a run.
+
+    Attributes:
+        number: of the looks of its run, from 0 on.
+        step: steps taken then.
+        dial: of the step field.
+        artifact_bytes: of the file at that dial.
+        kl: KL(float || artifact), nats per token.
+        bytes_ratio: real bits of the coded tensors over the rate model's, as the first look found.
+        fixed_bits: of what is no weights (header, manifest), as the first look found.
+        kl_constant: KL over the dial's square, as the first look found.
+        grids: by matrix, those that are quantized by what calibration saw of their inputs.
+    """
+
+    number: int
+    step: int
+    dial: float
+    artifact_bytes: int
+    kl: float
+    bytes_ratio: float
+    fixed_bits: int
+    kl_constant: float
+    grids: Mapping[str, Grid]
+
+    @property
+    def told(self) -> str:
+        """For people."""
+        return f"artifact {self.artifact_bytes:,} B at KL {self.kl:.3f}"
+
+    def record(self) -> dict[str, Any]:
+        """For the log."""
+        told = ("step", "dial", "artifact_bytes", "kl")
+        return {"type": "artifact", **{name: getattr(self, name) for name in told}}
+
+    def state(self) -> dict[str, Any]:
+        """As tensors and plain values."""
+        grids = {name: tuple(grid) for name, grid in self.grids.items()}
+        return {**vars(self), "grids": grids}
+
+    @staticmethod
+    def restored(state: Mapping[str, Any], device: torch.device) -> "Look":
+        """From what `state` returned."""
+        grids = {
+            name: Grid(*(t.to(device) for t in parts)) for name, parts in state["grids"].items()
+        }
+        return Look(**{**state, "grids": grids})
+
+
+def look(
+    model: nn.Module,
+    spec: ModelSpec,
+    tokens: np.ndarray,
+    budget_bytes: int,
+    number: int,
+    step: int,
+    before: Look | None,
+    *,
+    count: int,
+    seed: int,
+) -> Look:
+    """What a build of `model` at `budget_bytes` would be.
+
+    The first look rounds and codes all weights for real once, which tells how the rate model's bits
+    relate to the file's, and the expected KL to the dial. Both hardly change afterwards: later looks
+    solve the rate model alone, and the KL goes with the square of the dial.
+
+    Args:
+        tokens: (N,) of training.
+        before: the look before this one, or None.
+        count: tokens to calibrate on.
+        seed: of the sampled labels.
+
+    Raises:
+        UsageError: the budget is out of the recipe's reach.
+    """
+    state, recipe = _prepared(model, spec, tokens, count, seed)
+    rate = RateModel(state)
+    wanted = 8 * budget_bytes - rate.kept_bits
+    if wanted < recipe.search.floor_bpw * rate.weights:
+        raise UsageError(
+            f"a budget of {budget_bytes:,} bytes leaves {max(0.0, wanted) / max(rate.weights, 1):.2f} "
+            f"bits for each of {rate.weights:,} quantized weights",
+            f"raise the budget, or train a smaller model: {recipe.name} needs "
+            f"{recipe.search.floor_bpw:g}",
+        )
+    ratio, constant, fixed = 1.0, 0.0, 0
+    if before is not None:
+        ratio, constant, fixed = before.bytes_ratio, before.kl_constant, before.fixed_bits
+    dial = 2.0 ** rate.solve((wanted - fixed) / ratio)
+    if before is None:
+        probe = run_passes(recipe.round, replace(state, dial=dial))
+        assert probe.blob is not None
+        fixed = 8 * parse(probe.blob).overhead
+        ratio = (8 * probe.size - rate.kept_bits - fixed) / max(rate.bits(log2(dial)), 1.0)
+        constant = quadratic_kl(probe) / dial**2
+        dial = 2.0 ** rate.solve((wanted - fixed) / ratio)
+    size = round((rate.kept_bits + fixed + ratio * rate.bits(log2(dial))) / 8)
+    device = next(model.parameters()).device
+    grids = {
+        name: _grid(state.sensitivity[name], step_field(state, name, dial), device)
+        for name in quantized_names(state)
+        if state.sensitivity[name].factor is not None
+    }
+    return Look(number, step, dial, size, constant * dial**2, ratio, fixed, constant, grids)
+
+
+def _prepared(
+    model: nn.Module, spec: ModelSpec, tokens: np.ndarray, count: int, seed: int
+) -> tuple[PackState, Recipe]:
+    """The state as a search gets it."""
+    length = min(LENGTH, spec.config.get("seq_len", LENGTH), tokens.size)
+    rows = min(max(1, count // length), tokens.size // length)
+    starts = np.linspace(0, tokens.size - length, rows).astype(np.int64)
+    sequences = np.stack([tokens[s : s + length] for s in starts]).astype(np.int64)
+    host = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    stats = calibrate(
+        host, spec, CalibTokens(sequences, "training"), gradients=True, seed=seed, threads=1
+    )
+    recipe = load_recipe(RECIPE)
+    weights = {name: p.detach().numpy() for name, p in host.named_parameters()}
+    state = PackState(spec, {t.name: weights[t.name] for t in spec.tensors}, stats)
+    return run_passes(recipe.prepare, state), recipe
+
+
+def _grid(known: Sensitivity, steps: StepField, device: torch.device) -> Grid:
+    row = steps.row.astype(np.float64)
+    col = np.ones(1) if steps.col is None else steps.col.astype(np.float64)
+    left = (
+        _side(known.row_factor, row)[:, None]
+        if known.row_factor is None
+        else (_side(known.row_factor, row))
+    )
+    right = _side(known.factor, col)
+    parts = (row[:, None], col[None], left, right if right.ndim == 2 else right[None])
+    scaled = (*parts[:3], parts[3] * UNIFORM)
+    return Grid(*(torch.from_numpy(p.astype(np.float32)).to(device) for p in scaled))
+
+
+def _side(factor: Factor | None, steps: np.ndarray) -> np.ndarray:
+    """What unit errors of rounding become along one side: (n, n) with feedback, else (n,)."""
+    if factor is None:
+        return steps
+    own = np.diag(factor.upper).astype(np.float64)
+    out = np.empty(factor.upper.shape)
+    out[:, factor.order] = factor.upper * (steps[factor.order] / own)[:, None]
+    return out

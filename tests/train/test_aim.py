@@ -1,0 +1,236 @@
+"""Training for the artifact: what a look says, what passes run on, what decays, and that all resumes."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from train.test_trainer import Interrupted, interrupt_at, log_of, stream, weights
+
+from golfpack.base.sizes import parse_size
+from golfpack.build.trained import build_trained
+from golfpack.calib.sources import CalibTokens
+from golfpack.calib.stats import calibrate
+from golfpack.data.shards import write_shard
+from golfpack.errors import UsageError
+from golfpack.models import FAMILIES
+from golfpack.packer.format.steps import step_matrix
+from golfpack.packer.quantize.gptq import round_feedback
+from golfpack.packer.recipe import load_recipe
+from golfpack.packer.state import PackState, run_passes, step_field
+from golfpack.spec import ModelSpec
+from golfpack.train.aim import Grid, Look, look
+from golfpack.train.choose import FOR_AN_ARTIFACT, TrainOptions, choose
+from golfpack.train.config import TrainConfig
+from golfpack.train.decay import Decay
+from golfpack.train.late import compiled_weights, decay_by_rate, error_like
+from golfpack.train.run import Run, new_run
+from golfpack.train.schedule import decay_scale
+from golfpack.train.sources import DataOptions
+from golfpack.train.train import train as train_run
+from golfpack.train.trainer import complete_options, train
+
+SHAPE: dict[str, Any] = {"vocab_size": 32, "num_layers": 2, "dim": 48, "num_heads": 2}
+MODELS: dict[str, dict[str, Any]] = {
+    "golf": SHAPE | {"num_kv_heads": 1, "mlp_hidden": 96},
+    "gpt2": SHAPE | {"mlp_hidden": 96},
+}
+CONFIG = TrainConfig(
+    steps=30, batch_tokens=256, seq_len=32, optimizer="adamw", lr=0.01, warmup_steps=3, log_every=4,
+    save_every=5, threads=1, budget="2.5bpw", aim_from=0.5, aim_looks=3, aim_tokens=1024,
+)  # fmt: skip
+TOKENS = stream(4000)
+
+
+def begun(name: str) -> tuple[Run, ModelSpec]:
+    family = FAMILIES[name]
+    spec = family.spec(complete_options(family, MODELS[name], CONFIG.seq_len))
+    return new_run(family, spec, CONFIG), spec
+
+
+@pytest.fixture(scope="module")
+def golf() -> tuple[Run, ModelSpec, Look]:
+    run, spec = begun("golf")
+    with torch.no_grad():
+        for p in run.model.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)), alpha=0.02)
+    size = parse_size("4bpw", spec.numel)
+    return run, spec, look(run.model, spec, TOKENS, size, 0, 0, None, count=1024, seed=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_size_that_is_predicted_at_the_end_is_that_of_the_file(
+    name: str, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, aim_errors=0.3, rate_decay=0.1, steps=60)
+    family = FAMILIES[name]
+    result = train(config, MODELS[name], TOKENS, tmp_path, family=family)
+    looks = [x for x in records(tmp_path) if x["type"] == "artifact"]
+    assert [x["step"] for x in looks] == [30, 40, 50, 60]
+    spec = family.spec(complete_options(family, MODELS[name], config.seq_len))
+    model = family.build(spec.config)
+    model.load_state_dict(weights(result.checkpoint), strict=False)
+    starts = np.linspace(0, TOKENS.size - 32, 32).astype(np.int64)
+    rows = np.stack([TOKENS[s : s + 32] for s in starts]).astype(np.int64)
+    stats = calibrate(model, spec, CalibTokens(rows, "t"), gradients=True, seed=0, threads=1)
+    recipe = load_recipe("rd")
+    arrays = {n: p.detach().numpy() for n, p in model.named_parameters()}
+    state = run_passes(recipe.prepare, PackState(spec, arrays, stats))
+    real = run_passes(recipe.round, dataclasses.replace(state, dial=looks[-1]["dial"])).size
+    assert real == pytest.approx(looks[-1]["artifact_bytes"], rel=0.03)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "train.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "time"} for x in lines]
+
+
+def test_errors_cost_what_rounding_with_feedback_costs(golf: tuple[Run, ModelSpec, Look]) -> None:
+    run, spec, seen = golf
+    state, _ = prepared(run, spec)
+    generator = torch.Generator().manual_seed(0)
+    for name, grid in seen.grids.items():
+        known, steps = state.sensitivity[name], step_field(state, name, seen.dial)
+        w = state.matrix(name)
+        assert known.factor is not None
+        codes = round_feedback(w, steps, known.factor, None, known.row_factor)
+        rounded = known.kl(codes * step_matrix(steps, w.shape) - w)
+        like = torch.from_numpy(w)
+        drawn = [known.kl(error_like(grid, like, generator).numpy()) for _ in range(20)]
+        assert rounded == pytest.approx(np.mean(drawn), rel=0.25), name
+
+
+def prepared(run: Run, spec: ModelSpec) -> tuple[PackState, Any]:
+    from golfpack.train.aim import _prepared  # pyright: ignore[reportPrivateUsage]
+
+    return _prepared(run.model, spec, TOKENS, 1024, 0)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_weights_are_as_they_were_after_a_pass(
+    golf: tuple[Run, ModelSpec, Look], rounded: bool
+) -> None:
+    run, _, seen = golf
+    before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
+    with compiled_weights(run.model, seen, errors=1.0, rounded=rounded, seed=3):
+        for name, p in run.model.named_parameters():
+            assert torch.equal(p, before[name]) == (name not in seen.grids)
+            if rounded and name in seen.grids:
+                in_steps = p / (seen.grids[name].row * seen.grids[name].col)
+                assert torch.allclose(in_steps, in_steps.round(), atol=1e-3)
+    assert all(torch.equal(p, before[n]) for n, p in run.model.named_parameters())
+
+
+def test_rate_decay_lowers_bits_and_never_crosses_zero() -> None:
+    model = torch.nn.Linear(64, 64, bias=False)
+    before = model.weight.detach().clone()
+    step = torch.full((64, 1), 0.02)
+    grid = Grid(step, torch.ones(1, 64), torch.ones(64, 1), torch.ones(1, 64))
+    seen = Look(0, 0, 1.0, 0, 0.0, 1.0, 0, 0.0, {"weight": grid})
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+    decay_by_rate(model, seen, [optimiser], 0.2)
+    after = model.weight.detach()
+    assert bool((after * before >= 0).all())
+    moved = before.abs() - after.abs()
+    assert bool((moved >= 0).all())
+    # All weights of one scale move alike, by a tenth of it less what their low rate leaves out.
+    scale, in_steps = before.abs().mean(), before.abs().mean() / 0.02
+    wanted = 0.1 * scale * in_steps / (in_steps + 0.3)
+    assert moved[before.abs() > 0.05].mean() == pytest.approx(float(wanted), rel=0.05)
+
+
+def test_cautious_decay_spares_weights_that_grow() -> None:
+    p = torch.nn.Parameter(torch.tensor([1.0, 1.0, -1.0, -1.0]))
+    optimiser = torch.optim.SGD([{"params": [p], "lr": 0.1, "weight_decay": 0.5}])
+    p.grad = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    config = dataclasses.replace(CONFIG, cautious_decay=True)
+    decay = Decay([optimiser], config, 2.0)
+    optimiser.step()
+    decay.apply()
+    shrunk = 0.1 * 0.5 * 2.0
+    wanted = torch.tensor([0.9 - shrunk, 1.1, -1.1, -0.9 + shrunk])
+    assert torch.allclose(p.detach(), wanted)
+    assert decay_scale(dataclasses.replace(CONFIG, decay_final=3.0), 0.8) == pytest.approx(2.0)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "errors": {"aim_errors": 0.5, "ema_decay": 0.8},
+    "rounding": {"aim_rounding": True, "rate_decay": 0.5, "swa_start": 0.7, "swa_every": 2},
+    "decay": {"cautious_decay": True, "decay_final": 0.0, "optimizer": "muon"},
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_a_resumed_run_equals_a_straight_one(kind: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, **OPTIONS[kind])
+    straight, other = tmp_path / "straight", tmp_path / "other"
+    train(config, MODELS["golf"], TOKENS, straight)
+    for stop in (13, 18, 27):
+        with pytest.raises(Interrupted):
+            train(
+                config, MODELS["golf"], TOKENS, other, progress=interrupt_at(stop),
+                resume=(other / "train.jsonl").exists(),
+            )  # fmt: skip
+    train(config, MODELS["golf"], TOKENS, other, resume=True)
+    expected, found = (weights(f / "final_model.pt") for f in (straight, other))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert log_of(straight) == log_of(other)
+    kept = [[x for x in records(f) if x["type"] == "artifact"] for f in (straight, other)]
+    assert len(kept[0]) == 4
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"budget": "", "aim_errors": 0.5}, "size nobody said"),
+        ({"budget": "much"}, "'much' is not a size"),
+        ({"aim_errors": 0.5, "aim_rounding": True}, "both stand for"),
+        ({"aim_looks": 0}, "aim_looks is 0"),
+    ],
+)
+def test_unusable_settings_are_named(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        dataclasses.replace(CONFIG, **settings)
+
+
+def test_a_budget_out_of_reach_is_refused(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, budget="0.2bpw")
+    with pytest.raises(UsageError, match="bits for each of"):
+        train(config, MODELS["golf"], TOKENS, tmp_path)
+
+
+def test_a_run_for_a_size_ends_with_the_artifact(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train.bin", TOKENS)
+    settings = [f"model.{k}={v}" for k, v in MODELS["golf"].items()]
+    settings += ["train.seq_len=32", "train.batch_tokens=128", "train.aim_tokens=512"]
+    options = TrainOptions(
+        tmp_path / "run", data=DataOptions(tokens=str(tmp_path / "train.bin")), steps=8, seed=3,
+        budget="3bpw", settings=tuple(settings),
+    )  # fmt: skip
+    config = choose(options).config
+    assert config.budget == "3bpw"
+    assert {**vars(config), **FOR_AN_ARTIFACT} == vars(config)
+    result = train_run(options)
+    report = build_trained(result, options)
+    artifact = tmp_path / "run" / "model.golf"
+    budget = parse_size("3bpw", report.parameters)
+    assert 0.9 * budget < artifact.stat().st_size <= budget
+    assert report.calibration is not None
+    assert report.calibration["source"] == str(tmp_path / "run" / "calibration.bin")
+    assert (report.seed, report.artifact) == (3, str(artifact))
+    assert build_trained(train_run(dataclasses.replace(options, resume=True)), options)
+
+
+def test_a_run_of_before_these_settings_goes_on(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=8, budget="")
+    train(config, MODELS["golf"], TOKENS, tmp_path)
+    last = weights(tmp_path / "last.pt")
+    assert "look" not in last
+    for name in ("budget", "aim_errors", "cautious_decay", "decay_final"):
+        del last["settings"][name]
+    torch.save(last, tmp_path / "last.pt")
+    assert train(config, MODELS["golf"], TOKENS, tmp_path, resume=True).steps == 8

@@ -59,8 +59,8 @@ class FirstAttention:
     """
 
     inputs: torch.Tensor
-    queries: nn.Parameter
-    keys: nn.Parameter
+    queries: torch.Tensor
+    keys: torch.Tensor
     heads: int
     kv_heads: int
 

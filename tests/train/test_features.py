@@ -197,7 +197,7 @@ def test_meta_ttt_is_first_order_maml() -> None:
     steps = torch.autograd.grad(loss(adapted, rows[:, :9]), [own[n] for n in names])
     with torch.no_grad():
         for name, step in zip(names, steps, strict=True):
-            own[name] -= 0.1 * step
+            own[name].sub_(0.1 * step)
     (0.5 * loss(adapted, rows[:, 8:])).backward()
     expected = [a + b.grad for a, b in zip(plain, adapted.parameters(), strict=True)]  # type: ignore[operator]
     found = gradients(run, config)
@@ -263,7 +263,7 @@ def test_momentum_goes_up_and_down() -> None:
 
 
 def test_loops_begin_late(tmp_path: Path) -> None:
-    """Off, the model is the one of the plain order; the final one loops, and so does what is averaged."""
+    """Off, it is the model of the plain order, averages too; the final one loops."""
     run = fresh(changed(loops_from=0.4, ema_decay=0.5))
     plain = GOLF.build(GOLF.spec(complete_options(GOLF, SHAPE | {"layer_order": ""}, 16)).config)
     own = dict(run.model.named_parameters())

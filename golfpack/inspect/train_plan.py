@@ -47,7 +47,8 @@ class TrainPlan:
         aliases: those among them that name a tensor a second time.
         decayed: parameters that AdamW or Lion shrinks; under Muon, those of its matrices.
         weight_bytes: of the weights as they are trained.
-        optimizer_bytes: of what the optimiser keeps for tensors.
+        optimizer_bytes: of what the optimiser keeps for the model's tensors; auxiliary heads, which no
+            final model has, are not in it.
         sequences: sequences of a step.
         tokens_per_step: at the longest sequence.
         tokens: of the whole run; None where minutes are its budget.
@@ -87,7 +88,8 @@ def train_plan(options: TrainOptions) -> TrainPlan:
     """
     chosen = choose(options)
     config, family = chosen.config, chosen.family
-    spec = family.spec(complete_options(family, chosen.shape, config.seq_len))
+    stand_ins = training_of(family).from_tokenizer(chosen.shape, None)
+    spec = family.spec(complete_options(family, {**chosen.shape, **stand_ins}, config.seq_len))
     aliases = len(training_of(family).aliases(spec.config))
     kv = _kv_bytes(spec.config, config.seq_len)
     dtype = DTYPES[config.param_dtype]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from golfpack.data.pieces import PieceList
 from golfpack.spec import ModelSpec, TensorSpec
 
 INIT_STD = 0.02
@@ -23,6 +24,45 @@ def _matrices(tensor: TensorSpec) -> bool:
 
 def _as_given(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options)
+
+
+def _nothing(options: Mapping[str, Any], tokenizer: PieceList | None) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Where a model's forward pass can be taken apart: what auxiliary losses are computed from.
+
+    Attributes:
+        hidden: (module, tokens (B, T)) -> what its head reads, (B, T, W).
+        logits: (module, hidden) -> logits (B, T, V), those of a forward pass of the module.
+        cap: (module, products (..., V) of a head) -> logits, whatever head they are of.
+        embed: (module, tokens (B, T)) -> what the first block reads, (B, T, D).
+    """
+
+    hidden: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+    logits: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+    cap: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+    embed: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class FirstAttention:
+    """The first block's attention, as far as its scores depend on tokens alone.
+
+    Attributes:
+        inputs: (V, D) what it reads at each token of the vocabulary, alone in a sequence.
+        queries, keys: (heads * d, D) and (kv_heads * d, D), heads one after the other; each key head
+            serves heads / kv_heads query heads in a row.
+        heads, kv_heads: how many there are.
+    """
+
+    inputs: torch.Tensor
+    queries: torch.Tensor
+    keys: torch.Tensor
+    heads: int
+    kv_heads: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +79,12 @@ class Training:
             they cannot, or where there are none.
         aliases: config -> further names of tied tensors in files of the family's own system -> the name
             in its ModelSpec.
+        from_tokenizer: (options, the tokens' tokenizer) -> options that it decides; without a tokenizer,
+            stand-ins of the same shapes, for a plan.
+        readout: how a forward pass comes apart, or None where it does not.
+        loops: module -> a switch that runs its repeated blocks once each (False) or as often as its
+            options say (True); None where no block is repeated.
+        first_attention: module -> its first block's attention, or None where it is of another form.
     """
 
     initialise: Callable[[nn.Module, ModelSpec, torch.Generator], None]
@@ -48,6 +94,10 @@ class Training:
     dropout: bool = False
     blocks: Callable[[nn.Module], Sequence[nn.Module] | None] = lambda module: None
     aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda config: {}
+    from_tokenizer: Callable[[Mapping[str, Any], PieceList | None], dict[str, Any]] = _nothing
+    readout: Readout | None = None
+    loops: Callable[[nn.Module], Callable[[bool], None] | None] = lambda module: None
+    first_attention: Callable[[nn.Module], FirstAttention | None] = lambda module: None
 
 
 @torch.no_grad()

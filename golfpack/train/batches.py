@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from golfpack.errors import UsageError
+from golfpack.train.features.curriculum import Curriculum
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,8 @@ class Batches:
         batch_size: B, sequences per step.
         seed: of offsets and shuffles, or of the starts.
         order: "epochs" or "random".
+        curriculum_steps: steps at the beginning that draw from the easiest sequences, see `Curriculum`;
+            those behind them are what they are without.
     """
 
     tokens: np.ndarray
@@ -33,6 +36,7 @@ class Batches:
     batch_size: int
     seed: int
     order: str = "epochs"
+    curriculum_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.epoch_size < 1:
@@ -52,9 +56,16 @@ class Batches:
         Args:
             length: T at most; shorter rows are the beginnings of those of `seq_len`.
         """
-        starts = self._random(step) if self.order == "random" else self._of_epochs(step)
+        if step < self.curriculum_steps:
+            starts = self._curriculum.at(step, self.batch_size)
+        else:
+            starts = self._random(step) if self.order == "random" else self._of_epochs(step)
         windows = starts[:, None] + np.arange((length or self.seq_len) + 1)
         return self.tokens[windows].astype(np.int64)
+
+    @cached_property
+    def _curriculum(self) -> Curriculum:
+        return Curriculum.of(self.tokens, self.seq_len, self.curriculum_steps, self.seed)
 
     def _random(self, step: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, step])

@@ -51,6 +51,8 @@ class TrainConfig:
         momentum: Muon's Nesterov momentum.
         momentum_start: Muon's momentum at step 0, or None for `momentum` throughout.
         momentum_steps: steps of the linear way from there to `momentum`.
+        momentum_cycle: steps from `momentum_start` up to `momentum`, down again, and so on,
+            instead of one rise; None: one rise.
         weight_decay: decoupled decay of Muon's matrices, or of what decays under adamw and lion: each
             step shrinks them by rate * decay.
         embed_decay, scalar_decay: the same for what Adam has beside Muon.
@@ -63,6 +65,27 @@ class TrainConfig:
         dropout: rate, in the places that the family has.
         label_smoothing: share of the target's probability that all tokens share.
         ignore_id: a token, such as padding, that is no target; None: all are.
+        word_start_weight: weight of a target that starts a word; all others weigh 1, and the loss is the
+            weighted mean.
+        word_start_from: that weight at the run's beginning, from where it goes linearly to
+            `word_start_weight` at its end; None: the same throughout.
+        word_starts: the tokens that start a word, as "3,7-9"; empty: the tokenizer tells.
+        focal_gamma: a target of probability p has its cross-entropy multiplied by (1 - p)^focal_gamma.
+        mtp_heads: auxiliary heads that predict the tokens behind the next one; no final model has them.
+        mtp_weight: of the mean of their losses.
+        jepa_weight: of an auxiliary loss: what the head reads predicts the next position's embedding.
+        meta_weight: of the loss of sequences' second halves after one gradient step on their first
+            halves (meta-TTT, first order).
+        meta_rate: of that gradient step, which the matrices inside blocks take.
+        meta_every: steps from one with that term to the next; steps below half the peak rate in the
+            schedule's fall have none.
+        meta_freeze: first blocks that do not take the step.
+        qk_init_tokens: training tokens whose neighbourhoods the first block's queries and keys begin
+            from; 0: they begin as all others do.
+        curriculum_steps: steps at the beginning that draw from the sequences of the most frequent
+            tokens: a tenth of them first, more and more later.
+        loops_from: share of the budget from which on repeated blocks are repeated; until then each block
+            runs once.
         ema_decay: decay of a moving average of the weights that replaces them in the final model,
             or None. Warm-down does the same job; use one of them.
         swa_start: share of the budget from which on weights are averaged, equally, and replace them in
@@ -116,6 +139,7 @@ class TrainConfig:
     momentum: float = 0.95
     momentum_start: float | None = None
     momentum_steps: int = 500
+    momentum_cycle: int | None = None
     weight_decay: float = 0.1
     embed_decay: float = 0.0
     scalar_decay: float = 0.0
@@ -128,6 +152,20 @@ class TrainConfig:
     dropout: float = 0.0
     label_smoothing: float = 0.0
     ignore_id: int | None = None
+    word_start_weight: float = 1.0
+    word_start_from: float | None = None
+    word_starts: str = ""
+    focal_gamma: float = 0.0
+    mtp_heads: int = 0
+    mtp_weight: float = 0.2
+    jepa_weight: float = 0.0
+    meta_weight: float = 0.0
+    meta_rate: float = 0.002
+    meta_every: int = 4
+    meta_freeze: int = 0
+    qk_init_tokens: int = 0
+    curriculum_steps: int = 0
+    loops_from: float = 0.0
     ema_decay: float | None = None
     swa_start: float | None = None
     swa_every: int = 50
@@ -173,6 +211,7 @@ class TrainConfig:
             )
 
         self._check_aim()
+        self._check_features()
 
     def _check_aim(self) -> None:
         if self.budget:
@@ -186,6 +225,41 @@ class TrainConfig:
             raise UsageError(
                 "aim_errors and aim_rounding both stand for the compiler", "Set one of them alone."
             )
+
+    def _check_features(self) -> None:
+        if self.momentum_cycle is not None and self.momentum_start is None:
+            raise UsageError(
+                "momentum_cycle has no lower end to go to", "Set train.momentum_start too."
+            )
+        if self.focal_gamma and self.label_smoothing:
+            raise UsageError(
+                "focal_gamma and label_smoothing both change the loss of a target",
+                "Set one of them alone.",
+            )
+        if self.meta_weight and self.grad_checkpoint:
+            raise UsageError(
+                "meta_weight adapts weights, and grad_checkpoint would compute blocks with others",
+                "Leave out one of them.",
+            )
+        shortest = min([self.seq_len, *(length for _, length in self.lengths)])
+        needed = max(self.mtp_heads + 1, 2 if self.meta_weight else 1)
+        if shortest < needed:
+            raise UsageError(
+                f"sequences of {shortest} tokens are too short for mtp_heads or meta_weight",
+                f"Use sequences of {needed} tokens or more.",
+            )
+
+    @property
+    def weighs_word_starts(self) -> bool:
+        return self.word_start_weight != 1.0 or self.word_start_from not in (None, 1.0)
+
+    @property
+    def weighs_targets(self) -> bool:
+        return self.weighs_word_starts or self.focal_gamma > 0.0
+
+    @property
+    def has_heads(self) -> bool:
+        return self.mtp_heads > 0 or self.jepa_weight > 0.0
 
     def _check_batch(self) -> None:
         if self.batch_tokens % self.seq_len:

@@ -32,14 +32,19 @@ def sequence_loss(
     """
     device = next(model.parameters()).device
     rows = send(torch.from_numpy(batch), device)
-    lower = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    with torch.autocast(device.type, torch.bfloat16, enabled=lower):
+    with lowered(precision, device):
         logits = model(rows[:, :-1])
     targets = rows[:, 1:].flatten()
     return F.cross_entropy(
         logits.float().flatten(0, 1), targets, reduction=reduction, label_smoothing=smoothing,
         ignore_index=NO_TARGET if ignore_id is None else ignore_id,
     )  # fmt: skip
+
+
+def lowered(precision: str, device: torch.device) -> torch.autocast:
+    """Products in bfloat16 where `precision` asks for it: "auto" does on CUDA."""
+    lower = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=lower)
 
 
 def targets_in(batch: np.ndarray, ignore_id: int | None) -> int:

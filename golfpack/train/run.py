@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -17,6 +18,10 @@ from golfpack.spec import ModelSpec
 from golfpack.train.aim import Look
 from golfpack.train.average import Average
 from golfpack.train.config import TrainConfig
+from golfpack.train.features.heads import Split, heads_optimiser
+from golfpack.train.features.late_loops import Switch, loop_switches
+from golfpack.train.features.qk_init import set_queries_and_keys
+from golfpack.train.objective import Objective
 from golfpack.train.optim import make_optimisers
 
 RUNNING_DECAY = 0.95
@@ -28,12 +33,15 @@ class Run:
     """Everything that changes as a run advances; what `last.pt` holds.
 
     Attributes:
+        objective: what its steps minimise; its auxiliary heads are in `last.pt` and in no final model.
         average: average of the weights, or None where the run keeps none.
         step: optimiser steps taken.
         seconds: wall-clock time spent, over all resumptions.
         running_loss: moving average of the training loss, nats per token; NaN at step 0.
         val_loss: latest validation loss, nats per token, or None.
-        forward: what computes the training loss: the model itself, or its compiled form.
+        forward: what computes the training loss: None for the model itself, or its compiled form, or
+            one that also gives what auxiliary heads read.
+        loop_switches: what turns repeated blocks on and off, where they begin late.
         lazy: losses stay on the device until somebody needs them (on CUDA, where looking waits).
         loss, grad_norm: of the last step that was looked at.
         looked: the step of the last look and the clock then, in seconds, once that step was dealt with.
@@ -44,11 +52,13 @@ class Run:
     model: nn.Module
     optimisers: list[Optimizer]
     average: Average | None
+    objective: Objective
     step: int = 0
     seconds: float = 0.0
     running_loss: float = math.nan
     val_loss: float | None = None
     forward: nn.Module | None = None
+    loop_switches: tuple[Switch, ...] = ()
     lazy: bool = False
     loss: float = math.nan
     grad_norm: float = math.nan
@@ -85,6 +95,7 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """All of it as tensors and plain values; "model" is the key checkpoint readers look for."""
+        heads = self.objective.heads
         looked = {} if self.look is None else {"look": self.look.state()}
         return looked | {
             "model": weights_of(self.model),
@@ -94,11 +105,14 @@ class Run:
             "seconds": self.seconds,
             "running_loss": self.running_loss,
             "val_loss": self.val_loss,
+            **({} if heads is None else {"heads": weights_of(heads)}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned, possibly on another device."""
         _load(self.model, state["model"])
+        if self.objective.heads is not None:
+            _load(self.objective.heads, state["heads"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         if self.average is not None:
@@ -115,8 +129,13 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
-def new_run(family: Family, spec: ModelSpec, config: TrainConfig) -> Run:
+def new_run(
+    family: Family, spec: ModelSpec, config: TrainConfig, tokens: np.ndarray | None = None
+) -> Run:
     """A run at step 0, with initial weights, on the device of `config`.
+
+    Args:
+        tokens: (N,) that it trains on, for what begins from them (`qk_init_tokens`).
 
     Raises:
         UsageError: the family cannot be trained, or not as `config` asks.
@@ -124,21 +143,33 @@ def new_run(family: Family, spec: ModelSpec, config: TrainConfig) -> Run:
     training = training_of(family)
     model = family.build(spec.config)
     training.initialise(model, spec, torch.Generator().manual_seed(config.seed))
+    if config.qk_init_tokens:
+        _begin_attention(model, family, config, tokens)
     model.to(config.device, DTYPES[config.param_dtype]).train()
     _set_dropout(model, family, config.dropout)
     averages = config.ema_decay is not None or config.swa_start is not None
     average = Average(model) if averages else None
     if config.grad_checkpoint:
         _checkpoint_blocks(model, family)
+    objective = Objective.of(config, family, spec, model)
     forward = None
+    if objective.readout is not None:
+        forward = Split(model, objective.readout)
     if config.compile_mode is not None:
-        forward = cast(nn.Module, torch.compile(model, mode=config.compile_mode))
+        forward = model if forward is None else forward
+        forward = cast(nn.Module, torch.compile(forward, mode=config.compile_mode))
     parameters = dict(model.named_parameters())
+    optimisers = make_optimisers(parameters, spec, training.decays, config)
+    if objective.heads is not None:
+        optimisers.append(heads_optimiser(objective.heads, config))
+    modules = [model] if average is None else [model, average.module]
     return Run(
         model,
-        make_optimisers(parameters, spec, training.decays, config),
+        optimisers,
         average,
+        objective,
         forward=forward,
+        loop_switches=loop_switches(config, family, modules),
         lazy=config.device.startswith("cuda"),
     )
 
@@ -157,6 +188,20 @@ def training_of(family: Family) -> Training:
             "use another --family, or name a class with --model FILE.py:CLASS",
         )
     return family.training
+
+
+def _begin_attention(
+    model: nn.Module, family: Family, config: TrainConfig, tokens: np.ndarray | None
+) -> None:
+    first = training_of(family).first_attention(model)
+    if first is None:
+        raise UsageError(
+            f"the {family.name} family does not tell what its first attention reads, and "
+            f"qk_init_tokens is {config.qk_init_tokens}",
+            "leave out train.qk_init_tokens; the golf family has it",
+        )
+    assert tokens is not None  # whoever trains has some
+    set_queries_and_keys(first, tokens[: config.qk_init_tokens])
 
 
 def _set_dropout(model: nn.Module, family: Family, rate: float) -> None:

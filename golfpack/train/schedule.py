@@ -24,7 +24,7 @@ def lr_scale(config: TrainConfig, step: int, used: float) -> float:
     a linear fall to `final_lr_share`. Cosine: half a cosine from the end of the rise to that share; it
     runs over steps, or over the clock where minutes are the budget.
     """
-    return _rise(config, step) * _fall(config, step, used)
+    return _rise(config, step) * fall(config, step, used)
 
 
 def _rise(config: TrainConfig, step: int) -> float:
@@ -33,7 +33,8 @@ def _rise(config: TrainConfig, step: int) -> float:
     return config.warmup_from + (1.0 - config.warmup_from) * (step + 1) / config.warmup_steps
 
 
-def _fall(config: TrainConfig, step: int, used: float) -> float:
+def fall(config: TrainConfig, step: int, used: float) -> float:
+    """The factor's part that falls towards the end, whatever the rise."""
     floor = config.final_lr_share
     if config.schedule == "cosine":
         at = used
@@ -48,10 +49,14 @@ def _fall(config: TrainConfig, step: int, used: float) -> float:
 
 
 def momentum_at(config: TrainConfig, step: int) -> float:
-    """Muon's momentum for the step after `step` steps."""
+    """Muon's momentum for the step after `step` steps: constant, risen, or going up and down."""
     if config.momentum_start is None:
         return config.momentum
-    share = min(1.0, step / config.momentum_steps)
+    if config.momentum_cycle is not None:
+        turns = step / config.momentum_cycle % 2.0
+        share = min(turns, 2.0 - turns)
+    else:
+        share = min(1.0, step / config.momentum_steps)
     return config.momentum_start + (config.momentum - config.momentum_start) * share
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from golfpack.errors import UsageError
 from golfpack.models.ranks import ALONE, Group
 from golfpack.models.training import seeded
 from golfpack.train.average import is_averaged
@@ -17,7 +16,6 @@ from golfpack.train.config import TrainConfig
 from golfpack.train.decay import Decay
 from golfpack.train.late import compiled_weights, decay_by_rate, seed_of
 from golfpack.train.log import Stopwatch
-from golfpack.train.loss import sequence_loss, targets_in
 from golfpack.train.optim import set_rates
 from golfpack.train.run import Run
 from golfpack.train.schedule import (
@@ -39,7 +37,8 @@ class StepRecord:
 
     Attributes:
         step: steps taken, this one included.
-        loss: what was minimised on this step's batch, before its update: cross-entropy, nats per token.
+        loss: what was minimised on this step's batch, before its update: cross-entropy, nats per token,
+            with its weights and without what auxiliary heads and meta-TTT add.
         lr: rate of the block matrices.
         grad_norm: global gradient norm before clipping.
         tokens: training tokens seen so far.
@@ -70,7 +69,7 @@ def train_step(
             it is `Run.read` that finds out, some steps later.
     """
     with _weights_of_passes(run, config):
-        loss = _add_gradients(run, config, np.split(batch, config.accumulate), watch, group)
+        loss = _add_gradients(run, config, np.split(batch, config.accumulate), used, watch, group)
     bound = config.grad_clip or math.inf
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), bound)
     run.unread.append((run.step, torch.stack((loss, norm))))
@@ -116,35 +115,36 @@ def _weights_of_passes(run: Run, config: TrainConfig) -> contextlib.AbstractCont
 
 
 def _add_gradients(
-    run: Run, config: TrainConfig, parts: Sequence[np.ndarray], watch: Stopwatch, group: Group
+    run: Run,
+    config: TrainConfig,
+    parts: Sequence[np.ndarray],
+    used: float,
+    watch: Stopwatch,
+    group: Group,
 ) -> torch.Tensor:
-    """Leave the gradient of the whole batch's mean loss in the parameters; that loss, (), float32."""
+    """Leave the gradient of what the whole batch's step minimises in the parameters.
+
+    Returns the main term's value, (), float32: the batch's mean loss.
+    """
+    for switch in run.loop_switches:
+        switch(used >= config.loops_from)
     # `or` would ask a compiled module for its length, which torch 2.11 answers with an error.
     forward = run.model if run.forward is None else run.forward
-    counts = [targets_in(part, config.ignore_id) for part in parts]
-    whole = sum(counts)
-    if not whole:
-        raise UsageError(
-            f"the batch of step {run.step + 1} holds nothing but token {config.ignore_id}",
-            "leave out train.ignore_id, or give other tokens",
-        )
+    batch = run.objective.batch(parts, run.step, used)
     device = next(run.model.parameters()).device
     total = torch.zeros((), device=device)
     for index in range(group.rank, len(parts), group.size):
-        if not counts[index]:
+        if not batch.has_targets(index):
             continue
         with seeded(_seed(config.seed, run.step, index), device):
-            mean = sequence_loss(
-                forward, parts[index], "mean", precision=config.precision,
-                smoothing=config.label_smoothing, ignore_id=config.ignore_id,
-            )  # fmt: skip
-            weighted = mean if counts[index] == whole else mean * (counts[index] / whole)
+            main, loss = batch.loss(forward, index)
             watch.lap("forward")
-            weighted.backward()
-        total += weighted.detach()
+            loss.backward()
+            batch.add_meta_gradient(index)
+        total += main.detach()
         watch.lap("backward")
     if group.size > 1:
-        group.sum_gradients(list(run.model.parameters()))
+        group.sum_gradients(run.objective.parameters())
         total = group.sum_tensor(total)
         watch.lap("backward")
     return total

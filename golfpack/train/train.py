@@ -9,6 +9,8 @@ from golfpack.base.progress import Notify, silent
 from golfpack.errors import UsageError
 from golfpack.models.ranks import Group, joined
 from golfpack.train.choose import TrainOptions, choose
+from golfpack.train.features.weights import with_word_starts
+from golfpack.train.run import training_of
 from golfpack.train.sources import read_data
 from golfpack.train.trainer import TrainResult
 from golfpack.train.trainer import train as run_training
@@ -33,10 +35,13 @@ def _train(options: TrainOptions, notify: Notify, group: Group) -> TrainResult:
     options.out.mkdir(parents=True, exist_ok=True)
     data = read_data(chosen.data, options.out, options.resume, group, notify)
     shape = dict(chosen.shape)
+    config = chosen.config
     if data.tokenizer is not None:
         shape.setdefault("vocab_size", data.tokenizer.vocab_size())
+        shape |= training_of(chosen.family).from_tokenizer(shape, data.tokenizer)
+        config = with_word_starts(config, data.tokenizer)
     return run_training(
-        chosen.config, shape, data.tokens, options.out, family=chosen.family,
+        config, shape, data.tokens, options.out, family=chosen.family,
         val_tokens=data.val_tokens, resume=options.resume, tokenizer=data.tokenizer, group=group,
         progress=lambda done, total, note: notify("train", done, total, note),
         about=about_run(chosen.data.sources, data.path, options.argv, chosen.preset),

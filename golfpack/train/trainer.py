@@ -105,7 +105,9 @@ def train(
     _check_tokens("training", tokens, spec.config)
     if val_tokens is not None:
         _check_tokens("validation", val_tokens, spec.config)
-    batches = Batches(tokens, config.seq_len, config.rows, config.seed, config.order)
+    batches = Batches(
+        tokens, config.seq_len, config.rows, config.seed, config.order, config.curriculum_steps
+    )
     folder = RunFolder(out_dir, settings_of(config, spec, tokens), group.writes)
     sampler = Sampler.of(config, spec.config["vocab_size"], tokenizer)
     about = about or {}
@@ -114,7 +116,7 @@ def train(
         return batches.at(step, length_at(config, step))
 
     with _torch_threads(config.threads), Prefetch(batch_at) as prefetch:
-        run = new_run(family, spec, config)
+        run = new_run(family, spec, config, tokens)
         if resume and not folder.begun:
             folder.resume(run)
             folder.log(resume_record(config, run.step, about))

@@ -8,12 +8,12 @@ from golf_reference import TINY, pair_rows, reference_logits
 
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
+from golfpack.data.id_lists import index_list
 from golfpack.errors import UsageError
 from golfpack.models.base import KVCache, generate
 from golfpack.models.golf.config import GolfConfig
 from golfpack.models.golf.embed import BigramHash
 from golfpack.models.golf.family import GOLF
-from golfpack.models.golf.texts import index_list
 
 LANES = {"lanes": 2, "parallel_start": 2}
 BIGRAMS = {"bigram_size": 13, "bigram_dim": 6}

@@ -13,6 +13,7 @@ from golf_reference import TINY, reference_logits
 
 from golfpack.artifact import open_model, open_pair
 from golfpack.build.run import build
+from golfpack.data.id_lists import word_start_ids, word_start_text
 from golfpack.data.pieces import word_starts
 from golfpack.data.tokenizer import load_tokenizer, train_tokenizer
 from golfpack.errors import UsageError
@@ -22,7 +23,6 @@ from golfpack.models.detect import detect
 from golfpack.models.golf.adapt import adapt
 from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig
 from golfpack.models.golf.family import GOLF
-from golfpack.models.golf.texts import word_start_ids, word_start_text
 from golfpack.packer.format.loader import load
 
 LEAKY = {"activation": "leaky_relu2", "rope_dims": 16, "xsa_last_n": 11, "ln_scale": True}

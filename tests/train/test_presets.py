@@ -16,7 +16,7 @@ from golfpack.train.choose import TrainOptions, choose
 from golfpack.train.config import TrainConfig
 from golfpack.train.loss import sequence_loss
 from golfpack.train.presets import load_preset, preset_names
-from golfpack.train.run import new_run
+from golfpack.train.run import new_run, training_of
 from golfpack.train.schedule import lr_scale
 from golfpack.train.sources import DataOptions
 from golfpack.train.train import train
@@ -62,6 +62,18 @@ def test_the_challenges_models_are_of_their_known_size() -> None:
     names = ("golf-baseline", "record-0405", "record-0409", "record-0427")
     found = [plan_of(name).parameters for name in names]
     assert found == [17_059_912, 35_943_512, 35_944_536, 35_945_671]
+
+
+def test_the_experiments_are_of_their_known_size() -> None:
+    """exp101's log has its count; "~25.5M" is all that is said of exp00, one factor more of exp09."""
+    names = ("exp00", "exp09", "exp95", "exp101")
+    found = [plan_of(f"golf-{name}").parameters for name in names]
+    assert found == [found[0], found[0] + 1, 26_960_991, 26_960_991]
+    assert round(found[0], -5) == 25_500_000
+    exp101 = choose(TrainOptions(preset="golf-exp101")).config
+    assert (exp101.meta_weight, exp101.meta_rate, exp101.meta_every, exp101.meta_freeze) == (
+        0.5, 0.002, 4, 2,
+    )  # fmt: skip
 
 
 def test_rates_of_the_first_system() -> None:
@@ -131,6 +143,7 @@ def test_every_preset_is_whole(name: str) -> None:
     assert preset.about.endswith(".")
     chosen = choose(TrainOptions(preset=name))
     shape = {"vocab_size": chosen.data.train_vocab or 0, **chosen.shape}
+    shape |= training_of(chosen.family).from_tokenizer(shape, None)
     spec = chosen.family.spec(complete_options(chosen.family, shape, chosen.config.seq_len))
     assert chosen.family is FAMILIES[preset.family]
     assert chosen.config.seed in (42, 1337)  # those of the systems' own runs

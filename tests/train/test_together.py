@@ -49,8 +49,8 @@ def steps_of(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines if line["type"] == "step"]
 
 
-def compare(tokens: Path, ranks: int, steps: int) -> None:
-    run = golfpack(tokens / f"of{ranks}", ranks, steps)
+def compare(tokens: Path, ranks: int, steps: int, *more: str) -> None:
+    run = golfpack(tokens / f"of{ranks}", ranks, steps, *more)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("wrote") == 1
     alone, shared = steps_of(tokens / "of1"), steps_of(tokens / f"of{ranks}")
@@ -68,6 +68,20 @@ def compare(tokens: Path, ranks: int, steps: int) -> None:
 def test_two_ranks_train_what_one_does(tokens: Path) -> None:
     assert golfpack(tokens / "of1", 1, 6).returncode == 0
     compare(tokens, 2, 6)
+
+
+@pytest.mark.slow  # test_features.py has the gradients of a group in one process
+def test_two_ranks_share_every_feature(tokens: Path) -> None:
+    settings = (
+        "model.num_kv_heads=1", "model.passes=2", "train.dropout=0", "train.loops_from=0.5",
+        "train.word_starts=3-9", "train.word_start_weight=1.5", "train.focal_gamma=1",
+        "train.mtp_heads=1", "train.jepa_weight=0.1", "train.meta_weight=0.5", "train.ignore_id=2",
+        "train.curriculum_steps=3", "train.qk_init_tokens=999",
+    )  # fmt: skip
+    more = ["--family", "golf", *(word for s in settings for word in ("--set", s))]
+    alone = golfpack(tokens / "of1", 1, 6, *more)
+    assert alone.returncode == 0, alone.stderr
+    compare(tokens, 2, 6, *more)
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ record uses what.
 import dataclasses
 from dataclasses import dataclass
 
+from golfpack.data.id_lists import index_list, word_start_ids
 from golfpack.errors import UsageError
-from golfpack.models.golf.texts import index_list, number_list, word_start_ids
+from golfpack.models.golf.texts import number_list
 
 # The words that each option of type str may hold; index lists are checked apart.
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -6,8 +6,8 @@ Formulas: openai/parameter-golf, the records' `train_gpt.py`; each is written wh
 import torch
 from torch import nn
 
+from golfpack.data.id_lists import word_start_ids
 from golfpack.models.golf.config import GolfConfig
-from golfpack.models.golf.texts import word_start_ids
 
 # Tokens before a new one that its embedding depends on: it takes in its predecessor, whose hashed
 # trigram reaches two tokens further back.

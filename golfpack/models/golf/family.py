@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from golfpack.data.id_lists import word_start_text
 from golfpack.errors import UsageError
 from golfpack.models.base import Family, Forms, StateDict, from_net
 from golfpack.models.golf.adapt import adapt, restore, tell_form
@@ -12,7 +13,6 @@ from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig
 from golfpack.models.golf.infer import BLOCK, infer
 from golfpack.models.golf.net import Golf
 from golfpack.models.golf.siblings import siblings
-from golfpack.models.golf.texts import word_start_text
 from golfpack.models.golf.training import TRAINING
 from golfpack.spec import Fold, Hook, Role, TensorSpec
 

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from golfpack.data.id_lists import index_list
 from golfpack.errors import UsageError
 from golfpack.models.base import MissingOptions, StateDict, shape_of
 from golfpack.models.golf.config import ENGRAM_HEADS, GolfConfig
 from golfpack.models.golf.siblings import plausible
-from golfpack.models.golf.texts import index_list
 
 BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 

@@ -155,19 +155,34 @@ class Golf(nn.Module):
 
     def forward(self, tokens: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         """Tokens (B, T) int64 -> logits (B, T, vocab_size) float32."""
+        return self.logits(self.hidden(tokens, cache))
+
+    def hidden(self, tokens: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
+        """Tokens (B, T) int64 -> what the head reads, (B, T, width of the embedding)."""
         ctx = make_context(self.cfg, tokens.shape[1], tokens.device, cache)
         if self.cfg.value_embed_dim:
             ctx.token_values = self.ve_shared(tokens)
-        x = self._trunk(self._embed(tokens, cache), ctx)
+        x = self._trunk(self.embed(tokens, cache), ctx)
         if cache is not None:
             cache.length += tokens.shape[1]
         x = rms_norm(x)
-        if self.cfg.embed_dim:
-            x = self.head_proj(x)
-        z = self.head(x, self.tok_emb.weight) if self.cfg.tied else self.lm_head(x)
+        return self.head_proj(x) if self.cfg.embed_dim else x
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the head makes of `hidden`, (B, T, vocab_size) float32."""
+        return self.cap(
+            self.head(hidden, self.tok_emb.weight) if self.cfg.tied else self.lm_head(hidden)
+        )
+
+    def cap(self, z: torch.Tensor) -> torch.Tensor:
+        """A head's products as logits, float32."""
         return _cap(z.float(), self.cfg)
 
-    def _embed(self, tokens: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
+    def loop(self, on: bool) -> None:
+        """Run the blocks as `layer_order` and `passes` say, or (off) each once: for training."""
+        self.order = self.cfg.order if on else tuple(range(self.cfg.num_layers))
+
+    def embed(self, tokens: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         """(B, T) -> (B, T, dim), with what the tokens before give to it."""
         cfg, ids = self.cfg, tokens
         looks_back = cfg.smear != "none" or cfg.bigram_size or self.pairs is not None
@@ -198,8 +213,11 @@ class Golf(nn.Module):
         encoder = len(self.order) // 2
         x, lane, skips, loops = x0, None, [], 0
         early = self.cfg.lane_split == "early"
+        looping = len(self.order) > self.cfg.num_layers
+        if self.cfg.loop_embeds and not looping:  # unused, its gradient is zero and not missing
+            x = x + 0.0 * self.loop_embed.weight.sum().to(x.dtype)
         for i, b in enumerate(self.order):
-            if self.cfg.loop_embeds and b == self.cfg.loop_start:
+            if self.cfg.loop_embeds and looping and b == self.cfg.loop_start:
                 x, lane = self._add_loop_embed(loops, x, lane)
                 loops += 1
             starts = (

@@ -3,14 +3,17 @@
 Source: openai/parameter-golf, `train_gpt.py`, except that block matrices start orthogonal.
 """
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from golfpack.models.golf.net import Golf
-from golfpack.models.training import Training
+from golfpack.data.id_lists import word_start_text
+from golfpack.data.pieces import PieceList, word_starts
+from golfpack.models.golf.attention import rms_norm
+from golfpack.models.golf.net import Block, Golf
+from golfpack.models.training import FirstAttention, Readout, Training
 from golfpack.spec import ModelSpec, Role, TensorSpec
 
 EMBEDDING_STD = 0.005
@@ -77,9 +80,43 @@ def _blocks(model: nn.Module) -> Sequence[nn.Module] | None:
     return None if golf.cfg.value_residual != "none" else list(golf.blocks)
 
 
+def _loops(model: nn.Module) -> Callable[[bool], None] | None:
+    golf = cast(Golf, model)
+    return golf.loop if golf.cfg.virtual_layers > golf.cfg.num_layers else None
+
+
+@torch.no_grad()
+def _first_attention(model: nn.Module) -> FirstAttention:
+    golf = cast(Golf, model)
+    ids = torch.arange(golf.cfg.vocab_size, device=golf.tok_emb.weight.device)
+    attention = cast(Block, golf.blocks[golf.cfg.order[0]]).attn
+    return FirstAttention(
+        rms_norm(golf.embed(ids[:, None]))[:, 0], attention.c_q.weight, attention.c_k.weight,
+        golf.cfg.num_heads, golf.cfg.num_kv_heads,
+    )  # fmt: skip
+
+
+def _from_tokenizer(options: Mapping[str, Any], tokenizer: PieceList | None) -> dict[str, Any]:
+    """Which tokens start a word, where the model asks and nobody said."""
+    asks = str(options.get("bigram_split", False)).lower() in ("true", "1")
+    asks |= str(options.get("word_boost", False)).lower() in ("true", "1")
+    if not asks or options.get("word_starts"):
+        return {}
+    return {"word_starts": "none" if tokenizer is None else word_start_text(word_starts(tokenizer))}
+
+
 TRAINING = Training(
     initialise=initialise,
     shape={"num_layers": 6, "dim": 256, "num_heads": 8, "num_kv_heads": 4, "mlp_hidden": 768},
     decays=_decays,
     blocks=_blocks,
+    from_tokenizer=_from_tokenizer,
+    readout=Readout(
+        hidden=lambda model, tokens: cast(Golf, model).hidden(tokens),
+        logits=lambda model, hidden: cast(Golf, model).logits(hidden),
+        cap=lambda model, z: cast(Golf, model).cap(z),
+        embed=lambda model, tokens: cast(Golf, model).embed(tokens),
+    ),
+    loops=_loops,
+    first_attention=_first_attention,
 )

@@ -8,7 +8,8 @@ Rows are texts and budgets; columns are
     baseline   the challenge's first: int8, zlib-9 (recipe int8-zlib)
     record     SDClip, GPTQ, byte shuffle, brotli-11 (recipe sdclip-brotli)
     rd         golfpack's default on the very same float models
-    aimed      golfpack's default on models trained for the artifact: AIMED below, or --aimed
+    aimed      golfpack's default on models trained for the artifact: AIMED below, or --aimed; codes
+               trained on labels (--aimed-refine), for which runs are shorter (--aimed-steps)
 each at the shape of the ladder whose artifacts score lowest, means and standard deviations over seeds.
 Every budget is artifact and code together. The code is golfpack's own counted script of a submission
 (decoder, model and scorer, packed) for that very shape, and counts the same for every column: the
@@ -65,6 +66,7 @@ class Task:
 
     Attributes:
         settings: of its training.
+        steps: of its training, where the budget is steps.
         builds: (column, budget) of each artifact.
     """
 
@@ -72,6 +74,7 @@ class Task:
     shape: str
     seed: int
     settings: tuple[str, ...]
+    steps: int | None
     builds: tuple[tuple[str, str], ...]
 
 
@@ -92,7 +95,9 @@ class Cell:
     tokens_per_second: float
 
 
-def open_text(text: Text, settings: tuple[str, ...], args: argparse.Namespace) -> Lab:
+def open_text(
+    text: Text, settings: tuple[str, ...], steps: int | None, args: argparse.Namespace
+) -> Lab:
     """Where the models of a text are."""
     return open_lab(
         SizeOptions(
@@ -100,7 +105,7 @@ def open_text(text: Text, settings: tuple[str, ...], args: argparse.Namespace) -
             data=DataOptions(
                 tokens=text.train, val_tokens=text.held_out, tokenizer=text.tokenizer
             ),
-            steps=args.steps, minutes=args.minutes, settings=(*args.set, *settings),
+            steps=steps, minutes=args.minutes, settings=(*args.set, *settings),
             calib_tokens=args.calib_tokens, limit=args.limit, cache=True,
             out=args.out / text.name, threads=1, device="cpu",
         ),
@@ -126,20 +131,20 @@ def do(task: Task, args: argparse.Namespace) -> list[Cell]:
 
 
 def _done(task: Task, args: argparse.Namespace) -> list[Cell]:
-    lab = open_text(task.text, (), args)
+    lab = open_text(task.text, (), task.steps, args)
     code = counted_code(lab, task.shape)
     if task.settings:
         told = {budget: parse_size(budget, 1) - code.stat().st_size for _, budget in task.builds}
         settings = tuple(_filled(s, told) for s in task.settings)
-        lab = open_text(task.text, settings, args)
+        lab = open_text(task.text, settings, task.steps, args)
     model = lab.trained(read_shape(task.shape), task.seed, silent)
     score = lab.scored(model.name, model.checkpoint, model.sha256, silent)
     cells = []
     for column, budget in task.builds:
-        recipe = COLUMNS[column]
+        tokens = {"rd": args.refine, "aimed": args.aimed_refine}.get(column, 0)
         built = lab.compiled(
-            model, silent, recipe=recipe, budget=budget, code=[code],
-            refine=args.refine if recipe == "rd" else 0,
+            model, silent, recipe=COLUMNS[column], budget=budget, code=[code], refine=tokens,
+            refine_on="labels" if column == "aimed" and tokens else "kl",
         )  # fmt: skip
         bpb = None
         if built.refused is None:
@@ -171,10 +176,11 @@ def tasks(texts: Sequence[Text], args: argparse.Namespace) -> list[Task]:
             budgets = [b for b in args.budgets if shape in ladders[b]]
             plain = tuple((c, b) for b in budgets for c in ("baseline", "record", "rd"))
             for text in texts:
-                found.append(Task(text, shape, seed, (), plain))
+                found.append(Task(text, shape, seed, (), args.steps, plain))
                 for budget in budgets:
                     settings = tuple(s.replace("{budget}", budget) for s in args.aimed)
-                    found.append(Task(text, shape, seed, settings, (("aimed", budget),)))
+                    own = (("aimed", budget),)
+                    found.append(Task(text, shape, seed, settings, args.aimed_steps, own))
     return _merged(found)
 
 
@@ -339,7 +345,9 @@ def main() -> None:
     codes = sorted({c.code for c in cells})
     lines = [
         f"{budget} of one thread each, {_seeds(cells)}, {args.limit - 1:,} held-out tokens; of every "
-        f"budget {codes[0]:,} to {codes[-1]:,} bytes are code; aimed: {' '.join(args.aimed) or 'as rd'}",
+        f"budget {codes[0]:,} to {codes[-1]:,} bytes are code; aimed: {' '.join(args.aimed) or 'as rd'}"
+        + (f", {args.aimed_steps} steps" if args.aimed_steps != args.steps else "")
+        + (f", codes trained on {args.aimed_refine:,} tokens" if args.aimed_refine else ""),
         "", *table(cells, texts, args), "",
         "< and >: the smallest and the largest shape of the ladder, beyond which a better one may lie.",
     ]  # fmt: skip
@@ -377,12 +385,15 @@ def _arguments() -> argparse.Namespace:
     add("--until", type=float, metavar="MINUTES", help="begin no model after that; a rerun goes on")
     add("--limit", type=int, default=32_769, help="held-out tokens read")
     add("--calib-tokens", type=int, default=16_384)
-    add("--refine", type=int, default=0, help="tokens that codes of rd and aimed are trained on")
+    add("--refine", type=int, default=0, help="tokens that codes of rd are trained on, by KL")
+    add("--aimed-refine", type=int, default=0, help="tokens that those of aimed are, on labels")
+    add("--aimed-steps", type=int, help="steps of aimed models, whose codes take the rest")
     add("--set", action="append", default=[], help="of every model's training: train.seq_len=128")
     add("--aimed", action="append", help="of aimed models' training, in place of AIMED")
     args = parser.parse_args()
     if args.steps is None and args.minutes is None:
         args.steps = STEPS
+    args.aimed_steps = args.aimed_steps or args.steps
     args.aimed = tuple(AIMED if args.aimed is None else args.aimed)
     args.budgets = args.budgets.split(",")
     args.shapes = SHAPES | dict(s.split("=", 1) for s in args.shapes)

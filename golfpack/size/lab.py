@@ -193,11 +193,13 @@ class Lab:
         budget: str | None = None,
         code: Sequence[Path] | None = None,
         refine: int | Literal["auto"] | None = None,
+        refine_on: Literal["kl", "labels"] = "kl",
     ) -> Compiled:
         """Build a model, or take the artifact that is there; one that nothing fits is refused.
 
         Args:
             recipe, budget, code, refine: None for the options'.
+            refine_on: what codes are trained for, as `build` has it.
 
         Raises:
             UsageError: bad input.
@@ -212,7 +214,9 @@ class Lab:
                 checkpoint=Path(model.checkpoint), calib=self.calib, calib_tokens=o.calib_tokens,
                 tokenizer=self.data.path, code=code, settings=self.building,
             ),
-            goal=Goal(aim=Bytes(budget), recipe=recipe, refine=refine, blind=True),
+            goal=Goal(
+                aim=Bytes(budget), recipe=recipe, refine=refine, refine_on=refine_on, blind=True
+            ),
             machine=Machine(threads=o.threads, device=o.device, cache=o.cache),
             force=True,  # the name has everything that it depends on
             argv=o.argv,
@@ -293,7 +297,7 @@ class Lab:
             "budget": aim.total(model.parameters),
             "code": code_bytes(options.inputs.code),
             "calibration": [self.digests["training"], options.inputs.calib_tokens],
-            "refine": options.goal.refine,
+            "refine": [options.goal.refine, options.goal.refine_on],
             "device": self.chosen.config.device,
             "software": software(),
         }

@@ -19,7 +19,7 @@ from golfpack.commands.options import (
     Threads,
     compile_mode,
 )
-from golfpack.commands.render.console import Reporter, out, show_json
+from golfpack.commands.render.console import Reporter, out, show_json, warn
 from golfpack.commands.render.tables import plain_table
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def train(
     )  # fmt: skip
     if not result.writes:
         return
+    warn(result.warnings)
     if json:
         show_json(report)
     else:

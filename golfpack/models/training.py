@@ -4,6 +4,7 @@ A family's are in the `training.py` beside its `family.py`; a trainer asks for t
 How a tensor groups is said by its role in the `ModelSpec`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,50 @@ def _as_given(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options)
 
 
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A run at a step, as far as checkpoints of a family's own system tell of it.
+
+    Attributes:
+        options: of the model.
+        dropout, seed: of the training.
+        step: steps taken.
+        weights: by the names of the ModelSpec; tied ones once.
+        moments: AdamW's first and second of each of them; None under another optimiser.
+        updates: how often AdamW has updated them.
+        best_val: lowest validation loss so far, nats per token; infinite before the first.
+        tokenizer: as such checkpoints carry it, or None.
+    """
+
+    options: Mapping[str, Any]
+    dropout: float
+    seed: int
+    step: int
+    weights: Mapping[str, torch.Tensor]
+    moments: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None
+    updates: int = 0
+    best_val: float = math.inf
+    tokenizer: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class SystemForm:
+    """How the program that a family comes from has its checkpoints.
+
+    Attributes:
+        config: (options of the model, dropout) -> the model's configuration by that program's names.
+            Raises UsageError for a model that it cannot make.
+        write: a run at a step -> name and content of its checkpoint of that step.
+        pattern: of the names of those checkpoints, as `glob` takes it.
+        moments: whether AdamW's belong in it; else it is a file of torch's.
+    """
+
+    config: Callable[[Mapping[str, Any], float], dict[str, Any]]
+    write: Callable[[Snapshot], tuple[str, bytes]]
+    pattern: str
+    moments: bool = False
+
+
 @dataclass(frozen=True)
 class Training:
     """How models of a family are trained.
@@ -39,6 +84,9 @@ class Training:
             they cannot, or where there are none.
         aliases: config -> further names of tied tensors in files of the family's own system -> the name
             in its ModelSpec.
+        score_parts: config -> parts that stand side by side in every head's queries and keys, whose
+            scores add up: name -> width; {} where there is one.
+        system: how that system has its checkpoints; None: it has none, or has them as torch saves them.
     """
 
     initialise: Callable[[nn.Module, ModelSpec, torch.Generator], None]
@@ -48,6 +96,8 @@ class Training:
     dropout: bool = False
     blocks: Callable[[nn.Module], Sequence[nn.Module] | None] = lambda module: None
     aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda config: {}
+    score_parts: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda config: {}
+    system: SystemForm | None = None
 
 
 @torch.no_grad()

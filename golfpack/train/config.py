@@ -10,7 +10,7 @@ from golfpack.train.schedule_text import read_lengths
 # May differ between a run and its resumption: they do not change what is meant to be learnt.
 FREE_ON_RESUME = frozenset({
     "val_every", "val_batches", "log_every", "save_every", "sample_every", "threads", "device",
-    "compile_mode",
+    "compile_mode", "system_every", "analyse_every",
 })  # fmt: skip
 OPTIMIZERS = ("muon", "adamw", "lion")
 SCHEDULES = ("trapezoid", "cosine", "constant")
@@ -77,6 +77,10 @@ class TrainConfig:
         save_every: steps between resumable checkpoints; the last step always has one.
         sample_every: steps between sampled texts in the log (the last step always has some), or None;
             needs a tokenizer.
+        system_every: steps between checkpoints as the family's own system has them (the last step
+            always has one), or None.
+        analyse_every: steps between analyses of attention and projections (before the first step and
+            after the last there is always one), or None.
         threads: CPU threads of torch, or None for torch's own choice.
         device: "auto", "cpu", or "cuda".
         compile_mode: mode of torch.compile for training passes, or None to leave it out.
@@ -128,6 +132,8 @@ class TrainConfig:
     log_every: int = 10
     save_every: int = 100
     sample_every: int | None = None
+    system_every: int | None = None
+    analyse_every: int | None = None
     threads: int | None = None
     device: str = "cpu"
     compile_mode: str | None = None

@@ -50,6 +50,8 @@ _RANGES: dict[str, _Range] = {
     "log_every": _AT_LEAST_ONE,
     "save_every": _AT_LEAST_ONE,
     "sample_every": _AT_LEAST_ONE,
+    "system_every": _AT_LEAST_ONE,
+    "analyse_every": _AT_LEAST_ONE,
     "threads": _AT_LEAST_ONE,
 }
 

@@ -32,6 +32,7 @@ class Run:
         seconds: wall-clock time spent, over all resumptions.
         running_loss: moving average of the training loss, nats per token; NaN at step 0.
         val_loss: latest validation loss, nats per token, or None.
+        best_val: lowest so far; infinite before the first.
         forward: what computes the training loss: the model itself, or its compiled form.
         lazy: losses stay on the device until somebody needs them (on CUDA, where looking waits).
         loss, grad_norm: of the last step that was looked at.
@@ -46,6 +47,7 @@ class Run:
     seconds: float = 0.0
     running_loss: float = math.nan
     val_loss: float | None = None
+    best_val: float = math.inf
     forward: nn.Module | None = None
     lazy: bool = False
     loss: float = math.nan
@@ -90,6 +92,7 @@ class Run:
             "seconds": self.seconds,
             "running_loss": self.running_loss,
             "val_loss": self.val_loss,
+            "best_val": self.best_val,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -101,6 +104,7 @@ class Run:
             self.average.restore(state["average"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.running_loss, self.val_loss = state["running_loss"], state["val_loss"]
+        self.best_val = state["best_val"]
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:

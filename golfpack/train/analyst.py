@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from golfpack.errors import GolfpackError
+from golfpack.errors import UsageError
 from golfpack.models.base import Family
 from golfpack.spec import ModelSpec
 from golfpack.train.analysis import TOKENS, Analysis, analyse
@@ -71,7 +71,7 @@ class Analyst:
         """The record of a step; one that says what went wrong, if something does: the run goes on."""
         try:
             return self._record(analyse(model, self.spec, self.tokens, self.parts), step)
-        except (GolfpackError, RuntimeError, OSError) as error:  # torch.linalg's are RuntimeErrors
+        except (UsageError, RuntimeError, OSError) as error:  # torch.linalg's are RuntimeErrors
             return {"type": "analysis", "step": step, "error": str(error)}
 
     def _record(self, found: Analysis, step: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from golfpack.runlog.jsonl import Line, counted, texts, whole
+from golfpack.runlog.jsonl import Line, counted, text, texts, whole
 from golfpack.runlog.log import PHASES, Evaluation, LogError, LogStep, RunLog, Sample
 from golfpack.runlog.times import seconds_between
 
@@ -41,6 +41,7 @@ def read(folder: Path, lines: Sequence[Line], warnings: Sequence[str]) -> RunLog
         out_dir=str(meta.data.get("out_dir") or folder),
         device=str(args.get("device", "")),
         command=("golfpack", *texts(meta.data.get("argv"))),
+        family=text(meta.data.get("family")),
         model=meta.object_at("model"),
         args=args,
         parameters=whole(meta.data.get("parameters")),

@@ -1,6 +1,8 @@
 """`golfpack build` under torchrun: the first process builds and writes; the others help with tokens."""
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -30,9 +32,15 @@ def build_together(
 ) -> BuildReport | None:
     """As `run.build`, in one process or in several; None in those that only helped.
 
+    Args:
+        options: what to build; threads are for all processes of a machine together.
+        notify, on_failure: as for `run.build`, in the process that builds.
+
     Raises:
         UsageError, BudgetError, StrictError: as `run.build`. PeerError: another process failed first.
     """
+    threads = max(1, options.machine.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    options = replace(options, machine=replace(options.machine, threads=threads))
     with joined(options.machine.device, PATIENCE) as group:
         helpers = Helpers(group)
         if not group.writes:

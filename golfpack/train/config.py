@@ -50,6 +50,8 @@ class TrainConfig:
         momentum: Muon's Nesterov momentum.
         momentum_start: Muon's momentum at step 0, or None for `momentum` throughout.
         momentum_steps: steps of the linear way from there to `momentum`.
+        momentum_cycle: steps of a cosine's period in which momentum goes from `momentum_start` to
+            `momentum` and back, again and again, in place of the linear way; None: no cycle.
         weight_decay: decoupled decay of Muon's matrices, or of what decays under adamw and lion: each
             step shrinks them by rate * decay.
         embed_decay, scalar_decay: the same for what Adam has beside Muon.
@@ -108,6 +110,7 @@ class TrainConfig:
     momentum: float = 0.95
     momentum_start: float | None = None
     momentum_steps: int = 500
+    momentum_cycle: int | None = None
     weight_decay: float = 0.1
     embed_decay: float = 0.0
     scalar_decay: float = 0.0
@@ -152,6 +155,11 @@ class TrainConfig:
                 )
         check_compile_mode(self.compile_mode)
         self._check_batch()
+        if self.momentum_cycle is not None and self.momentum_start is None:
+            raise UsageError(
+                "momentum_cycle needs the other end of its swing",
+                "set train.momentum_start, such as 0.85",
+            )
         if self.ema_decay is not None and self.swa_start is not None:
             raise UsageError(
                 "ema_decay and swa_start both average the weights", "Set one of them alone."

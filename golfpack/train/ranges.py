@@ -30,6 +30,7 @@ _RANGES: dict[str, _Range] = {
     "momentum": _BELOW_ONE,
     "momentum_start": _BELOW_ONE,
     "momentum_steps": _AT_LEAST_ONE,
+    "momentum_cycle": _AT_LEAST_ONE,
     "weight_decay": _NOT_NEGATIVE,
     "embed_decay": _NOT_NEGATIVE,
     "scalar_decay": _NOT_NEGATIVE,

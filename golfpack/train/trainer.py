@@ -25,8 +25,9 @@ from golfpack.train.checkpoint import Listener, RunFolder, settings_of
 from golfpack.train.config import TrainConfig
 from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
 from golfpack.train.loss import validation_loss
+from golfpack.train.muon import Muon
 from golfpack.train.run import Run, new_run, training_of, weights_of
-from golfpack.train.schedule import budget_used, length_at
+from golfpack.train.schedule import budget_used, length_at, tokens_per_second
 from golfpack.train.step import StepRecord, train_step
 from golfpack.train.system_files import SystemFiles
 
@@ -118,6 +119,9 @@ def train(
 
     with _torch_threads(config.threads), Prefetch(batch_at) as prefetch:
         run = new_run(family, spec, config)
+        for optimiser in run.optimisers:
+            if isinstance(optimiser, Muon):
+                optimiser.ranks = group
         if resume and not folder.begun:
             folder.resume(run)
             folder.log(resume_record(config, run.step, about))
@@ -132,7 +136,7 @@ def train(
     return TrainResult(
         run.step, run.seconds, run.running_loss, run.val_loss, checkpoint,
         config.device, peak_memory_bytes(config.device), group.writes,
-        () if analyst is None else tuple(left_out()),
+        warnings=() if analyst is None else tuple(left_out()),
     )  # fmt: skip
 
 
@@ -212,8 +216,7 @@ class _Loop:
         found = {"val_loss": self._validate(run)} if due(config.val_every) else {}
         found = {name: loss for name, loss in found.items() if loss is not None}
         if found or due(config.log_every):
-            trained = config.rows * length_at(config, run.step - 1)
-            rate = 1000.0 * trained / timing["step"]
+            rate = tokens_per_second(config, run.step - 1, timing["step"])
             line = {"type": "step", **dataclasses.asdict(record), "seconds": run.seconds, **found}
             clock = {"tokens_per_second": rate, "timing_ms": timing, "time": now()}
             self.folder.log(line | clock)

@@ -49,8 +49,8 @@ def steps_of(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines if line["type"] == "step"]
 
 
-def compare(tokens: Path, ranks: int, steps: int) -> None:
-    run = golfpack(tokens / f"of{ranks}", ranks, steps)
+def compare(tokens: Path, ranks: int, steps: int, *more: str) -> None:
+    run = golfpack(tokens / f"of{ranks}", ranks, steps, *more)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("wrote") == 1
     alone, shared = steps_of(tokens / "of1"), steps_of(tokens / f"of{ranks}")
@@ -68,6 +68,14 @@ def compare(tokens: Path, ranks: int, steps: int) -> None:
 def test_two_ranks_train_what_one_does(tokens: Path) -> None:
     assert golfpack(tokens / "of1", 1, 6).returncode == 0
     compare(tokens, 2, 6)
+
+
+@pytest.mark.slow
+def test_two_ranks_share_muons_matrices(tokens: Path) -> None:
+    """What they train is what one does, and each of them could go on with it."""
+    more = ("--set", "train.optimizer=muon", "--set", "train.matrix_lr=0.01")
+    assert golfpack(tokens / "of1", 1, 20, *more).returncode == 0
+    compare(tokens, 2, 20, *more)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Every -mini preset from text to report: trained, built, evaluated three ways, generated from, reported.
+"""Every -mini preset from text to report: trained, built, evaluated three ways, made to write, reported.
 
     python benchmarks/bench_minis.py TEXT.txt --out FOLDER [--preset NAME]... [--steps 300] [--threads 2]
         [--check-bounds]

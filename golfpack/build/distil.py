@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from golfpack.base.parallel import map_ordered
+from golfpack.build.helpers import NO_HELP, Helpers, weights_by_name
 from golfpack.calib.stats import torch_threads_restored
 from golfpack.errors import UsageError
 from golfpack.models.device import exact_products, send
@@ -129,6 +130,7 @@ def distil(
     labels: float = 0.0,
     resize: Resize | None = None,
     progress: Progress | None = None,
+    helpers: Helpers = NO_HELP,
 ) -> dict[str, Latent]:
     """Latents trained to lower KL(teacher || student).
 
@@ -141,6 +143,7 @@ def distil(
         labels: share of the target that is the text's next token, the rest being the teacher's
             prediction: what is lowered is (1 - labels) KL + labels times the cross entropy.
         resize: called with the latents, on the CPU, after the shares LOOKS of the updates.
+        helpers: processes that take their parts of every batch.
 
     Raises:
         UsageError: the loss is not finite.
@@ -155,8 +158,9 @@ def distil(
     shown = _Shown(updates, 1 if device is None else DEVICE_LOOKS, labels, progress)
     looks = {round(share * updates) for share in LOOKS}
     with torch_threads_restored(), exact_products():
-        runs = _on_threads(teacher, student, batches, labels, threads) if device is None else (
-            _on_device(teacher, student, batches, labels, device)
+        helpers.ask("train", {"labels": labels}, weights_by_name(student))
+        runs = _on_threads(teacher, student, batches, labels, threads, helpers) if device is None else (
+            _on_device(teacher, student, batches, labels, device, helpers)
         )  # fmt: skip
         for done, run in enumerate(runs):
             if resize is not None and done > 0 and done in looks:
@@ -218,15 +222,27 @@ def _on_device(
     batches: Sequence[torch.Tensor],
     labels: float,
     device: str,
+    helpers: Helpers,
 ) -> Iterator[_Run]:
-    """Whole batches."""
+    """Whole batches, or this process's parts of them."""
     teacher, student = (
         copy.deepcopy(m).requires_grad_(False).to(device) for m in (teacher, student)
     )
+
+    def run(
+        batch: torch.Tensor,
+        tokens: torch.Tensor,
+        target: _Target,
+        weights: Mapping[str, torch.Tensor],
+    ) -> _Found:
+        helpers.ask_gradients(batch, weights)
+        if not len(tokens):
+            return helpers.summed(*_nothing(weights))
+        return helpers.summed(*_backward(student, tokens, target, weights))
+
     for batch in batches:
-        tokens = send(batch, device)
-        target = _target(teacher, tokens, labels)
-        yield partial(_backward, student, tokens, target)
+        tokens = send(helpers.part(batch), device)
+        yield partial(run, batch, tokens, _target(teacher, tokens, labels))
 
 
 def _on_threads(
@@ -235,6 +251,7 @@ def _on_threads(
     batches: Sequence[torch.Tensor],
     labels: float,
     threads: int,
+    helpers: Helpers,
 ) -> Iterator[_Run]:
     """Batches sequence by sequence, each on one thread; the teacher is ahead by one per thread."""
     teacher = copy.deepcopy(teacher).requires_grad_(False)
@@ -246,24 +263,79 @@ def _on_threads(
         return _target(teacher, tokens, labels)
 
     def run(
-        rows: Sequence[tuple[nn.Module, torch.Tensor, _Target]], weights: Mapping[str, torch.Tensor]
+        batch: torch.Tensor,
+        rows: Sequence[tuple[nn.Module, torch.Tensor, _Target]],
+        weights: Mapping[str, torch.Tensor],
     ) -> _Found:
         def one(row: tuple[nn.Module, torch.Tensor, _Target]) -> _Found:
             torch.set_num_threads(1)
             return _backward(*row, weights)
 
+        helpers.ask_gradients(batch, weights)
         found = map_ordered(one, rows, threads)
-        total, sums = next(found)
+        total, sums = next(found, None) or _nothing(weights)
         for loss, gradients in found:
             total += loss
             for name, g in gradients.items():
                 sums[name] += g
-        return total, sums
+        return helpers.summed(total, sums)
 
-    targets = map_ordered(taught, (row for batch in batches for row in batch.split(1)), threads)
-    for batch in batches:
-        rows = [(s, row, next(targets)) for s, row in zip(students, batch.split(1), strict=False)]
-        yield partial(run, rows)
+    parts = [helpers.part(batch).split(1) if len(helpers.part(batch)) else () for batch in batches]
+    targets = map_ordered(taught, (row for part in parts for row in part), threads)
+    for batch, part in zip(batches, parts, strict=True):
+        rows = [(s, row, next(targets)) for s, row in zip(students, part, strict=False)]
+        yield partial(run, batch, rows)
+
+
+def _nothing(weights: Mapping[str, torch.Tensor]) -> _Found:
+    """Of no tokens."""
+    device = next(iter(weights.values())).device
+    zero = torch.zeros((), dtype=torch.float64, device=device)
+    return zero, {name: torch.zeros_like(w) for name, w in weights.items()}
+
+
+class Gradients:
+    """What a process that helps with training does with its part of every batch."""
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        labels: float,
+        threads: int,
+        device: str | None,
+    ) -> None:
+        """`device`: what runs whole parts; None: `threads` of the CPU, a sequence each."""
+        self.teacher, self.labels, self.threads, self.device = teacher, labels, threads, device
+        self.teacher.requires_grad_(False).to(device or "cpu")
+        self.student = student.requires_grad_(False).to(device or "cpu")
+
+    def of(self, rows: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> _Found:
+        """Summed loss of sequences (n, T), n >= 0, and its gradient by every weight."""
+        here = {name: w.to(self.device or "cpu") for name, w in weights.items()}
+        if not len(rows):
+            return _nothing(here)
+        if self.device is not None:
+            tokens = send(rows, self.device)
+            with exact_products():
+                return _backward(
+                    self.student, tokens, _target(self.teacher, tokens, self.labels), here
+                )
+        students = [copy.deepcopy(self.student) for _ in rows]
+
+        def one(item: tuple[nn.Module, torch.Tensor]) -> _Found:
+            torch.set_num_threads(1)
+            target = _target(self.teacher, item[1], self.labels)
+            return _backward(*item, target, here)
+
+        with torch_threads_restored():
+            pairs = list(zip(students, rows.split(1), strict=True))
+            (total, sums), *others = map_ordered(one, pairs, self.threads)
+        for loss, gradients in others:
+            total += loss
+            for name, g in gradients.items():
+                sums[name] += g
+        return total, sums
 
 
 class _Shown:

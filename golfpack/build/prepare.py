@@ -12,6 +12,7 @@ from torch import nn
 from golfpack.artifact import split_settings
 from golfpack.base.progress import Notify, silent
 from golfpack.build.backend import Backend, choose_backend
+from golfpack.build.helpers import NO_HELP, Helpers
 from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
 from golfpack.calib.cache import cache_folder, cached, cached_text
 from golfpack.calib.sources import SELF_TEMPERATURE, CalibTokens, from_data, text_calls
@@ -22,6 +23,7 @@ from golfpack.models.checkpoint import load_checkpoint, peek_spec
 from golfpack.models.choose import choose_family
 from golfpack.models.files import already_packed
 from golfpack.models.model import Model
+from golfpack.models.ranks import refuse_others
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.aim import Budget, Bytes, check_reach
 from golfpack.packer.format.attached import TokenizerFile
@@ -275,14 +277,25 @@ def _recipe(goal: Goal, settings: Sequence[str]) -> Recipe:
     return goal.plan.make_recipe(settings)
 
 
-def prepare(model: Model, recipe: Recipe, options: BuildOptions, notify: Notify) -> Prepared:
+def prepare(
+    model: Model,
+    recipe: Recipe,
+    options: BuildOptions,
+    notify: Notify,
+    helpers: Helpers = NO_HELP,
+) -> Prepared:
     """Calibrate, which is the first thing that takes time.
 
     Raises:
-        UsageError: unusable calibration data or tokenizer, or no such device.
+        UsageError: unusable calibration data or tokenizer, no such device, or several processes of
+            which each would do all of it.
     """
+    if helpers.group.size == 1:
+        refuse_others(
+            "start it without torchrun: of what builds, `golfpack build` alone shares its work"
+        )
     inputs, machine = options.inputs, options.machine
-    backend = choose_backend(machine.device, machine.batched)
+    backend = choose_backend(machine.device, machine.batched, helpers)
     prepared = Prepared(
         model, recipe, backend, machine, options.goal.seed, tokenizer=_shipped(inputs, model)
     )

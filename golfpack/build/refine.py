@@ -222,6 +222,7 @@ class Refiner:
             device=self.prepared.backend.device if self.prepared.backend.batched else None,
             resize=None if aim is None or self._short else resize,
             progress=lambda done, total, note: start.notify("refine", done, total, note),
+            helpers=self.prepared.backend.helpers,
         )  # fmt: skip
         return start, latents
 

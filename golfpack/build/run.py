@@ -20,6 +20,7 @@ from golfpack.build.attempt import (
     output_of,
     report_failure,
 )
+from golfpack.build.helpers import NO_HELP, Helpers
 from golfpack.build.losses import measure_losses
 from golfpack.build.options import BuildOptions, no_one_aim
 from golfpack.build.overwrite import check_replaceable
@@ -58,6 +59,7 @@ def build(
     options: BuildOptions,
     notify: Notify = silent,
     on_failure: Callable[[FailedBuild], None] | None = None,
+    helpers: Helpers = NO_HELP,
 ) -> BuildReport:
     """Compile a checkpoint into an artifact within the budget, and report on it.
 
@@ -67,6 +69,7 @@ def build(
         options: what to build.
         notify: progress.
         on_failure: called with what that file holds; after a dry run, too, which writes none.
+        helpers: processes that take their parts of the tokens; see `together.build_together`.
 
     Raises:
         UsageError: bad input. BudgetError: nothing fits. StrictError: a warning, under `strict`.
@@ -76,7 +79,7 @@ def build(
     options = with_its_tokenizer(options)
     attempt = Attempt(options)
     try:
-        return _build(options, attempt, notify)
+        return _build(options, attempt, notify, helpers)
     except Exception as e:
         report_failure(attempt, e, on_failure)
         raise
@@ -94,7 +97,9 @@ class _Target:
         return None if self.budget is None else self.budget.artifact
 
 
-def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildReport:
+def _build(
+    options: BuildOptions, attempt: Attempt, notify: Notify, helpers: Helpers
+) -> BuildReport:
     clock = attempt.clock
     aim = options.goal.aim
     notify("read", 0, 0, options.inputs.checkpoint.name)
@@ -106,7 +111,7 @@ def _build(options: BuildOptions, attempt: Attempt, notify: Notify) -> BuildRepo
     with clock.measure("calibrate"):
         attempt.begin(model, recipe, budget)
         differing = check_inputs(options, model, attempt.inputs)
-        prepared = attempt.prepared = prepare(model, recipe, options, notify)
+        prepared = attempt.prepared = prepare(model, recipe, options, notify, helpers)
         target = _Target(budget, _target_kl(aim, prepared))
     with clock.measure("pack"):
         ready, state = _packed(options, prepared, target, differing, notify)

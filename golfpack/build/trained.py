@@ -7,7 +7,7 @@ from golfpack.base.progress import Notify, silent
 from golfpack.build.options import BuildOptions, read_options
 from golfpack.build.prepare import CALIB_LENGTH, HELD_OUT
 from golfpack.build.report import BuildReport
-from golfpack.build.run import build
+from golfpack.build.together import build_together
 from golfpack.data.shards import read_tokens
 from golfpack.train.checkpoint import CALIBRATION, FINAL
 from golfpack.train.choose import TrainOptions
@@ -22,8 +22,10 @@ REFINED_SHARE, REFINED_PER_WEIGHT = 0.1, 0.5
 
 def build_trained(
     result: TrainResult, options: TrainOptions, notify: Notify = silent
-) -> BuildReport:
+) -> BuildReport | None:
     """Build a finished run's model at the budget that it was trained for.
+
+    Processes of torchrun share the work; None in all but the first.
 
     Args:
         result: of the run.
@@ -32,7 +34,7 @@ def build_trained(
     Raises:
         UsageError, BudgetError: as `build` does.
     """
-    return build(built_options(result, options), notify)
+    return build_together(built_options(result, options), notify)
 
 
 def built_options(result: TrainResult, options: TrainOptions) -> BuildOptions:
@@ -46,8 +48,8 @@ def built_options(result: TrainResult, options: TrainOptions) -> BuildOptions:
         "checkpoint": folder / FINAL, "budget": result.budget, "calib": str(calibration),
         "calib_tokens": min(CALIB_TOKENS, max(2, most)), "output": folder / ARTIFACT,
         "tokenizer": _tokenizer(folder, options), "model": user, "model_args": options.model_args,
-        "refine": refined_tokens(result), "refine_on": "labels", "seed": result.seed, "threads": options.threads, "device": options.device,
-        "argv": tuple(options.argv),
+        "refine": refined_tokens(result), "refine_on": "labels", "seed": result.seed,
+        "threads": options.threads, "device": options.device, "argv": tuple(options.argv),
     })  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from golfpack.calib.stats import (
     split_batches,
 )
 from golfpack.models.device import exact_products, send
+from golfpack.models.ranks import ALONE, Group
 from golfpack.spec import CalibStats, ModelSpec
 
 
@@ -36,11 +37,13 @@ def calibrate_on(
     seed: int,
     threads: int,
     progress: Progress | None = None,
+    group: Group = ALONE,
 ) -> CalibStats:
     """Measure `CalibStats` of a model on `device`; otherwise as `stats.calibrate`.
 
     Args:
         threads: of the CPU, which draws the noise of labels.
+        group: as for `stats.calibrate`.
 
     Raises:
         UsageError: the statistics are not finite.
@@ -56,16 +59,17 @@ def calibrate_on(
         generator, length = batch_generator(seed, index), batches[index].shape[1]
         return [label_noise(length, vocabulary, generator) for _ in batches[index]]
 
-    noises = map_ordered(noise_of, range(len(batches)), threads)
+    mine = range(len(batches))[group.turns]
+    noises = map_ordered(noise_of, mine, threads)
     with exact_products():
-        for done, (batch, noise) in enumerate(zip(batches, noises, strict=True), 1):
-            for row, drawn in zip(torch.from_numpy(batch).split(1), noise, strict=True):
+        for done, (index, noise) in enumerate(zip(mine, noises, strict=True), 1):
+            for row, drawn in zip(torch.from_numpy(batches[index]).split(1), noise, strict=True):
                 collector.see(send(row, device), None if drawn is None else send(drawn, device))
             if progress is not None:
-                progress(done, len(batches), f"{done * batches[0].size:,} tokens")
+                progress(done, len(mine), f"{done * batches[0].size:,} tokens")
     collector.check()
     arrays = {key: total.cpu().numpy() for key, total in sums.totals.items()}
-    return finish(spec, arrays, tokens, gradients)
+    return finish(spec, group.sum_named(arrays), tokens, gradients)
 
 
 class _DeviceSums:

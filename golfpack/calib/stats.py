@@ -22,6 +22,7 @@ from golfpack.base.parallel import map_ordered
 from golfpack.calib.collect import OVERFLOWS, Collector, Key
 from golfpack.calib.sources import CalibTokens
 from golfpack.errors import UsageError
+from golfpack.models.ranks import ALONE, Group
 from golfpack.spec import CalibStats, Hook, ModelSpec, Use
 
 Progress = Callable[[int, int, str], None]
@@ -39,6 +40,7 @@ def calibrate(
     seed: int,
     threads: int,
     progress: Progress | None = None,
+    group: Group = ALONE,
 ) -> CalibStats:
     """Measure `CalibStats` of a model.
 
@@ -48,6 +50,7 @@ def calibrate(
         gradients: also measure Fisher row weights, gradient covariances and vector Fishers.
         seed: of the sampled labels.
         threads: batches in flight; changes nothing but the time.
+        group: processes that each take a part of the batches; all of them get the whole.
 
     Raises:
         UsageError: the statistics are not finite.
@@ -69,16 +72,17 @@ def calibrate(
         return local.sums.taken()
 
     sums: dict[Key, np.ndarray] = {}
+    mine = list(enumerate(batches))[group.turns]
     with torch_threads_restored():
-        for done, found in enumerate(map_ordered(measure, enumerate(batches), threads), 1):
+        for done, found in enumerate(map_ordered(measure, mine, threads), 1):
             for key, value in found.items():
                 if key not in sums:
                     sums[key] = np.zeros(value.shape)
                 sums[key] += value
             found.clear()
             if progress is not None:
-                progress(done, len(batches), f"{done * batches[0].size:,} tokens")
-    return finish(spec, sums, tokens, gradients)
+                progress(done, len(mine), f"{done * batches[0].size:,} tokens")
+    return finish(spec, group.sum_named(sums), tokens, gradients)
 
 
 def split_batches(tokens: CalibTokens) -> list[np.ndarray]:

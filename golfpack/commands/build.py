@@ -48,7 +48,10 @@ from golfpack.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from golfpack.base.progress import Notify
+    from golfpack.build.options import BuildOptions
     from golfpack.build.report import BuildReport, FailedBuild, TextLoss
+    from golfpack.submission.build import Shared
 
 _WHERE = {"held out": "there", "own": "on text the model wrote"}
 
@@ -150,7 +153,6 @@ def build(
     from golfpack.build.planfile import read_plan
     from golfpack.build.rebuild import rebuild_options
     from golfpack.build.replay import read_replay
-    from golfpack.build.run import build as run
     from golfpack.page.make import check_page, page_path
 
     if checkpoint is None and source is None:
@@ -175,20 +177,15 @@ def build(
     if html and not dry_run:
         check_page(page_path(output_of(options)), force=force)
     failed: list[FailedBuild] = []
-    shared = None
     try:
         with Reporter(quiet) as notify:
-            if submission is None:
-                report = run(options, notify, failed.append)
-            else:
-                from golfpack.submission.build import build_submission
-
-                shared = build_submission(options, submission, ttt, notify, failed.append)
-                report = shared.build
+            report, shared = _built(options, submission, ttt, notify, failed)
     except Exception:
         if json and failed:
             show_json(failed[0])
         raise
+    if report is None:
+        return
     show_notes(report.notes)
     show_assumed(report.assumed)
     warn(report.warnings)
@@ -200,6 +197,24 @@ def build(
         show_submission(shared.submission)
     if html:
         write_page(report.artifact, force=force)
+
+
+def _built(
+    options: "BuildOptions",
+    submission: Path | None,
+    ttt: str,
+    notify: "Notify",
+    failed: "list[FailedBuild]",
+) -> "tuple[BuildReport | None, Shared | None]":
+    """What was built: nothing, in a process that helped another one."""
+    if submission is None:
+        from golfpack.build.together import build_together
+
+        return build_together(options, notify, failed.append), None
+    from golfpack.submission.build import build_submission
+
+    shared = build_submission(options, submission, ttt, notify, failed.append)
+    return shared.build, shared
 
 
 def _tokens(text: str) -> int | str:

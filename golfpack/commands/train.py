@@ -1,5 +1,6 @@
 """`golfpack train`: its options, and what it prints."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,23 @@ from golfpack.commands.options import (
     Threads,
     compile_mode,
 )
-from golfpack.commands.render.console import Reporter, out, show_json, show_notes, warn
+from golfpack.commands.render.console import (
+    Reporter,
+    note,
+    out,
+    show_json,
+    show_notes,
+    warn,
+)
+from golfpack.commands.render.live import Dashboard, ended_in_order
 from golfpack.commands.render.tables import plain_table
+from golfpack.errors import UsageError
 
 if TYPE_CHECKING:
     from golfpack.inspect.train_plan import TrainPlan
     from golfpack.train.choose import TrainOptions
     from golfpack.train.report import TrainReport
+    from golfpack.train.trainer import TrainResult
 
 EXAMPLES = (
     "Examples: golfpack train --tokens 'shards/*_train_*.bin' --tokenizer bpe.model --out run "
@@ -92,6 +103,13 @@ def train(
     print_plan: Annotated[
         bool, typer.Option("--print-plan", help="Say what the run would be, and read no data.")
     ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show the run in panels, at a terminal.")
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write OUT/tensorboard (needs the extra tensorboard)."),
+    ] = False,
     device: Device = "auto",
     compiled: Compile = False,
     mode_of_compile: CompileMode = None,
@@ -107,7 +125,6 @@ def train(
     from golfpack.train.choose import TrainOptions
     from golfpack.train.report import TrainReport
     from golfpack.train.sources import DataOptions
-    from golfpack.train.train import train as run
 
     options = TrainOptions(
         out, preset=preset, family=model or family, model_args=tuple(model_args or ()),
@@ -118,16 +135,19 @@ def train(
         steps=steps, minutes=minutes, seed=seed,
         threads=threads, device=device, resume=resume, budget=budget, settings=tuple(settings or ()),
         compile_mode=compile_mode(compiled, mode_of_compile), argv=sys.argv[1:],
+        tensorboard=tensorboard,
     )  # fmt: skip
     if print_plan:
         _plan(options, json)
         return
-    with Reporter(quiet) as notify:
-        result = run(options, notify)
-        built = None
-        if budget is not None and result.writes:
-            from golfpack.build.trained import build_trained
+    if live and quiet:
+        raise UsageError("--live shows the run, --quiet does not", "give one of them")
+    result = _watched(options) if live and _at_terminal() else _reported(options, quiet)
+    built = None
+    if budget is not None:
+        from golfpack.build.trained import build_trained
 
+        with Reporter(quiet) as notify:
             built = build_trained(result, options, notify)
     report = TrainReport(
         result.steps, result.seconds, result.final_loss, result.val_loss, str(result.checkpoint),
@@ -142,6 +162,7 @@ def train(
         )
     if not result.writes:
         return
+    warn(result.warnings)
     if json:
         show_json(report)
     else:
@@ -150,6 +171,29 @@ def train(
             show_notes(built.notes)
             warn(built.warnings)
             show_build(built)
+
+
+def _at_terminal() -> bool:
+    """Whether this is the process that talks, and somebody looks at what it says."""
+    first = os.environ.get("RANK", "0") == "0"
+    looked_at = out.is_terminal and sys.stderr.isatty()
+    if first and not looked_at:
+        note("--live needs a terminal; this is plain progress")
+    return first and looked_at
+
+
+def _watched(options: "TrainOptions") -> "TrainResult":
+    from golfpack.train.train import train as run
+
+    with ended_in_order(), Dashboard() as dashboard:
+        return run(options, dashboard, [dashboard.listen])
+
+
+def _reported(options: "TrainOptions", quiet: bool) -> "TrainResult":
+    from golfpack.train.train import train as run
+
+    with Reporter(quiet) as notify:
+        return run(options, notify)
 
 
 def _plan(options: "TrainOptions", json: bool) -> None:

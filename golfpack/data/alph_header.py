@@ -12,13 +12,13 @@ from typing import Any
 
 from golfpack.errors import UsageError
 
-_MAGIC = b"ALPH"
-_START = len(_MAGIC) + 4  # of the header
+MAGIC = b"ALPH"
+_START = len(MAGIC) + 4  # of the header
 
 
 def is_binary(data: bytes) -> bool:
     """Whether a file's first bytes are those of the binary format."""
-    return data[: len(_MAGIC)] == _MAGIC
+    return data[: len(MAGIC)] == MAGIC
 
 
 def looks_like(data: bytes) -> bool:
@@ -34,7 +34,7 @@ def read_header(data: bytes, path: Path) -> tuple[dict[str, Any], memoryview]:
     """
     if not is_binary(data):
         return _parse(data, path), memoryview(b"")
-    end = _START + int.from_bytes(data[len(_MAGIC) : _START], "little")
+    end = _START + int.from_bytes(data[len(MAGIC) : _START], "little")
     if len(data) < max(end, _START):
         raise UsageError(
             f"{path} is truncated: its header ends at byte {end:,}, the file at {len(data):,}",

@@ -8,6 +8,7 @@ Source: thomasdavis/alpha2, `packages/tokenizers/src/bpe.ts`.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -47,15 +48,19 @@ def train_alph_tokenizer(text: str, vocab_size: int) -> AlphTokenizer:
     return AlphTokenizer(tuple(vocab), tuple((left, right) for left, right in merges.tolist()))
 
 
-def write_alph_tokenizer(tokenizer: AlphTokenizer, path: Path) -> None:
-    """Write a tokenizer as its checkpoints carry it, in a JSON file of its own."""
-    artifacts = {
+def alph_artifacts(tokenizer: AlphTokenizer) -> dict[str, Any]:
+    """A tokenizer as its checkpoints carry it: `tokenizerArtifacts`."""
+    return {
         "type": "bpe",
         "vocabSize": len(tokenizer.vocab),
         "vocab": tokenizer.vocab,
         "merges": tokenizer.merges,
     }
-    write_atomically(path, json.dumps(artifacts, ensure_ascii=False).encode())
+
+
+def write_alph_tokenizer(tokenizer: AlphTokenizer, path: Path) -> None:
+    """Write a tokenizer as its checkpoints carry it, in a JSON file of its own."""
+    write_atomically(path, json.dumps(alph_artifacts(tokenizer), ensure_ascii=False).encode())
 
 
 @njit(cache=True)

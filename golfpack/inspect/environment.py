@@ -20,7 +20,8 @@ from golfpack.calib.cache import cache_folder
 # What golfpack runs on, and what it uses where it is installed.
 _PACKAGES = (
     "torch", "numpy", "scipy", "numba", "llvmlite", "threadpoolctl", "zstandard", "brotli",
-    "safetensors", "sentencepiece", "typer", "rich", "matplotlib", "triton", "transformers",
+    "safetensors", "sentencepiece", "typer", "rich", "matplotlib", "h5py", "tensorboard",
+    "triton", "transformers",
 )  # fmt: skip
 
 

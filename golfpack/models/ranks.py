@@ -4,10 +4,14 @@ One process alone is a group of one, in which nothing is exchanged. Work is spli
 who is free first, so that a run is the same every time.
 """
 
+import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from golfpack.errors import GolfpackError, PeerError, UsageError
 from golfpack.models.device import resolve_device
 
+_Key = tuple[str, str]
 _FAILURES = "golfpack/failures"  # key of the group's store that counts ranks that failed
 
 
@@ -36,6 +41,11 @@ class Group:
     def share(self, count: int) -> slice:
         """This rank's part of `count` things in order: contiguous, sizes differ by one at most."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    @property
+    def turns(self) -> slice:
+        """This rank's part of things that are dealt out in turn: the first rank has the first."""
+        return slice(self.rank, None, self.size)
 
     def sum_array(self, array: np.ndarray) -> np.ndarray:
         """The sum of an array over the ranks, on every rank."""
@@ -75,21 +85,85 @@ class Group:
         for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
             g.copy_(part.view_as(g))
 
+    def sum_named(self, arrays: Mapping[_Key, np.ndarray]) -> dict[_Key, np.ndarray]:
+        """Sums over the ranks of float64 arrays by name, on every rank.
+
+        The first rank has all of them; what another lacks counts as zero.
+        """
+        if self.size == 1:
+            return dict(arrays)
+        if self.writes:
+            self.tell({"names": [[list(name), list(a.shape)] for name, a in arrays.items()]}, {})
+            names = [(name, a.shape) for name, a in arrays.items()]
+        else:
+            header, _ = self.told()
+            names = [((first, second), tuple(shape)) for (first, second), shape in header["names"]]
+        return {
+            name: self.sum_array(arrays[name] if name in arrays else np.zeros(shape))
+            for name, shape in names
+        }
+
+    def tell(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Hand something JSON-safe and arrays to all other ranks, which are waiting in `told`."""
+        listed = [[name, str(a.dtype), list(a.shape)] for name, a in arrays.items()]
+        text = json.dumps({"header": header, "arrays": listed}).encode()
+        self._broadcast(torch.tensor([len(text)]))
+        self._broadcast(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+        for array in arrays.values():
+            self._broadcast(torch.from_numpy(np.array(array, order="C").reshape(-1).view(np.uint8)))
+
+    def told(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What the first rank hands over next."""
+        length = int(self._broadcast(torch.zeros(1, dtype=torch.int64)).item())
+        text = self._broadcast(torch.zeros(length, dtype=torch.uint8)).cpu().numpy().tobytes()
+        message, arrays = json.loads(text), {}
+        for name, dtype, shape in message["arrays"]:
+            size = np.dtype(dtype).itemsize * math.prod(shape)
+            raw = self._broadcast(torch.zeros(size, dtype=torch.uint8)).cpu().numpy()
+            arrays[name] = raw.view(dtype).reshape(shape)
+        return message["header"], arrays
+
+    def _broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The first rank's, on every rank."""
+        tensor = tensor.to(self.device)
+        with _told_of_losses():
+            dist.broadcast(tensor, 0)
+        return tensor
+
     @staticmethod
     def _sum(tensor: torch.Tensor) -> None:
-        try:
+        with _told_of_losses():
             dist.all_reduce(tensor)
-        except RuntimeError as error:  # a rank that is gone closes its connections
-            raise GolfpackError(
-                f"another rank was lost ({str(error).splitlines()[0]})", "see torchrun's log"
-            ) from error
+
+
+@contextmanager
+def _told_of_losses() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # a rank that is gone closes its connections
+        raise GolfpackError(
+            f"another rank was lost ({str(error).splitlines()[0]})", "see torchrun's log"
+        ) from error
 
 
 ALONE = Group()
 
 
+def started_together() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def refuse_others(hint: str) -> None:
+    """Raise UsageError where torchrun started several processes, in each of them."""
+    if started_together():
+        raise UsageError(
+            "torchrun started several processes, and each of them would do all of this", hint
+        )
+
+
 @contextmanager
-def joined(device: str) -> Iterator[Group]:
+def joined(device: str, patience: timedelta | None = None) -> Iterator[Group]:
     """The group that torchrun's environment describes, or a group of one.
 
     When a rank fails, the others lose their connection to it and fail too: the first one raises its
@@ -97,11 +171,12 @@ def joined(device: str) -> Iterator[Group]:
 
     Args:
         device: "auto", "cpu" or "cuda"; under torchrun each process takes the GPU of its local rank.
+        patience: how long a rank waits for others; None for torch's own (half an hour with gloo).
 
     Raises:
         UsageError: torchrun's environment is incomplete, or there are more processes than GPUs.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not started_together():
         yield Group(device=resolve_device(device).name)
         return
     try:
@@ -114,7 +189,7 @@ def joined(device: str) -> Iterator[Group]:
     try:
         group = Group(rank, size, _own_device(device))
         backend = "gloo" if group.device == "cpu" else "nccl"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
         yield group
     except Exception as error:
         if store.add(_FAILURES, 1) > 1:

@@ -4,6 +4,7 @@ A family's are in the `training.py` beside its `family.py`; a trainer asks for t
 How a tensor groups is said by its role in the `ModelSpec`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,50 @@ class FirstAttention:
     kv_heads: int
 
 
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A run at a step, as far as checkpoints of a family's own system tell of it.
+
+    Attributes:
+        options: of the model.
+        dropout, seed: of the training.
+        step: steps taken.
+        weights: by the names of the ModelSpec; tied ones once.
+        moments: AdamW's first and second of each of them; None under another optimiser.
+        updates: how often AdamW has updated them.
+        best_val: lowest validation loss so far, nats per token; infinite before the first.
+        tokenizer: as such checkpoints carry it, or None.
+    """
+
+    options: Mapping[str, Any]
+    dropout: float
+    seed: int
+    step: int
+    weights: Mapping[str, torch.Tensor]
+    moments: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None
+    updates: int = 0
+    best_val: float = math.inf
+    tokenizer: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class SystemForm:
+    """How the program that a family comes from has its checkpoints.
+
+    Attributes:
+        config: (options of the model, dropout) -> the model's configuration by that program's names.
+            Raises UsageError for a model that it cannot make.
+        write: a run at a step -> name and content of its checkpoint of that step.
+        pattern: of the names of those checkpoints, as `glob` takes it.
+        moments: whether AdamW's belong in it; else it is a file of torch's.
+    """
+
+    config: Callable[[Mapping[str, Any], float], dict[str, Any]]
+    write: Callable[[Snapshot], tuple[str, bytes]]
+    pattern: str
+    moments: bool = False
+
+
 @dataclass(frozen=True)
 class Training:
     """How models of a family are trained.
@@ -85,6 +130,9 @@ class Training:
         loops: module -> a switch that runs its repeated blocks once each (False) or as often as its
             options say (True); None where no block is repeated.
         first_attention: module -> its first block's attention, or None where it is of another form.
+        score_parts: config -> parts that stand side by side in every head's queries and keys, whose
+            scores add up: name -> width; {} where there is one.
+        system: how that system has its checkpoints; None: it has none, or has them as torch saves them.
     """
 
     initialise: Callable[[nn.Module, ModelSpec, torch.Generator], None]
@@ -98,6 +146,8 @@ class Training:
     readout: Readout | None = None
     loops: Callable[[nn.Module], Callable[[bool], None] | None] = lambda module: None
     first_attention: Callable[[nn.Module], FirstAttention | None] = lambda module: None
+    score_parts: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda config: {}
+    system: SystemForm | None = None
 
 
 @torch.no_grad()

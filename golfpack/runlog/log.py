@@ -78,6 +78,7 @@ class RunLog:
         log: name of the log file within the run's folder.
         created, updated: ISO 8601, as logged; None where the log has no such time.
         seconds: time the run took, as far as the log tells.
+        family: of golfpack's model; None in logs of other systems.
         size, exp: preset names of a bottleneck run.
         model, args: configuration of the model and of the training, as logged.
         planned_steps: None where the budget was not in steps.
@@ -98,6 +99,7 @@ class RunLog:
     out_dir: str = ""
     device: str = ""
     command: tuple[str, ...] = ()
+    family: str | None = None
     size: str | None = None
     exp: str | None = None
     model: Mapping[str, Any] = field(default_factory=dict)

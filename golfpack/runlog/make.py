@@ -17,8 +17,8 @@ from golfpack.runlog.report import EvaluationRow, KvMemory, RunReport, SampleRow
 CONTEXT_NAMES = ("block_size", "blockSize", "seq_len")
 # Fields that a report has just as the log has them.
 _TAKEN_OVER = (
-    "system", "log", "run_id", "domain", "created", "updated", "out_dir", "device", "size", "exp",
-    "parameters", "planned_steps", "files_line",
+    "system", "log", "run_id", "domain", "created", "updated", "out_dir", "device", "family", "size",
+    "exp",     "parameters", "planned_steps", "files_line",
 )  # fmt: skip
 
 

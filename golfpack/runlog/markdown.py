@@ -42,10 +42,16 @@ ARGS_ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Tokenizer", ("tokenizer",)),
     ("Backend", ("backend", "device")),
 )
+# Settings of `golfpack train` that an optimiser has no use for.
+_MUONS = (
+    "matrix_lr", "embed_lr", "head_lr", "scalar_lr", "momentum", "momentum_start", "momentum_steps",
+    "embed_decay", "scalar_decay",
+)  # fmt: skip
+_UNUSED = {"muon": ("lr",), "adamw": _MUONS, "lion": (*_MUONS, "eps")}
 ARCHITECTURES = {
-    "golfpack": "golf (decoder-only transformer)",
-    "bottleneck": "decoupled bottleneck attention (decoder-only transformer)",
-    "alpha": "GPT-2 (decoder-only transformer)",
+    "golfpack": "golf",  # what logs of before there were other families are of
+    "bottleneck": "decoupled bottleneck attention",
+    "alpha": "GPT-2",
 }
 # Values that mean: without this. They share one row, so that what is set stands out.
 _OFF = (False, 0, None, "", "none")
@@ -117,7 +123,10 @@ def _warnings(r: RunReport) -> list[str]:
 
 def _model(r: RunReport) -> list[str]:
     rows, rest = _labelled(r.model, MODEL_ROWS)
-    rows = {"Architecture": ARCHITECTURES[r.system], **rows}
+    rows = {
+        "Architecture": f"{r.family or ARCHITECTURES[r.system]} (decoder-only transformer)",
+        **rows,
+    }
     width, heads = (_first(r.model, names) for names in (_WIDTH, _HEADS))
     if isinstance(width, int) and isinstance(heads, int) and heads > 0:
         rows["Head Dim"] = words.setting(width // heads)
@@ -130,7 +139,12 @@ def _model(r: RunReport) -> list[str]:
 
 
 def _training(r: RunReport) -> list[str]:
-    own = {name: v for name, v in r.args.items() if name not in r.model or r.model[name] != v}
+    unused = _UNUSED.get(str(r.args.get("optimizer")), ()) if r.system == "golfpack" else ()
+    own = {
+        name: v
+        for name, v in r.args.items()
+        if name not in unused and (name not in r.model or r.model[name] != v)
+    }
     rows, rest = _labelled(own, ARGS_ROWS)
     if r.args.get("seed") is not None:
         rows["Seed"] = str(r.args["seed"])  # a name more than a number

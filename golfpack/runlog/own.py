@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from golfpack.runlog.jsonl import Line, counted, texts, whole
+from golfpack.runlog.jsonl import Line, counted, text, texts, whole
 from golfpack.runlog.log import PHASES, Evaluation, LogError, LogStep, RunLog, Sample
 from golfpack.runlog.times import seconds_between
 
@@ -41,6 +41,7 @@ def read(folder: Path, lines: Sequence[Line], warnings: Sequence[str]) -> RunLog
         out_dir=str(meta.data.get("out_dir") or folder),
         device=str(args.get("device", "")),
         command=("golfpack", *texts(meta.data.get("argv"))),
+        family=text(meta.data.get("family")),
         model=meta.object_at("model"),
         args=args,
         parameters=whole(meta.data.get("parameters")),
@@ -56,15 +57,22 @@ def read(folder: Path, lines: Sequence[Line], warnings: Sequence[str]) -> RunLog
         samples=tuple(_sample(line) for line in of_kind["sample"]),
         checkpoints=tuple(x.step() for x in of_kind["checkpoint"]),
         resumed=tuple(x.step() for x in of_kind["resume"]),
-        errors=tuple(
-            LogError(x.step(), "training", str(x.data.get("message", "")))
-            for x in lines
-            if x.kind == "error"
-        ),
+        errors=tuple(_errors(lines)),
         infrastructure=_infrastructure(meta, args),
         data=_data(data, args, meta.object_at("model")),
         warnings=tuple(warnings),
     )
+
+
+def _errors(lines: Sequence[Line]) -> list[LogError]:
+    """What ended the run, and analyses that failed."""
+    found = []
+    for x in lines:
+        if x.kind == "error":
+            found.append(LogError(x.step(), "training", str(x.data.get("message", ""))))
+        elif x.data.get("error"):
+            found.append(LogError(x.step(), x.kind, str(x.data["error"])))
+    return found
 
 
 def _interval(args: dict[str, Any], resumes: Sequence[Line]) -> int | None:

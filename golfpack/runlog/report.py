@@ -107,6 +107,7 @@ class RunReport:
         out_dir: the folder, as the run itself knew it.
         device: what it was computed on, as logged.
         command: argv of the run.
+        family: of golfpack's model; None of other systems, and in logs of before there were several.
         size, exp: preset names of a bottleneck run.
         model: configuration of the model, as logged.
         args: configuration of the training, as logged.
@@ -152,6 +153,7 @@ class RunReport:
     out_dir: str
     device: str
     command: list[str]
+    family: str | None
     size: str | None
     exp: str | None
     model: dict[str, Any]

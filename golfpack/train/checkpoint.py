@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,13 @@ from golfpack.base.files import write_atomically
 from golfpack.data.shards import write_shard
 from golfpack.errors import CorruptError, UsageError
 from golfpack.spec import ModelSpec
+from golfpack.train.analyst import ARRAYS, PLOTS
 from golfpack.train.config import FREE_ON_RESUME, TrainConfig
-from golfpack.train.run import Run
+from golfpack.train.run import Run, weights_of
+from golfpack.train.system_files import NO_SYSTEM, SystemFiles
 
+# Is told every line of the log as it is written.
+Listener = Callable[[Mapping[str, Any]], None]
 LAST = "last.pt"
 LOG = "train.jsonl"
 FINAL = "final_model.pt"
@@ -31,6 +35,8 @@ SIDECAR = "final_model.config.json"
 # Training tokens for the build of a run that is for an artifact: so many at most, in stretches.
 CALIBRATION = "calibration.bin"
 CALIBRATION_TOKENS, STRETCH = 1 << 22, 1 << 14
+BEST = "best.pt"
+BEST_SIDECAR = "best.config.json"
 
 
 def settings_of(config: TrainConfig, spec: ModelSpec, tokens: np.ndarray) -> dict[str, Any]:
@@ -54,11 +60,15 @@ class RunFolder:
         path: the folder.
         settings: those of the run, from `settings_of`.
         writes: whether this process is the one that writes; the others only read.
+        system: what the family's own system wants beside the weights.
+        listeners: called with each line of the log.
     """
 
     path: Path
     settings: dict[str, Any]
     writes: bool = True
+    system: SystemFiles = NO_SYSTEM
+    listeners: Sequence[Listener] = ()
 
     def start(self, meta: Mapping[str, Any]) -> None:
         """Make the folder for a new run, with a log that begins with `meta`.
@@ -87,8 +97,26 @@ class RunFolder:
         if not self.writes:
             return
         logged = (self.path / LOG).stat().st_size
-        content = {"settings": self.settings, "log_bytes": logged, **run.state()}
+        state = run.state()
+        state["model"] = self.system.with_aliases(state["model"])
+        content = {"settings": self.settings, "log_bytes": logged, **self.system.told, **state}
         _save(self.path / LAST, content)
+
+    def save_best(self, run: Run) -> None:
+        """Write `best.pt`: the weights that were validated at this step, the best so far."""
+        if not self.writes:
+            return
+        weights = {name: tensor.cpu() for name, tensor in weights_of(run.result).items()}
+        content = {"model": self.system.with_aliases(weights), "step": run.step}
+        content |= {"best_val": run.best_val, **self.system.told}
+        self._write_config(BEST_SIDECAR, self.system.options)
+        _save(self.path / BEST, content)
+
+    def save_system(self, run: Run) -> None:
+        """Write the checkpoint of this step as the family's own system has it."""
+        if self.writes:
+            name, content = self.system.checkpoint(run)
+            write_atomically(self.path / name, content)
 
     def resume(self, run: Run) -> None:
         """Bring `run` to where `last.pt` stands, and the log with it.
@@ -116,7 +144,7 @@ class RunFolder:
 
     def _tidy(self) -> None:
         """Remove what an interruption left half written beside the files it was to become."""
-        for name in (LAST, FINAL, SIDECAR):
+        for name in (LAST, FINAL, SIDECAR, BEST, BEST_SIDECAR, ARRAYS, PLOTS, self.system.pattern):
             for half in self.path.glob(f".{name}.*"):
                 half.unlink()
 
@@ -144,15 +172,24 @@ class RunFolder:
             return
         with (self.path / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        for listener in self.listeners:
+            listener(line)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log so far."""
+        return [json.loads(x) for x in (self.path / LOG).read_text(encoding="utf-8").splitlines()]
 
     def finish(self, weights: Mapping[str, torch.Tensor], model_config: Mapping[str, Any]) -> Path:
         """Write the final model, a plain state dict on the CPU, and its configuration beside it."""
         if not self.writes:
             return self.path / FINAL
-        text = json.dumps(dict(model_config), indent=2) + "\n"
-        write_atomically(self.path / SIDECAR, text.encode())
+        self._write_config(SIDECAR, model_config)
         _save(self.path / FINAL, {name: tensor.cpu() for name, tensor in weights.items()})
         return self.path / FINAL
+
+    def _write_config(self, name: str, options: Mapping[str, Any]) -> None:
+        text = json.dumps(dict(options), indent=2) + "\n"
+        write_atomically(self.path / name, text.encode())
 
 
 def write_calibration(folder: Path, tokens: np.ndarray) -> None:

@@ -39,6 +39,7 @@ class TrainOptions:
         settings: "model.option=value" (the family's config), "train.option=value" (TrainConfig) and
             "data.option=value" (DataOptions).
         argv: of the command, for the log.
+        tensorboard: write the log's scalars for TensorBoard, too.
     """
 
     out: Path | None = None
@@ -56,6 +57,7 @@ class TrainOptions:
     settings: tuple[str, ...] = ()
     compile_mode: str | None = None
     argv: list[str] = field(default_factory=list)
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from golfpack.train.schedule_text import read_lengths
 # May differ between a run and its resumption: they do not change what is meant to be learnt.
 FREE_ON_RESUME = frozenset({
     "val_every", "val_batches", "log_every", "save_every", "sample_every", "threads", "device",
-    "compile_mode",
+    "compile_mode", "system_every", "analyse_every",
 })  # fmt: skip
 OPTIMIZERS = ("muon", "adamw", "lion")
 SCHEDULES = ("trapezoid", "cosine", "constant")
@@ -51,8 +51,8 @@ class TrainConfig:
         momentum: Muon's Nesterov momentum.
         momentum_start: Muon's momentum at step 0, or None for `momentum` throughout.
         momentum_steps: steps of the linear way from there to `momentum`.
-        momentum_cycle: steps from `momentum_start` up to `momentum`, down again, and so on,
-            instead of one rise; None: one rise.
+        momentum_cycle: steps of a cosine's period in which momentum goes from `momentum_start` to
+            `momentum` and back, again and again, in place of the linear way; None: no cycle.
         weight_decay: decoupled decay of Muon's matrices, or of what decays under adamw and lion: each
             step shrinks them by rate * decay.
         embed_decay, scalar_decay: the same for what Adam has beside Muon.
@@ -112,6 +112,10 @@ class TrainConfig:
         save_every: steps between resumable checkpoints; the last step always has one.
         sample_every: steps between sampled texts in the log (the last step always has some), or None;
             needs a tokenizer.
+        system_every: steps between checkpoints as the family's own system has them (the last step
+            always has one), or None.
+        analyse_every: steps between analyses of attention and projections (before the first step and
+            after the last there is always one), or None.
         threads: CPU threads of torch, or None for torch's own choice.
         device: "auto", "cpu", or "cuda".
         compile_mode: mode of torch.compile for training passes, or None to leave it out.
@@ -187,6 +191,8 @@ class TrainConfig:
     log_every: int = 10
     save_every: int = 100
     sample_every: int | None = None
+    system_every: int | None = None
+    analyse_every: int | None = None
     threads: int | None = None
     device: str = "cpu"
     compile_mode: str | None = None
@@ -205,6 +211,11 @@ class TrainConfig:
                 )
         check_compile_mode(self.compile_mode)
         self._check_batch()
+        if self.momentum_cycle is not None and self.momentum_start is None:
+            raise UsageError(
+                "momentum_cycle needs the other end of its swing",
+                "set train.momentum_start, such as 0.85",
+            )
         if self.ema_decay is not None and self.swa_start is not None:
             raise UsageError(
                 "ema_decay and swa_start both average the weights", "Set one of them alone."
@@ -227,10 +238,6 @@ class TrainConfig:
             )
 
     def _check_features(self) -> None:
-        if self.momentum_cycle is not None and self.momentum_start is None:
-            raise UsageError(
-                "momentum_cycle has no lower end to go to", "Set train.momentum_start too."
-            )
         if self.focal_gamma and self.label_smoothing:
             raise UsageError(
                 "focal_gamma and label_smoothing both change the loss of a target",

@@ -5,11 +5,13 @@ there it would take most of the training time.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
+
+from golfpack.models.ranks import ALONE, Group
 
 NEWTON_SCHULZ_STEPS = 5
 # Steepest at 0 among the odd quintics whose iterates stay near 1; see `orthogonalise`.
@@ -39,7 +41,13 @@ class Muon(Optimizer):
 
     The rate is scaled by sqrt(max(1, out / in)), and weight decay is decoupled: equal to
     `torch.optim.Muon(adjust_lr_fn="original")` but for the precision of `orthogonalise`.
+
+    Attributes:
+        ranks: processes with the same parameters and gradients, of which each orthogonalises a part of
+            the matrices for all. What comes out is the same as alone: others add zeros to it.
     """
+
+    ranks: Group = ALONE
 
     def __init__(
         self, params: Iterable[dict[str, Any]], momentum: float, weight_decay: float = 0.0
@@ -50,15 +58,41 @@ class Muon(Optimizer):
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step on the gradients present; it takes no closure, unlike torch's own optimisers."""
         for group in self.param_groups:
-            for p in group["params"]:
-                self._update(p, group)
+            moved = [self._moved(p, group["momentum"]) for p in group["params"]]
+            for p, direction in zip(group["params"], self._directions(moved), strict=True):
+                p.mul_(1.0 - group["lr"] * group["weight_decay"])
+                scale = math.sqrt(max(1.0, p.shape[0] / p.shape[1]))
+                p.sub_(direction, alpha=group["lr"] * scale)
 
-    def _update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
+    def _moved(self, p: torch.Tensor, momentum: float) -> torch.Tensor:
+        """The Nesterov step of a matrix, before it is orthogonalised."""
         assert p.grad is not None  # every matrix of a model takes part in its loss
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        velocity = state["momentum"].lerp_(p.grad, 1.0 - group["momentum"])
-        direction = orthogonalise(p.grad.lerp(velocity, group["momentum"]))
-        p.mul_(1.0 - group["lr"] * group["weight_decay"])
-        p.sub_(direction, alpha=group["lr"] * math.sqrt(max(1.0, p.shape[0] / p.shape[1])))
+        velocity = state["momentum"].lerp_(p.grad, 1.0 - momentum)
+        return p.grad.lerp(velocity, momentum)
+
+    def _directions(self, moved: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Each matrix orthogonalised, one at a time where nobody helps."""
+        if self.ranks.size == 1:
+            yield from map(orthogonalise, moved)
+            return
+        owners = shared_out([tuple(m.shape) for m in moved], self.ranks.size)
+        found = [
+            orthogonalise(m) if owner == self.ranks.rank else torch.zeros_like(m)
+            for m, owner in zip(moved, owners, strict=True)
+        ]
+        whole = self.ranks.sum_tensor(torch.cat([d.flatten() for d in found]))
+        parts = whole.split([m.numel() for m in moved])
+        yield from (part.view_as(m) for part, m in zip(parts, moved, strict=True))
+
+
+def shared_out(shapes: Sequence[tuple[int, ...]], ranks: int) -> list[int]:
+    """Which rank orthogonalises each matrix: the dearest first, to whoever has least to do."""
+    cost = [math.prod(shape) * min(shape) for shape in shapes]
+    load, owners = [0] * ranks, [0] * len(shapes)
+    for index in sorted(range(len(shapes)), key=lambda i: (-cost[i], i)):
+        owners[index] = load.index(min(load))
+        load[owners[index]] += cost[index]
+    return owners

@@ -30,6 +30,7 @@ _RANGES: dict[str, _Range] = {
     "momentum": _BELOW_ONE,
     "momentum_start": _BELOW_ONE,
     "momentum_steps": _AT_LEAST_ONE,
+    "momentum_cycle": _AT_LEAST_ONE,
     "weight_decay": _NOT_NEGATIVE,
     "embed_decay": _NOT_NEGATIVE,
     "scalar_decay": _NOT_NEGATIVE,
@@ -41,7 +42,6 @@ _RANGES: dict[str, _Range] = {
     "dropout": _BELOW_ONE,
     "label_smoothing": _BELOW_ONE,
     "ignore_id": _NOT_NEGATIVE,
-    "momentum_cycle": _AT_LEAST_ONE,
     "word_start_weight": _NOT_NEGATIVE,
     "word_start_from": _NOT_NEGATIVE,
     "focal_gamma": _NOT_NEGATIVE,
@@ -70,6 +70,8 @@ _RANGES: dict[str, _Range] = {
     "log_every": _AT_LEAST_ONE,
     "save_every": _AT_LEAST_ONE,
     "sample_every": _AT_LEAST_ONE,
+    "system_every": _AT_LEAST_ONE,
+    "analyse_every": _AT_LEAST_ONE,
     "threads": _AT_LEAST_ONE,
 }
 

@@ -39,6 +39,7 @@ class Run:
         seconds: wall-clock time spent, over all resumptions.
         running_loss: moving average of the training loss, nats per token; NaN at step 0.
         val_loss: latest validation loss, nats per token, or None.
+        best_val: lowest so far; infinite before the first.
         forward: what computes the training loss: None for the model itself, or its compiled form, or
             one that also gives what auxiliary heads read.
         loop_switches: what turns repeated blocks on and off, where they begin late.
@@ -57,6 +58,7 @@ class Run:
     seconds: float = 0.0
     running_loss: float = math.nan
     val_loss: float | None = None
+    best_val: float = math.inf
     forward: nn.Module | None = None
     loop_switches: tuple[Switch, ...] = ()
     lazy: bool = False
@@ -106,6 +108,7 @@ class Run:
             "running_loss": self.running_loss,
             "val_loss": self.val_loss,
             **({} if heads is None else {"heads": weights_of(heads)}),
+            "best_val": self.best_val,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -122,6 +125,7 @@ class Run:
         if "look" in state:
             device = next(self.model.parameters()).device
             self.look = Look.restored(state["look"], device)
+        self.best_val = state["best_val"]
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:

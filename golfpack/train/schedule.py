@@ -52,9 +52,8 @@ def momentum_at(config: TrainConfig, step: int) -> float:
     """Muon's momentum for the step after `step` steps: constant, risen, or going up and down."""
     if config.momentum_start is None:
         return config.momentum
-    if config.momentum_cycle is not None:
-        turns = step / config.momentum_cycle % 2.0
-        share = min(turns, 2.0 - turns)
+    if (period := config.momentum_cycle) is not None:
+        share = 0.5 * (1.0 - math.cos(2.0 * math.pi * (step % period) / period))
     else:
         share = min(1.0, step / config.momentum_steps)
     return config.momentum_start + (config.momentum - config.momentum_start) * share
@@ -75,6 +74,11 @@ def length_at(config: TrainConfig, step: int) -> int:
     """Tokens per sequence of the step after `step` steps."""
     known = [length for first, length in config.lengths if first <= step]
     return known[-1] if known else config.seq_len
+
+
+def tokens_per_second(config: TrainConfig, step: int, step_ms: float) -> float:
+    """How fast the step after `step` steps was, which took `step_ms` milliseconds."""
+    return 1000.0 * config.rows * length_at(config, step) / step_ms
 
 
 def tokens_seen(config: TrainConfig, steps: int) -> int:

@@ -1,6 +1,7 @@
 """`golfpack train`: token shards or text -> a float checkpoint."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,32 +9,52 @@ from golfpack.base.documents import versions
 from golfpack.base.progress import Notify, silent
 from golfpack.errors import UsageError
 from golfpack.models.ranks import Group, joined
-from golfpack.train.choose import TrainOptions, choose
+from golfpack.train.checkpoint import Listener
+from golfpack.train.choose import Chosen, TrainOptions, choose
 from golfpack.train.features.weights import with_word_starts
 from golfpack.train.run import training_of
 from golfpack.train.sources import read_data
+from golfpack.train.tensorboard import tensorboard
 from golfpack.train.trainer import TrainResult
 from golfpack.train.trainer import train as run_training
 
 
-def train(options: TrainOptions, notify: Notify = silent) -> TrainResult:
+def train(
+    options: TrainOptions, notify: Notify = silent, listeners: Sequence[Listener] = ()
+) -> TrainResult:
     """Train a model of any family; under torchrun, all its processes train one.
+
+    Args:
+        options: what to train, on what.
+        notify: progress.
+        listeners: called with each line of the log.
 
     Raises:
         UsageError: unusable options or data.
         PeerError: another process failed first.
     """
-    with joined(options.device) as group:
-        return _train(options, notify if group.writes else silent, group)
+    with joined(options.device) as group, ExitStack() as ended:
+        chosen = choose(options)
+        chosen.data.check()
+        if options.out is None:
+            raise UsageError("a run needs a folder", "add --out FOLDER")
+        if options.tensorboard:
+            listeners = (*listeners, ended.enter_context(tensorboard(options.out)))
+        return _train(
+            options, options.out, chosen, notify if group.writes else silent, group, listeners
+        )
 
 
-def _train(options: TrainOptions, notify: Notify, group: Group) -> TrainResult:
-    chosen = choose(options)
-    chosen.data.check()
-    if options.out is None:
-        raise UsageError("a run needs a folder", "add --out FOLDER")
-    options.out.mkdir(parents=True, exist_ok=True)
-    data = read_data(chosen.data, options.out, options.resume, group, notify)
+def _train(
+    options: TrainOptions,
+    out: Path,
+    chosen: Chosen,
+    notify: Notify,
+    group: Group,
+    listeners: Sequence[Listener],
+) -> TrainResult:
+    out.mkdir(parents=True, exist_ok=True)
+    data = read_data(chosen.data, out, options.resume, group, notify)
     shape = dict(chosen.shape)
     config = chosen.config
     if data.tokenizer is not None:
@@ -41,10 +62,11 @@ def _train(options: TrainOptions, notify: Notify, group: Group) -> TrainResult:
         shape |= training_of(chosen.family).from_tokenizer(shape, data.tokenizer)
         config = with_word_starts(config, data.tokenizer)
     return run_training(
-        config, shape, data.tokens, options.out, family=chosen.family,
+        config, shape, data.tokens, out, family=chosen.family,
         val_tokens=data.val_tokens, resume=options.resume, tokenizer=data.tokenizer, group=group,
         progress=lambda done, total, note: notify("train", done, total, note),
         about=about_run(chosen.data.sources, data.path, options.argv, chosen.preset),
+        listeners=listeners,
     )  # fmt: skip
 
 

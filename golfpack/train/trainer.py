@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,17 @@ from golfpack.models.device import peak_memory_bytes, resolve_device, watch_memo
 from golfpack.models.golf.family import GOLF
 from golfpack.models.ranks import ALONE, Group
 from golfpack.train.aiming import Aim
+from golfpack.train.analyst import Analyst, left_out
 from golfpack.train.batches import Batches, Prefetch
-from golfpack.train.checkpoint import RunFolder, settings_of, write_calibration
+from golfpack.train.checkpoint import Listener, RunFolder, settings_of, write_calibration
 from golfpack.train.config import TrainConfig
 from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
 from golfpack.train.loss import validation_loss
+from golfpack.train.muon import Muon
 from golfpack.train.run import Run, new_run, training_of, weights_of
-from golfpack.train.schedule import budget_used, length_at, tokens_seen
+from golfpack.train.schedule import budget_used, length_at, tokens_per_second, tokens_seen
 from golfpack.train.step import StepRecord, train_step
+from golfpack.train.system_files import SystemFiles
 
 Progress = Callable[[int, int, str], None]
 
@@ -49,6 +52,7 @@ class TrainResult:
         tokens: training tokens seen.
         parameters: weights of the model.
         writes: whether this process wrote the files: one of a distributed run does.
+        warnings: what was left out, and why.
     """
 
     steps: int
@@ -63,6 +67,7 @@ class TrainResult:
     seed: int = 0
     tokens: int = 0
     parameters: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def train(
@@ -78,6 +83,7 @@ def train(
     tokenizer: Tokenizer | None = None,
     about: Mapping[str, Any] | None = None,
     group: Group = ALONE,
+    listeners: Sequence[Listener] = (),
 ) -> TrainResult:
     """Train a model from scratch, or go on where a run in `out_dir` stopped.
 
@@ -85,7 +91,8 @@ def train(
         config: budget, rates and intervals.
         model_config: options of the family; `seq_len` comes from `config` and may be left out.
         tokens: (N,) uint16 training stream.
-        out_dir: gets last.pt, train.jsonl, final_model.pt and final_model.config.json.
+        out_dir: gets last.pt, best.pt (with `val_every`), train.jsonl, final_model.pt and
+            final_model.config.json.
         family: of the model.
         val_tokens: (M,) uint16 held-out stream for validation losses; never trained on.
         resume: continue the run in `out_dir`, whose settings must be these.
@@ -93,6 +100,7 @@ def train(
         tokenizer: of the tokens, for sampled texts in the log.
         about: for the log: argv, versions, sources of the tokens, tokenizer's file.
         group: the processes that share each batch; the first of them writes.
+        listeners: called with each line of the log.
 
     Raises:
         UsageError: unusable options or tokens, a folder in use, or a loss that is not finite.
@@ -108,8 +116,13 @@ def train(
     batches = Batches(
         tokens, config.seq_len, config.rows, config.seed, config.order, config.curriculum_steps
     )
-    folder = RunFolder(out_dir, settings_of(config, spec, tokens), group.writes)
+    system = SystemFiles.of(family, spec.config, config, tokenizer)
+    folder = RunFolder(out_dir, settings_of(config, spec, tokens), group.writes, system, listeners)
     sampler = Sampler.of(config, spec.config["vocab_size"], tokenizer)
+    analyst = None
+    if config.analyse_every is not None and group.writes:
+        seen = tokens if val_tokens is None else val_tokens
+        analyst = Analyst.of(family, spec, seen, config.seq_len, out_dir)
     about = about or {}
 
     def batch_at(step: int) -> np.ndarray:
@@ -117,20 +130,29 @@ def train(
 
     with _torch_threads(config.threads), Prefetch(batch_at) as prefetch:
         run = new_run(family, spec, config, tokens)
+        for optimiser in run.optimisers:
+            if isinstance(optimiser, Muon):
+                optimiser.ranks = group
         if resume and not folder.begun:
             folder.resume(run)
             folder.log(resume_record(config, run.step, about))
         else:
             folder.start(meta_record(config, spec, tokens, val_tokens, out_dir, about))
+            if analyst is not None:
+                folder.log(analyst.first(run.result, run.step))
         aim = Aim(config, spec, tokens)
-        _Loop(config, prefetch, val_tokens, folder, progress, sampler, group, aim).run_out(run)
+        loop = _Loop(config, prefetch, val_tokens, folder, progress, sampler, analyst, group, aim)
+        loop.run_out(run)
         if config.budget and folder.writes:
             write_calibration(out_dir, tokens)
         checkpoint = folder.finish(weights_of(run.result), spec.config)
+        if analyst is not None:
+            analyst.draw(folder.lines())
     return TrainResult(
         run.step, run.seconds, run.running_loss, run.val_loss, checkpoint,
         config.device, peak_memory_bytes(config.device), group.writes, config.budget, config.seed,
         tokens_seen(config, run.step), spec.numel,
+        warnings=() if analyst is None else tuple(left_out()),
     )  # fmt: skip
 
 
@@ -144,6 +166,7 @@ class _Loop:
     folder: RunFolder
     progress: Progress | None
     sampler: Sampler | None
+    analyst: Analyst | None
     group: Group
     aim: Aim
 
@@ -187,34 +210,16 @@ class _Loop:
         return float(self.group.sum_array(mine)[0])
 
     def _after_step(self, run: Run, record: StepRecord, timing: dict[str, float]) -> None:
-        """Whatever is due at this step: validation, log, samples, checkpoint, progress."""
+        """What is due at this step, and progress."""
         config = self.config
         last = budget_used(config, run.step, run.seconds) >= 1.0
-        every = (config.val_every, config.log_every, config.save_every, config.sample_every)
-        due = any(_due(interval, run.step, last) for interval in every)
-        if due:  # nothing is written of a run whose losses have not been seen to be finite
-            record, timing = self._look(run, record, timing)
-        found: dict[str, float] = {}
-        if self.val_tokens is not None and _due(config.val_every, run.step, last):
-            run.val_loss = self._validate(run, self.val_tokens)
-            found["val_loss"] = run.val_loss
-        if found or _due(config.log_every, run.step, last):
-            trained = config.rows * length_at(config, run.step - 1)
-            rate = 1000.0 * trained / timing["step"]
-            line = {"type": "step", **dataclasses.asdict(record), "seconds": run.seconds, **found}
-            clock = {"tokens_per_second": rate, "timing_ms": timing, "time": now()}
-            self.folder.log(line | clock)
-        if (
-            self.sampler is not None
-            and self.folder.writes
-            and _due(config.sample_every, run.step, last)
-        ):
-            for text in self.sampler.records(run.result, run.step):
-                self.folder.log(text)
-        if _due(config.save_every, run.step, last):
-            self._note(run, "checkpoint")  # before it is saved: what is logged by then is kept
-            self.folder.save(run)
-        if due:
+        every = (
+            config.val_every, config.log_every, config.save_every, config.sample_every,
+            config.system_every, config.analyse_every,
+        )  # fmt: skip
+        if any(_due(interval, run.step, last) for interval in every):
+            # Nothing is written of a run whose losses have not been seen to be finite.
+            self._write(run, *self._look(run, record, timing), last)
             run.looked = (run.step, time.perf_counter())
         if self.progress is not None and self.folder.writes:
             done, total = _position(config, run)
@@ -223,12 +228,50 @@ class _Loop:
             note = f"loss {run.running_loss:.3f}" if known else ""
             self.progress(done, total, note if run.look is None else f"{note}, {run.look.told}")
 
-    def _validate(self, run: Run, tokens: np.ndarray) -> float:
+    def _write(self, run: Run, record: StepRecord, timing: dict[str, float], last: bool) -> None:
+        """Whatever is due: validation, log, analysis, samples, checkpoints."""
         config = self.config
-        return validation_loss(
-            run.result, tokens, config.seq_len, config.rows // config.accumulate,
+
+        def due(every: int | None) -> bool:
+            return _due(every, run.step, last)
+
+        found = {"val_loss": self._validate(run)} if due(config.val_every) else {}
+        found = {name: loss for name, loss in found.items() if loss is not None}
+        if found or due(config.log_every):
+            rate = tokens_per_second(config, run.step - 1, timing["step"])
+            line = {"type": "step", **dataclasses.asdict(record), "seconds": run.seconds, **found}
+            clock = {"tokens_per_second": rate, "timing_ms": timing, "time": now()}
+            self.folder.log(line | clock)
+        if self.folder.writes:
+            self._watch(run, due)
+        if due(config.save_every):
+            self._note(run, "checkpoint")  # before it is saved: what is logged by then is kept
+            self.folder.save(run)
+        if config.system_every is not None and due(config.system_every):
+            self.folder.save_system(run)
+
+    def _watch(self, run: Run, due: Callable[[int | None], bool]) -> None:
+        """What the model does and writes, as far as that is due."""
+        if self.analyst is not None and due(self.config.analyse_every):
+            self.folder.log(self.analyst.record(run.result, run.step))
+        if self.sampler is not None and due(self.config.sample_every):
+            for text in self.sampler.records(run.result, run.step):
+                self.folder.log(text)
+
+    def _validate(self, run: Run) -> float | None:
+        """The validation loss, where there is anything to validate on; the best weights are kept."""
+        if self.val_tokens is None:
+            return None
+        config = self.config
+        run.val_loss = validation_loss(
+            run.result, self.val_tokens, config.seq_len, config.rows // config.accumulate,
             batches=config.val_batches, precision=config.precision, ignore_id=config.ignore_id,
         )  # fmt: skip
+        if run.val_loss < run.best_val:
+            run.best_val = run.val_loss
+            if config.val_every is not None:
+                self.folder.save_best(run)
+        return run.val_loss
 
     def _look(
         self, run: Run, record: StepRecord, timing: dict[str, float]

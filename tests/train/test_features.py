@@ -24,7 +24,6 @@ from golfpack.train.features import curriculum, heads, meta_ttt, qk_init, weight
 from golfpack.train.log import Stopwatch
 from golfpack.train.loss import validation_loss
 from golfpack.train.run import Run, new_run
-from golfpack.train.schedule import momentum_at
 from golfpack.train.step import _add_gradients
 from golfpack.train.trainer import complete_options, train
 
@@ -252,16 +251,6 @@ def test_easy_sequences_come_first() -> None:
     assert np.array_equal(taught.at(5, 8), taught.at(5)[:, :9])
 
 
-def test_momentum_goes_up_and_down() -> None:
-    config = changed(momentum=0.95, momentum_start=0.85, momentum_cycle=50)
-    found = [momentum_at(config, step) for step in (0, 25, 50, 75, 100, 125)]
-    assert found == pytest.approx([0.85, 0.90, 0.95, 0.90, 0.85, 0.90])
-    risen = changed(momentum_start=0.85, momentum_steps=50)
-    assert [momentum_at(risen, s) for s in (0, 25, 50, 75)] == pytest.approx(
-        [0.85, 0.9, 0.95, 0.95]
-    )
-
-
 def test_loops_begin_late(tmp_path: Path) -> None:
     """Off, it is the model of the plain order, averages too; the final one loops."""
     run = fresh(changed(loops_from=0.4, ema_decay=0.5))
@@ -349,7 +338,6 @@ def test_word_starts_come_from_the_tokenizer(tmp_path: Path) -> None:
         ("golf", {"meta_weight": 0.5, "meta_freeze": 2}, "leaves meta-TTT no block's matrices"),
         ("golf", {"focal_gamma": 1.0, "label_smoothing": 0.1}, "both change the loss"),
         ("golf", {"meta_weight": 0.5, "grad_checkpoint": True}, "with others"),
-        ("golf", {"momentum_cycle": 9}, "no lower end"),
         ("golf", {"mtp_heads": 16}, "sequences of 16 tokens are too short"),
     ],
 )

@@ -17,7 +17,7 @@ from golfpack.train.config import TrainConfig
 from golfpack.train.loss import sequence_loss
 from golfpack.train.presets import load_preset, preset_names
 from golfpack.train.run import new_run, training_of
-from golfpack.train.schedule import lr_scale
+from golfpack.train.schedule import budget_used, lr_scale, tokens_per_second
 from golfpack.train.sources import DataOptions
 from golfpack.train.train import train
 from golfpack.train.trainer import complete_options
@@ -95,6 +95,25 @@ CELLS = {
 def test_rates_of_the_chat_model() -> None:
     config = choose(TrainOptions(preset="alpha-chat-4k")).config
     assert [f"{rate:.2e}" for rate in rates(config, list(CELLS))] == list(CELLS.values())
+
+
+def test_the_chat_models_rates_and_speeds_are_those_of_its_report(shared: Path) -> None:
+    """16 of 16 milestones: the rate, and the tokens per second that a step's time stands for."""
+    report = next((shared / "docs" / "seeds").glob("003_*.txt")).read_text(encoding="utf-8")
+    table = report.split("### Milestone Steps")[1].split("###")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in table.splitlines()
+        if "e-" in line
+    ]
+    config = choose(TrainOptions(preset="alpha-chat-4k")).config
+    assert len(rows) == 16
+    for step, _, _, _, rate, speed, step_ms in rows:
+        before = int(step.replace(",", "")) - 1
+        found = config.lr * lr_scale(config, before, budget_used(config, before, 0.0))
+        assert f"{found:.2e}".replace("e-0", "e-") == rate
+        per_second = tokens_per_second(config, before, float(step_ms.replace(",", "")))
+        assert abs(per_second - float(speed.replace(",", ""))) <= 1
 
 
 def test_what_decays_in_the_chat_model() -> None:

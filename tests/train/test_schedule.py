@@ -100,3 +100,16 @@ def test_momentum_warms_up() -> None:
         [0.85, 0.9, 0.95, 0.95]
     )
     assert momentum_at(TrainConfig(steps=9), 0) == 0.95
+
+
+def test_momentum_cycles() -> None:
+    """Seed 004's, between 0.85 and 0.95 every 50 steps."""
+    config = TrainConfig(steps=200, momentum=0.95, momentum_start=0.85, momentum_cycle=50)
+    found = [momentum_at(config, s) for s in (0, 25, 50, 75, 100, 12)]
+    assert found[:5] == pytest.approx([0.85, 0.95, 0.85, 0.95, 0.85])
+    assert 0.89 < found[5] < 0.9
+    assert {momentum_at(config, s) for s in range(200)} <= {
+        momentum_at(config, s) for s in range(50)
+    }
+    with pytest.raises(UsageError, match="the other end of its swing"):
+        TrainConfig(steps=9, momentum_cycle=50)

@@ -85,6 +85,14 @@ def test_two_ranks_share_every_feature(tokens: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_ranks_share_muons_matrices(tokens: Path) -> None:
+    """What they train is what one does, and each of them could go on with it."""
+    more = ("--set", "train.optimizer=muon", "--set", "train.matrix_lr=0.01")
+    assert golfpack(tokens / "of1", 1, 20, *more).returncode == 0
+    compare(tokens, 2, 20, *more)
+
+
+@pytest.mark.slow
 def test_one_two_and_four_ranks(tokens: Path) -> None:
     assert golfpack(tokens / "of1", 1, 50).returncode == 0
     compare(tokens, 2, 50)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from golfpack.models.alph.net import Alph
-from golfpack.models.training import Training, fill_normal, scaled_std
+from golfpack.models.alph.system import system_checkpoint, system_config
+from golfpack.models.training import SystemForm, Training, fill_normal, scaled_std
 from golfpack.spec import ModelSpec, TensorSpec
 
 
@@ -37,4 +38,5 @@ TRAINING = Training(
     decays=_decays,
     dropout=True,
     blocks=_blocks,
+    system=SystemForm(system_config, system_checkpoint, "checkpoint-*.json", moments=True),
 )

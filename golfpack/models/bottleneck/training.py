@@ -12,7 +12,8 @@ from torch import nn
 
 from golfpack.models.bottleneck.config import BottleneckConfig
 from golfpack.models.bottleneck.net import Bottleneck
-from golfpack.models.training import Training, fill_normal
+from golfpack.models.bottleneck.system import system_checkpoint, system_config
+from golfpack.models.training import SystemForm, Training, fill_normal
 from golfpack.spec import ModelSpec, TensorSpec
 
 
@@ -52,6 +53,10 @@ def tied_names(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _score_parts(config: Mapping[str, Any]) -> dict[str, int]:
+    return {n.removeprefix("k_"): width for n, width in BottleneckConfig(**config).key_parts}
+
+
 TRAINING = Training(
     initialise=_initialise,
     shape={
@@ -63,4 +68,8 @@ TRAINING = Training(
     dropout=True,
     blocks=_blocks,
     aliases=tied_names,
+    score_parts=_score_parts,
+    system=SystemForm(
+        system_config, lambda run: system_checkpoint(run, tied_names(run.options)), "step*.pt"
+    ),
 )  # fmt: skip

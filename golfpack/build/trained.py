@@ -46,7 +46,8 @@ def built_options(result: TrainResult, options: TrainOptions) -> BuildOptions:
         "checkpoint": folder / FINAL, "budget": result.budget, "calib": str(calibration),
         "calib_tokens": min(CALIB_TOKENS, max(2, most)), "output": folder / ARTIFACT,
         "tokenizer": _tokenizer(folder, options), "model": user, "model_args": options.model_args,
-        "refine": refined_tokens(result), "refine_on": "labels", "seed": result.seed, "threads": options.threads, "device": options.device,
+        "refine": refined_tokens(result), "refine_on": "labels",
+        "seed": result.seed, "threads": options.threads, "device": options.device,
         "argv": tuple(options.argv),
     })  # fmt: skip
 

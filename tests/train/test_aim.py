@@ -235,3 +235,12 @@ def test_a_run_of_before_these_settings_goes_on(tmp_path: Path) -> None:
         del last["settings"][name]
     torch.save(last, tmp_path / "last.pt")
     assert train(config, MODELS["golf"], TOKENS, tmp_path, resume=True).steps == 8
+
+
+def test_minutes_are_for_steps_and_codes() -> None:
+    def minutes(**options: Any) -> float | None:
+        return choose(TrainOptions(minutes=10.0, **options)).config.minutes
+
+    assert minutes() == 10.0
+    assert minutes(budget="2bpw") == pytest.approx(8.0)
+    assert minutes(budget="2bpw", settings=("train.minutes=5",)) == pytest.approx(4.0)

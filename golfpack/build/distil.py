@@ -179,8 +179,8 @@ def distil(
 def usual_size(powers: Sequence[torch.Tensor], sizes: Sequence[int]) -> torch.Tensor:
     """The root mean square of all gradients, (), but for outliers.
 
-    Where a row of an embedding is rounded to zeros, the norm behind it has a slope of a thousand or more,
-    and its gradients alone would be the network's.
+    Where a row of an embedding is rounded to zeros, the norm behind it has a slope of a thousand or
+    more, and its gradients alone would be the network's.
 
     Args:
         powers: summed squares of each tensor's gradients.

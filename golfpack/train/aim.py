@@ -63,9 +63,9 @@ class Look:
         dial: of the step field.
         artifact_bytes: of the file at that dial.
         kl: KL(float || artifact), nats per token.
-        bytes_ratio: real bits of the coded tensors over the rate model's, as the first look found.
-        fixed_bits: of what is no weights (header, manifest), as the first look found.
-        kl_constant: KL over the dial's square, as the first look found.
+        bytes_ratio: real bits of the coded tensors over the rate model's, by a rounding for real.
+        fixed_bits: of what is no weights (header, manifest), there.
+        kl_constant: KL over the dial's square, there.
         grids: by matrix, those that are quantized by what calibration saw of their inputs.
     """
 
@@ -114,18 +114,20 @@ def look(
     *,
     count: int,
     seed: int,
+    last: bool = False,
 ) -> Look:
     """What a build of `model` at `budget_bytes` would be.
 
-    The first look rounds and codes all weights for real once, which tells how the rate model's bits
-    relate to the file's, and, on tokens that it did not calibrate on, the KL to the dial. Both hardly
-    change afterwards: later looks solve the rate model alone, and the KL goes with the dial's square.
+    The first look and the last round and code all weights for real once, which tells how the rate
+    model's bits relate to the file's, and, on tokens that they did not calibrate on, the KL to the dial.
+    Both change slowly: other looks solve the rate model alone, and the KL goes with the dial's square.
 
     Args:
         tokens: (N,) of training.
         before: the look before this one, or None.
         count: tokens to calibrate on.
         seed: of the sampled labels.
+        last: whether the model is finished.
 
     Raises:
         UsageError: the budget is out of the recipe's reach.
@@ -146,7 +148,7 @@ def look(
     if before is not None:
         ratio, constant, fixed = before.bytes_ratio, before.kl_constant, before.fixed_bits
     dial = 2.0 ** rate.solve((wanted - fixed) / ratio)
-    if before is None:
+    if before is None or last:
         probe = run_passes(recipe.round, replace(state, dial=dial))
         assert probe.blob is not None
         fixed = 8 * parse(probe.blob).overhead

@@ -100,7 +100,7 @@ class Bench:
             "vocab_size": tokenizer.vocab_size(),
         }  # fmt: skip
         table = ByteTable.from_tokenizer(tokenizer, tokenizer.vocab_size())
-        self.bytes_per_token = table.count(self.val) / self.val.size
+        self.bytes_per_token = float(np.mean(table.count(self.val)))
 
     def config(self, seed: int, **options: Any) -> TrainConfig:
         args = self.args
@@ -112,7 +112,7 @@ class Bench:
 
     def bpb(self, module: torch.nn.Module) -> float:
         nats = validation_loss(module, self.val, 128, 64)
-        return float(nats / math.log(2) / self.bytes_per_token)
+        return nats / math.log(2) / self.bytes_per_token
 
     def shared(self, seed: int) -> Path:
         """A run up to `aim_from`."""

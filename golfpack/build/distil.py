@@ -44,6 +44,8 @@ BETAS = (0.9, 0.99)
 # Added to each gradient's size, as a share of the network's: what hardly matters hardly moves. Steps
 # are such that all that matters has gradients of one size.
 EPSILON = 0.1
+# Where the network's is more than so many times the median tensor's, a few gradients rule it.
+OUTLIER = 4.0
 # The peak rate, in steps per update, at most; and its product with the root of the updates, which is how
 # far noise alone moves a latent. With less than half a token per weight there is less to tell a gradient
 # from its noise by, and it falls with the fourth root of what there is (docs/LOG.md).
@@ -157,6 +159,7 @@ def distil(
     peak = min(RATE, WALK * min(1.0, 2 * text.size / count) ** 0.25 / sqrt(updates))
     shown = _Shown(updates, 1 if device is None else DEVICE_LOOKS, labels, progress)
     looks = {round(share * updates) for share in LOOKS}
+    sizes = [x.z.numel() for x in here.values()]
     with torch_threads_restored(), exact_products():
         helpers.ask("train", {"labels": labels}, weights_by_name(student))
         runs = _on_threads(teacher, student, batches, labels, threads, helpers) if device is None else (
@@ -171,10 +174,26 @@ def distil(
             rate = peak * 0.5 * (1 + cos(pi * done / updates))
             for name, x in here.items():
                 adam[name].see(gradients[name].reshape(x.z.shape).mul_(x.step))
-            usual = torch.stack([a.power() for a in adam.values()]).sum().div(count).sqrt()
+            usual = usual_size([a.power() for a in adam.values()], sizes)
             for name, x in here.items():
                 x.move(adam[name].change(rate, EPSILON * usual))
     return {name: x.on("cpu") for name, x in here.items()}
+
+
+def usual_size(powers: Sequence[torch.Tensor], sizes: Sequence[int]) -> torch.Tensor:
+    """The root mean square of all gradients, (), but for outliers.
+
+    Where a row of an embedding is rounded to zeros, the norm behind it has a slope of a thousand or
+    more, and its gradients alone would be the network's.
+
+    Args:
+        powers: summed squares of each tensor's gradients.
+        sizes: how many those are.
+    """
+    stacked = torch.stack(list(powers))
+    each = stacked / torch.tensor(sizes, device=stacked.device)
+    whole = stacked.sum().div(sum(sizes)).sqrt()
+    return torch.minimum(whole, OUTLIER * each.median().sqrt())
 
 
 # Summed loss of a batch, and its gradient by every weight that is trained.

@@ -22,7 +22,7 @@ from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
 from golfpack.packer.format.container import parse
 from golfpack.packer.format.steps import StepField
-from golfpack.packer.predict import quadratic_kl
+from golfpack.packer.format.tensors import PackedTensor
 from golfpack.packer.quantize.gptq import Factor
 from golfpack.packer.quantize.sensitivity import Sensitivity
 from golfpack.packer.rate import RateModel
@@ -33,7 +33,8 @@ from golfpack.spec import ModelSpec
 RECIPE = "rd"
 # A uniform error of a step has this deviation.
 UNIFORM = 12**-0.5
-LENGTH = 512
+# Sequences of a look, and how many of them it does not calibrate on.
+LENGTH, HELD_OUT = 512, 4
 
 
 class Grid(NamedTuple):
@@ -62,9 +63,9 @@ class Look:
         dial: of the step field.
         artifact_bytes: of the file at that dial.
         kl: KL(float || artifact), nats per token.
-        bytes_ratio: real bits of the coded tensors over the rate model's, as the first look found.
-        fixed_bits: of what is no weights (header, manifest), as the first look found.
-        kl_constant: KL over the dial's square, as the first look found.
+        bytes_ratio: real bits of the coded tensors over the rate model's, by a rounding for real.
+        fixed_bits: of what is no weights (header, manifest), there.
+        kl_constant: KL over the dial's square, there.
         grids: by matrix, those that are quantized by what calibration saw of their inputs.
     """
 
@@ -113,23 +114,27 @@ def look(
     *,
     count: int,
     seed: int,
+    last: bool = False,
 ) -> Look:
     """What a build of `model` at `budget_bytes` would be.
 
-    The first look rounds and codes all weights for real once, which tells how the rate model's bits
-    relate to the file's, and the expected KL to the dial. Both hardly change afterwards: later looks
-    solve the rate model alone, and the KL goes with the square of the dial.
+    The first look and the last round and code all weights for real once, which tells how the rate
+    model's bits relate to the file's, and, on tokens that they did not calibrate on, the KL to the dial.
+    Both change slowly: other looks solve the rate model alone, and the KL goes with the dial's square.
 
     Args:
         tokens: (N,) of training.
         before: the look before this one, or None.
         count: tokens to calibrate on.
         seed: of the sampled labels.
+        last: whether the model is finished.
 
     Raises:
         UsageError: the budget is out of the recipe's reach.
     """
-    state, recipe = _prepared(model, spec, tokens, count, seed)
+    host = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    rows = _sequences(spec, tokens, count)
+    state, recipe = _prepared(host, spec, rows[HELD_OUT:], seed)
     rate = RateModel(state)
     wanted = 8 * budget_bytes - rate.kept_bits
     if wanted < recipe.search.floor_bpw * rate.weights:
@@ -143,12 +148,12 @@ def look(
     if before is not None:
         ratio, constant, fixed = before.bytes_ratio, before.kl_constant, before.fixed_bits
     dial = 2.0 ** rate.solve((wanted - fixed) / ratio)
-    if before is None:
+    if before is None or last:
         probe = run_passes(recipe.round, replace(state, dial=dial))
         assert probe.blob is not None
         fixed = 8 * parse(probe.blob).overhead
         ratio = (8 * probe.size - rate.kept_bits - fixed) / max(rate.bits(log2(dial)), 1.0)
-        constant = quadratic_kl(probe) / dial**2
+        constant = _kl(host, probe.tensors, rows[:HELD_OUT]) / dial**2
         dial = 2.0 ** rate.solve((wanted - fixed) / ratio)
     size = round((rate.kept_bits + fixed + ratio * rate.bits(log2(dial))) / 8)
     device = next(model.parameters()).device
@@ -160,17 +165,37 @@ def look(
     return Look(number, step, dial, size, constant * dial**2, ratio, fixed, constant, grids)
 
 
+def _sequences(spec: ModelSpec, tokens: np.ndarray, count: int) -> np.ndarray:
+    """(HELD_OUT + n, length) of `tokens`, `count` in the n last, if there are so many.
+
+    The first are measured on, and the others calibrated on.
+    """
+    length = min(LENGTH, spec.config.get("seq_len", LENGTH), tokens.size)
+    rows = HELD_OUT + max(1, count // length)
+    starts = np.linspace(0, tokens.size - length, rows).astype(np.int64)
+    order = np.random.default_rng(0).permutation(rows)
+    return np.stack([tokens[s : s + length] for s in starts[order]]).astype(np.int64)
+
+
+@torch.no_grad()
+def _kl(model: nn.Module, tensors: Mapping[str, PackedTensor], rows: np.ndarray) -> float:
+    """KL(model || the model with these tensors) on `rows`, nats per token."""
+    packed = copy.deepcopy(model)
+    for name, p in packed.named_parameters():
+        p.copy_(torch.from_numpy(tensors[name].dequantize()).view_as(p))
+    total = 0.0
+    for row in torch.from_numpy(rows).split(1):
+        p, q = (m(row).double().log_softmax(-1) for m in (model, packed))
+        total += float((p.exp() * (p - q)).sum())
+    return total / rows.size
+
+
 def _prepared(
-    model: nn.Module, spec: ModelSpec, tokens: np.ndarray, count: int, seed: int
+    host: nn.Module, spec: ModelSpec, rows: np.ndarray, seed: int
 ) -> tuple[PackState, Recipe]:
     """The state as a search gets it."""
-    length = min(LENGTH, spec.config.get("seq_len", LENGTH), tokens.size)
-    rows = min(max(1, count // length), tokens.size // length)
-    starts = np.linspace(0, tokens.size - length, rows).astype(np.int64)
-    sequences = np.stack([tokens[s : s + length] for s in starts]).astype(np.int64)
-    host = copy.deepcopy(model).to("cpu", torch.float32).eval()
     stats = calibrate(
-        host, spec, CalibTokens(sequences, "training"), gradients=True, seed=seed, threads=1
+        host, spec, CalibTokens(rows, "training"), gradients=True, seed=seed, threads=1
     )
     recipe = load_recipe(RECIPE)
     weights = {name: p.detach().numpy() for name, p in host.named_parameters()}

@@ -39,7 +39,7 @@ class Aim:
         run.look = look(
             run.model if used < 1.0 else run.result, self.spec, self.tokens,
             parse_size(self.config.budget, self.spec.numel), self._number(used), run.step, run.look,
-            count=self.config.aim_tokens, seed=self.config.seed,
+            count=self.config.aim_tokens, seed=self.config.seed, last=used >= 1.0,
         )  # fmt: skip
         return run.look.record() | {"time": now()}
 

@@ -177,8 +177,8 @@ class TrainConfig:
     cautious_decay: bool = False
     budget: str = ""
     aim_from: float = 0.6
-    aim_looks: int = 4
-    aim_tokens: int = 8192
+    aim_looks: int = 2
+    aim_tokens: int = 4096
     aim_errors: float = 0.0
     aim_rounding: bool = False
     rate_decay: float = 0.0

@@ -36,7 +36,7 @@ def compiled_weights(
     changed = {name: parameters[name] for name in look.grids}
     kept = {name: p.detach().clone() for name, p in changed.items()}
     with torch.no_grad():
-        device = next(iter(changed.values())).device
+        device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(seed)
         for name, p in changed.items():
             grid = look.grids[name]

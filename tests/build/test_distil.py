@@ -180,3 +180,12 @@ def test_a_network_that_overflows_is_an_error(tiny, teacher, tiny_tokens):
     broken = tiny.module(nan)
     with pytest.raises(UsageError, match="the KL is nan after 0 updates"):
         distil(broken, student(tiny, latents), latents, tiny_tokens.sequences[:1], threads=1)
+
+
+def test_a_row_of_zeros_does_not_set_the_pace_of_all_others():
+    ordinary = [torch.tensor(4.0 * n, dtype=torch.float64) for n in (100, 300, 50)]
+    sizes = [100, 300, 50]
+    assert float(distil_module.usual_size(ordinary, sizes)) == pytest.approx(2.0)
+    wild = torch.tensor(1e20, dtype=torch.float64)
+    found = float(distil_module.usual_size([*ordinary, wild], [*sizes, 1000]))
+    assert found == pytest.approx(2.0 * distil_module.OUTLIER)

@@ -1,5 +1,6 @@
 """Training for the artifact: what a look says, what passes run on, what decays, and that all resumes."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -19,7 +20,7 @@ from golfpack.errors import UsageError
 from golfpack.models import FAMILIES
 from golfpack.packer.format.steps import step_matrix
 from golfpack.packer.quantize.gptq import round_feedback
-from golfpack.packer.recipe import load_recipe
+from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.state import PackState, run_passes, step_field
 from golfpack.spec import ModelSpec
 from golfpack.train.aim import Grid, Look, look
@@ -73,12 +74,7 @@ def test_the_size_that_is_predicted_at_the_end_is_that_of_the_file(
     spec = family.spec(complete_options(family, MODELS[name], config.seq_len))
     model = family.build(spec.config)
     model.load_state_dict(weights(result.checkpoint), strict=False)
-    starts = np.linspace(0, TOKENS.size - 32, 32).astype(np.int64)
-    rows = np.stack([TOKENS[s : s + 32] for s in starts]).astype(np.int64)
-    stats = calibrate(model, spec, CalibTokens(rows, "t"), gradients=True, seed=0, threads=1)
-    recipe = load_recipe("rd")
-    arrays = {n: p.detach().numpy() for n, p in model.named_parameters()}
-    state = run_passes(recipe.prepare, PackState(spec, arrays, stats))
+    state, recipe = prepared(model, spec)
     real = run_passes(recipe.round, dataclasses.replace(state, dial=looks[-1]["dial"])).size
     assert real == pytest.approx(looks[-1]["artifact_bytes"], rel=0.03)
 
@@ -90,7 +86,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def test_errors_cost_what_rounding_with_feedback_costs(golf: tuple[Run, ModelSpec, Look]) -> None:
     run, spec, seen = golf
-    state, _ = prepared(run, spec)
+    state, _ = prepared(copy.deepcopy(run.model), spec)
     generator = torch.Generator().manual_seed(0)
     for name, grid in seen.grids.items():
         known, steps = state.sensitivity[name], step_field(state, name, seen.dial)
@@ -103,10 +99,15 @@ def test_errors_cost_what_rounding_with_feedback_costs(golf: tuple[Run, ModelSpe
         assert rounded == pytest.approx(np.mean(drawn), rel=0.25), name
 
 
-def prepared(run: Run, spec: ModelSpec) -> tuple[PackState, Any]:
-    from golfpack.train.aim import _prepared  # pyright: ignore[reportPrivateUsage]
-
-    return _prepared(run.model, spec, TOKENS, 1024, 0)
+def prepared(model: torch.nn.Module, spec: ModelSpec) -> tuple[PackState, Recipe]:
+    """As `build` has it, calibrated on the tokens that looks at this model take."""
+    starts = np.linspace(0, TOKENS.size - 32, 36).astype(np.int64)
+    order = np.random.default_rng(0).permutation(36)[4:]
+    rows = np.stack([TOKENS[s : s + 32] for s in starts[order]]).astype(np.int64)
+    stats = calibrate(model, spec, CalibTokens(rows, "t"), gradients=True, seed=0, threads=1)
+    recipe = load_recipe("rd")
+    arrays = {n: p.detach().numpy() for n, p in model.named_parameters()}
+    return run_passes(recipe.prepare, PackState(spec, arrays, stats)), recipe
 
 
 @pytest.mark.parametrize("rounded", [False, True])
@@ -165,10 +166,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_a_resumed_run_equals_a_straight_one(kind: str, tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, **OPTIONS[kind])
+    config = dataclasses.replace(CONFIG, **OPTIONS[kind], steps=20, aim_looks=1)
     straight, other = tmp_path / "straight", tmp_path / "other"
     train(config, MODELS["golf"], TOKENS, straight)
-    for stop in (13, 18, 27):
+    for stop in (8, 13, 18):
         with pytest.raises(Interrupted):
             train(
                 config, MODELS["golf"], TOKENS, other, progress=interrupt_at(stop),
@@ -179,7 +180,7 @@ def test_a_resumed_run_equals_a_straight_one(kind: str, tmp_path: Path) -> None:
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert log_of(straight) == log_of(other)
     kept = [[x for x in records(f) if x["type"] == "artifact"] for f in (straight, other)]
-    assert len(kept[0]) == 4
+    assert len(kept[0]) == 2
     assert kept[0] == kept[1]
 
 
@@ -234,3 +235,12 @@ def test_a_run_of_before_these_settings_goes_on(tmp_path: Path) -> None:
         del last["settings"][name]
     torch.save(last, tmp_path / "last.pt")
     assert train(config, MODELS["golf"], TOKENS, tmp_path, resume=True).steps == 8
+
+
+def test_minutes_are_for_steps_and_codes() -> None:
+    def minutes(**options: Any) -> float | None:
+        return choose(TrainOptions(minutes=10.0, **options)).config.minutes
+
+    assert minutes() == 10.0
+    assert minutes(budget="2bpw") == pytest.approx(8.0)
+    assert minutes(budget="2bpw", settings=("train.minutes=5",)) == pytest.approx(4.0)

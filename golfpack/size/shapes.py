@@ -13,7 +13,7 @@ from golfpack.train.run import training_of
 # The bits per weight that the budget gives to the rungs of a ladder that nobody described.
 LADDER_BITS = (6.0, 4.0, 3.0, 2.0, 1.25)
 # Where the best rung is an end, the next has so many times its parameters, within these bits per weight.
-_NEXT, _LEAST_BITS, _MOST_BITS = 1.5, 0.75, 12.0
+_NEXT, _LEAST_BITS, _MOST_BITS = 1.5, 0.4, 16.0
 # What a shape says; everything else of a model is `--set model.NAME=VALUE`.
 _OPTIONS = frozenset({"num_layers", "dim", "num_heads", "num_kv_heads", "mlp_hidden"})
 # Channels of a head, about; 64 from a width of 512 on, as in the challenge's baseline.

@@ -20,7 +20,7 @@ _NEAR = 1.25
 _OPTIONS = frozenset({"num_layers", "dim", "num_heads", "num_kv_heads", "mlp_hidden"})
 # Channels of a head, about; 64 from a width of 512 on, as in the challenge's baseline.
 _HEAD_DIM, _WIDE_HEAD_DIM, _WIDE = 32, 64, 512
-_LEAST_HEADS = 4
+_LEAST_HEADS, _LEAST_LAYERS = 4, 2
 _NARROWEST, _WIDEST = 32, 8192
 _WORDS = re.compile(r"([0-9]{1,3})x([0-9]{1,5})")
 
@@ -83,7 +83,7 @@ def _heads(dim: int, sharing: int) -> int:
 
 def depth_of(dim: int) -> int:
     """Layers of a width, where nobody says: with its square root, and 6 at 256 as the demonstrations."""
-    return max(2, round(6 * (dim / 256) ** 0.5))
+    return max(_LEAST_LAYERS, round(6 * (dim / 256) ** 0.5))
 
 
 def ladder(size_of: Callable[[Shape], int], budget: int) -> tuple[Shape, ...]:
@@ -136,7 +136,8 @@ def neighbours(size_of: Callable[[Shape], int], best: Shape, budget: int) -> lis
     Where its depth is not the usual one, shapes of the same depth that are smaller and larger, too.
     """
     own = size_of(best)
-    wanted = [(layers, own) for layers in (best.layers - 1, best.layers + 1) if layers]
+    depths = [n for n in (best.layers - 1, best.layers + 1) if n >= _LEAST_LAYERS]
+    wanted = [(layers, own) for layers in depths]
     if best.layers != depth_of(best.dim):
         wanted += [(best.layers, round(own / _NEAR)), (best.layers, round(own * _NEAR))]
     found = [_nearest(size_of, layers, size) for layers, size in wanted]

@@ -3,10 +3,10 @@ r"""Is the shape that `golfpack size` recommends as good as the best of a fine g
     python benchmarks/bench_size.py --out grid --budget 100kB --steps 200 --seeds 1 \
         --text books books_train.jsonl books_val.jsonl 512 [--texts books,python]
 
-For each text: the default ladder, and its recommendation. Then every width of the ladder's range that
-is a multiple of 16, with a block less than usual, as many, and one more (two at least), trained, built and
-scored likewise. The recommendation is held to the grid's best shape, means over seeds; exits with 1 where it
-is more than --within bits per byte worse. Cells are kept in --out and reused.
+For each text: the default search, and its recommendation. Then every width of the range that it tried,
+16 apart, with a block less than usual, as many, and one more (two at least), trained, built and scored
+likewise. The recommendation is held to the best shape of all, means over seeds; exits with 1 where it is
+more than --within bits per byte worse. Cells are kept in --out and reused.
 """
 
 import argparse

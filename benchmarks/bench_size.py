@@ -3,10 +3,10 @@ r"""Is the shape that `golfpack size` recommends as good as the best of a fine g
     python benchmarks/bench_size.py --out grid --budget 100kB --steps 200 --seeds 1 \
         --text books books_train.jsonl books_val.jsonl 512 [--texts books,python]
 
-For each text: the default ladder, and its recommendation. Then every width of the ladder's range that
-is a multiple of 16, with a block less than usual, as many, and one more, trained, built and scored
-likewise. The recommendation is held to the grid's best shape, means over seeds; exits with 1 where it
-is more than --within bits per byte worse. Cells are kept in --out and reused.
+For each text: the default search, and its recommendation. Then every width of the range that it tried,
+16 apart, with a block less than usual, as many, and one more (two at least), trained, built and scored
+likewise. The recommendation is held to the best shape of all, means over seeds; exits with 1 where it is
+more than --within bits per byte worse. Cells are kept in --out and reused.
 """
 
 import argparse
@@ -30,7 +30,8 @@ def grid(lab: Lab, ladder: list[Shape]) -> list[Shape]:
     low, high = (lab.parameters(s) for s in (ladder[0], ladder[-1]))
     usual = between(lab.parameters, ladder)
     found = {Shape(s.dim, s.layers + more) for s in usual for more in (-1, 0, 1)}
-    return sorted((s for s in found if low <= lab.parameters(s) <= high), key=lab.parameters)
+    deep = (s for s in found if s.layers > 1)
+    return sorted((s for s in deep if low <= lab.parameters(s) <= high), key=lab.parameters)
 
 
 def tell(run: SizeRun) -> None:
@@ -56,7 +57,9 @@ def one(text: Text, args: argparse.Namespace) -> float:
     found = size(options, silent, tell)
     print("\n".join(found.says), flush=True)
     lab = open_lab(options, silent)
-    shapes = grid(lab, [read_shape(r.shape) for r in found.rows])
+    tried = [read_shape(r.shape) for r in found.rows]
+    every = {*grid(lab, tried), *tried, read_shape(str(found.recommended))}
+    shapes = sorted(every, key=lab.parameters)
     wanted = replace(
         options, shapes=tuple(s.name for s in shapes), png=args.out / f"{text.name}.png"
     )

@@ -54,8 +54,8 @@ from golfpack.train.sources import DataOptions
 AIMED: tuple[str, ...] = ()
 # Column -> recipe.
 COLUMNS = {"baseline": "int8-zlib", "record": "sdclip-brotli", "rd": "rd", "aimed": "rd"}
-# The ladder of a budget: from what int8 fits into it to what two or three bits per weight do.
-SHAPES = {"500kB": "4x96,4x128,5x160,5x192", "1.5MB": "5x160,5x192,6x256"}
+# The ladder of a budget: from what int8 fits into it to one bit per weight, or to what trains in time.
+SHAPES = {"500kB": "4x96,4x128,5x192,6x256", "1.5MB": "5x160,5x192,6x256"}
 # Of 2,048 tokens each; see docs/size.md for what that takes.
 STEPS = 200
 

@@ -120,10 +120,9 @@ def in_words(
         f"best measured: {best.shape}, {best.parameters:,} parameters at "
         f"{best.bits_per_weight:.2f} bits per weight: {best.artifact_bpb:.4f} bits per byte{seeds}"
     ]
-    built = [r for r in rows if r.refused is None]
-    if len(built) > 1 and best in (built[0], built[-1]):
-        side = "smaller" if best is built[0] else "larger"
-        says.append(f"that is the {side} end of the ladder: add a {side} shape to --shapes")
+    if len(rows) > 1 and best in (rows[0], rows[-1]):
+        side = "smaller" if best is rows[0] else "larger"
+        says.append(f"that is the {side} end of the ladder: a {side} shape may be better still")
     if curves is None:
         says.append("fewer than three shapes were built: no curve says what lies in between")
         return says

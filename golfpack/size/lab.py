@@ -1,7 +1,7 @@
 """Where rungs are trained, compiled and scored, each once: a rerun takes what is there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +127,7 @@ class Lab:
         digests: of tokens to train on, of those held out, and of the tokenizer's file.
         building: settings of recipes.
         cells: what is there already.
+        sizes: parameters of shapes that were asked for.
     """
 
     options: SizeOptions
@@ -137,6 +138,7 @@ class Lab:
     digests: Mapping[str, str]
     building: tuple[str, ...]
     cells: Cells
+    sizes: dict[Shape, int] = field(default_factory=dict)
 
     def model_options(self, shape: Shape) -> dict[str, Any]:
         """All that a shape and the settings say of a model."""
@@ -147,7 +149,9 @@ class Lab:
 
     def parameters(self, shape: Shape) -> int:
         """Weights of a shape, tied ones once."""
-        return self.chosen.family.spec(self.model_options(shape)).numel
+        if shape not in self.sizes:
+            self.sizes[shape] = self.chosen.family.spec(self.model_options(shape)).numel
+        return self.sizes[shape]
 
     def trained(self, shape: Shape, seed: int, notify: Notify) -> Trained:
         """Train a shape, go on where that was interrupted, or take the model that is there.

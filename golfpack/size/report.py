@@ -121,7 +121,7 @@ class SizeReport:
         scored_tokens: of that.
         rows: one per shape, smallest first.
         runs: one per shape and seed.
-        curves: through the rows; null for fewer than three.
+        curves: through rows of the usual depths, or those named; null for fewer than three.
         best: the shape of the lowest artifact_bpb; null where nothing was built.
         between: the best shape that was not trained, by the curves; null without curves.
         recommended: that one where it is better by more than the noise, else `best`.

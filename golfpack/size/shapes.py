@@ -1,7 +1,7 @@
 """Shapes of a ladder: a depth and a width, and the model's options that follow from them."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -13,12 +13,14 @@ from golfpack.train.run import training_of
 # The bits per weight that the budget gives to the rungs of a ladder that nobody described.
 LADDER_BITS = (6.0, 4.0, 3.0, 2.0, 1.25)
 # Where the best rung is an end, the next has so many times its parameters, within these bits per weight.
-_NEXT, _LEAST_BITS, _MOST_BITS = 1.5, 0.75, 12.0
+_NEXT, _LEAST_BITS, _MOST_BITS = 1.5, 0.4, 16.0
+# Sizes of one depth that are tried around the best one, where that depth is not the usual one.
+_NEAR = 1.25
 # What a shape says; everything else of a model is `--set model.NAME=VALUE`.
 _OPTIONS = frozenset({"num_layers", "dim", "num_heads", "num_kv_heads", "mlp_hidden"})
 # Channels of a head, about; 64 from a width of 512 on, as in the challenge's baseline.
 _HEAD_DIM, _WIDE_HEAD_DIM, _WIDE = 32, 64, 512
-_LEAST_HEADS = 4
+_LEAST_HEADS, _LEAST_LAYERS = 4, 2
 _NARROWEST, _WIDEST = 32, 8192
 _WORDS = re.compile(r"([0-9]{1,3})x([0-9]{1,5})")
 
@@ -81,7 +83,7 @@ def _heads(dim: int, sharing: int) -> int:
 
 def depth_of(dim: int) -> int:
     """Layers of a width, where nobody says: with its square root, and 6 at 256 as the demonstrations."""
-    return max(2, round(6 * (dim / 256) ** 0.5))
+    return max(_LEAST_LAYERS, round(6 * (dim / 256) ** 0.5))
 
 
 def ladder(size_of: Callable[[Shape], int], budget: int) -> tuple[Shape, ...]:
@@ -128,6 +130,39 @@ def beyond(
     return min(fitting, key=lambda k: abs(log(k[0] / wanted)))[1] if fitting else None
 
 
+def neighbours(size_of: Callable[[Shape], int], best: Shape, budget: int) -> list[Shape]:
+    """Shapes of about the best one's size with a block less and one more.
+
+    Where its depth is not the usual one, shapes of the same depth that are smaller and larger, too.
+    """
+    own = size_of(best)
+    depths = [n for n in (best.layers - 1, best.layers + 1) if n >= _LEAST_LAYERS]
+    wanted = [(layers, own) for layers in depths]
+    if best.layers != depth_of(best.dim):
+        wanted += [(best.layers, round(own / _NEAR)), (best.layers, round(own * _NEAR))]
+    found = [_nearest(size_of, layers, size) for layers, size in wanted]
+    bits = {s: 8 * budget / size_of(s) for s in found}
+    return [s for s in bits if s != best and _LEAST_BITS <= bits[s] <= _MOST_BITS]
+
+
+def _nearest(size_of: Callable[[Shape], int], layers: int, size: int) -> Shape:
+    """The width of a depth whose size comes nearest."""
+    below = Shape(_NARROWEST, layers)
+    for dim in _widths(_NARROWEST, _WIDEST):
+        shape = Shape(dim, layers)
+        if size_of(shape) >= size:
+            return min(below, shape, key=lambda s: abs(log(size_of(s) / size)))
+        below = shape
+    return below
+
+
+def _widths(low: int, high: int) -> Iterator[int]:
+    dim = low
+    while dim <= high:
+        yield dim
+        dim += 16 if dim < _WIDE else 64
+
+
 def between(size_of: Callable[[Shape], int], shapes: Sequence[Shape]) -> dict[Shape, int]:
     """Shapes of the usual depths within a ladder's range of parameters, by their parameters."""
     sizes = [size_of(s) for s in shapes]
@@ -142,13 +177,12 @@ def between(size_of: Callable[[Shape], int], shapes: Sequence[Shape]) -> dict[Sh
 
 def _grid(low: int, high: int, most: int, size_of: Callable[[Shape], int]) -> Sequence[Shape]:
     """Shapes of widths from `low` to `high` with their usual depths, up to `most` parameters."""
-    found, dim = [], low
-    while dim <= high:
+    found = []
+    for dim in _widths(low, high):
         shape = Shape(dim, depth_of(dim))
         if size_of(shape) > most:
             break
         found.append(shape)
-        dim += 16 if dim < _WIDE else 64
     return found
 
 

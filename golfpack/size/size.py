@@ -23,7 +23,7 @@ from golfpack.size.lab import Lab, open_lab
 from golfpack.size.options import SizeOptions
 from golfpack.size.picture import can_draw, check_plots, save_png
 from golfpack.size.report import SizeReport, SizeRun
-from golfpack.size.shapes import Shape, between, beyond, ladder, read_shape
+from golfpack.size.shapes import Shape, between, beyond, depth_of, ladder, neighbours, read_shape
 
 
 def size(
@@ -70,7 +70,7 @@ def size(
 def _climbed(
     lab: Lab, budget: int, notify: Notify, on_run: Callable[[SizeRun], None] | None
 ) -> tuple[list[Shape], list[SizeRun]]:
-    """Shapes and their runs; a ladder that nobody described goes on where the best is its end."""
+    """Shapes and their runs; where nobody described them, the search goes on around the best one."""
     shapes: list[Shape] = []
     runs: list[SizeRun] = []
     new = _shapes(lab.options, lab, budget)
@@ -92,11 +92,18 @@ def _runs(lab: Lab, shapes: Sequence[Shape], notify: Notify) -> Iterator[SizeRun
         yield one_run(lab, shape, seed, notify)
 
 
-def _next(lab: Lab, shapes: Sequence[Shape], runs: Sequence[SizeRun], budget: int) -> list[Shape]:
-    """The rung to add to a ladder that ends with its best one."""
+def _next(
+    lab: Lab, shapes: Sequence[Shape], runs: Sequence[SizeRun], budget: int
+) -> Sequence[Shape]:
+    """What to try beside the best shape so far: a size beyond the ladder's end, then other depths."""
     best = best_of(rows_of(runs))
-    found = None if best is None else beyond(lab.parameters, shapes, best.shape, budget)
-    return [] if found is None else [found]
+    if best is None:
+        return []
+    further = beyond(lab.parameters, shapes, best.shape, budget)
+    if further is not None:
+        return [further]
+    near = neighbours(lab.parameters, read_shape(best.shape), budget)
+    return [s for s in near if s not in shapes]
 
 
 def one_run(lab: Lab, shape: Shape, seed: int, notify: Notify) -> SizeRun:
@@ -154,11 +161,15 @@ def _report(
     lab: Lab, runs: list[SizeRun], shapes: Sequence[Shape], budget: int, began: float
 ) -> SizeReport:
     o, rows = lab.options, rows_of(runs)
-    best, curves = best_of(rows), curves_of(rows)
+    # A curve over parameters is of one rule of depths.
+    rungs = [s for s in shapes if o.shapes or s.layers == depth_of(s.dim)]
+    names = {s.name for s in rungs}
+    best, curves = best_of(rows), curves_of([r for r in rows if r.shape in names])
     assert best is not None  # at least one was built
     found = None
     if curves is not None:
-        found = between_of(runs, curves, best, between(lab.parameters, shapes), budget)
+        of_ladder = [r for r in runs if r.shape in names]
+        found = between_of(of_ladder, curves, best, between(lab.parameters, rungs), budget)
     return SizeReport(
         family=lab.chosen.family.name,
         budget=o.budget,

@@ -99,6 +99,8 @@ def test_the_end_of_a_ladder_and_refusals_are_said():
     best = best_of(rows)
     says = " ".join(in_words(rows, best, None, None))
     assert "best measured: 4x96" in says
-    assert "add a larger shape" in says
+    assert "end of the ladder" not in says  # the larger one did not fit
+    shorter = " ".join(in_words(rows[:2], best, None, None))
+    assert "larger end of the ladder: a larger shape may be better" in shorter
     assert "fewer than three shapes" in says
     assert best_of(rows_of([refused])) is None

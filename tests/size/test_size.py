@@ -159,29 +159,47 @@ def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path, monkeypatch
         size(replace(options, budget="1100", shapes=("2x32",)))
 
 
-@pytest.mark.parametrize("wanted", [9.0, 3.0, 0.1])
-def test_a_ladder_goes_on_until_its_best_rung_is_no_end(options, monkeypatch, wanted):
+@pytest.mark.parametrize(("bits", "ratio"), [(2.5, 80.0), (0.8, 25.0), (0.1, 40.0)])
+def test_the_search_ends_at_the_best_of_a_fine_grid(options, monkeypatch, bits, ratio):
+    budget = 300_000
+
+    def bpb(parameters: int, shape: Shape) -> float:
+        """Lowest at so many bits per weight and channels per block."""
+        size, depth = (
+            np.log(8 * budget / parameters / bits),
+            np.log(shape.dim / shape.layers / ratio),
+        )
+        return 2.0 + 0.05 * size**2 + 0.05 * depth**2
+
     def one_run(lab, shape, seed, notify):
-        parameters = lab.parameters(shape)
-        bits = 8 * 30_000 / parameters
-        bpb = 2 + np.log(bits / wanted) ** 2
+        labs.append(lab)
+        n = lab.parameters(shape)
+        found = bpb(n, shape)
+        told = {"bits_per_weight": 8 * budget / n, "artifact_bpb": found, "gap": 0.1}
         return SizeRun(
-            shape.name, parameters, seed, 1, 1, 1.0, 1.0, bpb, 1, None, "x", 1, bits, bpb + 0.1, 0.1
+            shape.name,
+            n,
+            seed,
+            float_bpb=found - 0.1,
+            tokens_per_second=1.0,
+            trained_tokens=1,
+            **told,
         )
 
+    labs = []
     monkeypatch.setattr(size_module, "one_run", one_run)
-    report = size(replace(options, shapes=()))
-    rows = [r.shape for r in report.rows]
-    assert len(rows) == len(set(rows))
-    bits = {r.shape: r.bits_per_weight for r in report.rows}
-    if wanted > 1:
-        assert report.best not in (rows[0], rows[-1])
-        assert abs(np.log(bits[report.best] / wanted)) < 0.5  # widths are far apart here
-        assert "end of the ladder" not in " ".join(report.says)
-    else:  # fewer bits than anything can be coded in
-        assert report.best == rows[-1]
-        assert 0.75 <= bits[report.best] < 1.1
-        assert "larger end of the ladder" in " ".join(report.says)
+    monkeypatch.setattr(size_module, "can_draw", lambda: False)
+    report = size(replace(options, shapes=(), budget="300kB", png=None))
+    rows = {r.shape: r for r in report.rows}
+    assert len(rows) == len(report.rows) == len(report.runs) < 20
+    grid = [Shape(dim, layers) for dim in range(32, 400, 16) for layers in range(2, 11)]
+    sizes = {s: labs[0].parameters(s) for s in grid}
+    fitting = {s: n for s, n in sizes.items() if 0.4 <= 8 * budget / n <= 16}
+    best = min(bpb(n, s) for s, n in fitting.items())
+    assert rows[report.best].artifact_bpb <= best + 0.005
+    ends = report.best in (report.rows[0].shape, report.rows[-1].shape)
+    assert ends == (bits == 0.1)
+    assert ("end of the ladder" in " ".join(report.says)) == ends
 
 
 @pytest.mark.parametrize("name", ["golf", "llama", "gpt2", "alph"])

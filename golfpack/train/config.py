@@ -188,7 +188,6 @@ class TrainConfig:
             raise UsageError(
                 "ema_decay and swa_start both average the weights", "Set one of them alone."
             )
-
         self._check_features()
 
     def _check_features(self) -> None:

@@ -51,7 +51,7 @@ def _network(cfg: GolfConfig) -> list[tuple[str, str, Any]]:
         found += [(module, "cache", None), (module, "ctx.cache", None)]
     found += [("attention", "start", 0), ("attention", "ctx.mask", None)]
     found.append(("net", "self.activation", cfg.activation))
-    found.append(("net", "looping", len(cfg.order) > cfg.num_layers))  # off in training alone
+    found.append(("net", "self.loops", len(cfg.order) > cfg.num_layers))  # off in training alone
     if not cfg.ln_scale:
         found.append(("net", "self.divisor", 1.0))
     if cfg.parallel_start < 0:

@@ -157,8 +157,10 @@ class BatchObjective:
         def outer(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return total(logits, targets) * scale
 
-        with lowered(config.precision, rows.device):
-            add_meta_gradient(self.of.model, self.of.adapted, rows, inner, outer, config.meta_rate)
+        add_meta_gradient(
+            self.of.model, self.of.adapted, rows, inner, outer, config.meta_rate,
+            lambda: lowered(config.precision, rows.device),
+        )  # fmt: skip
 
     def _rows(self, index: int) -> torch.Tensor:
         device = next(self.of.model.parameters()).device

@@ -25,6 +25,7 @@ from golfpack.packer.format.loader import load
 from golfpack.train import trainer
 from golfpack.train.choose import TrainOptions
 from golfpack.train.config import TrainConfig
+from golfpack.train.objective import Objective
 from golfpack.train.run import Run, new_run
 from golfpack.train.sources import DataOptions
 from golfpack.train.train import train
@@ -148,8 +149,8 @@ CONFIG = TrainConfig(steps=11, batch_tokens=32, seq_len=8, log_every=4, save_eve
 TOKENS = np.random.default_rng(0).integers(0, 16, 600).astype(np.uint16)
 
 
-def lazily(family, spec, config) -> Run:
-    run = new_run(family, spec, config)
+def lazily(family, spec, config, tokens) -> Run:
+    run = new_run(family, spec, config, tokens)
     run.lazy = True
     return run
 
@@ -182,7 +183,8 @@ def test_a_lazy_run_never_saves_what_is_not_finite(tmp_path, monkeypatch):
 
 
 def test_figures_are_read_in_order():
-    run = Run(torch.nn.Linear(1, 1), [], None)
+    model = torch.nn.Linear(1, 1)
+    run = Run(model, [], None, Objective(CONFIG, model))
     run.unread = [(0, torch.tensor([2.0, 1.0])), (1, torch.tensor([4.0, 0.5]))]
     run.read()
     assert (run.loss, run.grad_norm) == (4.0, 0.5)

@@ -170,13 +170,16 @@ class Golf(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """What the head makes of `hidden`, (B, T, vocab_size) float32."""
-        return self.cap(
-            self.head(hidden, self.tok_emb.weight) if self.cfg.tied else self.lm_head(hidden)
-        )
+        z = self.head(hidden, self.tok_emb.weight) if self.cfg.tied else self.lm_head(hidden)
+        return _cap(z.float(), self.cfg)
 
     def cap(self, z: torch.Tensor) -> torch.Tensor:
         """A head's products as logits, float32."""
         return _cap(z.float(), self.cfg)
+
+    @property
+    def loops(self) -> bool:
+        return len(self.order) > self.cfg.num_layers
 
     def loop(self, on: bool) -> None:
         """Run the blocks as `layer_order` and `passes` say, or (off) each once: for training."""
@@ -213,11 +216,10 @@ class Golf(nn.Module):
         encoder = len(self.order) // 2
         x, lane, skips, loops = x0, None, [], 0
         early = self.cfg.lane_split == "early"
-        looping = len(self.order) > self.cfg.num_layers
-        if self.cfg.loop_embeds and not looping:  # unused, its gradient is zero and not missing
+        if self.cfg.loop_embeds and not self.loops:  # unused, its gradient is zero and not missing
             x = x + 0.0 * self.loop_embed.weight.sum().to(x.dtype)
         for i, b in enumerate(self.order):
-            if self.cfg.loop_embeds and looping and b == self.cfg.loop_start:
+            if self.cfg.loop_embeds and self.loops and b == self.cfg.loop_start:
                 x, lane = self._add_loop_embed(loops, x, lane)
                 loops += 1
             starts = (

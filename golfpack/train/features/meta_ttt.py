@@ -7,6 +7,7 @@ to exp101 (openai/parameter-golf, pull request 1501; its ablation exp105a: no mo
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -47,6 +48,7 @@ def add_meta_gradient(
     inner: Loss,
     outer: Loss,
     rate: float,
+    lowered: Callable[[], AbstractContextManager[object]],
 ) -> None:
     """Add the first-order gradient of the outer loss at adapted matrices to the parameters' gradients.
 
@@ -56,18 +58,23 @@ def add_meta_gradient(
             one's last target and the second's first input.
         inner, outer: (logits, targets) -> loss of a half, (); what the outer one gives is added.
         rate: of the inner step.
+        lowered: gives the context that forward passes are computed in.
     """
     half = (rows.shape[1] - 1) // 2
     first, second = rows[:, : half + 1], rows[:, half:]
     parameters = dict(model.named_parameters())
     matrices = {name: parameters[name] for name in names}
-    loss = inner(model(first[:, :-1]), first[:, 1:])
+    with lowered():
+        logits = model(first[:, :-1])
+    loss = inner(logits, first[:, 1:])
     steps = torch.autograd.grad(loss, list(matrices.values()), allow_unused=True)
     fast = {
         name: (p.detach() if step is None else p.detach() - rate * step).requires_grad_()
         for (name, p), step in zip(matrices.items(), steps, strict=True)
     }
-    outer(functional_call(model, fast, (second[:, :-1],)), second[:, 1:]).backward()
+    with lowered():
+        logits = functional_call(model, fast, (second[:, :-1],))
+    outer(logits, second[:, 1:]).backward()
     for name, adapted in fast.items():
         if adapted.grad is not None:
             own = matrices[name]

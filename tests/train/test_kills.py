@@ -35,7 +35,8 @@ def killed(folder: Path, name: str, kills: int) -> int:
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     one, other = folder / "straight", folder / "killed"
-    assert digest(one / "final_model.pt") == digest(other / "final_model.pt")
+    for file in ("final_model.pt", "best.pt"):
+        assert digest(one / file) == digest(other / file)
     assert records(one) == records(other)
     mine, theirs = (torch.load(d / "last.pt", weights_only=True) for d in (one, other))
     for a, b in zip(mine["optimisers"], theirs["optimisers"], strict=True):

@@ -65,6 +65,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all warm-down": {"warmdown_fraction": 1.0},
     "a fifth more steps": {},
     "codes": {},
+    "twice the codes": {},
     "errors 0.5, codes": {"aim_errors": 0.5},
 }  # fmt: skip
 # These differ from the first step on.
@@ -72,7 +73,9 @@ FROM_THE_START = (
     "cautious decay", "decay 0.5", "EMA 0.98", "SWA, last fifth", "all warm-down", "a fifth more steps",
 )  # fmt: skip
 # Tokens on which builds train codes (`--refine-on labels`), as a share of the run's.
-CODES = {"codes": 0.1, "errors 0.5, codes": 0.1}
+CODES = {"codes": 0.1, "twice the codes": 0.2, "errors 0.5, codes": 0.1}
+# ... and the runs whose models those are.
+RUNS = {"codes": "plain", "twice the codes": "plain", "errors 0.5, codes": "errors 0.5"}
 COST_SHAPES: dict[str, dict[str, Any]] = {
     "0.5M": {"num_layers": 3, "dim": 128, "num_heads": 4, "num_kv_heads": 2, "mlp_hidden": 256},
     "4M": {"num_layers": 6, "dim": 256, "num_heads": 8, "num_kv_heads": 4, "mlp_hidden": 768},
@@ -157,9 +160,8 @@ class Bench:
 
     def scores(self, name: str, seed: int) -> dict[str, float]:
         """Bits per byte of the float model ("float") and of its artifact at every budget."""
-        of = {"codes": "plain", "errors 0.5, codes": "errors 0.5"}.get(name, name)
-        out = self.trained(of, seed)
-        kept = out / ("codes.json" if name in CODES else "scores.json")
+        out = self.trained(RUNS.get(name, name), seed)
+        kept = out / f"{name.replace(' ', '-')}.json"
         found = json.loads(kept.read_text()) if kept.exists() else {}
         if "float" not in found:
             found["float"] = self.bpb(load_checkpoint(out / "final_model.pt").module())

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import asked, packed
+from conftest import TINY, asked, packed, trained_looking
 from safetensors.torch import save_file
 
 from golfpack.artifact import open_model, open_pair
@@ -95,6 +95,18 @@ def test_threads_change_no_byte(options, recipe):
     assert (one.measured_kl, one.predicted_kl, one.trace) == (
         two.measured_kl, two.predicted_kl, two.trace,
     )  # fmt: skip
+
+
+def test_a_tensor_without_rows_is_built_without_a_word(tmp_path, tiny_shard, recwarn):
+    config = {**TINY, "num_layers": 1}  # no block to skip to: skip_weights (0, dim)
+    weights = trained_looking(config, 0)
+    assert not weights["skip_weights"].size
+    torch.save({n: torch.from_numpy(w) for n, w in weights.items()}, tmp_path / "one.pt")
+    built = build(
+        asked(tmp_path / "one.pt", "4bpw", calib=str(tiny_shard), calib_tokens=2048, dry_run=True)
+    )
+    assert [str(w.message) for w in recwarn if w.category is RuntimeWarning] == []
+    assert next(t for t in built.tensors if t.name == "skip_weights").shape == (0, config["dim"])
 
 
 def test_a_dry_run_writes_nothing(options, tmp_path, monkeypatch):

@@ -252,9 +252,12 @@ class RateDistortion:
         self, w: np.ndarray, sensitivity: Sensitivity, dial: float, clips: np.ndarray | None
     ) -> LogSteps:
         weight = sensitivity.step_weight
-        weight = np.maximum(weight, 1e-4 * weight.mean())
-        row: np.ndarray = (weight / weight.mean()) ** -self.row_power
-        cost = np.float64(weight @ np.square(row)) / len(row)
+        if len(weight):  # a golf model of one block has skip weights of no rows
+            weight = np.maximum(weight, 1e-4 * weight.mean())
+            row: np.ndarray = (weight / weight.mean()) ** -self.row_power
+            cost = np.float64(weight @ np.square(row)) / len(row)
+        else:
+            row, cost = np.ones(0), np.float64(1.0)
         col: np.ndarray | None = None
         u = sensitivity.diagonal()
         if u is not None:

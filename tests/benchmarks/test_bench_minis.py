@@ -58,6 +58,9 @@ def test_right_runs_pass_and_wrong_ones_do_not(minis, tmp_path: Path) -> None:
         later[by] = minis.later_loss(model, held_out, 16, by) if by >= 0 else None
     assert found[0] < bound < min(found[1], found[-1])
     assert later[0] == pytest.approx(found[0], rel=0.02)
+    assert minis.verdict("untrained", found[0], bound)
+    assert not minis.verdict("untrained", found[1], bound)
+    assert not minis.verdict(minis.OWN, 0.0, bound)
     # What comes two tokens later is sure within a bit and a half.
     assert 1.03 < later[1] < 1.4
     assert later[1] < found[1]

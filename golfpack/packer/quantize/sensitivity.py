@@ -199,7 +199,8 @@ def _floored(found: dict[str, Sensitivity]) -> dict[str, Sensitivity]:
         lowest = floor / (_mean_diagonal(s) or 1.0)
         if not s.measured or lowest == 0:
             lowest = TINY
-        if s.row_weight.size and s.row_weight.mean() < lowest:  # then the rows' covariance says nothing either
+        # Then the rows' covariance says nothing either.
+        if s.row_weight.size and s.row_weight.mean() < lowest:
             s = replace(s, row_cov=None, row_factor=None)
         out[name] = replace(s, row_weight=np.maximum(s.row_weight, lowest))
     return out

@@ -80,7 +80,7 @@ def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatc
 @pytest.mark.parametrize("refine_on", ["kl", "labels"])
 def test_threads_change_no_byte(options, refine_on):
     # What rounds to nearest leaves so much that even a short training finds something on any machine.
-    options = options.changed(recipe="gptq-lite", budget="2bpw", refine="auto", refine_on=refine_on)
+    options = options.changed(recipe="gptq-lite", budget="2bpw", refine=SHORT, refine_on=refine_on)
     runs = [build(options.changed(threads=n)) for n in (1, 2)]
     assert runs[0].artifact_sha256 == runs[1].artifact_sha256
     assert runs[0].refined is not None

@@ -92,7 +92,7 @@ def with_table(model):
         x = model.tok_emb(tokens)
         return F.rms_norm(x, x.shape[-1:]) + model.table[(2039 * before + tokens) % 40]
 
-    model._embed = embed
+    model.embed = embed
 
 
 def test_a_table_of_pairs_is_trained_with_the_rest(tiny):

@@ -64,6 +64,7 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert kls[1] == pytest.approx(kls[0], rel=2e-2)
 
 
+@pytest.mark.slow
 def test_two_ranks_build_what_one_does(tiny_path: Path, tiny_shard: Path, tmp_path: Path) -> None:
     """Statistics, KL and the training of codes, all on shared tokens."""
     options: dict[str, Any] = {"budget": "3bpw", "calib_tokens": 1024, "refine": 2500}

@@ -174,7 +174,7 @@ def at_a_terminal(folder: Path, end: int | None, *more: str) -> tuple[int, str]:
     ("end", "code", "more"),
     [
         pytest.param(None, 0, ("--steps", "6"), marks=pytest.mark.slow),
-        (signal.SIGINT, 130, ("--steps", "100000")),
+        pytest.param(signal.SIGINT, 130, ("--steps", "100000"), marks=pytest.mark.slow),
         (signal.SIGTERM, 143, ("--steps", "100000")),
         pytest.param(
             None, 2, ("--steps", "50", "--set=train.matrix_lr=1e30"), marks=pytest.mark.slow

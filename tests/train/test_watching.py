@@ -167,7 +167,7 @@ def at_a_terminal(folder: Path, end: int | None, *more: str) -> tuple[int, str]:
             process.send_signal(end)
             sent = True
     os.close(ours)
-    return process.wait(30), got.decode("utf-8", "replace")
+    return process.wait(120), got.decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize(

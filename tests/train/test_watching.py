@@ -152,22 +152,30 @@ def at_a_terminal(folder: Path, end: int | None, *more: str) -> tuple[int, str]:
         start_new_session=True,
     )  # fmt: skip
     os.close(theirs)
-    got, sent, until = b"", False, time.monotonic() + 120
-    while time.monotonic() < until:
-        if select.select([ours], [], [], 0.5)[0]:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:  # the other side is closed
-                break
-            if not piece:
-                break
-            got += piece
-        log = folder / "run" / "train.jsonl"
-        if end is not None and not sent and log.exists() and log.read_text().count('"step"') > 5:
-            process.send_signal(end)
-            sent = True
-    os.close(ours)
-    return process.wait(120), got.decode("utf-8", "replace")
+    got, sent, until = b"", False, time.monotonic() + 300
+    try:
+        while time.monotonic() < until:
+            if select.select([ours], [], [], 0.5)[0]:
+                try:
+                    piece = os.read(ours, 65536)
+                except OSError:  # the other side is closed
+                    break
+                if not piece:
+                    break
+                got += piece
+            log = folder / "run" / "train.jsonl"
+            if (
+                end is not None
+                and not sent
+                and log.exists()
+                and log.read_text().count('"step"') > 5
+            ):
+                process.send_signal(end)
+                sent = True
+        os.close(ours)
+        return process.wait(120), got.decode("utf-8", "replace")
+    finally:
+        process.kill()  # one that did not end would train on
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,9 @@ def usual_size(powers: Sequence[torch.Tensor], sizes: Sequence[int]) -> torch.Te
     stacked = torch.stack(list(powers))
     each = stacked / torch.tensor(sizes, device=stacked.device)
     whole = stacked.sum().div(sum(sizes)).sqrt()
-    return torch.minimum(whole, OUTLIER * each.median().sqrt())
+    # Tensors without a gradient say nothing of what is usual; where none has one, that is `whole`.
+    median = torch.where(each > 0, each, torch.nan).nanmedian()
+    return torch.fmin(whole, OUTLIER * median.sqrt())
 
 
 # Summed loss of a batch, and its gradient by every weight that is trained.

@@ -29,7 +29,7 @@ def export(
     ] = None,
     minify: Annotated[
         bool,
-        typer.Option("--minify", help="The decoder in few bytes: names shortened, then packed."),
+        typer.Option("--minify", help="The decoder in few bytes, for this very artifact alone."),
     ] = False,
     submission: Annotated[
         Path | None,

@@ -162,7 +162,7 @@ def packed(artifact: Artifact, ties: Mapping[str, str]) -> bytes:
     """
     needs = uses(artifact)
     known = _known(needs, artifact.family, ties, artifact.container.sha256)
-    known = replace(known, **usual(needs, known))
+    known = usual(needs, known)
     source = bundle(
         {**ENTRIES, "load": "golfpack.export.standalone:load_sealed"},
         known=known,
@@ -195,8 +195,8 @@ def decoding(needs: Uses) -> Known:
     )
 
 
-def usual(needs: Uses, known: Known) -> dict[str, Any]:
-    """`values` and `instead` of what is known, and of what an artifact without FEATURES does without.
+def usual(needs: Uses, known: Known) -> Known:
+    """What is known, and with it what an artifact without some of FEATURES does without.
 
     Only for a decoder that never meets another artifact.
     """
@@ -206,7 +206,7 @@ def usual(needs: Uses, known: Known) -> dict[str, Any]:
             values |= told
     if not needs.features & {"sorted", "empty"}:
         instead[f"{_FORM}.streams:_restored"] = _NOT_SORTED
-    return {"values": values, "instead": instead}
+    return replace(known, values=values, instead=instead)
 
 
 def _known(needs: Uses, family: str, ties: Mapping[str, str], sha256: str = "") -> Known:

@@ -1,6 +1,5 @@
 """`golfpack size`: how large a model is best in so many bytes."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from golfpack.base.progress import Notify, silent
 from golfpack.base.sizes import parse_size
 from golfpack.build.prepare import DEFAULT_RECIPE, code_bytes
 from golfpack.errors import BudgetError, UsageError
+from golfpack.models.ranks import refuse_others
 from golfpack.size.answer import (
     best_of,
     between_of,
@@ -45,8 +45,7 @@ def size(
         UsageError: bad input. BudgetError: every shape was refused.
     """
     began = time.perf_counter()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("a ladder is one process's work", "run it without torchrun")
+    refuse_others("run it without torchrun")
     budget = _budget(options)
     if options.png is not None:
         check_plots()

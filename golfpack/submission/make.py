@@ -89,6 +89,6 @@ def readable_script(needs: Uses, model: Model, training: Training) -> str:
     cfg = GolfConfig(**model.config)
     values = known_values(cfg, training.kind, dict(training.options))
     known = decoding(needs)
-    known = replace(known, **usual(needs, replace(known, values={**known.values, **values})))
+    known = usual(needs, replace(known, values={**known.values, **values}))
     text = bundle({"main": f"{script.__name__}:main"}, known=known, annotations=False)
     return f"{text}\n\nmain()\n"

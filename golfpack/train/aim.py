@@ -206,15 +206,12 @@ def _prepared(
 def _grid(known: Sensitivity, steps: StepField, device: torch.device) -> Grid:
     row = steps.row.astype(np.float64)
     col = np.ones(1) if steps.col is None else steps.col.astype(np.float64)
-    left = (
-        _side(known.row_factor, row)[:, None]
-        if known.row_factor is None
-        else (_side(known.row_factor, row))
-    )
-    right = _side(known.factor, col)
-    parts = (row[:, None], col[None], left, right if right.ndim == 2 else right[None])
-    scaled = (*parts[:3], parts[3] * UNIFORM)
-    return Grid(*(torch.from_numpy(p.astype(np.float32)).to(device) for p in scaled))
+    left, right = _side(known.row_factor, row), UNIFORM * _side(known.factor, col)
+    parts = (
+        row[:, None], col[None], left if left.ndim == 2 else left[:, None],
+        right if right.ndim == 2 else right[None],
+    )  # fmt: skip
+    return Grid(*(torch.from_numpy(p.astype(np.float32)).to(device) for p in parts))
 
 
 def _side(factor: Factor | None, steps: np.ndarray) -> np.ndarray:

@@ -46,10 +46,12 @@ def compiled_weights(
                 matrix.copy_(torch.round(matrix / step) * step)
             else:
                 matrix.add_(error_like(grid, matrix, generator), alpha=errors)
-    yield
-    with torch.no_grad():
-        for name, p in changed.items():
-            p.copy_(kept[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, p in changed.items():
+                p.copy_(kept[name])
 
 
 def error_like(grid: Grid, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

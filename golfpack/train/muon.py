@@ -42,16 +42,19 @@ class Muon(Optimizer):
     The rate is scaled by sqrt(max(1, out / in)), and weight decay is decoupled: equal to
     `torch.optim.Muon(adjust_lr_fn="original")` but for the precision of `orthogonalise`.
 
-    Attributes:
+    Args:
         ranks: processes with the same parameters and gradients, of which each orthogonalises a part of
             the matrices for all. What comes out is the same as alone: others add zeros to it.
     """
 
-    ranks: Group = ALONE
-
     def __init__(
-        self, params: Iterable[dict[str, Any]], momentum: float, weight_decay: float = 0.0
+        self,
+        params: Iterable[dict[str, Any]],
+        momentum: float,
+        weight_decay: float = 0.0,
+        ranks: Group = ALONE,
     ) -> None:
+        self.ranks = ranks
         super().__init__(params, {"momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

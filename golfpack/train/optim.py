@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Optimizer
 
+from golfpack.models.ranks import ALONE, Group
 from golfpack.spec import ModelSpec, Role, TensorSpec
 from golfpack.train.config import TrainConfig
 from golfpack.train.lion import Lion
@@ -19,6 +20,7 @@ def make_optimisers(
     spec: ModelSpec,
     decays: Callable[[TensorSpec], bool],
     config: TrainConfig,
+    group: Group = ALONE,
 ) -> list[Optimizer]:
     """One for all, or Muon and then Adam. Every tensor named in `spec` is in exactly one group.
 
@@ -27,9 +29,10 @@ def make_optimisers(
     Args:
         parameters: by the names of `spec`; on the meta device they tell what would be kept of them.
         decays: see `Training.decays`; of no effect beside Muon, whose matrices all decay.
+        group: the processes that share Muon's work.
     """
     if config.optimizer == "muon":
-        return _muon(parameters, spec, config)
+        return _muon(parameters, spec, config, group)
     shrunk = [parameters[t.name] for t in spec.tensors if decays(t)]
     kept = [parameters[t.name] for t in spec.tensors if not decays(t)]
     groups = [
@@ -43,7 +46,7 @@ def make_optimisers(
 
 
 def _muon(
-    parameters: Mapping[str, torch.Tensor], spec: ModelSpec, config: TrainConfig
+    parameters: Mapping[str, torch.Tensor], spec: ModelSpec, config: TrainConfig, ranks: Group
 ) -> list[Optimizer]:
     by_role: dict[Role, list[torch.Tensor]] = {}
     for tensor in spec.tensors:
@@ -60,7 +63,7 @@ def _muon(
     optimisers: list[Optimizer] = []
     if matrices:
         group = _group(matrices, config.matrix_lr, config.weight_decay)
-        optimisers.append(Muon([group], momentum=config.momentum))
+        optimisers.append(Muon([group], momentum=config.momentum, ranks=ranks))
     if groups:
         optimisers.append(AdamW(groups, betas=config.betas, eps=config.eps))
     return optimisers

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from golfpack.errors import UsageError
 from golfpack.models.base import Family
+from golfpack.models.ranks import ALONE, Group
 from golfpack.models.training import Training
 from golfpack.spec import ModelSpec
 from golfpack.train.aim import Look
@@ -125,7 +126,7 @@ class Run:
         if "look" in state:
             device = next(self.model.parameters()).device
             self.look = Look.restored(state["look"], device)
-        self.best_val = state["best_val"]
+        self.best_val = state.get("best_val", math.inf)  # runs of before kept none, nor a best.pt
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -134,12 +135,17 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def new_run(
-    family: Family, spec: ModelSpec, config: TrainConfig, tokens: np.ndarray | None = None
+    family: Family,
+    spec: ModelSpec,
+    config: TrainConfig,
+    tokens: np.ndarray | None = None,
+    group: Group = ALONE,
 ) -> Run:
     """A run at step 0, with initial weights, on the device of `config`.
 
     Args:
         tokens: (N,) that it trains on, for what begins from them (`qk_init_tokens`).
+        group: the processes that take its steps together.
 
     Raises:
         UsageError: the family cannot be trained, or not as `config` asks.
@@ -163,7 +169,7 @@ def new_run(
         forward = model if forward is None else forward
         forward = cast(nn.Module, torch.compile(forward, mode=config.compile_mode))
     parameters = dict(model.named_parameters())
-    optimisers = make_optimisers(parameters, spec, training.decays, config)
+    optimisers = make_optimisers(parameters, spec, training.decays, config, group)
     if objective.heads is not None:
         optimisers.append(heads_optimiser(objective.heads, config))
     modules = [model] if average is None else [model, average.module]

@@ -58,9 +58,8 @@ class SystemFiles:
         if form is not None:
             try:
                 told = {"config": form.config(options, config.dropout)}
-            except (
-                UsageError
-            ):  # a model that the system has not: ours has all its options beside it
+            except UsageError:
+                # A model that the system has not: our own files have all its options beside them.
                 if config.system_every is not None:
                     raise
         # ALPH's own checkpoints are no files of torch's.

@@ -26,7 +26,6 @@ from golfpack.train.checkpoint import Listener, RunFolder, settings_of, write_ca
 from golfpack.train.config import TrainConfig
 from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
 from golfpack.train.loss import validation_loss
-from golfpack.train.muon import Muon
 from golfpack.train.run import Run, new_run, training_of, weights_of
 from golfpack.train.schedule import budget_used, length_at, tokens_per_second, tokens_seen
 from golfpack.train.step import StepRecord, train_step
@@ -129,10 +128,7 @@ def train(
         return batches.at(step, length_at(config, step))
 
     with _torch_threads(config.threads), Prefetch(batch_at) as prefetch:
-        run = new_run(family, spec, config, tokens)
-        for optimiser in run.optimisers:
-            if isinstance(optimiser, Muon):
-                optimiser.ranks = group
+        run = new_run(family, spec, config, tokens, group)
         if resume and not folder.begun:
             folder.resume(run)
             folder.log(resume_record(config, run.step, about))

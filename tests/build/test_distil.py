@@ -189,3 +189,7 @@ def test_a_row_of_zeros_does_not_set_the_pace_of_all_others():
     wild = torch.tensor(1e20, dtype=torch.float64)
     found = float(distil_module.usual_size([*ordinary, wild], [*sizes, 1000]))
     assert found == pytest.approx(2.0 * distil_module.OUTLIER)
+    still = [torch.zeros((), dtype=torch.float64)] * 4  # more of them than of those with gradients
+    found = float(distil_module.usual_size([*still, *ordinary], [1] * 4 + sizes))
+    assert found == pytest.approx((4.0 * 450 / 454) ** 0.5)
+    assert float(distil_module.usual_size(still, [1] * 4)) == 0.0

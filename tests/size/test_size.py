@@ -152,7 +152,7 @@ def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path, monkeypatch
             size(replace(options, **changed))
     assert not list(options.out.glob("runs/*"))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="one process"):
+    with pytest.raises(UsageError, match="each of them would do all"):
         size(options)
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(BudgetError, match="every shape was refused"):

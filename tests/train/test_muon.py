@@ -72,8 +72,8 @@ class Meeting:
 
 def steps(ranks: Group, done: dict[int, list[torch.Tensor]], counted: list[int]) -> None:
     parameters = [nn.Parameter(gaussian(shape, i)) for i, shape in enumerate([*SHAPES, (8, 8)])]
-    optimiser = Muon([{"params": parameters, "lr": 0.1}], momentum=0.9, weight_decay=0.5)
-    optimiser.ranks = ranks
+    groups = [{"params": parameters, "lr": 0.1}]
+    optimiser = Muon(groups, momentum=0.9, weight_decay=0.5, ranks=ranks)
     for step in range(3):
         for i, p in enumerate(parameters):
             p.grad = gaussian(tuple(p.shape), 10 * step + i)  # pyright: ignore

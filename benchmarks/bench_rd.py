@@ -1,14 +1,16 @@
 """Recipe `rd` against a hand-tuned grid of the record's pipeline, on one checkpoint in one run.
 
     python benchmarks/bench_rd.py CKPT --calib SHARD --tokens VAL_SHARD [--kl-tokens 12288]
-        [--calib-tokens 32768] [--threads 2] [--out DIR]
+        [--calib-tokens 32768] [--threads 2] [--out DIR] [--budget 2bpw 2.4bpw ...]
+        [--rival "NAME: RECIPE [refine=TOKENS] [PASS.OPTION=VALUE ...]"]... [--tokenizer MODEL]
 
 The grid is GPTQ + SDClip + brotli-11 (record of 2026-04-05) over every pair of a k for the int6
 matrices and a k for the int8 embedding, which is quantized with its Hessian as a head alone, as the
 record does, or with that of both its roles. It is made of golfpack's own passes and calibration: damp
 0.01, activation order, vectors in float16, brotli in the better of both orders. `rd` is built with the
-recipe as it ships, for several budgets. Bytes are whole artifacts. KL(float || quantized), nats per
-token, is measured on VAL_SHARD, which no build sees.
+recipe as it ships, for several budgets, and so is every rival: other options, other recipes, refined.
+Bytes are whole artifacts. KL(float || quantized), nats per token, is measured on VAL_SHARD, which no
+build sees, and which may be of another domain than what is calibrated and trained on: any text or shard.
 
 brotli-11 takes seconds per megabyte, so the grid's sizes are first estimated by entropy (order 0 per
 matrix), and only points that may lie on the front of bytes and KL are coded, of both Hessians the
@@ -21,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +37,9 @@ from golfpack.base.progress import silent
 from golfpack.build.options import BuildOptions, read_options
 from golfpack.build.prepare import CALIB_LENGTH, prepare, read_model
 from golfpack.build.run import build
-from golfpack.data.shards import read_tokens
+from golfpack.data.stream import read_stream
+from golfpack.data.tokenizer import load_tokenizer
+from golfpack.errors import BudgetError
 from golfpack.eval.divergence import mean_kl
 from golfpack.packer.format.tensors import PackedTensor, QTensor, Raw
 from golfpack.packer.passes.encode import Encode
@@ -76,7 +80,9 @@ class Bench:
         self.checkpoint, recipe = read_model(options)
         prepared = prepare(self.checkpoint, recipe, options, silent)
         self.state = prepared.state(1, silent)
-        stream = read_tokens(tokens, kl_tokens).astype(np.int64)
+        tokenizer = options.inputs.tokenizer
+        vocabulary = None if tokenizer is None else load_tokenizer(tokenizer)
+        stream = np.asarray(read_stream(tokens, vocabulary, kl_tokens), np.int64)
         self.sequences = stream[: len(stream) // CALIB_LENGTH * CALIB_LENGTH]
         self.sequences = self.sequences.reshape(-1, CALIB_LENGTH)
         self.reference = Remembered(self._model(self.checkpoint.weights), self.sequences)
@@ -195,14 +201,42 @@ def _better_hessians(points: Iterable[Point]) -> list[Point]:
     return list(best.values())
 
 
-def rd_points(bench: Bench, folder: Path) -> list[Point]:
-    """Real builds with the recipe as it ships, one per budget, opened again from their files."""
+@dataclass(frozen=True)
+class Rival:
+    """What is built for every budget: a name, a recipe, and how."""
+
+    name: str
+    recipe: str = "rd"
+    refine: str = "0"
+    settings: tuple[str, ...] = ()
+
+
+def read_rival(told: str) -> Rival:
+    """A rival as `--rival` tells it."""
+    name, _, how = told.partition(":")
+    recipe, *rest = how.split()
+    refine = [word.removeprefix("refine=") for word in rest if word.startswith("refine=")]
+    settings = tuple(word for word in rest if not word.startswith("refine="))
+    return Rival(name.strip(), recipe, refine[0] if refine else "0", settings)
+
+
+def built_points(bench: Bench, rival: Rival, budgets: Iterable[str], folder: Path) -> list[Point]:
+    """Real builds, one per budget, opened again from their files; refused budgets are left out."""
     points = []
-    for budget in RD_BUDGETS:
-        _progress(f"rd at {budget}")
-        report = build(bench.options.changed(budget=budget, output=folder / f"{budget}.golf"))
-        kl = bench.kl(open_model(folder / f"{budget}.golf").weights)
-        points.append(Point("rd", budget, report.artifact_bytes, True, kl))
+    for budget in budgets:
+        _progress(f"{rival.name} at {budget}")
+        output = folder / f"{rival.name.replace(' ', '-')}-{budget}.golf"
+        options = bench.options.changed(
+            budget=budget, output=output, recipe=rival.recipe, settings=rival.settings, force=True,
+            refine=rival.refine if rival.refine == "auto" else int(rival.refine),
+        )  # fmt: skip
+        try:
+            report = build(options)
+        except BudgetError as e:
+            print(f"{rival.name} at {budget}: {e}", file=sys.stderr)
+            continue
+        kl = bench.kl(open_model(output).weights)
+        points.append(Point(rival.name, budget, report.artifact_bytes, True, kl))
     return points
 
 
@@ -219,6 +253,9 @@ def main() -> None:
     parser.add_argument("--calib", required=True, help="token shard to calibrate on")
     parser.add_argument("--calib-tokens", type=int, default=32768)
     parser.add_argument("--tokens", required=True, metavar="VAL_SHARD", help="to measure KL on")
+    parser.add_argument("--tokenizer", type=Path, help="where --calib or --tokens are text")
+    parser.add_argument("--budget", nargs="+", default=RD_BUDGETS)
+    parser.add_argument("--rival", action="append", default=[], type=read_rival)
     parser.add_argument("--kl-tokens", type=int, default=12288)
     parser.add_argument("--out", type=Path, default=Path("bench_rd"), metavar="DIR")
     parser.add_argument("--threads", type=int, default=1)
@@ -227,10 +264,12 @@ def main() -> None:
     began = time.perf_counter()
     options = read_options({
         "checkpoint": args.checkpoint, "calib": args.calib, "calib_tokens": args.calib_tokens,
-        "threads": args.threads,
+        "threads": args.threads, "tokenizer": args.tokenizer,
     })  # fmt: skip
     bench = Bench(options, args.tokens, args.kl_tokens)
-    points = [*sdclip_points(bench), *rd_points(bench, args.out)]
+    points = sdclip_points(bench)
+    for rival in (Rival("rd"), *args.rival):
+        points += built_points(bench, rival, args.budget, args.out)
     _progress("")
     title = (
         f"{args.checkpoint}: {bench.numel:,} parameters, calibration on {args.calib_tokens:,} tokens, "

@@ -1,4 +1,4 @@
-"""Bytes and KL of two recipes, read off against each other; tables and a plot.
+"""Bytes and KL of recipes, read off against each other; tables and a plot.
 
 A grid is as coarse as its steps, so its hull is what counts: it lies on or below every grid point.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Where both recipes are read off: nats per token, and bits per parameter.
+# Where recipes are read off: nats per token, and bits per parameter.
 KL_LEVELS = (0.005, 0.007, 0.009, 0.012, 0.02)
 BPW_LEVELS = (3.0, 3.25, 3.5, 3.75, 4.0)
 
@@ -72,28 +72,32 @@ def _between(pairs: list[tuple[float, float]], x: float) -> float | None:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Both recipes at one level: `at` is a KL or a size, `ratio` is rd over sdclip of the other."""
+    """A recipe at one level: `at` is a KL or a size, `ratio` is its value of the other over sdclip's."""
 
+    recipe: str
     at: float
     sdclip: float
-    rd: float
+    value: float
 
     @property
     def ratio(self) -> float:
-        """Rd over sdclip."""
-        return self.rd / self.sdclip
+        """The recipe over sdclip."""
+        return self.value / self.sdclip
 
 
-def ratios(sdclip: list[Point], rd: list[Point], numel: int) -> tuple[list[Ratio], list[Ratio]]:
-    """(bytes at equal KL, KL at equal bytes), wherever both hulls reach."""
+def ratios(sdclip: list[Point], other: list[Point], numel: int) -> tuple[list[Ratio], list[Ratio]]:
+    """(bytes at equal KL, KL at equal bytes) of one recipe, wherever both hulls reach."""
+    if not other:
+        return [], []
+    name = other[0].recipe
     sizes = [round(b * numel / 8) for b in BPW_LEVELS]
-    at_kl = [_ratio(kl, size_at(sdclip, kl), size_at(rd, kl)) for kl in KL_LEVELS]
-    at_size = [_ratio(size, kl_at(sdclip, size), kl_at(rd, size)) for size in sizes]
+    at_kl = [_ratio(name, kl, size_at(sdclip, kl), size_at(other, kl)) for kl in KL_LEVELS]
+    at_size = [_ratio(name, size, kl_at(sdclip, size), kl_at(other, size)) for size in sizes]
     return [r for r in at_kl if r], [r for r in at_size if r]
 
 
-def _ratio(at: float, sdclip: float | None, rd: float | None) -> Ratio | None:
-    return None if sdclip is None or rd is None else Ratio(at, sdclip, rd)
+def _ratio(recipe: str, at: float, sdclip: float | None, value: float | None) -> Ratio | None:
+    return None if sdclip is None or value is None else Ratio(recipe, at, sdclip, value)
 
 
 # --- output ----------------------------------------------------------------------------------------
@@ -102,8 +106,10 @@ def _ratio(at: float, sdclip: float | None, rd: float | None) -> Ratio | None:
 def save(points: list[Point], numel: int, title: str, folder: Path) -> str:
     """Write bench_rd.md, .json and .png to `folder`; returns the markdown."""
     sdclip = hull(p for p in points if p.recipe == "sdclip" and p.exact)
-    rd = [p for p in points if p.recipe == "rd"]
-    at_kl, at_size = ratios(sdclip, rd, numel)
+    names = [n for n in dict.fromkeys(p.recipe for p in points) if n != "sdclip"]
+    others = {n: [p for p in points if p.recipe == n] for n in names}
+    found = [ratios(sdclip, each, numel) for each in others.values()]
+    at_kl, at_size = ([r for pair in found for r in pair[i]] for i in (0, 1))
     text = "\n\n".join([title, _points_table(points, sdclip, numel), _ratio_tables(at_kl, at_size)])
     data = {
         "title": title,
@@ -117,7 +123,7 @@ def save(points: list[Point], numel: int, title: str, folder: Path) -> str:
     if find_spec("matplotlib") is None:
         text += "\n\nNo plot: matplotlib is not installed."
     else:
-        _plot(points, sdclip, rd, folder / "bench_rd.png")
+        _plot(points, sdclip, others, folder / "bench_rd.png")
     (folder / "bench_rd.md").write_text(text + "\n")
     return text
 
@@ -138,14 +144,32 @@ def _points_table(points: list[Point], sdclip: list[Point], numel: int) -> str:
 
 
 def _ratio_tables(at_kl: list[Ratio], at_size: list[Ratio]) -> str:
-    lines = ["| at KL | sdclip bytes | rd bytes | rd / sdclip |", "|---:|---:|---:|---:|"]
-    lines += [f"| {r.at:.5f} | {r.sdclip:,.0f} | {r.rd:,.0f} | {r.ratio:.3f} |" for r in at_kl]
-    lines += ["", "| at bytes | sdclip KL | rd KL | rd / sdclip |", "|---:|---:|---:|---:|"]
-    lines += [f"| {r.at:,.0f} | {r.sdclip:.5f} | {r.rd:.5f} | {r.ratio:.3f} |" for r in at_size]
+    """A row a level, a column a recipe; "-" where its points do not reach."""
+    return "\n\n".join([
+        _ratio_table("at KL", "sdclip bytes", at_kl, ".5f", ",.0f"),
+        _ratio_table("at bytes", "sdclip KL", at_size, ",.0f", ".5f"),
+    ])  # fmt: skip
+
+
+def _ratio_table(level: str, reference: str, rows: list[Ratio], level_form: str, form: str) -> str:
+    names = list(dict.fromkeys(r.recipe for r in rows))
+    lines = [
+        f"| {level} | {reference} | " + " | ".join(f"{n} | over sdclip" for n in names) + " |",
+        "|" + "---:|" * (2 + 2 * len(names)),
+    ]
+    for at in dict.fromkeys(r.at for r in rows):
+        here = {r.recipe: r for r in rows if r.at == at}
+        cells = [
+            f"{here[n].value:{form}} | {here[n].ratio:.3f}" if n in here else "- | -" for n in names
+        ]
+        sdclip = next(iter(here.values())).sdclip
+        lines.append(f"| {at:{level_form}} | {sdclip:{form}} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _plot(points: list[Point], sdclip: list[Point], rd: list[Point], path: Path) -> None:
+def _plot(
+    points: list[Point], sdclip: list[Point], others: dict[str, list[Point]], path: Path
+) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -155,7 +179,8 @@ def _plot(points: list[Point], sdclip: list[Point], rd: list[Point], path: Path)
     axes.plot(
         [p.size for p in sdclip], [p.kl for p in sdclip], "o-", label="SDClip hull, brotli-11"
     )
-    axes.plot([p.size for p in rd], [p.kl for p in rd], "s-", label="rd")
+    for name, each in others.items():
+        axes.plot([p.size for p in each], [p.kl for p in each], "s-", markersize=4, label=name)
     axes.set(xlabel="artifact, bytes", ylabel="KL, nats per token", yscale="log")
     axes.legend()
     figure.savefig(path, dpi=150)

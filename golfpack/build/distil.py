@@ -7,6 +7,7 @@ goes to the latents as if they had not been rounded (the straight-through estima
 1308.3432, section 4). No label is needed; a share of the target may be what the text goes on with, for
 those who want a lower cross entropy on such text. The gradient leaves the steps as they are, and so
 nearly the file's size; on the way the caller may put the same weights on other steps, to correct it.
+`build.in_turn` trains weights with it that are not rounded yet.
 
 On the CPU every sequence of a batch is one thread's work, the float model's predictions for the next
 ones another's; gradients are added in order, and everything else is elementwise. So the result does not
@@ -70,6 +71,7 @@ class Latent:
         offset: float32 (rows, cols), what is added to the product (a low-rank correction), or None.
         limit: largest |code|, or None.
         shape: the tensor's own.
+        rounded: whether the network runs with codes, or with `z` as it is.
     """
 
     z: torch.Tensor
@@ -77,10 +79,11 @@ class Latent:
     offset: torch.Tensor | None
     limit: int | None
     shape: tuple[int, ...]
+    rounded: bool = True
 
     def weight(self) -> torch.Tensor:
         """The weights that the network runs with, in the tensor's own shape."""
-        w = torch.round(self.z) * self.step
+        w = (torch.round(self.z) if self.rounded else self.z) * self.step
         return (w if self.offset is None else w + self.offset).reshape(self.shape)
 
     def on(self, device: str) -> "Latent":
@@ -130,6 +133,8 @@ def distil(
     threads: int,
     device: str | None = None,
     labels: float = 0.0,
+    rate: float | None = None,
+    at_once: int | None = None,
     resize: Resize | None = None,
     progress: Progress | None = None,
     helpers: Helpers = NO_HELP,
@@ -139,11 +144,14 @@ def distil(
     Args:
         teacher, student: tokens (B, T) -> logits (B, T, V); left as they were.
         latents: by parameter name of the student; what has none stays as it is.
-        text: (n, length) tokens in the order of training, in updates of `tokens_per_update`.
+        text: (n, length) tokens in the order of training.
         threads: of the CPU, where `device` is None.
         device: what runs whole batches.
         labels: share of the target that is the text's next token, the rest being the teacher's
             prediction: what is lowered is (1 - labels) KL + labels times the cross entropy.
+        rate: steps per update, all the way; None for one by the number of tokens, down to nothing along
+            a cosine.
+        at_once: sequences per update; None for `tokens_per_update`.
         resize: called with the latents, on the CPU, after the shares LOOKS of the updates.
         helpers: processes that take their parts of every batch.
 
@@ -151,7 +159,7 @@ def distil(
         UsageError: the loss is not finite.
     """
     count = sum(x.z.numel() for x in latents.values())
-    at_once = max(1, tokens_per_update(count) // text.shape[1])
+    at_once = at_once or max(1, tokens_per_update(count) // text.shape[1])
     batches = torch.from_numpy(text.astype(np.int64)).split(at_once)
     updates = len(batches)
     here = {name: x.on(device or "cpu") for name, x in latents.items()}
@@ -171,12 +179,12 @@ def distil(
                 here = {name: x.on(device or "cpu") for name, x in found.items()}
             loss, gradients = run({name: x.weight() for name, x in here.items()})
             shown.see(loss / batches[done].numel())
-            rate = peak * 0.5 * (1 + cos(pi * done / updates))
+            now = peak * 0.5 * (1 + cos(pi * done / updates)) if rate is None else rate
             for name, x in here.items():
                 adam[name].see(gradients[name].reshape(x.z.shape).mul_(x.step))
             usual = usual_size([a.power() for a in adam.values()], sizes)
             for name, x in here.items():
-                x.move(adam[name].change(rate, EPSILON * usual))
+                x.move(adam[name].change(now, EPSILON * usual))
     return {name: x.on("cpu") for name, x in here.items()}
 
 

@@ -149,8 +149,8 @@ CONFIG = TrainConfig(steps=11, batch_tokens=32, seq_len=8, log_every=4, save_eve
 TOKENS = np.random.default_rng(0).integers(0, 16, 600).astype(np.uint16)
 
 
-def lazily(family, spec, config, tokens) -> Run:
-    run = new_run(family, spec, config, tokens)
+def lazily(family, spec, config, tokens, group) -> Run:
+    run = new_run(family, spec, config, tokens, group)
     run.lazy = True
     return run
 

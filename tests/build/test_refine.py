@@ -68,6 +68,7 @@ def test_steps_follow_the_size_and_the_end_is_within_the_budget(options, monkeyp
 
 
 def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatch):
+    options = options.changed(settings=("policy.trellis=false",))
     rounded = build(options.changed(refine=0))
     monkeypatch.setattr(distil_module, "RATE", 1.0)  # no training, but noise
     report = build(options)

@@ -1,5 +1,6 @@
 """The passes that turn weights into codes: sense, clip, steps, round. Thin shells, no maths."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast, get_args
 
@@ -193,27 +194,27 @@ class Round(Pass):
         queue = sorted(
             names, key=lambda n: -state.spec[n].numel * as_matrix(state.spec[n].shape)[1]
         )
-        weights = sum(state.spec[n].numel for n in quantized_names(state))
-        few = weights <= _FEW_WEIGHTS
         # Kept tensors cost nothing and are not handed over.
-        work: dict[str, ToRound] = {}
-        for n in queue:
-            if not isinstance(state.plan[n], Keep):
-                each = _EACH if has_states(state, n) else _WHOLE
-                survivors = self.survivors or each[0 if few else 1]
-                work[n] = to_round(
-                    state, n, state.steps[n], self.feedback, self.rate_weight, survivors
-                )
-        codes = state.engine.codes(list(work.values()), state.threads)
+        rounded = self.rounded(state, [n for n in queue if not isinstance(state.plan[n], Keep)])
         results: dict[str, PackedTensor] = {}
         for done, name in enumerate(queue, 1):
-            results[name] = (
-                QTensor(next(codes), work[name].steps, trellis=work[name].trellis)
-                if name in work
-                else kept(state, name)
-            )
+            keep = isinstance(state.plan[name], Keep)
+            results[name] = kept(state, name) if keep else next(rounded)
             state.notify("round", done, len(names), name)
         return replace(state, tensors={n: results[n] for n in names})
+
+    def rounded(self, state: PackState, names: Sequence[str]) -> Iterator[QTensor]:
+        """The codes of some quantized tensors, one by one, as `state` has their weights and steps."""
+        few = sum(state.spec[n].numel for n in quantized_names(state)) <= _FEW_WEIGHTS
+        work: list[ToRound] = []
+        for n in names:
+            each = _EACH if has_states(state, n) else _WHOLE
+            survivors = self.survivors or each[0 if few else 1]
+            work.append(
+                to_round(state, n, state.steps[n], self.feedback, self.rate_weight, survivors)
+            )
+        for one, codes in zip(work, state.engine.codes(work, state.threads), strict=True):
+            yield QTensor(codes, one.steps, trellis=one.trellis)
 
     def ensures(self, state: PackState) -> None:
         for name, t in state.tensors.items():

@@ -15,12 +15,14 @@ from golfpack.build.prepare import Prepared
 from golfpack.build.report import Refinement, TextLoss
 from golfpack.calib.sources import CalibTokens, training_text
 from golfpack.errors import UsageError
+from golfpack.packer.aim import Budget
 from golfpack.packer.format.steps import step_matrix
 from golfpack.packer.format.tensors import PackedTensor, QTensor
 from golfpack.packer.passes.encode import encoded
 from golfpack.packer.passes.lowrank import Correct
+from golfpack.packer.passes.policy import without_states
 from golfpack.packer.passes.quantize import Steps
-from golfpack.packer.search import fit_kl
+from golfpack.packer.search import fit_bytes, fit_kl
 from golfpack.packer.state import PackState, run_passes
 
 # Tokens per sequence of training text: at equal tokens more updates win (docs/LOG.md), and a long
@@ -47,6 +49,9 @@ LAST_TRIES = 6
 ATTEMPTS = 3
 # A KL this share below its target is good enough.
 NEAR = 0.05
+# Codes with states are rounded in turn where rounding at once loses no more than this, nats per token:
+# above, training codes that stand by themselves gains more than states do (docs/LOG.md).
+IN_TURN = 0.03
 # What training leaves of the KL, where it is not yet known: of codes that stand by themselves, and of
 # those with states.
 FIRST_GAIN = 0.6, 0.8
@@ -103,13 +108,10 @@ class Refiner:
             )
         if not any(isinstance(t, QTensor) for t in rounded.tensors.values()):
             return Refined(rounded.warn("--refine: nothing is quantized, so nothing was trained"))
-        if self._states and any(isinstance(p, Correct) for p in self.prepared.recipe.round):
-            raise UsageError(
-                "--refine does not go with low-rank corrections of codes with states",
-                "add --set policy.trellis=false, or drop the pass 'lowrank'",
-            )
-        found = self._within_target() if self.limit is None else self._within_budget(self.limit)
         before = measure_losses(self.prepared, rounded.tensors, rounded.notify)
+        turns = before[0].kl <= IN_TURN and self._takes_turns
+        within_budget = self._in_turn_within if turns else self._within_budget
+        found = self._within_target(turns) if self.limit is None else within_budget(self.limit)
         if found is None:
             return Refined(rounded.warn(NOTHING_BETTER), None, before)
         trained, start = found
@@ -122,7 +124,8 @@ class Refiner:
             on=self.on, tokens=text.size, written=written, rounded_bytes=rounded.size,
             rounded_kl=before[0].kl, kl=after[0].kl,
             changed=_changed(start.tensors, trained.tensors),
-            octaves=log2(trained.dial / rounded.dial), rounded_losses=list(before),
+            octaves=log2(trained.dial / (rounded if turns else self._plain).dial),
+            rounded_losses=list(before),
         )  # fmt: skip
         return Refined(self._finished(trained), report, after)
 
@@ -141,11 +144,6 @@ class Refiner:
         )  # fmt: skip
 
     def _within_budget(self, limit: int) -> "_Found | None":
-        if self._states:
-            # What the search left unused, where a model cannot use it, stays unused.
-            spare = limit - self.rounded.size > self.prepared.recipe.search.enough(limit)
-            trained = self._in_turn(self.rounded, self.rounded.size if spare else limit)
-            return None if trained is None else (trained, self.rounded)
         first = self._smaller(limit)
         start, latents = self._trained(first, round((1 - MARGIN) * limit))
         for _ in range(LAST_TRIES):
@@ -155,13 +153,20 @@ class Refiner:
             start, latents = self._resized(start, latents, BACK_OFF * (trained.size - limit))
         return None
 
-    def _within_target(self) -> "_Found | None":
-        target, best, gain = self.target, None, FIRST_GAIN[self._states]
+    def _in_turn_within(self, limit: int) -> "_Found | None":
+        # What the search left unused, where a model cannot use it, stays unused.
+        spare = limit - self.rounded.size > self.prepared.recipe.search.enough(limit)
+        trained = self._in_turn(self.rounded, self.rounded.size if spare else limit)
+        return None if trained is None else (trained, self.rounded)
+
+    def _within_target(self, turns: bool) -> "_Found | None":
+        target, best, gain = self.target, None, FIRST_GAIN[turns]
+        ready = self.ready if turns else self._ready
         recipe = self.prepared.recipe
         assert target is not None
         for _ in range(ATTEMPTS):
-            start = fit_kl(recipe.search, recipe.round, self.ready, target / gain)
-            if self._states:
+            start = fit_kl(recipe.search, recipe.round, ready, target / gain)
+            if turns:
                 trained = self._in_turn(start, None)
                 assert trained is not None
             else:
@@ -176,9 +181,26 @@ class Refiner:
         return best
 
     @property
-    def _states(self) -> bool:
-        """Whether codes follow a trellis: no gradient moves one of them alone."""
-        return any(isinstance(t, QTensor) and t.trellis for t in self.rounded.tensors.values())
+    def _takes_turns(self) -> bool:
+        """Whether codes have states, and nothing that is added to them would be left behind."""
+        codes = [t for t in self.rounded.tensors.values() if isinstance(t, QTensor)]
+        return any(t.trellis for t in codes) and all(t.correction is None for t in codes)
+
+    @cached_property
+    def _ready(self) -> PackState:
+        """`ready` with codes that stand by themselves: no gradient moves those that follow a trellis."""
+        return replace(self.ready, plan=without_states(self.ready.plan))
+
+    @cached_property
+    def _plain(self) -> PackState:
+        """What training starts from: `rounded`, but with codes that stand by themselves."""
+        if self._ready.plan == self.ready.plan:
+            return self.rounded
+        recipe = self.prepared.recipe
+        if self.limit is not None:
+            return fit_bytes(recipe.search, recipe.round, self._ready, Budget(self.limit))
+        assert self.target is not None
+        return fit_kl(recipe.search, recipe.round, self._ready, self.target)
 
     def _in_turn(self, start: PackState, limit: int | None) -> PackState | None:
         """The network rounded in turn at the steps of `start`, see `in_turn`."""
@@ -188,16 +210,16 @@ class Refiner:
         """A rounding that leaves room for what training adds to the file."""
         rate, most = GROWTH[self.on]
         share = min(most, rate * self._text[0].size / max(self.prepared.model.spec.numel, 1))
-        over = self.rounded.size - (1 - share) * limit
-        latents = _latents(self.rounded)
+        over = self._plain.size - (1 - share) * limit
+        latents = _latents(self._plain)
         if over <= 0 or not latents:
-            return self.rounded
+            return self._plain
         octaves = _octaves(over, latents)
-        return self._rounded_at(self.rounded.dial * 2.0**octaves)
+        return self._rounded_at(self._plain.dial * 2.0**octaves)
 
     def _rounded_at(self, dial: float) -> PackState:
         # What passes behind `round` cut down to a budget is not to be cut before training.
-        free = replace(self.ready, dial=dial, coding=self.rounded.coding, limit=None)
+        free = replace(self._ready, dial=dial, coding=self._plain.coding, limit=None)
         return run_passes(self.prepared.recipe.round, free)
 
     def _on_steps_of(self, start: PackState, dial: float) -> PackState:
@@ -205,7 +227,7 @@ class Refiner:
         passes = self.prepared.recipe.round
         if any(isinstance(p, Correct) for p in passes):
             return self._rounded_at(dial)  # corrections are of what rounding leaves
-        free = replace(self.ready, dial=dial, coding=self.rounded.coding, limit=None)
+        free = replace(self._ready, dial=dial, coding=self._plain.coding, limit=None)
         steps = run_passes([p for p in passes if p.name == Steps.name], free).steps
         tensors = {
             name: replace(t, steps=steps[name]) if isinstance(t, QTensor) else t

@@ -1,17 +1,17 @@
 """Rounding in turn: every code once, within the budget, and better for what it trains on the way."""
 
-from importlib import resources
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from conftest import asked
 
 from golfpack.build import in_turn as in_turn_module
+from golfpack.build import refine as refine_module
 from golfpack.build.distil import FEW_TOKENS
-from golfpack.build.in_turn import GROUPS, in_groups
+from golfpack.build.in_turn import GROUPS, InTurn, in_groups
 from golfpack.build.refine import NOTHING_BETTER
 from golfpack.build.run import build
-from golfpack.errors import UsageError
 from golfpack.packer.format.loader import load
 from golfpack.packer.format.steps import F16Steps
 from golfpack.packer.format.tensors import QTensor, Raw
@@ -19,7 +19,12 @@ from golfpack.packer.recipe import load_recipe
 from golfpack.spec import ModelSpec, TensorSpec
 
 SHORT = 40 * FEW_TOKENS
-LOW_RANK = '[[pass]]\nid = "lowrank"\n\n[[pass]]\nid = "encode"'
+
+
+@pytest.fixture(autouse=True)
+def in_turn(monkeypatch):
+    """Few bits, of which even a short training finds something to gain on any machine."""
+    monkeypatch.setattr(refine_module, "IN_TURN", 1.0)
 
 
 @pytest.fixture
@@ -111,9 +116,13 @@ def test_a_target_is_met_with_a_smaller_file(options):
     assert trained.artifact_bytes < plain.artifact_bytes
 
 
-def test_corrections_of_codes_with_states_are_refused(options, tmp_path):
-    recipe, rd = tmp_path / "corrected.toml", resources.files("golfpack") / "recipes" / "rd.toml"
-    corrected = rd.read_text().replace('[[pass]]\nid = "encode"', LOW_RANK)
-    recipe.write_text(corrected)
-    with pytest.raises(UsageError, match="low-rank corrections"):
-        build(options.changed(recipe=str(recipe)))
+def test_codes_take_turns_where_they_have_states_and_little_is_lost(options, monkeypatch):
+    """And are trained without states where much is, or where turns would leave corrections behind."""
+    took = Mock(side_effect=InTurn.run)
+    monkeypatch.setattr(InTurn, "run", lambda *args: took(*args))
+    build(options)
+    assert took.call_count == 1
+    build(options.changed(settings=("policy.trellis=false",)))
+    monkeypatch.setattr(refine_module, "IN_TURN", 0.0)
+    build(options)
+    assert took.call_count == 1

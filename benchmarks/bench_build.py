@@ -1,9 +1,11 @@
 """Where the time and memory of a build go, on a random checkpoint of a record's shape.
 
     python benchmarks/bench_build.py [--shape 04-05] [--budget 16MB] [--calib-tokens 65536] [--threads 2]
+        [--recipe rd sdclip-brotli]
 
 The weights are random (what they say does not matter here) and so are the calibration tokens. Prints
-seconds per stage and per pass, the peak resident memory of the process, and the size reached.
+seconds per stage and per pass, the peak resident memory of the process until then, and the size reached,
+for every recipe in turn.
 """
 
 import argparse
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--budget", default="16MB")
     parser.add_argument("--calib-tokens", type=int, default=65536)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--recipe", nargs="+", default=["rd"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, shard = Path(folder) / "random.pt", Path(folder) / "tokens.bin"
@@ -68,16 +71,21 @@ def main() -> None:
         rng = np.random.default_rng(0)
         vocab = SHAPES[args.shape]["vocab_size"]
         write_shard(shard, rng.integers(0, vocab, args.calib_tokens + (1 << 13)))
-        watch = Stopwatch()
-        report = build(
-            checkpoint, budget=args.budget, output=Path(folder) / "x.golf", calib=str(shard),
-            calib_tokens=args.calib_tokens, threads=args.threads, cache=False, notify=watch,
-        )  # fmt: skip
-        watch("end", 0, 0, "")
-    print(f"{numel:,} weights, {report.artifact_bytes:,} of {report.budget_bytes:,} bytes")
-    for name, seconds in {**report.seconds, "total": sum(report.seconds.values())}.items():
-        print(f"{name:12} {seconds:8.1f} s")
-    print("by pass: " + ", ".join(f"{k} {v:.1f} s" for k, v in watch.seconds.items() if v > 0.05))
+        for recipe in args.recipe:
+            watch = Stopwatch()
+            report = build(
+                checkpoint, budget=args.budget, output=Path(folder) / "x.golf", calib=str(shard),
+                calib_tokens=args.calib_tokens, threads=args.threads, cache=False, notify=watch,
+                recipe=recipe, force=True,
+            )  # fmt: skip
+            watch("end", 0, 0, "")
+            print(
+                f"{recipe}: {numel:,} weights, {report.artifact_bytes:,} of {report.budget_bytes:,} B"
+            )
+            for name, seconds in {**report.seconds, "total": sum(report.seconds.values())}.items():
+                print(f"{name:12} {seconds:8.1f} s")
+            passes = (f"{k} {v:.1f} s" for k, v in watch.seconds.items() if v > 0.05)
+            print("by pass: " + ", ".join(passes))
     print(f"rounds {len(report.trace)}, sizes {[int(size) for _, size in report.trace]}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
 

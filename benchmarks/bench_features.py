@@ -166,9 +166,16 @@ def main() -> None:
         if name not in kept["ratios"]:
             kept["ratios"][name] = setup.ratio(name, options.probe)
             options.out.write_text(json.dumps(kept, indent=1))
+
+    def steps_of(name: str) -> int:
+        """As many as take the time of those that it is compared with."""
+        against = FEATURES[name][2]
+        theirs = steps_of(against) if against else options.steps
+        return round(theirs / kept["ratios"].get(name, 1.0))
+
     for seed in range(options.seeds):
         for name in FEATURES:
-            steps = round(options.steps / kept["ratios"].get(name, 1.0))
+            steps = steps_of(name)
             if f"{name} {seed}" not in kept["runs"]:
                 found = setup.run(name, steps, seed, name in ADAPTED)
                 kept["runs"][f"{name} {seed}"] = found

@@ -55,8 +55,8 @@ class Goal:
         replay: repeat the build of a report: its passes, and its inputs must be the same.
         seed: of everything random.
         recalibrate: measure the statistics again behind the quantized layers, and quantize again.
-        refine: train the codes by self-distillation on this many tokens; 0: not at all; "auto": on as
-            many as take about as long as the rest of the build.
+        refine: train what rounding leaves by self-distillation on this many tokens; 0: not at all;
+            "auto": on as many as take about as long as the rest of the build.
         refine_on: what for: "kl" (the float model's predictions), or "labels" (the cross entropy of
             calibration's text, too).
         blind: take fewer than 3 bits per weight without calibration, too.

@@ -123,7 +123,7 @@ def build(
         str,
         typer.Option(
             metavar="TOKENS|auto",
-            help="Train the codes on so many tokens, 200000 say; auto: at most twice the time.",
+            help="Train on so many tokens what rounding leaves; auto: at most twice the time.",
         ),
     ] = "0",
     refine_on: Annotated[

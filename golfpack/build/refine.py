@@ -49,8 +49,9 @@ LAST_TRIES = 6
 ATTEMPTS = 3
 # A KL this share below its target is good enough.
 NEAR = 0.05
-# Codes with states are rounded in turn where rounding at once loses no more than this, nats per token:
-# above, training codes that stand by themselves gains more than states do (docs/LOG.md).
+# Codes with states are rounded in turn where rounding at once loses no more than this, nats per token.
+# Above, training codes that stand by themselves may gain more than states do, and is tried first
+# (docs/LOG.md).
 IN_TURN = 0.03
 # What training leaves of the KL, where it is not yet known: of codes that stand by themselves, and of
 # those with states.
@@ -109,16 +110,32 @@ class Refiner:
         if not any(isinstance(t, QTensor) for t in rounded.tensors.values()):
             return Refined(rounded.warn("--refine: nothing is quantized, so nothing was trained"))
         before = measure_losses(self.prepared, rounded.tensors, rounded.notify)
-        turns = before[0].kl <= IN_TURN and self._takes_turns
+        for turns in self._ways(before[0].kl):
+            found = self._refined(before, turns)
+            if found is not None:
+                return found
+        return Refined(rounded.warn(NOTHING_BETTER), None, before)
+
+    def _ways(self, kl: float) -> tuple[bool, ...]:
+        """Whether to round in turn, or not to and train codes; or both, until one is better."""
+        codes = [t for t in self.rounded.tensors.values() if isinstance(t, QTensor)]
+        # Turns would leave corrections of rounding at once behind.
+        if not any(t.trellis for t in codes) or any(t.correction is not None for t in codes):
+            return (False,)
+        return (True,) if kl <= IN_TURN else (False, True)
+
+    def _refined(self, before: tuple[TextLoss, ...], turns: bool) -> "Refined | None":
+        """What one way ends with; None where rounding, whose losses are `before`, is no worse."""
+        rounded = self.rounded
         within_budget = self._in_turn_within if turns else self._within_budget
         found = self._within_target(turns) if self.limit is None else within_budget(self.limit)
         if found is None:
-            return Refined(rounded.warn(NOTHING_BETTER), None, before)
+            return None
         trained, start = found
         after = measure_losses(self.prepared, trained.tensors, rounded.notify)
         smaller, lower = trained.size < rounded.size, self._aim(after) < self._aim(before)
         if not (smaller if self.limit is None else lower):
-            return Refined(rounded.warn(NOTHING_BETTER), None, before)
+            return None
         text, written = self._text
         report = Refinement(
             on=self.on, tokens=text.size, written=written, rounded_bytes=rounded.size,
@@ -179,12 +196,6 @@ class Refiner:
                 break
             gain *= kl / target / (1 - NEAR / 2)
         return best
-
-    @property
-    def _takes_turns(self) -> bool:
-        """Whether codes have states, and nothing that is added to them would be left behind."""
-        codes = [t for t in self.rounded.tensors.values() if isinstance(t, QTensor)]
-        return any(t.trellis for t in codes) and all(t.correction is None for t in codes)
 
     @cached_property
     def _ready(self) -> PackState:

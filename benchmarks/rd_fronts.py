@@ -145,13 +145,16 @@ def _points_table(points: list[Point], sdclip: list[Point], numel: int) -> str:
 
 def _ratio_tables(at_kl: list[Ratio], at_size: list[Ratio]) -> str:
     """A row a level, a column a recipe; "-" where its points do not reach."""
-    return "\n\n".join([
+    tables = (
         _ratio_table("at KL", "sdclip bytes", at_kl, ".5f", ",.0f"),
         _ratio_table("at bytes", "sdclip KL", at_size, ",.0f", ".5f"),
-    ])  # fmt: skip
+    )
+    return "\n\n".join(t for t in tables if t)
 
 
 def _ratio_table(level: str, reference: str, rows: list[Ratio], level_form: str, form: str) -> str:
+    if not rows:
+        return ""
     names = list(dict.fromkeys(r.recipe for r in rows))
     lines = [
         f"| {level} | {reference} | " + " | ".join(f"{n} | over sdclip" for n in names) + " |",

@@ -16,6 +16,7 @@ from golfpack.build.helpers import NO_HELP, Helpers
 from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
 from golfpack.calib.cache import cache_folder, cached, cached_text
 from golfpack.calib.sources import SELF_TEMPERATURE, CalibTokens, from_data, text_calls
+from golfpack.data.belongs import refuse_other_tokenizer
 from golfpack.data.tokenizer import Tokenizer, beside, load_tokenizer, shipped_bytes
 from golfpack.errors import UsageError
 from golfpack.eval.bytes import ByteTable
@@ -189,6 +190,9 @@ class Prepared:
             )  # fmt: skip
         else:
             tokens = from_data(inputs.calib, tokenizer, self._vocab_size, *shape)
+            if tokenizer is not None:
+                name = inputs.tokenizer
+                refuse_other_tokenizer(tokenizer, tokens.sequences.ravel(), name)
             notify("probe", 0, 0, "whether text contradicts what was assumed")
             refuse_wrong_assumptions(self.model, tokens.sequences)
         used, held_out = tokens.split(HELD_OUT)

@@ -41,6 +41,7 @@ from golfpack.errors import BudgetError, StrictError, UsageError
 from golfpack.models.model import Model
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.aim import Aim, Bpb, Budget, Bytes, Kl, Lossless, told_bits, told_bytes
+from golfpack.packer.format.container import TOKENIZER_STREAM
 from golfpack.packer.format.loader import Artifact, loads
 from golfpack.packer.passes.awq import Awq
 from golfpack.packer.predict import frontier, kl_ratio, quadratic_kl
@@ -51,6 +52,8 @@ from golfpack.packer.state import PackState, quantized_names, run_passes
 
 # Below this many bits per weight the loss is often large: where nothing measures it, they are refused.
 THIN_BPW = 3.0
+# A tokenizer inside that takes this share of the file is worth a note.
+MUCH_TOKENIZER = 0.1
 # Files fill their budgets but for a little: a share of them.
 HEADROOM = 0.01
 
@@ -131,6 +134,7 @@ def _build(
             state = refined.state
     with clock.measure("verify"):
         artifact = _verified(state)
+        state = _told_tokenizer(state, artifact)
         loss = _loss(prepared, ready, state, refined)
     state = told_result(
         options.goal.replay, _told_unmeasured(state), prepared, loss.measured, differing
@@ -285,6 +289,18 @@ def _told_unmeasured(state: PackState) -> PackState:
     return state.warn(
         f"{bits:.3f} bits per parameter, and without calibration nobody knows what that costs: below "
         f"about {THIN_BPW:g} bits it is often much, so score the artifact before it ships"
+    )
+
+
+def _told_tokenizer(state: PackState, artifact: Artifact) -> PackState:
+    """The state, with a note where a tokenizer inside takes much of what weights could have had."""
+    inside = len(artifact.container.streams.get(TOKENIZER_STREAM, b""))
+    if inside < MUCH_TOKENIZER * state.size:
+        return state
+    left = 8 * (state.size - inside) / max(state.spec.numel, 1)
+    return state.note(
+        f"the tokenizer takes {inside:,} of {state.size:,} bytes and leaves {left:.3f} bits per weight: "
+        "a larger budget, or a build without --with-tokenizer, has more for weights"
     )
 
 

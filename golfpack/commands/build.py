@@ -258,7 +258,11 @@ def show_build(report: "BuildReport", group: str | None = "role", explain: bool 
         )
     else:
         size += " bytes"
-    out.print(f"{size}, {report.bits_per_weight:.3f} bits per weight")
+    bits = f"{report.bits_per_weight:.3f} bits per weight"
+    if report.tokenizer_bytes:
+        rest = 8 * (report.artifact_bytes - report.tokenizer_bytes) / report.parameters
+        bits += f", {rest:.3f} without the tokenizer"
+    out.print(f"{size}, {bits}")
     if report.measured_kl is not None:
         expected = ""
         if report.refined is not None:

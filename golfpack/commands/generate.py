@@ -113,6 +113,6 @@ def show_speed(report: "GenerateReport") -> None:
     if report.kv_cache is not None:
         held = f"cache {report.kv_cache}, {report.kv_bytes:,} bytes"
     note(
-        f"{len(report.tokens):,} tokens behind {len(report.prompt_ids):,}, "
+        f"{len(report.tokens):,} tokens after a prompt of {len(report.prompt_ids):,}, "
         f"{report.tokens_per_second:,.1f} tokens per second, {held}"
     )

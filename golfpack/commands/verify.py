@@ -118,5 +118,9 @@ def show_verify(report: "VerifyReport") -> None:
         table.add_row(check.name, status, check.detail)
     out.print(table)
     if report.passed:
-        out.print(f"{report.path} is whole: {report.bytes:,} bytes")
+        unscored = any((c.name, c.status) == ("scores", "skipped") for c in report.checks)
+        out.print(
+            f"{report.path} is whole: {report.bytes:,} bytes"
+            + ("; its script was not run" if unscored else "")
+        )
         out.print(f"sha256 of the file, digest included: {report.sha256}")

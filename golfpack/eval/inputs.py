@@ -9,6 +9,7 @@ import numpy as np
 from golfpack.artifact import open_pair
 from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify, silent
+from golfpack.data.belongs import refuse_other_tokenizer
 from golfpack.data.shards import tokens_sha256
 from golfpack.data.stream import is_text, read_counted
 from golfpack.data.text import read_documents
@@ -179,6 +180,7 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     counts, bytes_source = table.count(tokens), "table"
     if text_bytes is not None:
         counts, bytes_source = text_bytes[1:], "text"
+    refuse_other_tokenizer(sp, tokens, where)
     refuse_wrong_assumptions(loaded, windows(tokens))
     if options.byte_counts is not None:
         counts = read_byte_counts(options.byte_counts, tokens, sp.bos_id())

@@ -191,8 +191,7 @@ class Prepared:
         else:
             tokens = from_data(inputs.calib, tokenizer, self._vocab_size, *shape)
             if tokenizer is not None:
-                name = inputs.tokenizer
-                refuse_other_tokenizer(tokenizer, tokens.sequences.ravel(), name)
+                refuse_other_tokenizer(tokenizer, tokens.sequences.ravel(), inputs.tokenizer)
             notify("probe", 0, 0, "whether text contradicts what was assumed")
             refuse_wrong_assumptions(self.model, tokens.sequences)
         used, held_out = tokens.split(HELD_OUT)

@@ -1,4 +1,4 @@
-"""`golfpack build --refine`: train the codes by self-distillation, then round them to the budget."""
+"""`golfpack build --refine`: self-distillation of what rounding leaves, in turn or code by code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,7 +97,7 @@ class Refiner:
     target: float | None
 
     def run(self) -> "Refined":
-        """The artifact with trained codes; the rounded one, with a warning, where that is no worse.
+        """The refined artifact; the rounded one, with a warning, where that is no worse.
 
         Raises:
             UsageError: nothing was calibrated, so there are no tokens to train on.

@@ -26,8 +26,8 @@ MANY_WEIGHTS = 10_000_000
 # Passes through the network per token, back counted twice: training has the float model's, the other's
 # and the way back, and half of its text has to be written.
 TRAINING, WITH_GRADIENTS, INPUTS_ONLY = 4.75, 3, 1
-# Of the rest of the build, which takes longer than is counted here, by a quarter with 0.26M to 3.8M
-# weights; but a search for a budget may end early.
+# Of the rest of the build as it is counted here. It takes longer than that, more so than training does:
+# with this share training takes half to three quarters of the time of the rest (docs/recipes.md).
 SHARE = 1.2
 
 

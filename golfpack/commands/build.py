@@ -123,7 +123,7 @@ def build(
         str,
         typer.Option(
             metavar="TOKENS|auto",
-            help="Train on so many tokens what rounding leaves; auto: at most twice the time.",
+            help="Train on so many tokens what rounding leaves; auto: about as long as the rest takes.",
         ),
     ] = "0",
     refine_on: Annotated[

@@ -117,8 +117,8 @@ class Use:
         kind: which kind of hook measured it.
         hessian: (cols, cols) float32. linear: mean over tokens of x x^T (summed over virtual layers).
             embedding: mean over tokens of g g^T, g = dL/d(embedding output).
-        row_weight: (rows,) float64. linear: mean over tokens and uses of (dL/dy_r)^2, L the sum of
-            nlls under labels sampled from the model. embedding: frequency of token r.
+        row_weight: (rows,) float64. linear: mean over tokens and uses of (dL/dy_r)^2, dL/dlogits being
+            `calib.collect.probe`. embedding: frequency of token r.
             None when gradients were not asked for.
         input_abs: (cols,) float64 mean |x|, or None for an embedding.
         output_cov: (rows, rows) float32 mean of g g^T over tokens, g = dL/dy, or None.

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from golfpack.errors import UsageError
-from golfpack.models.base import pick
 from golfpack.spec import Hook, ModelSpec
 
 Key = tuple[str, str]  # (module of the hook, quantity)
@@ -46,7 +44,7 @@ class Collector:
     gradients: bool
     sums: Sums
     probs: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    labels: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    probe: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     # Query, key and value projections read one and the same tensor: square it once.
     last: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
@@ -76,18 +74,18 @@ class Collector:
         elif self.gradients:
             module.register_forward_hook(_hook(lambda x, out: self._embedding(hook, x, out)))
 
-    def see(self, sequence: torch.Tensor, noise: torch.Tensor | None) -> None:
+    def see(self, sequence: torch.Tensor, signs: torch.Tensor | None) -> None:
         """Add a sequence (1, length), on the model's device.
 
         Args:
-            noise: (length, vocabulary) exponential, which draws the labels; None without gradients.
+            signs: (length, vocabulary) of the probe; None without gradients.
         """
         self.last = None
-        if noise is None:
+        if signs is None:
             with torch.no_grad():
                 self.model(sequence)
         else:
-            self._run_backward(sequence, noise)
+            self._run_backward(sequence, signs)
 
     def check(self) -> None:
         """Raise UsageError where a prediction was not finite. It waits for the device."""
@@ -96,13 +94,13 @@ class Collector:
                 "the model's predictions on calibration tokens are not finite", OVERFLOWS
             )
 
-    def _run_backward(self, sequence: torch.Tensor, noise: torch.Tensor) -> None:
+    def _run_backward(self, sequence: torch.Tensor, signs: torch.Tensor) -> None:
         logits = self.model(sequence).flatten(0, 1)
         with torch.no_grad():
             self.finite &= torch.isfinite(logits).all()
             self.probs = logits.softmax(-1)
-            self.labels = pick(self.probs, noise)[:, None]
-        F.cross_entropy(logits, self.labels[:, 0], reduction="sum").backward()
+            self.probe = probe(self.probs, signs)
+        logits.backward(self.probe)
         for name, p in self.parameters.items():
             if p.grad is not None:
                 self.sums.add((name, "fisher"), p.grad.square())
@@ -126,13 +124,11 @@ class Collector:
             self.sums.add((hook.module, "output_cov"), g.T @ g)
 
     def _expected_squares(self, g: torch.Tensor) -> torch.Tensor:
-        """E[g^2] over labels, for the output z of a head with logits f(z), f elementwise.
+        """E[g^2] over probes, for the output z of a head with logits f(z), f elementwise.
 
-        There g = (p - y) f'(z) with y the sampled label as one-hot, whose square has the mean
-        p (1 - p) f'(z)^2. Sampling alone would say nothing of the many tokens it never drew.
+        There g = v f'(z), whose square has the mean p (1 - p) f'(z)^2.
         """
-        error = self.probs.scatter_add(1, self.labels, torch.full_like(g[:, :1], -1.0))
-        slope = torch.where(error == 0, torch.ones_like(g), g / error)
+        slope = torch.where(self.probe == 0, torch.ones_like(g), g / self.probe)
         return self.probs * (1 - self.probs) * slope.square()
 
     def _embedding(self, hook: Hook, tokens: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -150,6 +146,22 @@ class Collector:
 
     def _rows(self, hook: Hook) -> int:
         return next(t.shape[0] for t in self.spec.tensors if hook in t.hooks)
+
+
+def probe(p: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+    """A gradient by logits whose covariance is that of the loss of a label drawn from p.
+
+    v = sqrt(p) s - p (sqrt(p) . s) with random signs s has E[v v^T] = diag(p) - p p^T, the Fisher
+    information of a softmax. So have p - y of drawn labels y; but where p is sure, those hardly ever
+    differ from 0, and then by much, while v is of one size: the same tokens tell more (Hutchinson's
+    estimator has its least variance with signs: Comm. Stat. 19, 1990; docs/LOG.md).
+
+    Args:
+        p: (..., V) probabilities.
+        signs: (..., V), -1 and 1.
+    """
+    v = p.sqrt().mul_(signs)
+    return v - p * v.sum(-1, keepdim=True)
 
 
 def _hook(see: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]) -> Callable[..., Any]:

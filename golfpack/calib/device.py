@@ -1,9 +1,9 @@
-"""Calibration on a torch device: the same quantities as `stats.calibrate`, and the same labels.
+"""Calibration on a torch device: the same quantities as `stats.calibrate`, of the same probes.
 
 The network runs sequence after sequence as on the CPU, because a vector's Fisher is a square of whole
-sequences' gradients; products are float32 (never TF32) and add up in float64 on the device. Labels are
-drawn with noise from the CPU's own generator. So the two differ by rounding alone, save where rounding
-decides between two labels. Nothing waits for the device before the end.
+sequences' gradients; products are float32 (never TF32) and add up in float64 on the device. Signs are
+drawn by the CPU's own generator. So the two differ by rounding alone. Nothing waits for the device
+before the end.
 """
 
 import copy
@@ -18,8 +18,8 @@ from golfpack.calib.stats import (
     Progress,
     batch_generator,
     finish,
-    label_noise,
     logits_width,
+    random_signs,
     split_batches,
 )
 from golfpack.models.device import exact_products, send
@@ -42,7 +42,7 @@ def calibrate_on(
     """Measure `CalibStats` of a model on `device`; otherwise as `stats.calibrate`.
 
     Args:
-        threads: of the CPU, which draws the noise of labels.
+        threads: of the CPU, which draws the signs.
         group: as for `stats.calibrate`.
 
     Raises:
@@ -53,17 +53,17 @@ def calibrate_on(
     batches = split_batches(tokens)
     vocabulary = logits_width(model) if gradients else 0
 
-    def noise_of(index: int) -> list[torch.Tensor | None]:
+    def signs_of(index: int) -> list[torch.Tensor | None]:
         if not gradients:
             return [None] * len(batches[index])
         generator, length = batch_generator(seed, index), batches[index].shape[1]
-        return [label_noise(length, vocabulary, generator) for _ in batches[index]]
+        return [random_signs(length, vocabulary, generator) for _ in batches[index]]
 
     mine = range(len(batches))[group.turns]
-    noises = map_ordered(noise_of, mine, threads)
+    signs = map_ordered(signs_of, mine, threads)
     with exact_products():
-        for done, (index, noise) in enumerate(zip(mine, noises, strict=True), 1):
-            for row, drawn in zip(torch.from_numpy(batches[index]).split(1), noise, strict=True):
+        for done, (index, rows) in enumerate(zip(mine, signs, strict=True), 1):
+            for row, drawn in zip(torch.from_numpy(batches[index]).split(1), rows, strict=True):
                 collector.see(send(row, device), None if drawn is None else send(drawn, device))
             if progress is not None:
                 progress(done, len(mine), f"{done * batches[0].size:,} tokens")

@@ -1,8 +1,8 @@
 """One pass over calibration tokens: what every weight's inputs and output gradients look like.
 
-Hessians are E[x x^T] of a linear layer's inputs. With gradients, labels are sampled from the model's
-own distribution (the true Fisher, not the empirical one: Kunstner et al., arXiv 1905.12558) and the
-squared output gradients weigh the rows; see `packer.ir.Use` for the exact definitions.
+Hessians are E[x x^T] of a linear layer's inputs. With gradients, `collect.probe` stands in for labels
+that the model would draw (the true Fisher, not the empirical one: Kunstner et al., arXiv 1905.12558),
+and the squared output gradients weigh the rows; see `spec.Use` for the exact definitions.
 
 Batches are independent: each is one thread's work. Within a batch, sequence after sequence, products
 and sums are float32; the sums over batches are float64 and taken in batch order. So the result does
@@ -48,7 +48,7 @@ def calibrate(
         model: built from `spec`, float32 on CPU; left as it was.
         tokens: sequences (n, length).
         gradients: also measure Fisher row weights, gradient covariances and vector Fishers.
-        seed: of the sampled labels.
+        seed: of the probes' signs.
         threads: batches in flight; changes nothing but the time.
         group: processes that each take a part of the batches; all of them get the whole.
 
@@ -66,8 +66,8 @@ def calibrate(
             local.collector = Collector(copy.deepcopy(model), spec, gradients, local.sums)
         generator = batch_generator(seed, item[0])
         for sequence in torch.from_numpy(item[1]).split(1):
-            noise = label_noise(sequence.numel(), vocabulary, generator) if gradients else None
-            local.collector.see(sequence, noise)
+            signs = random_signs(sequence.numel(), vocabulary, generator) if gradients else None
+            local.collector.see(sequence, signs)
         local.collector.check()
         return local.sums.taken()
 
@@ -86,7 +86,7 @@ def calibrate(
 
 
 def split_batches(tokens: CalibTokens) -> list[np.ndarray]:
-    """Sequences in batches of about BATCH_TOKENS tokens, each with its own source of labels."""
+    """Sequences in batches of about BATCH_TOKENS tokens, each with its own source of signs."""
     per_batch = max(1, BATCH_TOKENS // tokens.sequences.shape[1])
     return [tokens.sequences[i : i + per_batch] for i in range(0, len(tokens.sequences), per_batch)]
 
@@ -129,13 +129,13 @@ class _HostSums:
 
 
 def batch_generator(seed: int, index: int) -> torch.Generator:
-    """The source of the labels of a batch."""
+    """The source of the signs of a batch."""
     return torch.Generator().manual_seed(seed * 1_000_003 + index)
 
 
-def label_noise(tokens: int, vocabulary: int, generator: torch.Generator) -> torch.Tensor:
-    """(tokens, vocabulary) float32 exponential: what `models.base.pick` draws labels with."""
-    return torch.empty(tokens, vocabulary).exponential_(generator=generator)
+def random_signs(tokens: int, vocabulary: int, generator: torch.Generator) -> torch.Tensor:
+    """(tokens, vocabulary) float32, -1 and 1, of the same chance: what `collect.probe` is made of."""
+    return torch.empty(tokens, vocabulary).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
 
 
 def finish(

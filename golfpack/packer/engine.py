@@ -18,20 +18,21 @@ from golfpack.packer.quantize.gptq import Factor, factorize, round_feedback, rou
 
 @dataclass(frozen=True, eq=False)
 class ToFactor:
-    """A positive semi-definite matrix to factor; arguments as of `feedback.factorize`."""
+    """A positive semi-definite matrix to factor; arguments as of `gptq.factorize`."""
 
     matrix: np.ndarray
     damp: float
     order: np.ndarray | None = None
+    own_damp: float = 0.0
 
     def run(self) -> Factor:
         """The factor, worked out here."""
-        return factorize(self.matrix, damp=self.damp, order=self.order)
+        return factorize(self.matrix, damp=self.damp, own_damp=self.own_damp, order=self.order)
 
 
 @dataclass(frozen=True, eq=False)
 class ToRound:
-    """A matrix to round; arguments as of `feedback.round_feedback`, to nearest without a factor."""
+    """A matrix to round; arguments as of `gptq.round_feedback`, to nearest without a factor."""
 
     w: np.ndarray
     steps: StepField
@@ -56,7 +57,7 @@ class Engine(Protocol):
     """What passes need of one."""
 
     def factors(self, work: Sequence[ToFactor], threads: int) -> Iterator[Factor]:
-        """The factor of every matrix, in order. Raises LinAlgError as `feedback.factorize`."""
+        """The factor of every matrix, in order. Raises LinAlgError as `gptq.factorize`."""
         ...
 
     def codes(self, work: Sequence[ToRound], threads: int) -> Iterator[np.ndarray]:

@@ -63,6 +63,8 @@ class TorchEngine:
         mean = m.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         m = torch.where(mean > 0, m, eye)
         mean = torch.where(mean > 0, mean, 1.0)
+        own = torch.tensor([t.own_damp for t in work], dtype=m.dtype, device=self.device)
+        m = m + m * own[:, None, None] * eye
         damps = [t.damp for t in work]
         while True:
             damp = torch.tensor(damps, dtype=m.dtype, device=self.device)[:, None, None]

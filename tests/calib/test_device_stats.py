@@ -55,7 +55,7 @@ def test_statistics_are_the_hosts_up_to_rounding(tiny, tiny_tokens, monkeypatch,
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_other_seeds_draw_other_labels(tiny, tiny_tokens):
+def test_other_seeds_draw_other_signs(tiny, tiny_tokens):
     model = tiny.module()
     one, two = (
         arrays(

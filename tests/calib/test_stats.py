@@ -1,6 +1,7 @@
 """Calibration against a brute-force float64 reference, and the same bits on any number of threads."""
 
 from dataclasses import replace
+from itertools import product
 from unittest.mock import patch
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.func import functional_call
 
 from golfpack.calib import cache
 from golfpack.calib.cache import cached
+from golfpack.calib.collect import probe
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
@@ -72,10 +74,11 @@ def brute_force(small):
     for index, start in enumerate(range(0, len(tokens.sequences), 2)):
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + index)
         for sequence in torch.from_numpy(tokens.sequences[start : start + 2]).split(1):
-            p = model(sequence).flatten(0, 1).softmax(-1)
-            labels = torch.multinomial(p, 1, generator=generator)[:, 0]
             logits, seen = watched(model, spec, params, sequence)
-            F.cross_entropy(logits, labels, reduction="sum").backward()
+            p = logits.detach().softmax(-1)
+            signs = 2 * torch.empty(p.shape).bernoulli_(0.5, generator=generator).double() - 1
+            drawn = p.sqrt() * signs
+            logits.backward(drawn - p * drawn.sum(-1, keepdim=True))
             for (name, i, kind), x, y in seen:
                 for quantity, value in one_use(name, kind, x, y, logits).items():
                     add((name, i, quantity), value)
@@ -125,7 +128,7 @@ def one_use(name, kind, x, y, logits):
 
 
 def squares(name, z, logits, g):
-    """(dL/dy)^2; for the head its mean over all labels, p (1 - p) (dlogit/dz)^2."""
+    """(dL/dy)^2; for the head its mean over all signs, p (1 - p) (dlogit/dz)^2."""
     if name not in ("tok_emb.weight", "lm_head.weight"):
         return g.square()
     p = logits.detach().softmax(-1)
@@ -135,6 +138,13 @@ def squares(name, z, logits, g):
 
 def close(a, b, what):
     np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * np.abs(b).max(), err_msg=str(what))
+
+
+def test_probes_have_the_fisher_information_of_a_softmax():
+    p = torch.tensor([0.97, 0.02, 0.01, 0.0], dtype=torch.float64)
+    signs = torch.tensor(list(product((-1.0, 1.0), repeat=4)), dtype=torch.float64)
+    v = probe(p.expand(16, 4), signs)
+    torch.testing.assert_close(v.T @ v / 16, p.diag() - torch.outer(p, p), atol=1e-15, rtol=0)
 
 
 def test_statistics_are_those_of_the_definition(small):

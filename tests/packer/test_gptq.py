@@ -171,6 +171,15 @@ def test_dead_columns_are_rounded_to_nearest_and_disturb_nobody():
     np.testing.assert_array_equal(codes[:, alive], round_feedback(w[:, alive], rest, sub, None))
 
 
+def test_a_share_of_each_entry_says_the_same_in_any_units():
+    rng = np.random.default_rng(6)
+    hessian = correlated_hessian(rng, 12)
+    units = np.exp(3 * rng.standard_normal(12))
+    one = factorize(hessian, damp=0.0, own_damp=0.1)
+    two = factorize(hessian / np.outer(units, units), damp=0.0, own_damp=0.1)
+    np.testing.assert_allclose(two.upper, one.upper * units, rtol=1e-4)
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_a_singular_hessian_raises_the_damp_and_says_so(scale):
     rng = np.random.default_rng(6)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from golfpack.packer.engine import HostEngine
-from golfpack.packer.quantize.sensitivity import Sensitivity, combine_uses, measure_sensitivity
+from golfpack.packer.quantize.sensitivity import (
+    Damp,
+    Sensitivity,
+    combine_uses,
+    measure_sensitivity,
+)
 from golfpack.spec import CalibStats, Use
 
 
@@ -79,10 +84,11 @@ def test_kl_of_rows_that_are_not_independent_is_the_quadruple_loop():
     assert diagonal.kl(error) == pytest.approx(independent.kl(error), rel=1e-12)
 
 
-def measure(weights, stats, row_damp=None, order="natural"):
+def measure(weights, stats, row_damp=None, order="natural", damp=0.01, own=0.0):
     calls = []
     found = measure_sensitivity(
-        weights, stats, damp=0.01, row_damp=row_damp, order=order, threads=2,
+        weights, stats, damp=Damp(damp, own), order=order, threads=2,
+        row_damp=None if row_damp is None else Damp(row_damp, own),
         engine=HostEngine(), notify=lambda *a: calls.append(a),
     )  # fmt: skip
     assert [c[1] for c in calls] == list(range(1, len(weights) + 1))

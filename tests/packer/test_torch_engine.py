@@ -78,6 +78,7 @@ def test_factors_are_the_hosts_damps_included():
         ToFactor(flat, 0.01),  # counts as the identity
         ToFactor((low.T @ low).astype(np.float32), 0.0),  # singular: the damp must rise
         ToFactor(hessian(rng, 6), 0.1),
+        ToFactor(hessian(rng, 6), 0.001, rng.permutation(6), 0.03),
     ]
     for one, two in zip(TORCH.factors(work, 1), HOST.factors(work, 1), strict=True):
         np.testing.assert_allclose(one.upper, two.upper, rtol=1e-4, atol=1e-5 * two.upper.max())

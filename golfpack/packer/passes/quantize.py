@@ -16,7 +16,7 @@ from golfpack.packer.format.tensors import PackedTensor, QTensor, Raw
 from golfpack.packer.format.trellis import path_order
 from golfpack.packer.quantize.gptq import MAX_DAMP
 from golfpack.packer.quantize.schemes import IntN, Keep, Ternary, kept_type
-from golfpack.packer.quantize.sensitivity import Order, measure_sensitivity, reordered
+from golfpack.packer.quantize.sensitivity import Damp, Order, measure_sensitivity, reordered
 from golfpack.packer.state import (
     PackState,
     Pass,
@@ -42,20 +42,24 @@ class Sense(Pass):
 
     Attributes:
         damp: added to every Hessian's diagonal, as a fraction of its mean.
+        own_damp: added to every entry of that diagonal, as a fraction of itself. Where a few inputs are
+            much larger than the others, a share of the mean drowns those (docs/LOG.md).
         order: of rounding. natural: as the columns stand; falling: by the Hessian's diagonal, the
             largest first, as GPTQ has it; rising: the least active first, so that all others can still
             make up for what they lose. With two-sided feedback the rows alike (docs/LOG.md). Codes with
             states go by the column steps that follow, the largest first, as a decoder knows them.
         two_sided: feed errors back along rows too, where calibration measured output gradients.
-        row_damp: like `damp`, for the covariance of output gradients.
+        row_damp, own_row_damp: the same, for the covariance of output gradients.
     """
 
     name: ClassVar[str] = "sense"
     stage: ClassVar[Stage] = "prepare"
     damp: float = 0.01
+    own_damp: float = 0.0
     order: str = "natural"
     two_sided: bool = False
     row_damp: float = 0.1
+    own_row_damp: float = 0.0
 
     def __post_init__(self) -> None:
         require(
@@ -63,7 +67,7 @@ class Sense(Pass):
             f"sense.order is {self.order!r}",
             f"choose from {', '.join(get_args(Order))}",
         )
-        for option in ("damp", "row_damp"):
+        for option in ("damp", "own_damp", "row_damp", "own_row_damp"):
             value = getattr(self, option)
             require(
                 0 <= value <= MAX_DAMP, f"sense.{option} is {value}", f"choose 0 to {MAX_DAMP:g}"
@@ -74,12 +78,12 @@ class Sense(Pass):
 
     def run(self, state: PackState) -> PackState:
         names = quantized_names(state)
-        order = cast(Order, self.order)
+        order, damp = cast(Order, self.order), Damp(self.damp, self.own_damp)
         found = measure_sensitivity(
             {n: state.weights[n] for n in names},
             state.stats,
-            damp=self.damp,
-            row_damp=self.row_damp if self.two_sided else None,
+            damp=damp,
+            row_damp=Damp(self.row_damp, self.own_row_damp) if self.two_sided else None,
             order=order,
             engine=state.engine,
             threads=state.threads,
@@ -96,7 +100,7 @@ class Sense(Pass):
         orders = {
             n: _path(state, n, step_field(state, n, 1.0)) for n in names if has_states(state, n)
         }
-        found = reordered(found, orders, damp=self.damp, engine=state.engine, threads=state.threads)
+        found = reordered(found, orders, damp=damp, engine=state.engine, threads=state.threads)
         return replace(state, sensitivity=found)
 
 

@@ -51,10 +51,15 @@ class Factor:
         return out
 
 
-def factorize(matrix: np.ndarray, *, damp: float, order: np.ndarray | None = None) -> Factor:
-    """Factor a positive semi-definite matrix after adding `damp` times its mean diagonal.
+def factorize(
+    matrix: np.ndarray, *, damp: float, own_damp: float = 0.0, order: np.ndarray | None = None
+) -> Factor:
+    """Factor a positive semi-definite matrix after adding to its diagonal.
 
-    `order` is that of rounding; None for the columns as they stand.
+    Args:
+        damp: as a fraction of the mean of the diagonal, as GPTQ has it.
+        own_damp: of each entry itself.
+        order: of rounding; None for the columns as they stand.
 
     Zero rows (inputs that calibration never saw) keep the damp alone on their diagonal. An all-zero
     matrix counts as the identity.
@@ -74,7 +79,7 @@ def factorize(matrix: np.ndarray, *, damp: float, order: np.ndarray | None = Non
         m = m[np.ix_(order, order)]
     while True:
         try:
-            damped = m + damp * mean * np.eye(len(m))
+            damped = m + np.diag(damp * mean + own_damp * m.diagonal())
             # M^-1 = U^T U: invert through Cholesky, then factor the inverse.
             inverse = cho_solve((cholesky(damped, lower=True), True), np.eye(len(m)))
             return Factor(cholesky(inverse, lower=False).astype(np.float32), order, damp)

@@ -87,6 +87,24 @@ class Sensitivity:
         return 0.5 * float(self.row_weight @ np.einsum("ri,ri->r", he, e))
 
 
+@dataclass(frozen=True)
+class Damp:
+    """What is added to the diagonal of a matrix before it is factored.
+
+    Attributes:
+        mean: of the diagonal's mean, this fraction.
+        own: of each entry itself, this fraction: shrinkage towards independence, which says the same
+            whatever units the columns are in.
+    """
+
+    mean: float
+    own: float
+
+    def to_factor(self, matrix: np.ndarray, order: np.ndarray | None) -> ToFactor:
+        """The work of factoring a matrix in an order of rounding."""
+        return ToFactor(matrix, self.mean, order, self.own)
+
+
 def combine_uses(uses: tuple[Use, ...], rows: int) -> tuple[np.ndarray, np.ndarray]:
     """One (hessian, row_weight) pair for all uses of a matrix with `rows` rows.
 
@@ -116,8 +134,8 @@ def measure_sensitivity(
     weights: dict[str, np.ndarray],
     stats: CalibStats | None,
     *,
-    damp: float,
-    row_damp: float | None,
+    damp: Damp,
+    row_damp: Damp | None,
     order: Order,
     engine: Engine,
     threads: int,
@@ -133,10 +151,10 @@ def measure_sensitivity(
     work: list[ToFactor] = []
     for s in plain.values():
         if s.hessian is not None:
-            work.append(ToFactor(s.hessian, damp, _sorted(s.hessian, order)))
+            work.append(damp.to_factor(s.hessian, _sorted(s.hessian, order)))
         if s.row_cov is not None:
             assert row_damp is not None
-            work.append(ToFactor(s.row_cov, row_damp, _sorted(s.row_cov, order)))
+            work.append(row_damp.to_factor(s.row_cov, _sorted(s.row_cov, order)))
     factors = engine.factors(work, threads)
     found: dict[str, Sensitivity] = {}
     for name, s in plain.items():
@@ -151,7 +169,7 @@ def reordered(
     found: dict[str, Sensitivity],
     orders: dict[str, np.ndarray],
     *,
-    damp: float,
+    damp: Damp,
     engine: Engine,
     threads: int,
 ) -> dict[str, Sensitivity]:
@@ -160,7 +178,7 @@ def reordered(
     for name, order in orders.items():
         hessian = found[name].hessian
         assert hessian is not None
-        work.append(ToFactor(hessian, damp, order))
+        work.append(damp.to_factor(hessian, order))
     out = dict(found)
     for name, factor in zip(orders, engine.factors(work, threads), strict=True):
         out[name] = replace(found[name], factor=factor, step_diagonal=found[name].diagonal())

@@ -115,7 +115,8 @@ class Use:
 
     Attributes:
         kind: which kind of hook measured it.
-        hessian: (cols, cols) float32. linear: mean over tokens of x x^T (summed over virtual layers).
+        hessian: (cols, cols) float32. linear: mean over tokens of x x^T (summed over virtual layers);
+            with gradients each token counts by |dL/dy|, the mean of which is 1.
             embedding: mean over tokens of g g^T, g = dL/d(embedding output).
         row_weight: (rows,) float64. linear: mean over tokens and uses of (dL/dy_r)^2, dL/dlogits being
             `calib.collect.probe`. embedding: frequency of token r.

@@ -18,6 +18,9 @@ Key = tuple[str, str]  # (module of the hook, quantity)
 # Output covariances are only kept up to this many rows: a head's would dwarf the model.
 MAX_COV_ROWS = 4096
 
+# Added to the size of every token's gradient: where no token has any, all count alike.
+NO_GRADIENT = 1e-12
+
 OVERFLOWS = "the model overflows on these tokens; check its config and its weights"
 
 
@@ -45,8 +48,8 @@ class Collector:
     sums: Sums
     probs: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     probe: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    # Query, key and value projections read one and the same tensor: square it once.
-    last: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    # Query, key and value projections read one and the same tensor: look at it once.
+    last: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False)
@@ -107,17 +110,21 @@ class Collector:
                 p.grad = None
 
     def _linear(self, hook: Hook, x: torch.Tensor, out: torch.Tensor) -> None:
+        flat = x.detach().flatten(0, -2)
         if self.last is None or self.last[0] is not x:
-            flat = x.detach().flatten(0, -2)
-            self.last = (x, flat.T @ flat, flat.abs().sum(0))
-        self.sums.add((hook.module, "hessian"), self.last[1])
-        self.sums.add((hook.module, "input_abs"), self.last[2])
-        if self.gradients:
-            out.register_hook(lambda g: self._output_gradient(hook, g))
+            self.last = (x, flat.abs().sum(0), None if self.gradients else flat.T @ flat)
+        self.sums.add((hook.module, "input_abs"), self.last[1])
+        if self.last[2] is not None:
+            self.sums.add((hook.module, "hessian"), self.last[2])
+        else:
+            out.register_hook(lambda g: self._output_gradient(hook, flat, g))
 
-    def _output_gradient(self, hook: Hook, grad: torch.Tensor) -> None:
+    def _output_gradient(self, hook: Hook, x: torch.Tensor, grad: torch.Tensor) -> None:
         g = grad.flatten(0, -2)
         squares = self._expected_squares(g) if hook.module in self.heads else g.square()
+        size = squares.sum(1).sqrt() + NO_GRADIENT
+        self.sums.add((hook.module, "hessian"), x.T @ (x * size[:, None]))
+        self.sums.add((hook.module, "size"), size.sum()[None])
         self.sums.add((hook.module, "row_weight"), squares.sum(0))
         self.sums.add((hook.module, "gradients"), torch.full((1,), len(g), device=g.device))
         if g.shape[1] <= MAX_COV_ROWS:

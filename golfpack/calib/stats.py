@@ -2,7 +2,9 @@
 
 Hessians are E[x x^T] of a linear layer's inputs. With gradients, `collect.probe` stands in for labels
 that the model would draw (the true Fisher, not the empirical one: Kunstner et al., arXiv 1905.12558),
-and the squared output gradients weigh the rows; see `spec.Use` for the exact definitions.
+the squared output gradients weigh the rows, and a token's inputs count by the size of its output
+gradient: errors do no harm where the rest of the network does not look. (By its square as the mean of
+both sides' product has it, at twice the noise: docs/LOG.md.) See `spec.Use` for the exact definitions.
 
 Batches are independent: each is one thread's work. Within a batch, sequence after sequence, products
 and sums are float32; the sums over batches are float64 and taken in batch order. So the result does
@@ -160,21 +162,21 @@ def finish(
 
 
 def _use(hook: Hook, sums: dict[Key, np.ndarray], n: int) -> Use:
-    hessian = (sums.pop((hook.module, "hessian")) / n).astype(np.float32)
+    hessian = sums.pop((hook.module, "hessian")) / n
     row_weight = sums.get((hook.module, "row_weight"))
     if hook.kind == "embedding":
         # A token that calibration never met still occurs: one more count each (Laplace).
         smoothed = None if row_weight is None else (row_weight + 1) / (n + len(row_weight))
-        return Use("embedding", hessian, smoothed)
+        return Use("embedding", hessian.astype(np.float32), smoothed)
     input_abs = sums[hook.module, "input_abs"] / n
     if row_weight is None:
-        return Use("linear", hessian, None, input_abs)
+        return Use("linear", hessian.astype(np.float32), None, input_abs)
     # One gradient per token and use: a module that several virtual layers call is averaged over them.
     gradients = sums[hook.module, "gradients"][0]
     cov = sums.pop((hook.module, "output_cov"), None)
     return Use(
         "linear",
-        hessian,
+        (hessian * (gradients / sums[hook.module, "size"][0])).astype(np.float32),
         row_weight / gradients,
         input_abs,
         None if cov is None else (cov / gradients).astype(np.float32),

@@ -118,8 +118,11 @@ def one_use(name, kind, x, y, logits):
         counts = F.one_hot(x.flatten(), 24).sum(0).double()
         return {"hessian": g.T @ g, "row_weight": counts}
     x = x.flatten(0, -2)
+    size = squares(name, y, logits, g).sum(1).sqrt()
     return {
-        "hessian": x.T @ x,
+        "hessian": x.T @ (x * size[:, None]),
+        "size": size.sum(),
+        "plain": x.T @ x,
         "input_abs": x.abs().sum(0),
         "row_weight": squares(name, y, logits, g).sum(0),
         "output_cov": g.T @ g,
@@ -160,13 +163,15 @@ def test_statistics_are_those_of_the_definition(small):
         assert [u.kind for u in stats.uses[t.name]] == [h.kind for h in t.hooks]
         for i, use in enumerate(stats.uses[t.name]):
             key = (t.name, i)
-            close(use.hessian, sums[*key, "hessian"] / n, key)
             if use.kind == "embedding":
+                close(use.hessian, sums[*key, "hessian"] / n, key)
                 # A token that was never seen still occurs: one more count each.
                 close(use.row_weight, (sums[*key, "row_weight"] + 1) / (n + 24), key)
                 continue
             uses = sums[*key, "count"]  # of the block: tokens times virtual layers
             assert uses == n * (2 if t.block is not None else 1)
+            hessian = sums[*key, "hessian"] * uses / sums[*key, "size"] / n
+            close(use.hessian, hessian, key)
             close(use.input_abs, sums[*key, "input_abs"] / n, key)
             close(use.row_weight, sums[*key, "row_weight"] / uses, key)
             if use.output_cov is not None:
@@ -180,14 +185,26 @@ def test_threads_change_no_bit(small):
     assert any(not np.array_equal(v, flat_stats(other)[k]) for k, v in flat_stats(once).items())
 
 
-def test_without_gradients_the_same_hessians_and_nothing_else(small):
-    full, plain = run(small), run(small, gradients=False)
+def test_without_gradients_all_tokens_count_alike_and_nothing_else_is_known(small):
+    plain, sums = run(small, gradients=False), brute_force(small)
     assert plain.vector_fisher == {}
     for name, uses in plain.uses.items():
-        assert all(u.row_weight is None and u.output_cov is None for u in uses)
-        linear = [u for u in full.uses[name] if u.kind == "linear"]
-        for a, b in zip(uses, linear, strict=True):
-            np.testing.assert_array_equal(a.hessian, b.hessian)
+        found = [sums[key] for key in sums if key[0] == name and key[-1] == "plain"]
+        for use, wanted in zip(uses, found, strict=True):
+            assert use.row_weight is None
+            assert use.output_cov is None
+            close(use.hessian, wanted / small[2].sequences.size, name)
+
+
+def test_inputs_of_what_no_gradient_reaches_count_alike(small):
+    model, spec, tokens = small
+    weights = {n: p.detach().numpy().copy() for n, p in model.named_parameters()}
+    weights["blocks.0.attn.proj.weight"][:] = 0
+    dead = FAMILIES["golf"].module(spec.config, weights), spec, tokens
+    full, plain = run(dead), run(dead, gradients=False)
+    for name in ("blocks.0.attn.c_q.weight", "blocks.0.attn.c_v.weight"):
+        assert not full.uses[name][0].row_weight.any()
+        close(full.uses[name][0].hessian, plain.uses[name][0].hessian, name)
 
 
 def test_the_model_the_threads_and_the_random_state_are_left_alone(small):

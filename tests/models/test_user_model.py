@@ -103,8 +103,11 @@ def test_calibration_sees_every_use(folder, family, net):
     """The statistics equal those of inputs and gradients worked out by hand on the class itself."""
     tokens = np.random.default_rng(0).integers(0, 300, (3, 10))
     found = load_checkpoint(folder / "net.pt", family=family)
-    stats = calibrate(
-        found.module(), found.spec, CalibTokens(tokens, "x"), gradients=True, seed=0, threads=1
+    plain, stats = (
+        calibrate(
+            found.module(), found.spec, CalibTokens(tokens, "x"), gradients=g, seed=0, threads=1
+        )
+        for g in (False, True)
     )
     seen = []
     handle = net.mixer.out_proj.register_forward_hook(
@@ -115,8 +118,7 @@ def test_calibration_sees_every_use(folder, family, net):
     handle.remove()
     assert len(seen) == 2  # one module, called twice
     expected = sum((x.double().T @ x.double()).numpy() for x in seen) / tokens.size
-    got = stats.uses["mixer.out_proj.weight"][0].hessian
-    agree(got, expected)
+    agree(plain.uses["mixer.out_proj.weight"][0].hessian, expected)
     assert [u.kind for u in stats.uses["emb.weight"]] == ["embedding", "linear"]
     assert all(
         u.row_weight is not None and u.row_weight.min() > 0 for u in stats.uses["emb.weight"]

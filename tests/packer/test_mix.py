@@ -58,12 +58,14 @@ def test_the_solvers_agree_and_the_frontier_bounds_them(make_state):
     a = state.allocation
     assert a is not None
     assert a.exact == a.chosen
-    assert a.exact[1] <= a.lagrangian[1] <= 1.01 * a.exact[1]
+    assert a.exact[1] <= a.lagrangian[1]
     assert state.warnings == ()
     assert max(a.chosen[0], a.exact[0]) <= a.budget
     sizes, errors = np.array(a.frontier).T
     assert (np.diff(sizes) > 0).all()
     assert (np.diff(errors) < 0).all()
+    # So few tensors leave a step of the frontier between both, at most.
+    assert a.lagrangian[1] <= 1.0001 * errors[sizes <= a.budget].min()
     assert a.exact[1] >= np.interp(a.exact[0], sizes, errors) * (1 - 1e-9)
     assert {n: s.bits for n, s in state.plan.items() if n in a.widths} == a.widths
 

@@ -115,7 +115,8 @@ def fold_uses(
 
     The consumer's inputs are divided by its factors s, so its Hessian by s_i s_j. The producer's
     outputs are multiplied by its factors t, so their gradients are divided by t_r: row weights fall by
-    t_r^2. An error scaled like its weight then has the expected KL it had.
+    t_r^2. An error scaled like its weight then has the expected KL it had. The producer's Hessian stays
+    as it was, though tokens count in it by the size of these gradients (`calib.stats`).
 
     Args:
         rows: of the producer.

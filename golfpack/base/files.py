@@ -26,7 +26,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.chmod(temp, 0o644)  # mkstemp makes files only their owner can read
             os.replace(temp, path)
         except BaseException:
-            os.unlink(temp)
+            # A signal may come when the file has its name already.
+            Path(temp).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise UsageError(

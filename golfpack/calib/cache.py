@@ -108,7 +108,7 @@ def _store(save: Callable[[IO[bytes]], None], path: Path) -> None:
             file.flush()
             os.replace(file.name, path)
         except BaseException:
-            os.unlink(file.name)
+            Path(file.name).unlink(missing_ok=True)
             raise
 
 

@@ -3,8 +3,8 @@
 Hessians are E[x x^T] of a linear layer's inputs. With gradients, `collect.probe` stands in for labels
 that the model would draw (the true Fisher, not the empirical one: Kunstner et al., arXiv 1905.12558),
 the squared output gradients weigh the rows, and a token's inputs count by the size of its output
-gradient: errors do no harm where the rest of the network does not look. (By its square as the mean of
-both sides' product has it, at twice the noise: docs/LOG.md.) See `spec.Use` for the exact definitions.
+gradient: errors do no harm where the rest of the network does not look. (Its square, which the best
+product of two matrices would take, does no better: docs/LOG.md.) See `spec.Use` for definitions.
 
 Batches are independent: each is one thread's work. Within a batch, sequence after sequence, products
 and sums are float32; the sums over batches are float64 and taken in batch order. So the result does

@@ -54,17 +54,17 @@ def test_mixed_precision_is_never_worse_than_a_single_width(make_state, clip, bu
 
 
 def test_the_solvers_agree_and_the_frontier_bounds_them(make_state):
-    state = run_passes([Policy(rules(6, "sd")), Sense(), Mix((4, 6, 8))], make_state(20_000))
+    # Near the smallest width of all the two part ways: a quarter apart at 20,000 bytes.
+    state = run_passes([Policy(rules(6, "sd")), Sense(), Mix((4, 6, 8))], make_state(22_000))
     a = state.allocation
     assert a is not None
     assert a.exact == a.chosen
-    assert a.exact[1] <= a.lagrangian[1]
+    assert a.exact[1] <= a.lagrangian[1] <= 1.01 * a.exact[1]
     assert state.warnings == ()
     assert max(a.chosen[0], a.exact[0]) <= a.budget
     sizes, errors = np.array(a.frontier).T
     assert (np.diff(sizes) > 0).all()
     assert (np.diff(errors) < 0).all()
-    # So few tensors leave a step of the frontier between both, at most.
     assert a.lagrangian[1] <= 1.0001 * errors[sizes <= a.budget].min()
     assert a.exact[1] >= np.interp(a.exact[0], sizes, errors) * (1 - 1e-9)
     assert {n: s.bits for n, s in state.plan.items() if n in a.widths} == a.widths

@@ -84,11 +84,11 @@ def test_kl_of_rows_that_are_not_independent_is_the_quadruple_loop():
     assert diagonal.kl(error) == pytest.approx(independent.kl(error), rel=1e-12)
 
 
-def measure(weights, stats, row_damp=None, order="natural", damp=0.01, own=0.0):
+def measure(weights, stats, row_damp=None, order="natural"):
     calls = []
     found = measure_sensitivity(
-        weights, stats, damp=Damp(damp, own), order=order, threads=2,
-        row_damp=None if row_damp is None else Damp(row_damp, own),
+        weights, stats, damp=Damp(0.01, 0.0), order=order, threads=2,
+        row_damp=None if row_damp is None else Damp(row_damp, 0.0),
         engine=HostEngine(), notify=lambda *a: calls.append(a),
     )  # fmt: skip
     assert [c[1] for c in calls] == list(range(1, len(weights) + 1))

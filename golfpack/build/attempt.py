@@ -19,6 +19,7 @@ from golfpack.build.report import (
     FrontierPoint,
     InputFile,
     Refinement,
+    SequenceReport,
     TextLoss,
 )
 from golfpack.errors import BudgetError, ExitCode, GolfpackError, UsageError
@@ -94,6 +95,7 @@ class Built:
     loss: Loss
     output: Path | None
     refined: Refinement | None
+    in_sequence: SequenceReport | None
 
 
 def output_of(options: BuildOptions) -> Path:
@@ -164,6 +166,7 @@ def build_report(attempt: Attempt, built: Built) -> BuildReport:
         allocation=None if state.allocation is None else asdict(state.allocation),
         pruning=[asdict(p) for p in state.pruning],
         refined=built.refined,
+        in_sequence=built.in_sequence,
         codes=_code_configs(built.artifact),
         tensors=_tensors(built),
         options=recorded_options(options, attempt.budget),

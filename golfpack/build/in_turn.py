@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from golfpack.build.distil import Latent, distil
+from golfpack.build.in_sequence import fitted_layers, fitted_rounding, rounded
 from golfpack.build.prepare import Prepared
 from golfpack.packer.format.steps import step_matrix
 from golfpack.packer.format.tensors import PackedTensor, QTensor
 from golfpack.packer.passes.encode import encoded
-from golfpack.packer.passes.quantize import Round
 from golfpack.packer.state import PackState, step_field
 from golfpack.spec import ModelSpec
 
@@ -60,27 +60,42 @@ class InTurn:
         parts = np.array_split(self.text, max(last, 1))
         for i, group in enumerate(groups):
             if i == last and limit is not None:
-                return self._fitted(state, group, limit)
-            state = self._rounded(state, group)
+                return self._filled(state, group, limit)
             rest = [n for later in groups[i + 1 :] for n in later]
+            state = self._rounded(state, group, rest)
             if rest:
                 state = self._trained(state, rest, parts[i], sum(map(len, parts[:i])))
         return encoded(state)
 
-    def _rounded(self, state: PackState, group: Sequence[str]) -> PackState:
-        passes = self.prepared.recipe.round
-        rounding = next(p for p in passes if isinstance(p, Round))
-        found = dict(zip(group, rounding.rounded(state, group), strict=True))
+    def _rounded(self, state: PackState, group: Sequence[str], rest: Sequence[str]) -> PackState:
+        """`group` rounded, of a block each layer fitted to what the group has become before it."""
+        prepared, spec, floats = self.prepared, state.spec, {*group, *rest}
+        module = prepared.model.module({
+            n: state.weights[n] if n in floats else t.dequantize().reshape(spec[n].shape)
+            for n, t in state.tensors.items()
+        })  # fmt: skip
+        inside = [n for n in group if spec[n].block is not None]
+        layers = fitted_layers(prepared, module, inside)
+        fitted = {n for layer in layers for n in layer.names}
+        state = self._at_once(state, [n for n in group if n not in fitted])
+        if not layers:
+            return state
+        assert prepared.used is not None
+        text = prepared.used.sequences
+        return fitted_rounding(prepared, state, module, layers, text, lambda _s, _n: {}, {})
+
+    def _at_once(self, state: PackState, names: Sequence[str]) -> PackState:
+        found = rounded(self.prepared, state, names)
         return replace(state, tensors={**state.tensors, **found})
 
-    def _fitted(self, state: PackState, group: Sequence[str], limit: int) -> PackState | None:
+    def _filled(self, state: PackState, group: Sequence[str], limit: int) -> PackState | None:
         """`group` rounded at the steps that fill `limit`: the largest file that was found within it."""
         enough = self.prepared.recipe.search.enough(limit)
         weights = sum(state.spec[n].numel for n in group)
         best, octaves = None, 0.0
         for _ in range(TRIES):
             steps = {n: step_field(self.start, n, state.dial * 2.0**octaves) for n in group}
-            found = encoded(self._rounded(replace(state, steps={**state.steps, **steps}), group))
+            found = encoded(self._at_once(replace(state, steps={**state.steps, **steps}), group))
             if found.size <= limit and (best is None or found.size > best.size):
                 best = found
             if 0 <= limit - found.size <= enough:

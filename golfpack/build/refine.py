@@ -81,7 +81,8 @@ class Refiner:
     Attributes:
         prepared: what the build works on.
         ready: as the recipe's `prepare` left it.
-        rounded: as the search left it.
+        searched: as the search left it.
+        rounded: the same, or rounded in sequence: what training has to be better than.
         tokens: to train on.
         on: what is trained for: the float model's predictions, or what training text goes on with, too.
         limit: bytes that the artifact may have; None where a target rules.
@@ -90,6 +91,7 @@ class Refiner:
 
     prepared: Prepared
     ready: PackState
+    searched: PackState
     rounded: PackState
     tokens: int
     on: Aim
@@ -141,7 +143,7 @@ class Refiner:
             on=self.on, tokens=text.size, written=written, rounded_bytes=rounded.size,
             rounded_kl=before[0].kl, kl=after[0].kl,
             changed=_changed(start.tensors, trained.tensors),
-            octaves=log2(trained.dial / (rounded if turns else self._plain).dial),
+            octaves=log2(trained.dial / (self.searched if turns else self._plain).dial),
             rounded_losses=list(before),
         )  # fmt: skip
         return Refined(self._finished(trained), report, after)
@@ -172,9 +174,10 @@ class Refiner:
 
     def _in_turn_within(self, limit: int) -> "_Found | None":
         # What the search left unused, where a model cannot use it, stays unused.
-        spare = limit - self.rounded.size > self.prepared.recipe.search.enough(limit)
-        trained = self._in_turn(self.rounded, self.rounded.size if spare else limit)
-        return None if trained is None else (trained, self.rounded)
+        start = self.searched
+        spare = limit - start.size > self.prepared.recipe.search.enough(limit)
+        trained = self._in_turn(start, start.size if spare else limit)
+        return None if trained is None else (trained, start)
 
     def _within_target(self, turns: bool) -> "_Found | None":
         target, best, gain = self.target, None, FIRST_GAIN[turns]
@@ -204,9 +207,9 @@ class Refiner:
 
     @cached_property
     def _plain(self) -> PackState:
-        """What training starts from: `rounded`, but with codes that stand by themselves."""
+        """What training starts from: `searched`, but with codes that stand by themselves."""
         if self._ready.plan == self.ready.plan:
-            return self.rounded
+            return self.searched
         recipe = self.prepared.recipe
         if self.limit is not None:
             return fit_bytes(recipe.search, recipe.round, self._ready, Budget(self.limit))

@@ -75,6 +75,23 @@ class Refinement:
 
 
 @dataclass(frozen=True)
+class SequenceReport:
+    """What rounding in sequence did behind the search (`search.in_sequence` of the recipe).
+
+    Attributes:
+        tokens: of text that layers were fitted on.
+        at_once_bytes: of the artifact as the search ended, within the same budget or target.
+        at_once_kl: of that artifact, nats per token on held-out calibration tokens.
+        kl: of the artifact rounded in sequence, likewise.
+    """
+
+    tokens: int
+    at_once_bytes: int
+    at_once_kl: float
+    kl: float
+
+
+@dataclass(frozen=True)
 class FrontierPoint:
     """A size that the same recipe could have.
 
@@ -121,6 +138,7 @@ class BuildReport:
         tensors: a row each, in stored order.
         refined: what `--refine` did, or None; `predicted_kl` is then None: the quadratic model knows
             rounding errors, and those of trained codes are none.
+        in_sequence: what rounding in sequence did, or None; `predicted_kl` is then None, as above.
         plan: the plan file that was replayed, if any.
         kl_ratio: measured over quadratic KL at the probe: the tensors' predicted_kl times this add up
             to `predicted_kl`. None without gradients.
@@ -168,6 +186,7 @@ class BuildReport:
     tensors: list[TensorReport]
     plan: str | None = None
     refined: Refinement | None = None
+    in_sequence: SequenceReport | None = None
     kl_ratio: float | None = None
     losses: list[TextLoss] = field(default_factory=list)
     frontier: list[FrontierPoint] = field(default_factory=list)

@@ -21,6 +21,7 @@ from golfpack.build.attempt import (
     report_failure,
 )
 from golfpack.build.helpers import NO_HELP, Helpers
+from golfpack.build.in_sequence import InSequence
 from golfpack.build.losses import measure_losses
 from golfpack.build.options import BuildOptions, no_one_aim
 from golfpack.build.overwrite import check_replaceable
@@ -123,19 +124,23 @@ def _build(
             again = prepared.recalibrated(state, notify)
             ready = again.ready(target.limit, notify, ready.warnings)
             state = search(again.recipe, ready, target)
+    searched, sequence = state, None
+    if recipe.search.in_sequence and not options.lossless:
+        with clock.measure("in sequence"):
+            state, sequence = InSequence(prepared, ready, state).run(target.limit, target.kl)
     refined = Refined(state)
     if options.goal.refine:
         with clock.measure("refine"):
             tokens = options.goal.refine
             refined = Refiner(
-                prepared, ready, state, auto_tokens(prepared) if tokens == "auto" else tokens,
+                prepared, ready, searched, state, auto_tokens(prepared) if tokens == "auto" else tokens,
                 options.goal.refine_on, target.limit, target.kl,
             ).run()  # fmt: skip
             state = refined.state
     with clock.measure("verify"):
         artifact = _verified(state)
         state = _told_tokenizer(state, artifact)
-        loss = _loss(prepared, ready, state, refined)
+        loss = _loss(prepared, ready, state, refined, quadratic=sequence is None)
     state = told_result(
         options.goal.replay, _told_unmeasured(state), prepared, loss.measured, differing
     )
@@ -144,7 +149,7 @@ def _build(
         raise StrictError(f"--strict: {state.warnings[0]}", "drop --strict to accept it")
     output = None if options.dry_run else _write(options, artifact, state.blob)
     report = build_report(
-        attempt, Built(prepared, ready, state, artifact, loss, output, refined.report)
+        attempt, Built(prepared, ready, state, artifact, loss, output, refined.report, sequence)
     )
     if output is not None:
         save(report, output.with_suffix(REPORT))
@@ -328,14 +333,20 @@ def _verified(state: PackState) -> Artifact:
     return artifact
 
 
-def _loss(prepared: Prepared, ready: PackState, built: PackState, refined: Refined) -> Loss:
-    """Losses by measurement, and the KL by prediction."""
+def _loss(
+    prepared: Prepared, ready: PackState, built: PackState, refined: Refined, quadratic: bool
+) -> Loss:
+    """Losses by measurement, and the KL by prediction.
+
+    Args:
+        quadratic: whether what is lost are rounding errors alone.
+    """
     if built.measure is None:
         return Loss()
     built.notify("verify", 0, 0, "what it loses on text that it was not made with")
     texts = refined.losses or measure_losses(prepared, built.tensors, built.notify)
     measured = texts[0].kl
-    if refined.report is not None:
+    if refined.report is not None or not quadratic:
         points = frontier(RateModel(ready), built.dial, built.size, measured)
         return Loss(measured, texts, frontier=tuple(points))
     if prepared.stats is None or not prepared.recipe.gradients or not built.steps:

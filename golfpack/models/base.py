@@ -8,7 +8,7 @@ A family's module must:
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +60,51 @@ class Transformers:
     form: Callable[[str], str]
 
 
+@dataclass(frozen=True, eq=False)
+class Writes:
+    """How a matrix adds its outputs to the residual stream: stream + factor * outputs.
+
+    Attributes:
+        block: the module in whose calls it does.
+        enters: arguments of that call -> the stream, (B, T, dim), as the first such matrix finds it.
+        after: the matrix of the same block that adds to it before; None for the first.
+        factor: (dim,) or None for 1.
+    """
+
+    block: str
+    enters: Callable[[tuple[Any, ...]], torch.Tensor]
+    after: str | None = None
+    factor: torch.Tensor | None = None
+
+
+def writes_of(
+    block: str,
+    names: Sequence[str],
+    enters: Callable[[tuple[Any, ...]], torch.Tensor] = lambda args: args[0],
+    factors: Sequence[torch.Tensor | None] = (None, None),
+) -> dict[str, Writes]:
+    """`Writes` of a block's matrices that add to the stream one after the other."""
+    before = (None, *names[:-1])
+    return {
+        name: Writes(block, enters, after, factor)
+        for name, after, factor in zip(names, before, factors, strict=True)
+    }
+
+
+def plain_writes(blocks: str, count: int, *matrices: str) -> dict[str, Writes]:
+    """Of `count` blocks that are called with the stream, and add to it by these matrices of theirs.
+
+    Args:
+        blocks: the name of their list.
+        matrices: modules of a block.
+    """
+    found: dict[str, Writes] = {}
+    for i in range(count):
+        names = [f"{blocks}.{i}.{matrix}.weight" for matrix in matrices]
+        found |= writes_of(f"{blocks}.{i}", names)
+    return found
+
+
 @dataclass(frozen=True)
 class Family:
     """How to recognise, describe and build one family of models.
@@ -103,6 +148,8 @@ class Family:
             positions cannot be used again in a sequence that may get so long, in words, or None where
             a cache gives the full forward's logits. None: it always does.
         training: how such models are trained. None: they cannot be.
+        writes: module -> by its name, how each matrix that adds to the residual stream does. Leaves out
+            those whose outputs something else comes behind. None: nothing is known of a stream.
     """
 
     name: str
@@ -127,6 +174,7 @@ class Family:
     aliases: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     uncached: Callable[[Mapping[str, Any], int], str | None] | None = None
     training: Training | None = None
+    writes: Callable[[Any], Mapping[str, Writes]] | None = None
 
     def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:
         """The model with these weights: float32, on CPU, in eval mode, no gradients asked for."""

@@ -57,6 +57,7 @@ class Search:
     max_rounds: int = 12
     floor_bpw: float = 0.5
     least_kl: float = 1e-6
+    in_sequence: bool = False
 
     def enough(self, limit: int) -> int:
         """The headroom that is good enough below `limit`, in bytes."""

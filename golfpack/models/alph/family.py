@@ -9,7 +9,16 @@ import torch
 from golfpack.errors import UsageError
 from golfpack.models.alph.net import Alph, AlphConfig
 from golfpack.models.alph.training import TRAINING
-from golfpack.models.base import Family, Forms, StateDict, form_words, from_net, shape_of
+from golfpack.models.base import (
+    Family,
+    Forms,
+    StateDict,
+    Writes,
+    form_words,
+    from_net,
+    plain_writes,
+    shape_of,
+)
 from golfpack.spec import Hook, Role, TensorSpec
 
 _ROLES: dict[str, Role] = {
@@ -126,6 +135,10 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
     return config["seq_len"]
 
 
+def _writes(model: Alph) -> dict[str, Writes]:
+    return plain_writes("layer", model.cfg.num_layers, "attn.wo", "mlp.fc2")
+
+
 build, spec = from_net("alph", Alph, AlphConfig, _tensor_spec)
 ALPH = Family(
     name="alph",
@@ -141,4 +154,5 @@ ALPH = Family(
     read_config=read_config,
     forms=Forms(tell_form, restore),
     training=TRAINING,
+    writes=_writes,
 )

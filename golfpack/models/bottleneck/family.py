@@ -8,7 +8,16 @@ from typing import Any
 import torch
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, Forms, StateDict, form_words, from_net, shape_of
+from golfpack.models.base import (
+    Family,
+    Forms,
+    StateDict,
+    Writes,
+    form_words,
+    from_net,
+    plain_writes,
+    shape_of,
+)
 from golfpack.models.bottleneck.config import BottleneckConfig
 from golfpack.models.bottleneck.net import Bottleneck
 from golfpack.models.bottleneck.training import TRAINING
@@ -144,6 +153,11 @@ def _max_length(config: Mapping[str, Any]) -> int | None:
     return None  # rotary positions have no table to run out of
 
 
+def _writes(model: Bottleneck) -> dict[str, Writes]:
+    last = "ff.w3" if model.cfg.activation == "swiglu" else "ff.w2"
+    return plain_writes("blocks", model.cfg.num_layers, "attn.out_proj", last)
+
+
 build, spec = from_net("bottleneck", Bottleneck, BottleneckConfig, _tensor_spec)
 BOTTLENECK = Family(
     name="bottleneck",
@@ -159,4 +173,5 @@ BOTTLENECK = Family(
     read_config=read_config,
     forms=Forms(tell_form, restore),
     training=TRAINING,
+    writes=_writes,
 )

@@ -2,16 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from golfpack.data.id_lists import word_start_text
 from golfpack.errors import UsageError
-from golfpack.models.base import Family, Forms, StateDict, from_net
+from golfpack.models.base import Family, Forms, StateDict, Writes, from_net, writes_of
 from golfpack.models.golf.adapt import adapt, restore, tell_form
 from golfpack.models.golf.config import FIRST_OPTIONS, GolfConfig
 from golfpack.models.golf.infer import BLOCK, infer
-from golfpack.models.golf.net import Golf
+from golfpack.models.golf.net import Block, Golf
 from golfpack.models.golf.siblings import siblings
 from golfpack.models.golf.training import TRAINING
 from golfpack.spec import Fold, Hook, Role, TensorSpec
@@ -98,6 +101,21 @@ def from_tokenizer(state: StateDict, overrides: Mapping[str, Any], path: Path) -
     return {"word_starts": word_start_text(word_starts(tokenizer))}
 
 
+def _writes(model: Golf) -> dict[str, Writes]:
+    """Attention, then the MLP, on the stream as a block mixes it; two lanes do not call their blocks."""
+    found: dict[str, Writes] = {}
+    for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
+        names = f"blocks.{i}.attn.proj.weight", f"blocks.{i}.mlp.proj.weight"
+        factors = block.attn_scale, block.mlp_scale
+        found |= writes_of(f"blocks.{i}", names, partial(_mixed, block), factors)
+    return found
+
+
+def _mixed(block: Block, args: tuple[Any, ...]) -> torch.Tensor:
+    return block.mix(args[0], args[1])
+
+
 NEWER = frozenset(f.name for f in dataclasses.fields(GolfConfig)) - FIRST_OPTIONS
 build, spec = from_net("golf", Golf, GolfConfig, tensor_spec, _folds, NEWER)
 
@@ -127,4 +145,5 @@ GOLF = Family(
     forms=Forms(tell_form, restore),
     uncached=_uncached,
     training=TRAINING,
+    writes=_writes,
 )

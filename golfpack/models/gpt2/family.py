@@ -12,8 +12,10 @@ from golfpack.models.base import (
     Forms,
     StateDict,
     Transformers,
+    Writes,
     form_words,
     from_net,
+    plain_writes,
     shape_of,
 )
 from golfpack.models.gpt2.net import Gpt2, Gpt2Config
@@ -157,6 +159,10 @@ def _siblings(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     }
 
 
+def _writes(model: Gpt2) -> dict[str, Writes]:
+    return plain_writes("h", model.cfg.num_layers, "attn.c_proj", "mlp.c_proj")
+
+
 build, spec = from_net("gpt2", Gpt2, Gpt2Config, _tensor_spec)
 GPT2 = Family(
     name="gpt2",
@@ -176,4 +182,5 @@ GPT2 = Family(
     forms=Forms(tell_form, restore),
     transformers=Transformers(write_config, _transformers_form),
     training=TRAINING,
+    writes=_writes,
 )

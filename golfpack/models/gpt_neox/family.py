@@ -12,8 +12,10 @@ from golfpack.models.base import (
     Forms,
     StateDict,
     Transformers,
+    Writes,
     form_words,
     from_net,
+    plain_writes,
     shape_of,
 )
 from golfpack.models.gpt_neox.net import GptNeox, GptNeoxConfig
@@ -132,6 +134,12 @@ def _aliases(config: Mapping[str, Any]) -> dict[str, str]:
     return {_HEAD: _EMBED} if config["tied"] else {}
 
 
+def _writes(model: GptNeox) -> dict[str, Writes]:
+    return plain_writes(
+        "gpt_neox.layers", model.cfg.num_layers, "attention.dense", "mlp.dense_4h_to_h"
+    )
+
+
 build, spec = from_net("gpt_neox", GptNeox, GptNeoxConfig, _tensor_spec)
 GPT_NEOX = Family(
     name="gpt_neox",
@@ -150,4 +158,5 @@ GPT_NEOX = Family(
     forms=Forms(tell_form, restore),
     transformers=Transformers(write_config, lambda form: form),
     aliases=_aliases,
+    writes=_writes,
 )

@@ -16,8 +16,10 @@ from golfpack.models.base import (
     Forms,
     StateDict,
     Transformers,
+    Writes,
     form_words,
     from_net,
+    plain_writes,
     shape_of,
     typed_overrides,
 )
@@ -224,6 +226,12 @@ def _siblings(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     }
 
 
+def _writes(model: Llama) -> dict[str, Writes]:
+    if model.cfg.post_norms:  # what comes behind a norm is no product of a matrix any more
+        return {}
+    return plain_writes("model.layers", model.cfg.num_layers, "self_attn.o_proj", "mlp.down_proj")
+
+
 build, spec = from_net("llama", Llama, LlamaConfig, _tensor_spec, _folds, _NEWER)
 LLAMA = Family(
     name="llama",
@@ -246,4 +254,5 @@ LLAMA = Family(
     forms=Forms(tell_form, restore),
     transformers=Transformers(write_config, _transformers_form),
     training=TRAINING,
+    writes=_writes,
 )

@@ -1,0 +1,337 @@
+"""Rounding once more, behind the search: layer by layer along the forward pass, each fitted to the last.
+
+The search rounds all tensors at once, a few times over, until the file fits. What it ends with is
+rounded anew by `in_step`, at much the same steps: that takes a forward pass, and at equal bytes leaves
+four fifths of the KL (docs/LOG.md). What is fitted takes a little more to code. So on the way the real
+size of what is done tells how coarse the rest has to be, and in the end the steps of the last layer,
+behind which nothing comes, are chosen so that the file fills its budget.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import log2
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from torch import nn
+
+from golfpack.build.in_step import InStep, Layer, layers_of
+from golfpack.build.prepare import Prepared
+from golfpack.build.report import SequenceReport
+from golfpack.calib.sources import training_text
+from golfpack.packer.format.steps import StepField, step_matrix
+from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.passes.encode import encoded
+from golfpack.packer.passes.quantize import Round
+from golfpack.packer.rate import RateModel
+from golfpack.packer.state import FitRound, PackState, quantized_names, step_field
+from golfpack.spec import as_matrix
+
+# Tokens of text for each of calibration's: fits know more than Hessians if they see other text as well.
+MORE_TEXT = 2
+# ... but no more than so many times a weight, and no less than so many tokens: a forward pass takes
+# time, and all that it holds at one layer is in memory.
+MOST_WORK, LEAST_TOKENS = 6e11, 16_384
+# (tokens times the network's width: a number in each of two networks takes some 100 bytes)
+MOST_HELD = 16_000_000
+# Ridge of the fits, as a share of inputs' mean square: for a token, as fits to few are fits to noise;
+# and for the share of a tensor's power that rounding errors have, as what a fit adds takes bits.
+RIDGE_TOKENS, RIDGE_NOISE = 1_000, 0.5
+# By how much of its bits a fit makes a tensor larger, while less than this share of the file tells.
+GROWTH, USUAL = 0.003, 0.1
+# After these shares of all weights steps are chosen anew for those that are left, so that a little is
+# left for the last layer: so much of the budget, in so many tries. Octaves it may take in all.
+LOOKS, LEFT, TRIES, OCTAVES = (0.25, 0.5, 0.75, 0.9), 0.0005, 10, 3.0
+# Passes at most.
+PASSES = 3
+# A KL this share below its target is good enough.
+NEAR = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class InSequence:
+    """One build's.
+
+    Attributes:
+        prepared: what the build works on.
+        ready: as the recipe's `prepare` left it.
+        found: as the search left it.
+    """
+
+    prepared: Prepared
+    ready: PackState
+    found: PackState
+
+    def run(
+        self, limit: int | None, target: float | None
+    ) -> tuple[PackState, SequenceReport | None]:
+        """The network rounded in sequence; as it was found, with no report, where that is no better.
+
+        Args:
+            limit: bytes that the artifact may have; None where a target rules.
+            target: KL that it may have, nats per token; None where a budget rules.
+        """
+        found = self.found
+        if not self._layers or self._spare(limit):
+            return found, None
+        if limit is not None:
+            other = self._within(limit)
+        else:
+            assert target is not None
+            other = self._within_target(target)
+        if other is None:
+            return found, None
+        before, after = self._kl(found), self._kl(other)
+        if not (after < before if limit is not None else other.size < found.size):
+            return found, None
+        return self._finished(other), SequenceReport(self._text.size, found.size, before, after)
+
+    def _spare(self, limit: int | None) -> bool:
+        """Whether the search left bytes unused, as the model or the recipe could not use them."""
+        enough = self.prepared.recipe.search.enough(limit or 0)
+        return limit is not None and limit - self.found.size > enough
+
+    def _kl(self, state: PackState) -> float:
+        return self.prepared.measure_kl(state.tensors, self.found.notify)
+
+    def _within(self, limit: int) -> PackState | None:
+        """The largest file that was found within a budget."""
+        octaves = self._octaves(
+            self._rate.names, 8 * (1 - LEFT) * limit - 8 * self.found.size, GROWTH
+        )
+        for _ in range(PASSES):
+            state = self._rounded(octaves, round((1 - LEFT) * limit))
+            found = self._filled(state, limit)
+            if found is not None:
+                return found
+            octaves = self._octaves(self._rate.names, 8.0 * (limit - state.size), 0.0, octaves)
+        return None
+
+    def _filled(self, state: PackState, limit: int) -> PackState | None:
+        """The last layer rounded at the steps that fill `limit`: the largest file found within it."""
+        enough = self.prepared.recipe.search.enough(limit)
+        last = self._layers[-1].names
+        weights = sum(state.spec[n].numel for n in last)
+        best, octaves, tried, per_octave = None, 0.0, state, weights / 8
+        for _ in range(TRIES):
+            if tried.size <= limit and (best is None or tried.size > best.size):
+                best = tried
+            if 0 <= limit - tried.size <= enough:
+                break
+            # Half of what is good enough stays free.
+            by = (tried.size - limit + enough / 2) / per_octave
+            by = min(max(octaves + by, -OCTAVES), OCTAVES) - octaves
+            if by == 0:
+                break
+            octaves, before = octaves + by, tried.size
+            steps = {n: self._steps(n, log2(state.dial) + octaves) for n in last}
+            tried = replace(state, steps={**state.steps, **steps})
+            tried = encoded(
+                replace(tried, tensors={**state.tensors, **rounded(self.prepared, tried, last)})
+            )
+            # Where few bits are left, an octave takes less than one from every weight.
+            per_octave = min(max((before - tried.size) / by, weights / 80), weights / 8)
+        return best
+
+    def _within_target(self, target: float) -> PackState | None:
+        """The smallest file found whose KL is at most `target`."""
+        best, octaves = None, 0.0
+        for _ in range(PASSES + 1):
+            state = self._rounded(octaves, None)
+            kl = self._kl(state)
+            if kl <= target and (best is None or state.size < best.size):
+                best = state
+            if (1 - NEAR) * target <= kl <= target:
+                break
+            # A KL grows with the square of the dial.
+            octaves += log2((1 - NEAR / 2) * target / max(kl, 1e-12)) / 2
+        return best
+
+    def _rounded(self, octaves: float, aim: int | None) -> PackState:
+        """All tensors rounded, the fitted layers one after the other.
+
+        Args:
+            octaves: by how much coarser than `found` to begin.
+            aim: bytes to come to; None to stay with those steps.
+        """
+        x = log2(self.found.dial)
+        state = replace(self.ready, dial=2.0 ** (x + octaves), coding=self.found.coding, limit=None)
+        fitted = [n for layer in self._layers for n in layer.names]
+        at_once = [n for n in quantized_names(state) if n not in self._fitted]
+        steps = {n: self._steps(n, x + octaves) for n in quantized_names(state)}
+        state = replace(state, steps=steps, tensors=self.found.tensors)
+        state = replace(state, tensors={**state.tensors, **rounded(self.prepared, state, at_once)})
+        sizes = dict.fromkeys(at_once, octaves)
+        looks = list(LOOKS)
+
+        def steps(state: PackState, names: Sequence[str]) -> dict[str, StepField]:
+            nonlocal octaves
+            rest = [n for n in fitted if n not in sizes]
+            share = 1 - sum(state.spec[n].numel for n in rest) / self._rate.weights
+            if aim is not None and looks and share >= looks[0]:
+                del looks[: sum(share >= look for look in looks)]
+                octaves = self._steered(state, sizes, rest, aim)
+            sizes.update(dict.fromkeys(names, octaves))
+            state.notify("in sequence", len(sizes), len(sizes) + len(rest), names[0])
+            return {n: self._steps(n, x + octaves) for n in names}
+
+        model = self.prepared.model
+        state = fitted_rounding(
+            self.prepared, state, model.module(), self._layers, self._text, steps,
+            {n: _change(state, n) for n in at_once if state.spec[n].hooks},
+        )  # fmt: skip
+        return encoded(replace(state, dial=2.0 ** (x + octaves)))
+
+    def _steered(
+        self, state: PackState, done: Mapping[str, float], rest: Sequence[str], aim: int
+    ) -> float:
+        """By how many octaves the rest has to be coarser than `found`, for a file of `aim` bytes.
+
+        Args:
+            state: with tensors as they are done, the rest as they were found.
+            done: by how many octaves those are coarser.
+        """
+        x, size = log2(self.found.dial), encoded(state).size
+        fits = [n for n in done if n in self._fitted]
+        of_steps = sum(self._bits(n, x + octaves) - self._bits(n, x) for n, octaves in done.items())
+        growth = 8 * (size - self.found.size) - of_steps
+        # Little that is done says little: the usual growth counts as much as a part of the file.
+        usual = USUAL * 8 * self.found.size
+        growth = (growth + GROWTH * usual) / (sum(self._bits(n, x) for n in fits) + usual)
+        return self._octaves(rest, 8.0 * (aim - size), growth)
+
+    def _octaves(
+        self, names: Sequence[str], bits: float, growth: float, since: float = 0.0
+    ) -> float:
+        """By how much coarser than `found` some tensors are to be, to take so many more bits.
+
+        Args:
+            growth: what comes to them besides, as a share of what they have.
+            since: where they are so much coarser already.
+        """
+        x = log2(self.found.dial)
+        now = sum(self._bits(n, x + since) for n in names)
+        over = lambda o: sum(self._bits(n, x + o) for n in names) + growth * now - now - bits  # noqa: E731
+        if over(since - OCTAVES) <= 0 or over(since + OCTAVES) >= 0:
+            return since + OCTAVES * (1 if over(since) > 0 else -1)
+        return float(brentq(over, since - OCTAVES, since + OCTAVES, xtol=1e-4))
+
+    def _bits(self, name: str, x: float) -> float:
+        return self._rate.tensor_bits(name, x)
+
+    def _steps(self, name: str, x: float) -> StepField:
+        """Of a tensor at log2(dial) = x; fits change weights, and no steps."""
+        return step_field(self.ready, name, 2.0**x)
+
+    def _finished(self, state: PackState) -> PackState:
+        """As a build's result: errors are told from the weights as they were."""
+        trace = (*self.found.trace, FitRound(state.dial, state.size))
+        return replace(
+            self.found, dial=state.dial, steps=state.steps, tensors=state.tensors, blob=state.blob,
+            trace=trace,
+        )  # fmt: skip
+
+    @cached_property
+    def _rate(self) -> RateModel:
+        return RateModel(self.ready)
+
+    @cached_property
+    def _fitted(self) -> frozenset[str]:
+        return frozenset(n for layer in self._layers for n in layer.names)
+
+    @cached_property
+    def _layers(self) -> list[Layer]:
+        """What is fitted."""
+        if self.prepared.used is None:
+            return []
+        coded = [n for n, t in self.found.tensors.items() if isinstance(t, QTensor)]
+        return fitted_layers(self.prepared, self.prepared.model.module(), coded)
+
+    @cached_property
+    def _text(self) -> np.ndarray:
+        """(n, length) tokens: windows of all that calibration's source has."""
+        used, held_out = self.prepared.used, self.prepared.held_out
+        assert used is not None
+        assert held_out is not None
+        spec = self.found.spec
+        widest = max(min(as_matrix(t.shape)) for t in spec.tensors)
+        has = used.sequences.size if used.stream is None else used.stream.size
+        tokens = min(
+            MORE_TEXT * used.sequences.size, has - held_out.sequences.size,
+            max(LEAST_TOKENS, int(MOST_WORK / spec.numel)), max(LEAST_TOKENS, MOST_HELD // widest),
+        )  # fmt: skip
+        length = used.sequences.shape[1]
+        return training_text(used, held_out, tokens, length, self.prepared.seed, None)[0]
+
+
+def fitted_layers(prepared: Prepared, module: nn.Module, names: Sequence[str]) -> list[Layer]:
+    """Those of some tensors that can be fitted, as a forward pass meets them.
+
+    None of a user's own class, in whose network batches may stand in any dimension.
+    """
+    if prepared.model.family.asked_only:
+        return []
+    return layers_of(module, prepared.model.spec, names)
+
+
+def fitted_rounding(
+    prepared: Prepared,
+    state: PackState,
+    module: nn.Module,
+    layers: Sequence[Layer],
+    text: np.ndarray,
+    steps: Callable[[PackState, Sequence[str]], Mapping[str, StepField]],
+    changed: dict[str, torch.Tensor],
+) -> PackState:
+    """A state with some layers rounded, each fitted to what has become of those before.
+
+    Args:
+        module: the network whose outputs they keep; its weights are the state's.
+        text: (n, length) tokens to fit on.
+        steps: (the state so far, names of the next layer) -> the steps of its tensors.
+        changed: see `InStep`.
+    """
+
+    def rounding(targets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        nonlocal state
+        names = list(targets)
+        fields = {**state.steps, **steps(state, names)}
+        weights = {n: w.astype(np.float32).reshape(state.spec[n].shape) for n, w in targets.items()}
+        state = replace(state, weights={**state.weights, **weights}, steps=fields)
+        done = rounded(prepared, state, names)
+        state = replace(state, tensors={**state.tensors, **done})
+        return {n: t.dequantize().astype(np.float64) for n, t in done.items()}
+
+    names = [n for layer in layers for n in layer.names]
+    writes = prepared.model.family.writes
+    InStep(
+        module, state.spec, {} if writes is None else writes(module), changed,
+        {n: _ridge(state, n, text.size) for n in names}, state.threads,
+    ).run(text, layers, rounding, prepared.backend.device)  # fmt: skip
+    return state
+
+
+def rounded(prepared: Prepared, state: PackState, names: Sequence[str]) -> dict[str, QTensor]:
+    """Some tensors rounded as the recipe has it, with the weights and steps of `state`."""
+    rounding = next(p for p in prepared.recipe.round if isinstance(p, Round))
+    return dict(zip(names, rounding.rounded(state, names), strict=True))
+
+
+def _ridge(state: PackState, name: str, tokens: int) -> float:
+    """See RIDGE_NOISE. Rounding errors are of a twelfth of a step squared, or the weight itself."""
+    w = state.matrix(name).astype(np.float64)
+    step = step_matrix(state.steps[name], w.shape).astype(np.float64)
+    hessian = state.sensitivity[name].hessian
+    power = np.ones(w.shape[1]) if hessian is None else np.diagonal(hessian)
+    noise = (np.minimum(step**2 / 12, w**2) @ power).sum() / max((w**2 @ power).sum(), 1e-300)
+    return RIDGE_TOKENS / tokens + RIDGE_NOISE * float(noise)
+
+
+def _change(state: PackState, name: str) -> torch.Tensor:
+    """(rows, cols): what rounding changed a tensor by."""
+    w = state.matrix(name)
+    return torch.from_numpy(
+        (state.tensors[name].dequantize().reshape(w.shape) - w).astype(np.float32)
+    )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log2
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from golfpack.spec import as_matrix
 MORE_TEXT = 2
 # ... but no more than so many times a weight, and no less than so many tokens: a forward pass takes
 # time, and all that it holds at one layer is in memory.
-MOST_WORK, LEAST_TOKENS = 6e11, 16_384
+MOST_WORK, LEAST_TOKENS = 3e11, 8_192
 # (tokens times the network's width: a number in each of two networks takes some 100 bytes)
 MOST_HELD = 16_000_000
 # Ridge of the fits, as a share of inputs' mean square: for a token, as fits to few are fits to noise;
@@ -43,7 +44,7 @@ RIDGE_TOKENS, RIDGE_NOISE = 1_000, 0.5
 GROWTH, USUAL = 0.003, 0.1
 # After these shares of all weights steps are chosen anew for those that are left, so that a little is
 # left for the last layer: so much of the budget, in so many tries. Octaves it may take in all.
-LOOKS, LEFT, TRIES, OCTAVES = (0.25, 0.5, 0.75, 0.9), 0.0005, 10, 3.0
+LOOKS, LEFT, TRIES, OCTAVES = (0.3, 0.6, 0.9), 0.0005, 10, 3.0
 # Passes at most.
 PASSES = 3
 # A KL this share below its target is good enough.
@@ -87,6 +88,10 @@ class InSequence:
         if not (after < before if limit is not None else other.size < found.size):
             return found, None
         return self._finished(other), SequenceReport(self._text.size, found.size, before, after)
+
+    def at_the_same_dial(self) -> PackState:
+        """`found` rounded in sequence at its own steps, as large as that gets."""
+        return self._rounded(0.0, None) if self._layers else self.found
 
     def _spare(self, limit: int | None) -> bool:
         """Whether the search left bytes unused, as the model or the recipe could not use them."""
@@ -160,8 +165,8 @@ class InSequence:
         state = replace(self.ready, dial=2.0 ** (x + octaves), coding=self.found.coding, limit=None)
         fitted = [n for layer in self._layers for n in layer.names]
         at_once = [n for n in quantized_names(state) if n not in self._fitted]
-        steps = {n: self._steps(n, x + octaves) for n in quantized_names(state)}
-        state = replace(state, steps=steps, tensors=self.found.tensors)
+        fields = {n: self._steps(n, x + octaves) for n in quantized_names(state)}
+        state = replace(state, steps=fields, tensors=self.found.tensors)
         state = replace(state, tensors={**state.tensors, **rounded(self.prepared, state, at_once)})
         sizes = dict.fromkeys(at_once, octaves)
         looks = list(LOOKS)
@@ -216,7 +221,7 @@ class InSequence:
         over = lambda o: sum(self._bits(n, x + o) for n in names) + growth * now - now - bits  # noqa: E731
         if over(since - OCTAVES) <= 0 or over(since + OCTAVES) >= 0:
             return since + OCTAVES * (1 if over(since) > 0 else -1)
-        return float(brentq(over, since - OCTAVES, since + OCTAVES, xtol=1e-4))
+        return cast(float, brentq(over, since - OCTAVES, since + OCTAVES, xtol=1e-4))
 
     def _bits(self, name: str, x: float) -> float:
         return self._rate.tensor_bits(name, x)
@@ -255,15 +260,22 @@ class InSequence:
         used, held_out = self.prepared.used, self.prepared.held_out
         assert used is not None
         assert held_out is not None
-        spec = self.found.spec
-        widest = max(min(as_matrix(t.shape)) for t in spec.tensors)
-        has = used.sequences.size if used.stream is None else used.stream.size
-        tokens = min(
-            MORE_TEXT * used.sequences.size, has - held_out.sequences.size,
-            max(LEAST_TOKENS, int(MOST_WORK / spec.numel)), max(LEAST_TOKENS, MOST_HELD // widest),
-        )  # fmt: skip
-        length = used.sequences.shape[1]
+        tokens, length = fit_tokens(self.prepared), used.sequences.shape[1]
         return training_text(used, held_out, tokens, length, self.prepared.seed, None)[0]
+
+
+def fit_tokens(prepared: Prepared) -> int:
+    """How many tokens layers are fitted on, about."""
+    used, held_out, spec = prepared.used, prepared.held_out, prepared.model.spec
+    assert used is not None
+    assert held_out is not None
+    asked = prepared.recipe.search.sequence_tokens
+    has = used.sequences.size
+    if used.stream is not None:
+        has = max(has, used.stream.size - held_out.sequences.size)
+    widest = max(min(as_matrix(t.shape)) for t in spec.tensors)
+    most = min(int(MOST_WORK / spec.numel), MOST_HELD // widest)
+    return min(has, asked or min(MORE_TEXT * used.sequences.size, max(LEAST_TOKENS, most)))
 
 
 def fitted_layers(prepared: Prepared, module: nn.Module, names: Sequence[str]) -> list[Layer]:
@@ -308,8 +320,8 @@ def fitted_rounding(
     writes = prepared.model.family.writes
     InStep(
         module, state.spec, {} if writes is None else writes(module), changed,
-        {n: _ridge(state, n, text.size) for n in names}, state.threads,
-    ).run(text, layers, rounding, prepared.backend.device)  # fmt: skip
+        {n: _ridge(state, n, text.size) for n in names}, layers, rounding, text, state.threads,
+    ).run(prepared.backend.device)  # fmt: skip
     return state
 
 

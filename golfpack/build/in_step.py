@@ -31,7 +31,7 @@ from golfpack.models.base import Writes
 from golfpack.spec import Hook, ModelSpec
 
 # Tokens per batch: each has its own sums, and waits with all it needs to go on.
-BATCH_TOKENS = 8192
+BATCH_TOKENS = 2048
 # Of the mean square of the stream's factors: a channel that a layer hardly writes to cannot be made up
 # for by it.
 LEAST_FACTOR = 0.01
@@ -57,6 +57,9 @@ class InStep:
         changed: by what rounding changed the tensors that are rounded before the pass; (rows, cols)
             float32. Those that the pass rounds are added.
         ridge: by tensor, of the fits, as a share of the inputs' mean square.
+        layers: what to fit, see `layers_of`.
+        rounded: float weights of a layer's matrices, (rows, cols) float64 -> as they are rounded.
+        text: (n, length) tokens.
         threads: batches in flight; changes nothing but the time.
     """
 
@@ -65,25 +68,22 @@ class InStep:
     writes: Mapping[str, Writes]
     changed: dict[str, torch.Tensor]
     ridge: Mapping[str, float]
+    layers: Sequence[Layer]
+    rounded: Rounder
+    text: np.ndarray
     threads: int
     _local: threading.local = field(default_factory=threading.local)
     _found: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict[int, Any])
 
-    def run(self, text: np.ndarray, layers: Sequence[Layer], rounded: Rounder, device: str) -> None:
-        """Fit and round `layers`, in their order.
-
-        Args:
-            text: (n, length) tokens.
-            layers: see `layers_of`.
-            rounded: float weights of a layer's matrices, (rows, cols) float64 -> as they are rounded.
-        """
-        batches = _batches(text)
-        self._layers, self._rounded = layers, rounded
-        self._first = {layer.names[0]: i for i, layer in enumerate(layers)}
+    def __post_init__(self) -> None:
+        self._batches = _batches(self.text)
+        self._firsts = {layer.names[0] for layer in self.layers}
         self._slots = threading.Semaphore(max(1, self.threads))
-        self._wait = threading.Barrier(len(batches), self._fit)
-        self._tokens = text.size
-        module = self.module.to(device)
+        self._wait = threading.Barrier(len(self._batches), self._fit)
+
+    def run(self, device: str) -> None:
+        """Fit and round the layers, in their order."""
+        batches, module = self._batches, self.module.to(device)
         handles = self._attach(module)
         try:
             with (
@@ -159,7 +159,7 @@ class InStep:
         def see(_module: nn.Module, args: Any, out: torch.Tensor) -> torch.Tensor | None:
             x, half = args[0], len(out) // 2
             stream = None if writes is None else self._local.streams.pop(name, None)
-            if name in self._first and name not in self.changed:
+            if name in self._firsts and name not in self.changed:
                 self._meet(x, half, stream)
             change = self.changed.get(name)
             if change is not None:
@@ -168,7 +168,7 @@ class InStep:
                 if stream is not None and writes is not None:
                     add = out if writes.factor is None else writes.factor * out
                     self._local.streams[later] = stream + add
-            if name == self._layers[-1].names[-1]:
+            if name == self.layers[-1].names[-1]:
                 raise _AllRounded
             return out
 
@@ -190,12 +190,12 @@ class InStep:
 
     def _fit(self) -> None:
         """Fit and round the next layer, where all batches wait for it."""
-        done = sum(layer.names[0] in self.changed for layer in self._layers)
-        layer, found = self._layers[done], self._found
-        sums = {
-            key: sum(found[i][key].double().cpu().numpy() for i in range(len(found)))
-            for key in found[0]
-        }
+        done = sum(layer.names[0] in self.changed for layer in self.layers)
+        layer, found = self.layers[done], self._found
+        sums = {key: np.zeros(x.shape) for key, x in found[0].items()}
+        for i in range(len(found)):  # in the order of batches: no thread's haste changes a bit
+            for key, x in found[i].items():
+                sums[key] += x.double().cpu().numpy()
         self._found = {}
         hessian = sums["hessian"]
         power = max(np.trace(hessian) / len(hessian), 1e-30)
@@ -208,7 +208,7 @@ class InStep:
                 wanted += sums["lost"] * _inverse(self.writes[name].factor)
             ridged = hessian + self.ridge[name] * power * np.eye(len(hessian))
             targets[name] = exact[name] + cho_solve(cho_factor(ridged, lower=True), wanted).T
-        for name, codes in self._rounded(targets).items():
+        for name, codes in self.rounded(targets).items():
             change = torch.from_numpy((codes - exact[name]).astype(np.float32))
             self.changed[name] = change.to(self.module.get_parameter(name).device)
 

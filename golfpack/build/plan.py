@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from golfpack.base.documents import save
 from golfpack.base.progress import Notify, silent
+from golfpack.build.in_sequence import InSequence
 from golfpack.build.options import BuildOptions
 from golfpack.build.plan_report import PlanReport, PlanRow, PlanTensor, PlanTime
 from golfpack.build.prepare import (
@@ -55,11 +56,14 @@ def plan(
     ready = prepared.ready(sizes[0] if sizes else None, notify)
     predictor = Predictor(ready, recipe, None if sizes else 1.0)
     set_up = time.perf_counter() - began
+    behind = _follow(prepared, ready, predictor)
     found: list[Prediction] = [] if sizes else [predictor.at(1.0)]
     for size in sizes:
         notify("plan", len(found), len(sizes), f"{size:,} bytes")
         if len(found) and _follows_budget(recipe):
-            predictor = Predictor(prepared.ready(size, notify), recipe)
+            ready = prepared.ready(size, notify)
+            predictor = Predictor(ready, recipe)
+            _follow(prepared, ready, predictor)
         found.append(predictor.predict(size))
     one = found[0] if len(found) == 1 else None
     report = PlanReport(
@@ -77,7 +81,7 @@ def plan(
         kl_ratio=predictor.kl_ratio,
         rows=[_row(p, code, prepared) for p in found],
         tensors=_tensors(ready, one) if len(budgets) <= 1 else [],
-        time=_time(set_up, predictor),
+        time=_time(set_up, predictor, behind),
         seconds=time.perf_counter() - began,
         assumed=model.assumed,
     )
@@ -127,9 +131,19 @@ def _tensors(state: PackState, found: Prediction | None) -> list[PlanTensor]:
     return rows
 
 
-def _time(set_up: float, predictor: Predictor) -> PlanTime:
+def _follow(prepared: Prepared, ready: PackState, predictor: Predictor) -> float:
+    """Let predictions be of what is rounded in sequence, where builds do that; the seconds it takes."""
+    if not prepared.recipe.search.in_sequence:
+        return 0.0
+    began = time.perf_counter()
+    built = InSequence(prepared, ready, predictor.probed).at_the_same_dial()
+    took = time.perf_counter() - began
+    predictor.follow(built)
+    return took
+
+
+def _time(set_up: float, predictor: Predictor, behind: float) -> PlanTime:
     rounds = min(TYPICAL_ROUNDS, predictor.recipe.search.max_rounds)
     ready = set_up - predictor.round_seconds
-    return PlanTime(
-        ready, predictor.round_seconds, rounds, ready + rounds * predictor.round_seconds
-    )
+    whole = ready + rounds * predictor.round_seconds + behind
+    return PlanTime(ready, predictor.round_seconds, rounds, whole, behind)

@@ -98,10 +98,12 @@ class PlanTime:
         ready_seconds: calibration (next to nothing when cached), the recipe's `prepare`, and one KL.
         round_seconds: one round of the search: every tensor quantized and coded once.
         rounds: how many a build typically takes.
-        build_seconds: ready_seconds + rounds * round_seconds.
+        build_seconds: ready_seconds + rounds * round_seconds + behind_seconds.
+        behind_seconds: rounding in sequence, behind the search.
     """
 
     ready_seconds: float
     round_seconds: float
     rounds: int
     build_seconds: float
+    behind_seconds: float = 0.0

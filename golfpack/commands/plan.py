@@ -114,9 +114,10 @@ def show_plan(report: "PlanReport") -> None:
         )
     out.print(f"recipe {report.recipe}, {tokens:,} calibration tokens; {why}")
     t = report.time
+    behind = f", and {t.behind_seconds:.1f} s in sequence behind them" if t.behind_seconds else ""
     out.print(
         f"a build should take about {t.build_seconds:.0f} s: {t.rounds} rounds, as is typical, of "
-        f"{t.round_seconds:.1f} s like the probe's, after {t.ready_seconds:.1f} s of preparation"
+        f"{t.round_seconds:.1f} s like the probe's, after {t.ready_seconds:.1f} s of preparation{behind}"
     )
 
 

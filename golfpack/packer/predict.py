@@ -120,6 +120,7 @@ class Predictor:
         kl_ratio: measured over quadratic KL at the probe; 1 when nothing can be measured, None where
             calibration measured no gradients.
         round_seconds: wall time of the probe, which is one round of the search.
+        probed: what the probe gave.
         smallest: real size at the coarsest steps on offer; None until a budget below the probe's size
             is asked about.
     """
@@ -138,6 +139,17 @@ class Predictor:
         self.floor = (0.0, 0.0)
         self.smallest: int | None = None
         self.kl_ratio = _measured_over_quadratic(probe)
+        self.probed = probe
+
+    def follow(self, built: PackState) -> None:
+        """Predict what a build makes of such roundings.
+
+        Args:
+            built: `probed` as a build leaves it, which does more behind its search.
+        """
+        expected = quadratic_kl(self.probed)
+        if self.kl_ratio is not None and built.measure is not None and expected > 0:
+            self.kl_ratio = built.measure(built.tensors) / expected
 
     def predict(self, budget_bytes: int) -> Prediction:
         """What a budget for the artifact alone would give, without coding anything.

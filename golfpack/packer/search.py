@@ -58,6 +58,7 @@ class Search:
     floor_bpw: float = 0.5
     least_kl: float = 1e-6
     in_sequence: bool = False
+    sequence_tokens: int = 0
 
     def enough(self, limit: int) -> int:
         """The headroom that is good enough below `limit`, in bytes."""

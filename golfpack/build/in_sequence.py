@@ -179,7 +179,7 @@ class InSequence:
                 del looks[: sum(share >= look for look in looks)]
                 octaves = self._steered(state, sizes, rest, aim)
             sizes.update(dict.fromkeys(names, octaves))
-            state.notify("in sequence", len(sizes), len(sizes) + len(rest), names[0])
+            state.notify("in sequence", len(sizes), len(at_once) + len(fitted), names[0])
             return {n: self._steps(n, x + octaves) for n in names}
 
         model = self.prepared.model

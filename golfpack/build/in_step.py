@@ -28,6 +28,7 @@ from torch import nn
 
 from golfpack.calib.stats import torch_threads_restored
 from golfpack.models.base import Writes
+from golfpack.models.device import exact_products
 from golfpack.spec import Hook, ModelSpec
 
 # Tokens per batch: each has its own sums, and waits with all it needs to go on.
@@ -88,6 +89,7 @@ class InStep:
         try:
             with (
                 torch_threads_restored(),
+                exact_products(),
                 threadpool_limits(1),
                 ThreadPoolExecutor(len(batches)) as pool,
             ):

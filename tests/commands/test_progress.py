@@ -151,10 +151,11 @@ def test_a_build_tells_of_every_stage_and_writes_its_text_once(tiny_path, tmp_pa
     seen = Recorder()
     first = build(options, seen)
     ended = {stage for stage, (done, total, _) in seen.stages.items() if done == total > 0}
-    assert ended >= {"write text", "calibrate", "sense", "round", "KL"}
+    assert ended >= {"write text", "calibrate", "sense", "round", "in sequence", "KL"}
     assert set(seen.stages) >= {"read", "fit", "encode", "verify"}
     assert f"{first.measured_kl:.5f} nats per token" in seen.notes
-    sizes = [int(size) for _, size in first.trace]
+    searched = first.trace[:-1] if first.in_sequence else first.trace
+    sizes = [int(size) for _, size in searched]
     if len(sizes) > 1:
         assert seen.stages["fit"][2] == f"for 20,000 bytes, last {sizes[-2]:,} bytes"
     monkeypatch.setattr(backend, "self_generated", lambda *a: pytest.fail("written twice"))

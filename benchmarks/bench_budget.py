@@ -2,7 +2,7 @@
 
     python benchmarks/bench_budget.py CKPT ... --calib SHARD [--count 40] [--seed 0]
 
-Every checkpoint is calibrated and sensed once; then `fit` runs for real for each budget, log-uniform
+Every checkpoint is calibrated and sensed once; then it is fitted for real to each budget, log-uniform
 between 1.2 and 8 bits per parameter. The size counted is that of the bytes it made, which the loader
 must decode again. Exits 1 when an artifact is over its budget, or leaves more than the recipe's
 tolerance (0.02% of the budget or 64 bytes) unused. Seconds depend on the machine.
@@ -19,13 +19,12 @@ from statistics import mean, median
 import numpy as np
 
 from golfpack.base.progress import silent
+from golfpack.build.in_sequence import InSequence
 from golfpack.build.options import BuildOptions, read_options
-from golfpack.build.prepare import prepare, read_model
+from golfpack.build.prepare import Prepared, prepare, read_model
 from golfpack.packer.aim import Budget
 from golfpack.packer.format.loader import loads
-from golfpack.packer.recipe import Recipe
 from golfpack.packer.search import fit_bytes
-from golfpack.packer.state import PackState
 
 LOWEST_BPW, HIGHEST_BPW = 1.2, 8.0
 
@@ -46,10 +45,10 @@ class Build:
         return self.budget - self.size
 
 
-def ready_state(options: BuildOptions) -> tuple[PackState, Recipe]:
-    """The state as the search gets it, and the recipe."""
+def prepared_for(options: BuildOptions) -> Prepared:
+    """The checkpoint, calibrated."""
     model, recipe = read_model(options)
-    return prepare(model, recipe, options, silent).ready(1, silent), recipe
+    return prepare(model, recipe, options, silent)
 
 
 def random_budgets(numel: int, count: int, seed: int) -> list[int]:
@@ -59,12 +58,15 @@ def random_budgets(numel: int, count: int, seed: int) -> list[int]:
     return [int(b * numel / 8) for b in bits]
 
 
-def builds(state: PackState, recipe: Recipe, budgets: list[int]) -> Iterator[Build]:
+def builds(prepared: Prepared, budgets: list[int]) -> Iterator[Build]:
     """One real build per budget."""
+    state, recipe = prepared.ready(1, silent), prepared.recipe
     for budget in budgets:
         began = time.perf_counter()
         at = replace(state, limit=budget)
         done = fit_bytes(recipe.search, recipe.round, at, Budget(budget))
+        if recipe.search.in_sequence:
+            done, _ = InSequence(prepared, at, done).run(budget, None)
         seconds = time.perf_counter() - began
         assert done.blob is not None
         size = loads(done.blob).container.size
@@ -106,9 +108,9 @@ def main() -> None:
         options = read_options({
             "checkpoint": path, "recipe": args.recipe, "calib": args.calib, "threads": args.threads,
         })  # fmt: skip
-        state, recipe = ready_state(options)
-        numel, results = state.spec.numel, []
-        for b in builds(state, recipe, random_budgets(numel, args.count, args.seed)):
+        prepared = prepared_for(options)
+        numel, results = prepared.model.spec.numel, []
+        for b in builds(prepared, random_budgets(numel, args.count, args.seed)):
             print(
                 f"{8 * b.budget / numel:5.2f} bits/parameter  budget {b.budget:>10,}  artifact "
                 f"{b.size:>10,}  headroom {b.headroom:>6,}  rounds {b.rounds:>2}  {b.seconds:5.1f} s",

@@ -37,14 +37,14 @@ MORE_TEXT = 2
 MOST_WORK, LEAST_TOKENS = 3e11, 8_192
 # (tokens times the network's width: a number in each of two networks takes some 100 bytes)
 MOST_HELD = 16_000_000
-# Ridge of the fits, as a share of inputs' mean square: for a token, as fits to few are fits to noise;
-# and for the share of a tensor's power that rounding errors have, as what a fit adds takes bits.
-RIDGE_TOKENS, RIDGE_NOISE = 1_000, 0.5
+# Ridge of the fits, as a share of inputs' mean square: over the tokens, as few are fitted with noise;
+# and times the share of a tensor's power that rounding errors have, as what a fit adds takes bits.
+RIDGE_TOKENS, RIDGE_NOISE = 1_000, 2.0
 # By how much of its bits a fit makes a tensor larger, while less than this share of the file tells.
 GROWTH, USUAL = 0.003, 0.1
 # After these shares of all weights steps are chosen anew for those that are left, so that a little is
 # left for the last layer: so much of the budget, in so many tries. Octaves it may take in all.
-LOOKS, LEFT, TRIES, OCTAVES = (0.3, 0.6, 0.9), 0.0005, 10, 3.0
+LOOKS, LEFT, TRIES, OCTAVES = (0.3, 0.6, 0.85, 0.95), 0.001, 10, 3.0
 # Passes at most.
 PASSES = 3
 # A KL this share below its target is good enough.
@@ -106,12 +106,13 @@ class InSequence:
         octaves = self._octaves(
             self._rate.names, 8 * (1 - LEFT) * limit - 8 * self.found.size, GROWTH
         )
+        aim = (1 - LEFT) * limit
         for _ in range(PASSES):
-            state = self._rounded(octaves, round((1 - LEFT) * limit))
+            state = self._rounded(octaves, round(aim))
             found = self._filled(state, limit)
             if found is not None:
                 return found
-            octaves = self._octaves(self._rate.names, 8.0 * (limit - state.size), 0.0, octaves)
+            aim -= 2 * max(state.size - limit, 0)  # more than its last layers can make up for
         return None
 
     def _filled(self, state: PackState, limit: int) -> PackState | None:
@@ -207,21 +208,18 @@ class InSequence:
         growth = (growth + GROWTH * usual) / (sum(self._bits(n, x) for n in fits) + usual)
         return self._octaves(rest, 8.0 * (aim - size), growth)
 
-    def _octaves(
-        self, names: Sequence[str], bits: float, growth: float, since: float = 0.0
-    ) -> float:
+    def _octaves(self, names: Sequence[str], bits: float, growth: float) -> float:
         """By how much coarser than `found` some tensors are to be, to take so many more bits.
 
         Args:
             growth: what comes to them besides, as a share of what they have.
-            since: where they are so much coarser already.
         """
         x = log2(self.found.dial)
-        now = sum(self._bits(n, x + since) for n in names)
+        now = sum(self._bits(n, x) for n in names)
         over = lambda o: sum(self._bits(n, x + o) for n in names) + growth * now - now - bits  # noqa: E731
-        if over(since - OCTAVES) <= 0 or over(since + OCTAVES) >= 0:
-            return since + OCTAVES * (1 if over(since) > 0 else -1)
-        return cast(float, brentq(over, since - OCTAVES, since + OCTAVES, xtol=1e-4))
+        if over(-OCTAVES) <= 0 or over(OCTAVES) >= 0:
+            return OCTAVES if over(0.0) > 0 else -OCTAVES
+        return cast(float, brentq(over, -OCTAVES, OCTAVES, xtol=1e-4))
 
     def _bits(self, name: str, x: float) -> float:
         return self._rate.tensor_bits(name, x)

@@ -85,6 +85,8 @@ class InStep:
     def run(self, device: str) -> None:
         """Fit and round the layers, in their order."""
         batches, module = self._batches, self.module.to(device)
+        for name, change in self.changed.items():
+            self.changed[name] = change.to(device)
         handles = self._attach(module)
         try:
             with (

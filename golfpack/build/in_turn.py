@@ -32,6 +32,8 @@ GROUPS = 8
 # The rate in steps per update is at most the first, and with less than half a token per weight falls
 # with what there is, as in `distil`.
 RATE, WALK = 0.003, 0.05
+# Tokens that the layers of a block are fitted on, about; all blocks before them run for it.
+FIT_TOKENS = 8192
 # How often the last group's steps are chosen anew, for the file to fill its budget.
 TRIES = 8
 
@@ -81,7 +83,8 @@ class InTurn:
         if not layers:
             return state
         assert prepared.used is not None
-        text = prepared.used.sequences
+        sequences = prepared.used.sequences
+        text = sequences[:: max(1, sequences.size // FIT_TOKENS)]
         return fitted_rounding(prepared, state, module, layers, text, lambda _s, _n: {}, {})
 
     def _at_once(self, state: PackState, names: Sequence[str]) -> PackState:

@@ -28,10 +28,10 @@ def in_turn():
 
 
 def refined(path, shard, folder):
-    """A quick build of the tiny model by `rd` into a folder, refined."""
+    """A quick build of the tiny model by `rd` into a folder, refined from rounding all at once."""
     return asked(
         path, "1.2bpw", folder / "out.golf", calib=str(shard), calib_tokens=2048, refine=SHORT,
-        cache=False,
+        cache=False, settings=("search.in_sequence=false",),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from golfpack.packer.format.tensors import QTensor, Raw
 from golfpack.packer.recipe import load_recipe
 from golfpack.spec import ModelSpec, TensorSpec
 
-SHORT = 40 * FEW_TOKENS
+SHORT = 200 * FEW_TOKENS
 
 
 @pytest.fixture(autouse=True, scope="module")

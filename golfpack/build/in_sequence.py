@@ -39,7 +39,7 @@ MOST_WORK, LEAST_TOKENS = 3e11, 8_192
 MOST_HELD = 16_000_000
 # Ridge of the fits, as a share of inputs' mean square: over the tokens, as few are fitted with noise;
 # and times the share of a tensor's power that rounding errors have, as what a fit adds takes bits.
-RIDGE_TOKENS, RIDGE_NOISE = 1_000, 2.0
+RIDGE_TOKENS, RIDGE_NOISE = 1_000, 1.0
 # By how much of its bits a fit makes a tensor larger, while less than this share of the file tells.
 GROWTH, USUAL = 0.003, 0.1
 # After these shares of all weights steps are chosen anew for those that are left, so that a little is

@@ -169,18 +169,18 @@ class InSequence:
         fields = {n: self._steps(n, x + octaves) for n in quantized_names(state)}
         state = replace(state, steps=fields, tensors=self.found.tensors)
         state = replace(state, tensors={**state.tensors, **rounded(self.prepared, state, at_once)})
-        sizes = dict.fromkeys(at_once, octaves)
+        done = dict.fromkeys(at_once, octaves)
         looks = list(LOOKS)
 
         def steps(state: PackState, names: Sequence[str]) -> dict[str, StepField]:
             nonlocal octaves
-            rest = [n for n in fitted if n not in sizes]
+            rest = [n for n in fitted if n not in done]
             share = 1 - sum(state.spec[n].numel for n in rest) / self._rate.weights
             if aim is not None and looks and share >= looks[0]:
                 del looks[: sum(share >= look for look in looks)]
-                octaves = self._steered(state, sizes, rest, aim)
-            sizes.update(dict.fromkeys(names, octaves))
-            state.notify("in sequence", len(sizes), len(at_once) + len(fitted), names[0])
+                octaves = self._steered(state, done, rest, aim)
+            done.update(dict.fromkeys(names, octaves))
+            state.notify("in sequence", len(done), len(at_once) + len(fitted), names[0])
             return {n: self._steps(n, x + octaves) for n in names}
 
         model = self.prepared.model

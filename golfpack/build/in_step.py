@@ -203,6 +203,8 @@ class InStep:
         self._found = {}
         hessian = sums["hessian"]
         power = max(np.trace(hessian) / len(hessian), 1e-30)
+        if not all(np.isfinite(x).all() for x in sums.values()):  # overflown: nothing to go by
+            sums, hessian, power = {"gap": np.zeros_like(hessian)}, np.eye(len(hessian)), 1.0
         targets, exact = {}, {}
         for name in layer.names:
             w = self.module.get_parameter(name).detach()

@@ -30,6 +30,8 @@ CALIBRATIONS = ("none", "inputs", "gradients")
 STAGES: tuple[Stage, ...] = get_args(Stage)
 # What every recipe has, in this order.
 _NEEDED = (Steps.name, Round.name, Encode.name)
+# What goes with `search.in_sequence`: others change weights before they are rounded, or codes after it.
+_IN_SEQUENCE = ("policy", "sense", "mix", "clip", *_NEEDED)
 # How a recipe's budget search is named where its passes are.
 _SEARCH = "search"
 
@@ -120,13 +122,20 @@ def make_recipe(table: Mapping[str, Any], origin: str, settings: Sequence[str] =
     *entries, search = _with_settings(listed, settings)
     by_stage = _staged([_make_pass(entry, origin) for entry in entries], origin)
     del search["id"]
-    return Recipe(
+    recipe = Recipe(
         name=str(table["name"]),
         about=str(table.get("about", "")),
         calibration=calibration,
         search=make(Search, search, f"recipe {origin}: search"),
         **by_stage,
     )
+    for p in recipe.passes:
+        if recipe.search.in_sequence and p.name not in _IN_SEQUENCE:
+            raise UsageError(
+                f"recipe {origin}: search.in_sequence does not go with the pass {p.name!r}",
+                "leave out one of them, or add --set search.in_sequence=false",
+            )
+    return recipe
 
 
 def pass_tables(recipe: Recipe) -> list[dict[str, Any]]:

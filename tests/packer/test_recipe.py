@@ -131,6 +131,26 @@ def test_a_recipe_has_its_passes_by_stage(tmp_path, order, says):
         load_recipe(str(path))
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("prune_magnitude", "policy", "sense", "steps", "round", "encode"),
+        ("policy", "awq", "sense", "steps", "round", "encode"),
+        ("policy", "sense", "steps", "round", "lowrank", "encode"),
+        ("policy", "sense", "steps", "round", "encode", "prune_ones"),
+    ],
+)
+def test_what_changes_weights_or_codes_by_itself_is_not_rounded_in_sequence(tmp_path, order):
+    rules = "\nrules = [{ scheme = 'rd' }]"
+    lines = [f"[[pass]]\nid = '{p}'{rules if p == 'policy' else ''}" for p in order]
+    path = tmp_path / "more.toml"
+    path.write_text("[search]\nin_sequence = true\n" + "\n".join(lines))
+    with pytest.raises(UsageError, match="does not go with the pass") as e:
+        load_recipe(str(path))
+    assert "search.in_sequence=false" in str(e.value.hint)
+    load_recipe(str(path), ["search.in_sequence=false"])
+
+
 def test_every_pass_option_has_a_default():
     for kind in PASSES.values():
         assert {f.name for f in fields(kind)} == set(vars(kind()))  # type: ignore[arg-type]

@@ -120,7 +120,8 @@ def test_a_summary_tells_only_what_there_is(inside):
     assert "KL to the float model 0.00000 nats per token on held-out calibration tokens\n" in text
     assert "SQNR" not in text
     assert "\nrel_err: the worst tensor of the role.\n" in text
-    text = inside("build", "tiny.pt", "--budget", "20kB", *calib).stdout
+    at_once = ("--set", "search.in_sequence=false")
+    text = inside("build", "tiny.pt", "--budget", "20kB", *calib, *at_once).stdout
     assert " calibration tokens (predicted 0." in text
     assert "\nrel_err and SQNR: the worst tensor of the role.\n" in text
 

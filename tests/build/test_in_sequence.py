@@ -27,7 +27,9 @@ def options(tiny_path, tiny_shard, tmp_path):
 def test_it_loses_less_within_the_same_budget(options, tmp_path):
     report = build(options.changed(threads=1))
     assert report.in_sequence is not None
-    assert report.measured_kl == report.in_sequence.kl < 0.9 * report.in_sequence.at_once_kl
+    # The same sums in another order.
+    assert report.measured_kl == pytest.approx(report.in_sequence.kl, rel=1e-12)
+    assert report.in_sequence.kl < 0.9 * report.in_sequence.at_once_kl
     assert 0 <= report.headroom_bytes <= 64
     assert report.trace[-1] == [report.dial, report.artifact_bytes]
     assert report.predicted_kl is None
@@ -38,11 +40,11 @@ def test_it_loses_less_within_the_same_budget(options, tmp_path):
     at_once = build(options.changed(settings=AT_ONCE, output=tmp_path / "at_once.golf"))
     assert at_once.in_sequence is None
     assert at_once.predicted_kl is not None
-    assert at_once.measured_kl == report.in_sequence.at_once_kl
+    assert at_once.measured_kl == pytest.approx(report.in_sequence.at_once_kl, rel=1e-12)
     assert at_once.artifact_bytes == report.in_sequence.at_once_bytes
 
 
-@pytest.mark.parametrize("budget", ["1bpw", "1.7bpw", "2.4bpw", "4bpw", "5.5bpw"])
+@pytest.mark.parametrize("budget", ["1bpw", "2.4bpw", "5.5bpw"])
 def test_a_budget_is_filled_and_never_exceeded(options, budget):
     report = build(options.changed(budget=budget, dry_run=True))
     assert report.in_sequence is not None

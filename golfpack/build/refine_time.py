@@ -7,7 +7,6 @@ same file.
 from dataclasses import dataclass
 
 from golfpack.build.distil import tokens_per_update
-from golfpack.build.in_sequence import fit_tokens
 from golfpack.build.prepare import Prepared
 from golfpack.calib.collect import MAX_COV_ROWS
 from golfpack.packer.passes.quantize import Round
@@ -39,14 +38,13 @@ class Work:
     Attributes:
         training: a token of it.
         calibration: a token of it.
-        search: all of the search for a budget.
-        sequence: a token that layers are fitted on behind it.
+        search: all of the search for a budget. Rounding in sequence behind it is not counted, as fits
+            between trainings take about as long.
     """
 
     training: float
     calibration: float
     search: float
-    sequence: float
 
 
 def auto_tokens(prepared: Prepared) -> int:
@@ -54,7 +52,6 @@ def auto_tokens(prepared: Prepared) -> int:
     assert prepared.used is not None
     work = count_work(prepared.model.spec, prepared.recipe)
     rest = prepared.used.sequences.size * work.calibration + work.search
-    rest += fit_tokens(prepared) * work.sequence
     return int(SHARE * rest / work.training)
 
 
@@ -72,6 +69,4 @@ def count_work(spec: ModelSpec, recipe: Recipe) -> Work:
     training = TRAINING * once + UPDATE * spec.numel / tokens_per_update(spec.numel)
     searches = any(isinstance(p, Round) and p.survivors != 1 for p in recipe.round)
     searched = SEARCHED if spec.numel <= MANY_WEIGHTS else NARROWLY_SEARCHED
-    # Of two networks, with two products of inputs for every matrix.
-    sequence = 2 * (once + hessians) if recipe.search.in_sequence else 0.0
-    return Work(training, calibration, (searched if searches else ROUNDED) * spec.numel, sequence)
+    return Work(training, calibration, (searched if searches else ROUNDED) * spec.numel)

@@ -81,13 +81,13 @@ def writes_of(
     block: str,
     names: Sequence[str],
     enters: Callable[[tuple[Any, ...]], torch.Tensor] = lambda args: args[0],
-    factors: Sequence[torch.Tensor | None] = (None, None),
+    factors: Sequence[torch.Tensor | None] | None = None,
 ) -> dict[str, Writes]:
     """`Writes` of a block's matrices that add to the stream one after the other."""
     before = (None, *names[:-1])
     return {
         name: Writes(block, enters, after, factor)
-        for name, after, factor in zip(names, before, factors, strict=True)
+        for name, after, factor in zip(names, before, factors or [None] * len(names), strict=True)
     }
 
 

@@ -164,6 +164,7 @@ def test_where_nothing_was_lost_weights_stay(golf, text):
     spec, module = golf
     weights = {n: p.numpy() for n, p in module.state_dict().items()}
     found, _, _, _ = run(GOLF, spec, weights, {}, text, rounded=lambda targets: targets)
+    assert set(found) == set(matrices(spec))
     for n, target in found.items():
         agree(target, weights[n], 1e-5)
 

@@ -19,7 +19,7 @@ from statistics import mean, median
 import numpy as np
 
 from golfpack.base.progress import silent
-from golfpack.build.in_sequence import InSequence
+from golfpack.build.in_sequence import InSequence, loosely, rounds_in_sequence
 from golfpack.build.options import BuildOptions, read_options
 from golfpack.build.prepare import Prepared, prepare, read_model
 from golfpack.packer.aim import Budget
@@ -64,9 +64,11 @@ def builds(prepared: Prepared, budgets: list[int]) -> Iterator[Build]:
     for budget in budgets:
         began = time.perf_counter()
         at = replace(state, limit=budget)
-        done = fit_bytes(recipe.search, recipe.round, at, Budget(budget))
-        if recipe.search.in_sequence:
-            done, _ = InSequence(prepared, at, done).run(budget, None)
+        found = None
+        if rounds_in_sequence(prepared, at):
+            near = fit_bytes(loosely(recipe.search), recipe.round, at, Budget(budget))
+            found = InSequence(prepared, at, near).run(budget, None)
+        done = found[0] if found else fit_bytes(recipe.search, recipe.round, at, Budget(budget))
         seconds = time.perf_counter() - began
         assert done.blob is not None
         size = loads(done.blob).container.size

@@ -4,9 +4,11 @@ Every item is worked on by one thread with one BLAS/OpenMP thread inside, and re
 order. So `--threads` changes the time and never a bit of the artifact.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -33,3 +35,34 @@ def map_ordered(fn: Callable[[T], R], items: Iterable[T], threads: int) -> Itera
             finally:
                 for future in pending:
                     future.cancel()
+
+
+class Turns:
+    """Lets the items of `map_ordered` do a part of their work in order, one at a time.
+
+    So threads can add up what they find in one place, in an order that is always the same, and none
+    has to hand over results that take memory.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0
+        self._passed = threading.Condition()
+
+    @contextmanager
+    def item(self, index: int) -> Iterator[Callable[[], None]]:
+        """Around the work on item `index`, from 0 on; yields what waits for its turn.
+
+        An item passes its turn on when it ends, whether it waited or not, or failed.
+        """
+
+        def wait() -> None:
+            with self._passed:
+                self._passed.wait_for(lambda: self._now == index)
+
+        try:
+            yield wait
+        finally:
+            wait()
+            with self._passed:
+                self._now += 1
+                self._passed.notify_all()

@@ -27,6 +27,7 @@ from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.encode import encoded
 from golfpack.packer.passes.quantize import Round
 from golfpack.packer.rate import RateModel
+from golfpack.packer.search import Search
 from golfpack.packer.state import FitRound, PackState, quantized_names, step_field
 from golfpack.spec import as_matrix
 
@@ -49,6 +50,24 @@ LOOKS, LEFT, TRIES, OCTAVES = (0.3, 0.6, 0.85, 0.95), 0.001, 10, 3.0
 PASSES = 3
 # A KL this share below its target is good enough.
 NEAR = 0.05
+# So near to the budget, as a share of it, the search in front need come: steps change anyway.
+LOOSE = 0.01
+
+
+def loosely(search: Search) -> Search:
+    """The options of the search in front: it finds about the steps, and need not fill the budget."""
+    return replace(search, tolerance=max(search.tolerance, LOOSE))
+
+
+def rounds_in_sequence(prepared: Prepared, ready: PackState) -> bool:
+    """Whether the recipe asks for it, and there is something to fit.
+
+    Args:
+        ready: as the recipe's `prepare` left it.
+    """
+    if not prepared.recipe.search.in_sequence or prepared.used is None:
+        return False
+    return bool(fitted_layers(prepared, prepared.model.module(), quantized_names(ready)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +86,8 @@ class InSequence:
 
     def run(
         self, limit: int | None, target: float | None
-    ) -> tuple[PackState, SequenceReport | None]:
-        """The network rounded in sequence; as it was found, with no report, where that is no better.
+    ) -> tuple[PackState, SequenceReport] | None:
+        """The network rounded in sequence; None where that is no better than it was found.
 
         Args:
             limit: bytes that the artifact may have; None where a target rules.
@@ -76,17 +95,18 @@ class InSequence:
         """
         found = self.found
         if not self._layers or self._spare(limit):
-            return found, None
+            return None
         if limit is not None:
             other = self._within(limit)
         else:
             assert target is not None
             other = self._within_target(target)
         if other is None:
-            return found, None
+            return None
         before, after = self._kl(found), self._kl(other)
-        if not (after < before if limit is not None else other.size < found.size):
-            return found, None
+        better = after < self._at(other.size, before) if target is None else other.size < found.size
+        if not better:
+            return None
         return self._finished(other), SequenceReport(self._text.size, found.size, before, after)
 
     def at_the_same_dial(self) -> PackState:
@@ -95,8 +115,12 @@ class InSequence:
 
     def _spare(self, limit: int | None) -> bool:
         """Whether the search left bytes unused, as the model or the recipe could not use them."""
-        enough = self.prepared.recipe.search.enough(limit or 0)
+        enough = loosely(self.prepared.recipe.search).enough(limit or 0)
         return limit is not None and limit - self.found.size > enough
+
+    def _at(self, size: int, kl: float) -> float:
+        """What a KL of `found` would be at `size` bytes: a bit a weight is worth a factor 4."""
+        return kl * 4.0 ** (8 * (self.found.size - size) / self._rate.weights)
 
     def _kl(self, state: PackState) -> float:
         return self.prepared.measure_kl(state.tensors, self.found.notify)

@@ -80,7 +80,8 @@ class SequenceReport:
 
     Attributes:
         tokens: of text that layers were fitted on.
-        at_once_bytes: of the artifact as the search ended, within the same budget or target.
+        at_once_bytes: of the artifact as the search ended, within the same target, or within the same
+            budget and up to a percent below it.
         at_once_kl: of that artifact, nats per token on held-out calibration tokens.
         kl: of the artifact rounded in sequence, likewise.
     """

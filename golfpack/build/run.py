@@ -21,7 +21,7 @@ from golfpack.build.attempt import (
     report_failure,
 )
 from golfpack.build.helpers import NO_HELP, Helpers
-from golfpack.build.in_sequence import InSequence
+from golfpack.build.in_sequence import InSequence, loosely, rounds_in_sequence
 from golfpack.build.losses import measure_losses
 from golfpack.build.options import BuildOptions, no_one_aim
 from golfpack.build.overwrite import check_replaceable
@@ -118,16 +118,23 @@ def _build(
         prepared = attempt.prepared = prepare(model, recipe, options, notify, helpers)
         target = _Target(budget, _target_kl(aim, prepared))
     with clock.measure("pack"):
-        ready, state = _packed(options, prepared, target, differing, notify)
+        ready = _ready(options, prepared, target, differing, notify)
+        follows = not options.lossless and rounds_in_sequence(prepared, ready)
+        near = replace(recipe, search=loosely(recipe.search)) if follows else recipe
+        state = run_passes(recipe.round, ready) if options.lossless else search(near, ready, target)
     if options.goal.recalibrate:
         with clock.measure("recalibrate"):
             again = prepared.recalibrated(state, notify)
             ready = again.ready(target.limit, notify, ready.warnings)
-            state = search(again.recipe, ready, target)
+            state = search(near, ready, target)
     searched, sequence = state, None
-    if recipe.search.in_sequence and not options.lossless:
+    if follows:
         with clock.measure("in sequence"):
-            state, sequence = InSequence(prepared, ready, state).run(target.limit, target.kl)
+            found = InSequence(prepared, ready, state).run(target.limit, target.kl)
+            if found is None:  # then the budget is the search's to fill
+                searched = state = search(recipe, ready, target)
+            else:
+                state, sequence = found
     refined = Refined(state)
     if options.goal.refine:
         with clock.measure("refine"):
@@ -157,22 +164,21 @@ def _build(
     return report
 
 
-def _packed(
+def _ready(
     options: BuildOptions,
     prepared: Prepared,
     target: _Target,
     warnings: tuple[str, ...],
     notify: Notify,
-) -> tuple[PackState, PackState]:
-    """The state as the search got it, and as it left it."""
+) -> PackState:
+    """The state as the search gets it."""
     if options.lossless:
-        ready = kept_exact(replace(prepared.state(None, notify), warnings=warnings))
-        return ready, run_passes(prepared.recipe.round, ready)
+        return kept_exact(replace(prepared.state(None, notify), warnings=warnings))
     ready = prepared.ready(target.limit, notify, warnings)
     plan, stats = options.goal.plan, prepared.stats
     if plan is not None and plan.calibration_sha256 != (stats and stats.tokens_sha256):
         ready = ready.warn("the plan was made with other calibration tokens")
-    return ready, search(prepared.recipe, ready, target)
+    return ready
 
 
 def search(recipe: Recipe, ready: PackState, target: "_Target") -> PackState:

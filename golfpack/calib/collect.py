@@ -15,6 +15,9 @@ from golfpack.spec import Hook, ModelSpec
 
 Key = tuple[str, str]  # (module of the hook, quantity)
 
+# Quantities that are sums of x^T x.
+GRAMS = ("hessian", "output_cov")
+
 # Output covariances are only kept up to this many rows: a head's would dwarf the model.
 MAX_COV_ROWS = 4096
 
@@ -29,6 +32,10 @@ class Sums(Protocol):
 
     def add(self, key: Key, value: torch.Tensor) -> None:
         """Add a value to the sum of its key; the tensor may be used for another key as well."""
+        ...
+
+    def add_gram(self, key: Key, x: torch.Tensor) -> None:
+        """Add x^T x of (tokens, width) rows to the sum of its key, one of `GRAMS`."""
         ...
 
 
@@ -49,7 +56,8 @@ class Collector:
     probs: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     probe: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     # Query, key and value projections read one and the same tensor: look at it once.
-    last: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
+    last: tuple[torch.Tensor, torch.Tensor] | None = None
+    handles: list[Any] = field(default_factory=list[Any])
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False)
@@ -71,11 +79,16 @@ class Collector:
             for hook in t.hooks:
                 self._attach(hook, self.model.get_submodule(hook.module))
 
+    def close(self) -> None:
+        """Take the hooks off: through them a model holds on to this, and to its copy of all weights."""
+        for handle in self.handles:
+            handle.remove()
+
     def _attach(self, hook: Hook, module: nn.Module) -> None:
-        if hook.kind == "linear":
-            module.register_forward_hook(_hook(lambda x, out: self._linear(hook, x, out)))
-        elif self.gradients:
-            module.register_forward_hook(_hook(lambda x, out: self._embedding(hook, x, out)))
+        see = self._linear if hook.kind == "linear" else self._embedding
+        if hook.kind == "linear" or self.gradients:
+            handle = module.register_forward_hook(_hook(lambda x, out: see(hook, x, out)))
+            self.handles.append(handle)
 
     def see(self, sequence: torch.Tensor, signs: torch.Tensor | None) -> None:
         """Add a sequence (1, length), on the model's device.
@@ -83,12 +96,13 @@ class Collector:
         Args:
             signs: (length, vocabulary) of the probe; None without gradients.
         """
-        self.last = None
         if signs is None:
             with torch.no_grad():
                 self.model(sequence)
         else:
             self._run_backward(sequence, signs)
+        # What it was made by has hooks of this on it: a circle that no collector of garbage sees.
+        self.last = None
 
     def check(self) -> None:
         """Raise UsageError where a prediction was not finite. It waits for the device."""
@@ -112,23 +126,23 @@ class Collector:
     def _linear(self, hook: Hook, x: torch.Tensor, out: torch.Tensor) -> None:
         flat = x.detach().flatten(0, -2)
         if self.last is None or self.last[0] is not x:
-            self.last = (x, flat.abs().sum(0), None if self.gradients else flat.T @ flat)
+            self.last = (x, flat.abs().sum(0))
         self.sums.add((hook.module, "input_abs"), self.last[1])
-        if self.last[2] is not None:
-            self.sums.add((hook.module, "hessian"), self.last[2])
-        else:
+        if self.gradients:
             out.register_hook(lambda g: self._output_gradient(hook, flat, g))
+        else:
+            self.sums.add_gram((hook.module, "hessian"), flat)
 
     def _output_gradient(self, hook: Hook, x: torch.Tensor, grad: torch.Tensor) -> None:
         g = grad.flatten(0, -2)
         squares = self._expected_squares(g) if hook.module in self.heads else g.square()
         size = squares.sum(1).sqrt() + NO_GRADIENT
-        self.sums.add((hook.module, "hessian"), x.T @ (x * size[:, None]))
+        self.sums.add_gram((hook.module, "hessian"), x * size.sqrt()[:, None])
         self.sums.add((hook.module, "size"), size.sum()[None])
         self.sums.add((hook.module, "row_weight"), squares.sum(0))
         self.sums.add((hook.module, "gradients"), torch.full((1,), len(g), device=g.device))
         if g.shape[1] <= MAX_COV_ROWS:
-            self.sums.add((hook.module, "output_cov"), g.T @ g)
+            self.sums.add_gram((hook.module, "output_cov"), g)
 
     def _expected_squares(self, g: torch.Tensor) -> torch.Tensor:
         """E[g^2] over probes, for the output z of a head with logits f(z), f elementwise.
@@ -148,8 +162,7 @@ class Collector:
         return out
 
     def _embedding_gradient(self, hook: Hook, grad: torch.Tensor) -> None:
-        g = grad.flatten(0, -2)
-        self.sums.add((hook.module, "hessian"), g.T @ g)
+        self.sums.add_gram((hook.module, "hessian"), grad.flatten(0, -2))
 
     def _rows(self, hook: Hook) -> int:
         return next(t.shape[0] for t in self.spec.tensors if hook in t.hooks)

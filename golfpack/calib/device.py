@@ -68,6 +68,7 @@ def calibrate_on(
             if progress is not None:
                 progress(done, len(mine), f"{done * batches[0].size:,} tokens")
     collector.check()
+    collector.close()
     arrays = {key: total.cpu().numpy() for key, total in sums.totals.items()}
     return finish(spec, group.sum_named(arrays), tokens, gradients)
 
@@ -84,3 +85,6 @@ class _DeviceSums:
             self.totals[key] += value
         else:
             self.totals[key] = value.to(self.device, torch.float64, copy=True)
+
+    def add_gram(self, key: Key, x: torch.Tensor) -> None:
+        self.add(key, x.T @ x)

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from golfpack.base.parallel import map_ordered
-from golfpack.calib.collect import OVERFLOWS, Collector, Key
+from golfpack.base.parallel import Turns, map_ordered
+from golfpack.calib.collect import GRAMS, OVERFLOWS, Collector, Key
 from golfpack.calib.sources import CalibTokens
 from golfpack.errors import UsageError
 from golfpack.models.ranks import ALONE, Group
@@ -31,6 +31,8 @@ Progress = Callable[[int, int, str], None]
 # Tokens per batch. Adding a batch up costs as much as the statistics are large, so batches are long;
 # the network runs on one sequence at a time, so they need no memory for it.
 BATCH_TOKENS = 4096
+# Rows of a block of a symmetric product: small ones save work, large ones are quick.
+GRAM_BLOCK = 256
 
 
 def calibrate(
@@ -59,31 +61,37 @@ def calibrate(
     """
     batches = split_batches(tokens)
     vocabulary = logits_width(model) if gradients else 0
-    local = threading.local()
-
-    def measure(item: tuple[int, np.ndarray]) -> dict[Key, np.ndarray]:
-        if not hasattr(local, "sums"):
-            torch.set_num_threads(1)
-            local.sums = _HostSums()
-            local.collector = Collector(copy.deepcopy(model), spec, gradients, local.sums)
-        generator = batch_generator(seed, item[0])
-        for sequence in torch.from_numpy(item[1]).split(1):
-            signs = random_signs(sequence.numel(), vocabulary, generator) if gradients else None
-            local.collector.see(sequence, signs)
-        local.collector.check()
-        return local.sums.taken()
-
+    local, turns = threading.local(), Turns()
     sums: dict[Key, np.ndarray] = {}
+    collectors: list[Collector] = []
+
+    def measure(item: tuple[int, tuple[int, np.ndarray]]) -> None:
+        order, (index, rows) = item
+        with turns.item(order) as wait:
+            if not hasattr(local, "sums"):
+                torch.set_num_threads(1)
+                local.sums = _HostSums()
+                local.collector = Collector(copy.deepcopy(model), spec, gradients, local.sums)
+                collectors.append(local.collector)
+            generator = batch_generator(seed, index)
+            for sequence in torch.from_numpy(rows).split(1):
+                signs = random_signs(sequence.numel(), vocabulary, generator) if gradients else None
+                local.collector.see(sequence, signs)
+            local.collector.check()
+            wait()
+            local.sums.move_to(sums)
+
     mine = list(enumerate(batches))[group.turns]
     with torch_threads_restored():
-        for done, found in enumerate(map_ordered(measure, mine, threads), 1):
-            for key, value in found.items():
-                if key not in sums:
-                    sums[key] = np.zeros(value.shape)
-                sums[key] += value
-            found.clear()
+        for done, _ in enumerate(map_ordered(measure, enumerate(mine), threads), 1):
             if progress is not None:
                 progress(done, len(mine), f"{done * batches[0].size:,} tokens")
+    for collector in collectors:
+        collector.close()
+    del collectors[:]
+    for key, total in sums.items():
+        if key[1] in GRAMS:
+            _mirror(total)
     return finish(spec, group.sum_named(sums), tokens, gradients)
 
 
@@ -122,12 +130,31 @@ class _HostSums:
         if key in self.arrays:
             self.arrays[key] += array
         else:
-            self.arrays[key] = array.copy()  # three projections share one product
+            self.arrays[key] = array.copy()  # three projections share one input
 
-    def taken(self) -> dict[Key, np.ndarray]:
-        """What has been added up; the next sums start at nothing."""
-        found, self.arrays = self.arrays, {}
-        return found
+    def add_gram(self, key: Key, x: torch.Tensor) -> None:
+        # Half of a symmetric product will do: its lower triangle, in blocks, added where it belongs.
+        width = x.shape[1]
+        if key not in self.arrays:
+            self.arrays[key] = np.zeros((width, width), np.float32)
+        total = torch.from_numpy(self.arrays[key])
+        for begin in range(0, width, GRAM_BLOCK):
+            end = min(begin + GRAM_BLOCK, width)
+            total[begin:end, :end].addmm_(x[:, begin:end].T, x[:, :end])
+
+    def move_to(self, totals: dict[Key, np.ndarray]) -> None:
+        """Add everything to `totals`, float64; the next sums start at nothing."""
+        for key, value in self.arrays.items():
+            if key not in totals:
+                totals[key] = np.zeros(value.shape)
+            totals[key] += value
+            value.fill(0)
+
+
+def _mirror(lower: np.ndarray) -> None:
+    """Fill the upper triangle of a symmetric matrix from the lower one, in place."""
+    for i in range(len(lower)):
+        lower[i, i + 1 :] = lower[i + 1 :, i]
 
 
 def batch_generator(seed: int, index: int) -> torch.Generator:

@@ -1,5 +1,7 @@
 """Calibration against a brute-force float64 reference, and the same bits on any number of threads."""
 
+import gc
+import weakref
 from dataclasses import replace
 from itertools import product
 from unittest.mock import patch
@@ -11,8 +13,9 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from golfpack.calib import cache
+from golfpack.calib import stats as stats_module
 from golfpack.calib.cache import cached
-from golfpack.calib.collect import probe
+from golfpack.calib.collect import Collector, probe
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
@@ -264,6 +267,22 @@ def test_a_hit_is_the_same_to_the_bit_and_measures_nothing(small, tmp_path):
     assert len(made) == 2
     cached(None, inputs, make)
     assert len(made) == 3
+
+
+def test_nothing_of_the_work_stays_in_memory(small, monkeypatch):
+    """A last sequence's graph, with hooks that hold all sums, is what no garbage collector finds."""
+    made = []
+
+    class Watched(Collector):
+        def __post_init__(self):
+            super().__post_init__()
+            made.extend(map(weakref.ref, (self, self.sums, self.model)))
+
+    monkeypatch.setattr(stats_module, "Collector", Watched)
+    run(small)
+    gc.collect()
+    assert made
+    assert [ref() for ref in made] == [None] * len(made)
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "noise", "another archive"])

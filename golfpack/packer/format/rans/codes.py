@@ -19,6 +19,7 @@ from golfpack.packer.format.rans.lanes import Reader, corrupt
 from golfpack.packer.format.rans.tables import LEVELS, TABLES, Tables, tables
 from golfpack.packer.format.trellis import path_order, quantizers
 
+_Fitted = tuple[ScaleModel, NDArray[np.int32], NDArray[np.uint8]]
 Decoder = Callable[[Reader, NDArray[np.uint8], Tables, int], NDArray[np.int32]]
 
 _HEADER_BYTES = 4
@@ -47,11 +48,19 @@ def encode_codes(
     if not full:
         return b""
     arrays = [_checked(codes[n], matrices[n]) for n in full]
-    work = list(zip(arrays, (matrices[n] for n in full), strict=True))
-    models = list(map_ordered(lambda item: fit.fit(*item), work, threads))
+    flat = np.empty(sum(a.size for a in arrays), np.int32)
+    levels, models, end = np.empty(flat.size, np.uint8), list[ScaleModel](), 0
+
+    def work(item: tuple[NDArray[np.int32], CodeMatrix]) -> _Fitted:
+        model = fit.fit(*item)
+        return model, *_coded(*item, model)
+
+    pairs = zip(arrays, (matrices[n] for n in full), strict=True)
+    for model, of_codes, of_levels in map_ordered(work, pairs, threads):
+        begin, end = end, end + of_codes.size
+        flat[begin:end], levels[begin:end] = of_codes, of_levels
+        models.append(model)
     sides = np.concatenate([side for model in models for side in model.sides])
-    coded = [_coded(a, matrices[n], m) for a, n, m in zip(arrays, full, models, strict=True)]
-    flat, levels = (np.concatenate(part) for part in zip(*coded, strict=True))
     runs = [
         (sides, _side_levels([model.header for model in models], full, matrices)),
         (flat, levels),

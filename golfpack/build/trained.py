@@ -43,18 +43,24 @@ def built_options(result: TrainResult, options: TrainOptions) -> BuildOptions:
     calibration = folder / CALIBRATION
     # A short text is used up to what a build holds back of it.
     most = len(read_tokens(str(calibration))) - HELD_OUT * CALIB_LENGTH
+    tokens = refined_tokens(result)
     user = options.family if options.family and ":" in options.family else None
     return read_options({
         "checkpoint": folder / FINAL, "budget": result.budget, "calib": str(calibration),
         "calib_tokens": min(CALIB_TOKENS, max(2, most)), "output": folder / ARTIFACT,
         "tokenizer": _tokenizer(folder, options), "model": user, "model_args": options.model_args,
-        "refine": refined_tokens(result), "refine_on": "labels", "seed": result.seed,
+        "refine": tokens, "refine_on": "labels" if tokens else "kl", "seed": result.seed,
         "threads": options.threads, "device": options.device, "argv": tuple(options.argv),
     })  # fmt: skip
 
 
 def refined_tokens(result: TrainResult) -> int:
-    """Tokens of the last part of a run for an artifact, in which the codes themselves are trained."""
+    """Tokens of the last part of a run for an artifact, in which the codes themselves are trained.
+
+    None where the run found that steps gain more in that time, and took it.
+    """
+    if not result.codes:
+        return 0
     weights = result.parameters * REFINED_PER_WEIGHT
     return int(min(REFINED_SHARE * result.tokens, weights))
 

@@ -1,5 +1,6 @@
 """When a run looks at the artifact that it is for."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,11 @@ from golfpack.spec import ModelSpec
 from golfpack.train.aim import look
 from golfpack.train.config import TrainConfig
 from golfpack.train.log import now
-from golfpack.train.run import Run
+from golfpack.train.run import Run, Trend
 from golfpack.train.schedule import aimed
+
+# Codes trained on labels take back about so much of the KL (docs/training.md).
+CODES_GAIN = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,14 @@ class Aim:
     spec: ModelSpec
     tokens: np.ndarray
 
+    def remember(self, run: Run, used: float) -> None:
+        """Watch how losses fall from halfway to the first look on, where that is to be told there."""
+        if self.config.minutes is None or not self.config.codes_share or run.trend is not None:
+            return
+        if used >= self.config.aim_from / 2:
+            run.read()
+            run.trend = Trend()
+
     def due(self, run: Run, used: float) -> bool:
         """Whether a look is due before the next step, with `used` of the budget spent."""
         if not self.config.budget or used < self.config.aim_from:
@@ -35,13 +47,32 @@ class Aim:
         return run.look is None or self._number(used) > run.look.number
 
     def look(self, run: Run, used: float) -> dict[str, Any]:
-        """Look; what the log says of it. At the end it is the model as it is written that is seen."""
+        """Look; what the log says of it. At the end it is the model as it is written that is seen.
+
+        The first look gives the time of the codes to steps where those gain more.
+        """
+        first = run.look is None
         run.look = look(
             run.model if used < 1.0 else run.result, self.spec, self.tokens,
             parse_size(self.config.budget, self.spec.numel), self._number(used), run.step, run.look,
             count=self.config.aim_tokens, seed=self.config.seed, last=used >= 1.0,
         )  # fmt: skip
-        return run.look.record() | {"time": now()}
+        record = run.look.record()
+        if first and used < 1.0 and (gains := self._gains(run)) is not None:
+            record |= dict(zip(("codes_gain", "steps_gain"), gains, strict=True))
+            run.extended_at = run.seconds if gains[0] < gains[1] else None
+        return record | {"time": now()}
+
+    def _gains(self, run: Run) -> tuple[float, float] | None:
+        """What the time of the codes would lower the loss by, nats per token: trained codes, or steps.
+
+        A loss falls about linearly with the logarithm of steps. None where there is no choice.
+        """
+        run.read()
+        slope = None if run.trend is None else run.trend.slope
+        if slope is None or run.look is None:
+            return None
+        return CODES_GAIN * run.look.kl, math.log(1.0 - self.config.codes_share) * slope
 
     def _number(self, used: float) -> int:
         return int(aimed(self.config, used) * self.config.aim_looks + 1e-9)

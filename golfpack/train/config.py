@@ -94,10 +94,12 @@ class TrainConfig:
         decay_final: factor on all decay at the end of a run, reached linearly over its last
             `warmdown_fraction`; 1: none.
         cautious_decay: weights decay only where the update has just made them smaller, too.
-        budget: size of the artifact that the run is for, as "16MB" or "2.5bpw"; needed by the next five.
+        budget: size of the artifact that the run is for, as "16MB" or "2.5bpw"; needed by the next six.
         aim_from: share of the run's budget from which on it prepares for its artifact.
         aim_looks: how often from there on the compiler's steps are worked out anew.
         aim_tokens: training tokens that each of these looks calibrates on.
+        codes_share: of `minutes`, the share kept for training the artifact's codes behind the run,
+            unless the first look finds that steps gain more in that time; 0: that comes on top.
         aim_errors: share of the compiler's own error with which passes run from there on.
         aim_rounding: passes run on weights rounded to the compiler's steps from there on.
         rate_decay: how fast weights shrink by what lowers the compiler's bits, as `weight_decay` is;
@@ -179,6 +181,7 @@ class TrainConfig:
     aim_from: float = 0.6
     aim_looks: int = 2
     aim_tokens: int = 4096
+    codes_share: float = 0.0
     aim_errors: float = 0.0
     aim_rounding: bool = False
     rate_decay: float = 0.0
@@ -227,7 +230,7 @@ class TrainConfig:
     def _check_aim(self) -> None:
         if self.budget:
             parse_size(self.budget, 1 << 40)  # of a size it says what is wrong with it
-        elif self.aim_errors or self.aim_rounding or self.rate_decay:
+        elif self.aim_errors or self.aim_rounding or self.rate_decay or self.codes_share:
             raise UsageError(
                 "the run is to prepare for its artifact, whose size nobody said",
                 "Set train.budget, or use --for SIZE.",

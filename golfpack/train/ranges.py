@@ -62,6 +62,7 @@ _RANGES: dict[str, _Range] = {
     "aim_from": _SHARE,
     "aim_looks": _AT_LEAST_ONE,
     "aim_tokens": _AT_LEAST_ONE,
+    "codes_share": _BELOW_ONE,
     "aim_errors": _NOT_NEGATIVE,
     "rate_decay": _NOT_NEGATIVE,
     "seed": _NOT_NEGATIVE,

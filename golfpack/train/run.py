@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -24,9 +24,39 @@ from golfpack.train.features.late_loops import Switch, loop_switches
 from golfpack.train.features.qk_init import set_queries_and_keys
 from golfpack.train.objective import Objective
 from golfpack.train.optim import make_optimisers
+from golfpack.train.schedule import budget_used
 
 RUNNING_DECAY = 0.95
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Trend:
+    """A straight line through points as they come, by least squares.
+
+    Attributes:
+        count, x, y, xx, xy: how many points there were, and the sums of these.
+    """
+
+    count: int = 0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+    def add(self, x: float, y: float) -> None:
+        """Another point."""
+        self.count += 1
+        self.x += x
+        self.y += y
+        self.xx += x * x
+        self.xy += x * y
+
+    @property
+    def slope(self) -> float | None:
+        """None where the points tell none."""
+        spread = self.count * self.xx - self.x**2
+        return (self.count * self.xy - self.x * self.y) / spread if spread > 1e-9 else None
 
 
 @dataclass
@@ -41,6 +71,8 @@ class Run:
         running_loss: moving average of the training loss, nats per token; NaN at step 0.
         val_loss: latest validation loss, nats per token, or None.
         best_val: lowest so far; infinite before the first.
+        trend: of losses on the way to the first look at an artifact, or None.
+        extended_at: seconds at which steps got the codes' time, or None; see `schedule.budget_used`.
         forward: what computes the training loss: None for the model itself, or its compiled form, or
             one that also gives what auxiliary heads read.
         loop_switches: what turns repeated blocks on and off, where they begin late.
@@ -67,7 +99,13 @@ class Run:
     grad_norm: float = math.nan
     looked: tuple[int, float] = (0, 0.0)
     look: Look | None = None
+    trend: Trend | None = None
+    extended_at: float | None = None
     unread: list[tuple[int, torch.Tensor]] = field(default_factory=list)
+
+    def used(self, config: TrainConfig) -> float:
+        """Share of the budget spent."""
+        return budget_used(config, self.step, self.seconds, self.extended_at)
 
     def read(self) -> None:
         """Look at the figures of all steps not looked at yet, which waits for the device.
@@ -87,6 +125,8 @@ class Run:
                     "Lower the learning rates (lr, matrix_lr, embed_lr, scalar_lr) or grad_clip.",
                 )
             self.loss, self.grad_norm = loss, norm
+            if self.trend is not None:
+                self.trend.add(math.log(before + 1), loss)
             known = loss if math.isnan(self.running_loss) else self.running_loss
             self.running_loss = RUNNING_DECAY * known + (1.0 - RUNNING_DECAY) * loss
 
@@ -99,7 +139,9 @@ class Run:
     def state(self) -> dict[str, Any]:
         """All of it as tensors and plain values; "model" is the key checkpoint readers look for."""
         heads = self.objective.heads
-        looked = {} if self.look is None else {"look": self.look.state()}
+        trend = None if self.trend is None else asdict(self.trend)
+        looked = {"trend": trend, "extended_at": self.extended_at}
+        looked |= {} if self.look is None else {"look": self.look.state()}
         return looked | {
             "model": weights_of(self.model),
             "optimisers": [o.state_dict() for o in self.optimisers],
@@ -126,6 +168,9 @@ class Run:
         if "look" in state:
             device = next(self.model.parameters()).device
             self.look = Look.restored(state["look"], device)
+        if (trend := state.get("trend")) is not None:
+            self.trend = Trend(**trend)
+        self.extended_at = state.get("extended_at")
         self.best_val = state.get("best_val", math.inf)  # runs of before kept none, nor a best.pt
 
 

@@ -9,12 +9,24 @@ import math
 from golfpack.train.config import TrainConfig
 
 
-def budget_used(config: TrainConfig, step: int, seconds: float) -> float:
-    """Share of the budget spent once `step` steps took `seconds`; the run ends at 1."""
+def budget_used(
+    config: TrainConfig, step: int, seconds: float, extended_at: float | None = None
+) -> float:
+    """Share of the budget spent once `step` steps took `seconds`; the run ends at 1.
+
+    Args:
+        extended_at: seconds after which the steps got the time of the codes, too (`codes_share`); what
+            was left then goes by that much more slowly. None where they have not got it.
+    """
     if config.steps is not None:
         return step / config.steps
     assert config.minutes is not None  # TrainConfig holds one of the two
-    return min(1.0, seconds / (60.0 * config.minutes))
+    whole = 60.0 * config.minutes
+    of_steps = whole * (1.0 - config.codes_share)
+    if extended_at is None:
+        return min(1.0, seconds / of_steps)
+    before = extended_at / of_steps
+    return min(1.0, before + (1.0 - before) * (seconds - extended_at) / (whole - extended_at))
 
 
 def lr_scale(config: TrainConfig, step: int, used: float) -> float:

@@ -20,7 +20,6 @@ from golfpack.train.optim import set_rates
 from golfpack.train.run import Run
 from golfpack.train.schedule import (
     aimed,
-    budget_used,
     decay_scale,
     lr_scale,
     momentum_at,
@@ -91,9 +90,7 @@ def train_step(
         decay_by_rate(run.model, run.look, run.optimisers, share)
     watch.lap("optimiser")
     run.step += 1
-    if run.average is not None and is_averaged(
-        config, run.step, budget_used(config, run.step, run.seconds)
-    ):
+    if run.average is not None and is_averaged(config, run.step, run.used(config)):
         run.average.update(run.model, config.ema_decay)
     return StepRecord(
         step=run.step,

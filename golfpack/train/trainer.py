@@ -27,7 +27,7 @@ from golfpack.train.config import TrainConfig
 from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
 from golfpack.train.loss import validation_loss
 from golfpack.train.run import Run, new_run, training_of, weights_of
-from golfpack.train.schedule import budget_used, length_at, tokens_per_second, tokens_seen
+from golfpack.train.schedule import length_at, tokens_per_second, tokens_seen
 from golfpack.train.step import StepRecord, train_step
 from golfpack.train.system_files import SystemFiles
 
@@ -50,6 +50,7 @@ class TrainResult:
         seed: of the run.
         tokens: training tokens seen.
         parameters: weights of the model.
+        codes: whether the codes of the run's artifact are to be trained.
         writes: whether this process wrote the files: one of a distributed run does.
         warnings: what was left out, and why.
     """
@@ -66,6 +67,7 @@ class TrainResult:
     seed: int = 0
     tokens: int = 0
     parameters: int = 0
+    codes: bool = True
     warnings: tuple[str, ...] = ()
 
 
@@ -147,7 +149,7 @@ def train(
     return TrainResult(
         run.step, run.seconds, run.running_loss, run.val_loss, checkpoint,
         config.device, peak_memory_bytes(config.device), group.writes, config.budget, config.seed,
-        tokens_seen(config, run.step), spec.numel,
+        tokens_seen(config, run.step), spec.numel, run.extended_at is None,
         warnings=() if analyst is None else tuple(left_out()),
     )  # fmt: skip
 
@@ -171,7 +173,7 @@ class _Loop:
         started = time.perf_counter() - run.seconds
         run.looked = (run.step, time.perf_counter())
         buffers = {name: b.clone() for name, b in _stored_buffers(run.model).items()}
-        while (used := budget_used(self.config, run.step, run.seconds)) < 1.0:
+        while (used := run.used(self.config)) < 1.0:
             before = run.step
             try:
                 self._step(run, used, started)
@@ -188,6 +190,7 @@ class _Loop:
 
     def _step(self, run: Run, used: float, started: float) -> None:
         """One step, timed, and what is due after it."""
+        self.aim.remember(run, used)
         if self.aim.due(run, used):
             self.folder.log(self.aim.look(run, used))
         watch = Stopwatch(self.config.device)
@@ -208,7 +211,7 @@ class _Loop:
     def _after_step(self, run: Run, record: StepRecord, timing: dict[str, float]) -> None:
         """What is due at this step, and progress."""
         config = self.config
-        last = budget_used(config, run.step, run.seconds) >= 1.0
+        last = run.used(config) >= 1.0
         every = (
             config.val_every, config.log_every, config.save_every, config.sample_every,
             config.system_every, config.analyse_every,
@@ -308,8 +311,9 @@ def _position(config: TrainConfig, run: Run) -> tuple[int, int]:
     if config.steps is not None:
         return run.step, config.steps
     assert config.minutes is not None  # TrainConfig holds one of the two
-    total = max(1, round(60.0 * config.minutes))
-    return int(total * budget_used(config, run.step, run.seconds)), total
+    kept = config.codes_share if run.extended_at is None else 0.0
+    total = max(1, round(60.0 * config.minutes * (1.0 - kept)))
+    return int(total * run.used(config)), total
 
 
 def complete_options(

@@ -12,7 +12,7 @@ import torch
 from train.test_trainer import Interrupted, interrupt_at, log_of, stream, weights
 
 from golfpack.base.sizes import parse_size
-from golfpack.build.trained import build_trained
+from golfpack.build.trained import build_trained, built_options
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.data.shards import write_shard
@@ -23,16 +23,19 @@ from golfpack.packer.quantize.gptq import round_feedback
 from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.state import PackState, run_passes, step_field
 from golfpack.spec import ModelSpec
+from golfpack.train import aiming
 from golfpack.train.aim import Grid, Look, look
+from golfpack.train.aiming import Aim
+from golfpack.train.checkpoint import CALIBRATION
 from golfpack.train.choose import FOR_AN_ARTIFACT, TrainOptions, choose
 from golfpack.train.config import TrainConfig
 from golfpack.train.decay import Decay
 from golfpack.train.late import compiled_weights, decay_by_rate, error_like
 from golfpack.train.run import Run, new_run
-from golfpack.train.schedule import decay_scale
+from golfpack.train.schedule import budget_used, decay_scale
 from golfpack.train.sources import DataOptions
 from golfpack.train.train import train as train_run
-from golfpack.train.trainer import complete_options, train
+from golfpack.train.trainer import TrainResult, complete_options, train
 
 SHAPE: dict[str, Any] = {"vocab_size": 32, "num_layers": 2, "dim": 48, "num_heads": 2}
 MODELS: dict[str, dict[str, Any]] = {
@@ -226,6 +229,50 @@ def test_a_run_for_a_size_ends_with_the_artifact(tmp_path: Path) -> None:
     assert build_trained(train_run(dataclasses.replace(options, resume=True)), options)
 
 
+@pytest.mark.parametrize(("kl", "extended"), [(0.2, False), (0.02, True)])
+def test_the_time_of_the_codes_goes_to_what_gains_more(
+    golf: tuple[Run, ModelSpec, Look], monkeypatch: pytest.MonkeyPatch, kl: float, extended: bool
+) -> None:
+    """Losses fall by 0.2 nats from 100 steps to 200, so that a quarter more steps are worth 0.064."""
+    _, spec, seen = golf
+    config = dataclasses.replace(CONFIG, steps=None, minutes=1.0, codes_share=0.2, aim_from=0.6)
+    run = new_run(FAMILIES["golf"], spec, config)
+    aim = Aim(config, spec, TOKENS)
+    found = dataclasses.replace(seen, kl=kl)
+    monkeypatch.setattr(aiming, "look", lambda *_, **__: found)
+    for step in range(50, 200, 10):
+        run.step, run.seconds = step, 0.15 * step
+        aim.remember(run, run.used(config))
+        # Before half the time of the look they fall by more.
+        loss = 3.0 - 0.2 * np.log2(step / 100) + (0.5 if step < 100 else 0.0)
+        run.unread.append((step - 1, torch.tensor([loss, 1.0])))
+    run.step, run.seconds = 200, 30.0
+    assert aim.due(run, run.used(config))
+    record = aim.look(run, run.used(config))
+    assert record["codes_gain"] == pytest.approx(kl / 2)
+    assert record["steps_gain"] == pytest.approx(0.2 * np.log2(1.25), rel=1e-4)
+    assert run.extended_at == (30.0 if extended else None)
+    again = new_run(FAMILIES["golf"], spec, config)
+    again.restore(run.state())
+    assert (again.trend, again.extended_at) == (run.trend, run.extended_at)
+    # What is decided stays decided.
+    monkeypatch.setattr(aiming, "look", lambda *_, **__: dataclasses.replace(found, kl=0.2 - kl))
+    assert "codes_gain" not in aim.look(again, 0.9)
+    assert again.extended_at == run.extended_at
+
+
+def test_codes_whose_time_steps_took_are_not_trained(tmp_path: Path) -> None:
+    write_shard(tmp_path / CALIBRATION, TOKENS)
+    result = TrainResult(
+        9, 1.0, 3.0, None, tmp_path / "final_model.pt", budget="2bpw", tokens=10_000,
+        parameters=5_000,
+    )  # fmt: skip
+    built = built_options(result, TrainOptions(tmp_path))
+    assert (built.goal.refine, built.goal.refine_on) == (1_000, "labels")
+    built = built_options(dataclasses.replace(result, codes=False), TrainOptions(tmp_path))
+    assert (built.goal.refine, built.goal.refine_on) == (0, "kl")
+
+
 def test_a_run_of_before_these_settings_goes_on(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, steps=8, budget="")
     train(config, MODELS["golf"], TOKENS, tmp_path)
@@ -239,9 +286,13 @@ def test_a_run_of_before_these_settings_goes_on(tmp_path: Path) -> None:
 
 
 def test_minutes_are_for_steps_and_codes() -> None:
-    def minutes(**options: Any) -> float | None:
-        return choose(TrainOptions(minutes=10.0, **options)).config.minutes
+    def of_steps(**options: Any) -> float:
+        """Minutes after which the run ends, as far as nobody says otherwise."""
+        config = choose(TrainOptions(minutes=10.0, **options)).config
+        assert config.minutes is not None
+        return next(t / 60 for t in range(60 * 20) if budget_used(config, 1, float(t)) == 1.0)
 
-    assert minutes() == 10.0
-    assert minutes(budget="2bpw") == pytest.approx(8.0)
-    assert minutes(budget="2bpw", settings=("train.minutes=5",)) == pytest.approx(4.0)
+    assert of_steps() == 10.0
+    assert of_steps(budget="2bpw") == 8.0
+    assert of_steps(budget="2bpw", settings=("train.minutes=5",)) == 4.0
+    assert of_steps(budget="2bpw", settings=("train.codes_share=0",)) == 10.0

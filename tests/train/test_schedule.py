@@ -30,6 +30,16 @@ def test_minutes_follow_the_clock_whatever_the_speed() -> None:
     assert lr_scale(config, 7, 1.0) == 0.0
 
 
+def test_steps_may_get_the_time_of_the_codes() -> None:
+    config = TrainConfig(minutes=1.0, budget="2bpw", codes_share=0.25)
+    assert [budget_used(config, 1, s) for s in (0.0, 27.0, 45.0, 60.0)] == [0.0, 0.6, 1.0, 1.0]
+    # From there on the clock of the schedule is slower, and never goes back.
+    extended = [budget_used(config, 1, s, 27.0) for s in (27.0, 43.5, 60.0, 70.0)]
+    assert extended == pytest.approx([0.6, 0.8, 1.0, 1.0])
+    steps = TrainConfig(steps=10, budget="2bpw", codes_share=0.25)
+    assert budget_used(steps, 5, 1000.0) == 0.5
+
+
 def test_no_warmdown_holds_to_the_end() -> None:
     config = TrainConfig(steps=4, warmup_steps=0, warmdown_fraction=0.0)
     assert [lr_scale(config, s, budget_used(config, s, 0.0)) for s in range(4)] == [1.0] * 4
@@ -42,6 +52,8 @@ def test_no_warmdown_holds_to_the_end() -> None:
         ({"steps": 5, "minutes": 1.0}, "steps=5 and minutes=1.0"),
         ({"steps": 0}, "steps is 0"),
         ({"minutes": float("nan")}, "minutes is nan"),
+        ({"minutes": 5.0, "codes_share": 1.0}, "codes_share is 1.0"),
+        ({"minutes": 5.0, "codes_share": 0.2}, "whose size nobody said"),
         ({"steps": 5, "matrix_lr": -0.1}, "matrix_lr is -0.1"),
         ({"steps": 5, "warmdown_fraction": 1.5}, "warmdown_fraction is 1.5"),
         ({"steps": 5, "ema_decay": 1.0}, "ema_decay is 1.0"),

@@ -26,8 +26,8 @@ from golfpack.packer.state import PackState
 # Without a budget: the range in which people build, in bits per weight.
 DEFAULT_BUDGETS = ("2bpw", "2.5bpw", "3bpw", "3.5bpw", "4bpw", "5bpw", "6bpw")
 # Rounds of the search: the median of all shipped recipes at 4.0 and 2.9 bits per weight on a model of
-# 0.5M weights; they needed 2 to 8.
-TYPICAL_ROUNDS = 4
+# 0.5M weights; they needed 2 to 8. In front of rounding in sequence, which fills the budget, 2 or 3.
+TYPICAL_ROUNDS, LOOSE_ROUNDS = 4, 3
 
 
 def plan(
@@ -143,7 +143,8 @@ def _follow(prepared: Prepared, ready: PackState, predictor: Predictor) -> float
 
 
 def _time(set_up: float, predictor: Predictor, behind: float) -> PlanTime:
-    rounds = min(TYPICAL_ROUNDS, predictor.recipe.search.max_rounds)
+    typical = LOOSE_ROUNDS if behind else TYPICAL_ROUNDS
+    rounds = min(typical, predictor.recipe.search.max_rounds)
     ready = set_up - predictor.round_seconds
     whole = ready + rounds * predictor.round_seconds + behind
     return PlanTime(ready, predictor.round_seconds, rounds, whole, behind)

@@ -5,10 +5,8 @@ returns the document that its command prints under --json (docs/reports.md), as 
 prints; `notify` is told how far the work is. Errors are `golfpack.errors.GolfpackError`s with a hint.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from golfpack.api_training import size as size
+from golfpack.api_training import train as train
+from golfpack.api_values import AnyPath, settings_of
 from golfpack.artifact import model_of, open_model
 from golfpack.base.convert import make
 from golfpack.base.defaults import CALIB_TOKENS, EVAL_TOKENS, KL_TOKENS
@@ -48,8 +49,6 @@ from golfpack.models.restore import for_transformers, restored
 from golfpack.packer.format.loader import load as load_artifact
 from golfpack.probe.probe import ROUNDS, ProbeReport
 from golfpack.probe.probe import probe as run_probe
-
-AnyPath = str | PathLike[str]
 
 
 def build(
@@ -121,7 +120,7 @@ def build(
         "plan": None if plan is None else read_plan(Path(plan)), "calib": calib,
         "calib_tokens": calib_tokens, "data_free": data_free, "tokenizer": _path(tokenizer),
         "with_tokenizer": with_tokenizer, "code": tuple(map(Path, code)),
-        "settings": _settings(settings), "model": model, "model_args": tuple(model_args),
+        "settings": settings_of(settings), "model": model, "model_args": tuple(model_args),
         "recalibrate": recalibrate, "refine": refine, "refine_on": refine_on,
         "blind": blind, "strict": strict, "dry_run": dry_run, "force": force, "seed": seed,
         "threads": threads, "device": device, "cache": cache,
@@ -151,7 +150,7 @@ def plan(
     """
     table = {"checkpoint": Path(checkpoint), "output": _path(output), **options}
     if "settings" in table:
-        table["settings"] = _settings(table["settings"])
+        table["settings"] = settings_of(table["settings"])
     return run_plan(read_options(table, "a plan"), budgets, notify)
 
 
@@ -201,7 +200,7 @@ def evaluate(
     """
     options = EvalOptions(
         Path(path), tokens, _path(tokenizer), mode=mode, window=window, stride=stride, ttt=ttt,
-        limit=limit, settings=_settings(settings), baseline=_path(baseline), threads=threads,
+        limit=limit, settings=settings_of(settings), baseline=_path(baseline), threads=threads,
         device=device, legality=legality, strict=strict, family=choose_family(model, model_args),
         kv_cache=kv_cache, kv_residual=kv_residual,
     )  # fmt: skip
@@ -227,7 +226,7 @@ def inspect(
         UsageError: bad input. CorruptError: a damaged artifact.
     """
     family = choose_family(model, model_args)
-    return run_inspect(Path(path), _path(against), _settings(settings), family)
+    return run_inspect(Path(path), _path(against), settings_of(settings), family)
 
 
 def probe(
@@ -260,7 +259,7 @@ def probe(
     """
     family = choose_family(model, model_args)
     return run_probe(
-        Path(checkpoint), str(tokens), _path(tokenizer), _settings(settings), family,
+        Path(checkpoint), str(tokens), _path(tokenizer), settings_of(settings), family,
         limit=limit, output=_path(output), force=force, notify=notify,
     )  # fmt: skip
 
@@ -290,7 +289,7 @@ def verify(
     """
     family = choose_family(model, model_args)
     return run_verify(
-        Path(path), _path(report), _path(against), _settings(settings), notify, family
+        Path(path), _path(report), _path(against), settings_of(settings), notify, family
     )
 
 
@@ -434,7 +433,7 @@ def generate(
         UsageError: bad input, or a model that cannot be cached. CorruptError: a damaged artifact.
     """
     family = choose_family(model, model_args)
-    found = open_model(Path(path), _settings(settings), family, _path(tokenizer))
+    found = open_model(Path(path), settings_of(settings), family, _path(tokenizer))
     options = {
         "tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed,
         "chat": chat, "bos": bos, "tokenizer": tokenizer, "kv_cache": kv_cache,
@@ -501,7 +500,7 @@ def compare(
     options = CompareOptions(
         checkpoint=Path(checkpoint), recipes=tuple(recipes), budgets=tuple(budgets), tokens=tokens,
         tokenizer=_path(tokenizer), limit=limit, window=window, kl_tokens=kl_tokens, out=_path(out),
-        settings=_settings(settings), calib=calib, calib_tokens=calib_tokens,
+        settings=settings_of(settings), calib=calib, calib_tokens=calib_tokens,
         code=tuple(map(Path, code)), seed=seed, threads=threads, strict=strict, cache=cache,
     )  # fmt: skip
     return run_compare(options, notify, on_row)
@@ -509,14 +508,3 @@ def compare(
 
 def _path(path: AnyPath | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _settings(settings: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
-    """Settings as `--set` takes them."""
-    if not isinstance(settings, Mapping):
-        return tuple(settings)
-    return tuple(f"{name}={_text(value)}" for name, value in settings.items())
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

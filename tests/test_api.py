@@ -5,18 +5,23 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import asked
+from typer.testing import CliRunner
 
 import golfpack
 from golfpack.build.run import build
+from golfpack.cli import app
+from golfpack.errors import UsageError
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.llama.family import LLAMA
 from golfpack.packer.format.loader import loads
+from golfpack.size import size as size_module
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 
@@ -110,3 +115,29 @@ def test_every_function_is_documented(name):
     for parameter in inspect.signature(function).parameters:
         assert re.search(rf"\b{parameter}\b", told), f"{name}: {parameter} is not explained"
     assert f"`{name}(" in PAGE.read_text()
+
+
+def test_options_of_training_are_what_the_commands_make_of_them(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("golfpack.api_training.run_size", lambda options, *_: seen.append(options))
+    golfpack.size(
+        "500kB", out=str(tmp_path), text=["a.txt", "b.txt"], train_vocab=512, shapes=["2x64"], seeds=3,
+        code=["train_gpt.py"], refine="auto", settings={"train.lr": 0.1, "model.softcap": 20.0},
+    )  # fmt: skip
+    monkeypatch.setattr(size_module, "size", lambda options, *_: seen.append(options))
+    typed = (
+        "--text a.txt --text b.txt --train-vocab 512 --shapes 2x64 --seeds 3 --code train_gpt.py"
+    )
+    more = "--refine auto --set train.lr=0.1 --set model.softcap=20.0"
+    asked = ["size", "--budget", "500kB", "--out", str(tmp_path), *typed.split(), *more.split()]
+    CliRunner().invoke(app, asked)
+    by_api, by_command = seen
+    assert replace(by_api, argv=(), threads=0, device="") == replace(
+        by_command, argv=(), threads=0, device=""
+    )
+
+
+def test_a_misspelt_option_of_training_is_named(tmp_path):
+    with pytest.raises(UsageError, match="step"):
+        golfpack.train(tmp_path / "run", tokens="train.bin", step=3)
+    assert not (tmp_path / "run").exists()

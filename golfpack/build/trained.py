@@ -1,5 +1,7 @@
 """How `golfpack train --for SIZE` ends: the artifact of the run's model, in the run's folder."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from golfpack.base.defaults import CALIB_TOKENS
@@ -11,6 +13,7 @@ from golfpack.build.together import build_together
 from golfpack.data.shards import read_tokens
 from golfpack.train.checkpoint import CALIBRATION, FINAL
 from golfpack.train.choose import TrainOptions
+from golfpack.train.report import TrainReport
 from golfpack.train.sources import TOKENIZER_FILES
 from golfpack.train.trainer import TrainResult
 
@@ -35,6 +38,28 @@ def build_trained(
         UsageError, BudgetError: as `build` does.
     """
     return build_together(built_options(result, options), notify)
+
+
+def train_report(
+    result: TrainResult, built: BuildReport | None, argv: Sequence[str] = ()
+) -> TrainReport:
+    """The document of a run, with the artifact where it ended with one.
+
+    Args:
+        argv: of the command, if it was one.
+    """
+    report = TrainReport(
+        result.steps, result.seconds, result.final_loss, result.val_loss, str(result.checkpoint),
+        argv=list(argv),
+    )  # fmt: skip
+    if built is None:
+        return report
+    return replace(
+        report,
+        artifact=built.artifact,
+        artifact_bytes=built.artifact_bytes,
+        kl=built.measured_kl,
+    )
 
 
 def built_options(result: TrainResult, options: TrainOptions) -> BuildOptions:

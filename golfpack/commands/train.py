@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,8 +121,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a float checkpoint of any model family; under torchrun, with all its processes."""
+    from golfpack.build.trained import build_trained, train_report
     from golfpack.train.choose import TrainOptions
-    from golfpack.train.report import TrainReport
     from golfpack.train.sources import DataOptions
 
     options = TrainOptions(
@@ -145,21 +144,9 @@ def train(
     result = _watched(options) if live and _at_terminal() else _reported(options, quiet)
     built = None
     if budget is not None:
-        from golfpack.build.trained import build_trained
-
         with Reporter(quiet) as notify:
             built = build_trained(result, options, notify)
-    report = TrainReport(
-        result.steps, result.seconds, result.final_loss, result.val_loss, str(result.checkpoint),
-        argv=sys.argv[1:],
-    )  # fmt: skip
-    if built is not None:
-        report = replace(
-            report,
-            artifact=built.artifact,
-            artifact_bytes=built.artifact_bytes,
-            kl=built.measured_kl,
-        )
+    report = train_report(result, built, sys.argv[1:])
     if not result.writes:
         return
     warn(result.warnings)

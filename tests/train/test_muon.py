@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from golfpack.models.ranks import Group
+from golfpack.train import muon
 from golfpack.train.muon import Muon, orthogonalise, shared_out
 
 SHAPES = [(24, 24), (48, 16), (16, 48)]
@@ -95,7 +96,7 @@ def test_ranks_that_share_the_matrices_get_what_one_gets(
         calls.append(tuple(matrix.shape))
         return orthogonalise(matrix)
 
-    monkeypatch.setattr("golfpack.train.muon.orthogonalise", counting)
+    monkeypatch.setattr(muon, "orthogonalise", counting)
     meeting, done, counted = Meeting(size), dict[int, list[torch.Tensor]](), list[int]()
     threads = [
         threading.Thread(target=steps, args=(meeting.rank(r, size), done, counted))

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from golfpack.build.distil import Latent, distil, latent, tokens_per_update
+from golfpack.build.in_sequence import InSequence, loosely, rounds_in_sequence
 from golfpack.build.in_turn import InTurn
 from golfpack.build.losses import measure_losses
 from golfpack.build.prepare import Prepared
@@ -163,7 +164,7 @@ class Refiner:
         )  # fmt: skip
 
     def _within_budget(self, limit: int) -> "_Found | None":
-        first = self._smaller(limit)
+        first = self._in_sequence(self._smaller(limit))
         start, latents = self._trained(first, round((1 - MARGIN) * limit))
         for _ in range(LAST_TRIES):
             trained = self._encoded(start, latents)
@@ -175,7 +176,9 @@ class Refiner:
     def _in_turn_within(self, limit: int) -> "_Found | None":
         # What the search left unused, where a model cannot use it, stays unused.
         start = self.searched
-        spare = limit - start.size > self.prepared.recipe.search.enough(limit)
+        search = self.prepared.recipe.search
+        left = loosely(search) if search.in_sequence else search
+        spare = limit - start.size > left.enough(limit)
         trained = self._in_turn(start, start.size if spare else limit)
         return None if trained is None else (trained, start)
 
@@ -190,7 +193,7 @@ class Refiner:
                 trained = self._in_turn(start, None)
                 assert trained is not None
             else:
-                start, latents = self._trained(start, None)
+                start, latents = self._trained(self._in_sequence(start), None)
                 trained = self._encoded(start, latents)
             kl = self.prepared.measure_kl(trained.tensors, start.notify)
             if kl <= target and (best is None or trained.size < best[0].size):
@@ -219,6 +222,13 @@ class Refiner:
     def _in_turn(self, start: PackState, limit: int | None) -> PackState | None:
         """The network rounded in turn at the steps of `start`, see `in_turn`."""
         return InTurn(self.prepared, start, self._text[0], LABELS[self.on]).run(limit)
+
+    def _in_sequence(self, start: PackState) -> PackState:
+        """`start` rounded in sequence, as large, where that is better: training gets further from there."""
+        if not rounds_in_sequence(self.prepared, self._ready):
+            return start
+        found = InSequence(self.prepared, self._ready, start).run(start.size, None)
+        return start if found is None else found[0]
 
     def _smaller(self, limit: int) -> PackState:
         """A rounding that leaves room for what training adds to the file."""

@@ -114,6 +114,25 @@ def test_on_labels_the_cross_entropy_falls_further(options):
         assert report.artifact_bytes <= report.budget_bytes
 
 
+def test_codes_are_trained_from_what_is_rounded_in_sequence(options, monkeypatch):
+    monkeypatch.setattr(refine_module, "IN_TURN", 0.0)
+    trained, starts = Refiner._trained, []
+
+    def watched(self, start, aim):
+        starts.append((self.prepared.measure_kl(start.tensors), start.size))
+        assert not any(t.trellis for t in start.tensors.values() if isinstance(t, QTensor))
+        return trained(self, start, aim)
+
+    monkeypatch.setattr(Refiner, "_trained", watched)
+    options = options.changed(budget="1.2bpw", refine_on="labels", dry_run=True)
+    for settings in ((), ("search.in_sequence=false",)):
+        report = build(options.changed(settings=settings))
+        assert report.artifact_bytes <= report.budget_bytes
+    (kl, size), (at_once, size_at_once) = starts
+    assert kl < 0.95 * at_once
+    assert size == pytest.approx(size_at_once, rel=0.01)
+
+
 def test_labels_are_of_real_training_text_and_within_a_budget(options, tmp_path, tiny_shard):
     labels = options.changed(refine_on="labels")
     validation = tmp_path / "tiny_val_000.bin"

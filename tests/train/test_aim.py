@@ -249,7 +249,7 @@ def test_the_time_of_the_codes_goes_to_what_gains_more(
     run.step, run.seconds = 200, 30.0
     assert aim.due(run, run.used(config))
     record = aim.look(run, run.used(config))
-    assert record["codes_gain"] == pytest.approx(kl / 2)
+    assert record["codes_gain"] == pytest.approx(aiming.CODES_GAIN * kl)
     assert record["steps_gain"] == pytest.approx(0.2 * np.log2(1.25), rel=1e-4)
     assert run.extended_at == (30.0 if extended else None)
     again = new_run(FAMILIES["golf"], spec, config)

@@ -224,7 +224,7 @@ class Refiner:
         return InTurn(self.prepared, start, self._text[0], LABELS[self.on]).run(limit)
 
     def _in_sequence(self, start: PackState) -> PackState:
-        """`start` rounded in sequence, as large, where that is better: training gets further from there."""
+        """`start` rounded in sequence, as large, where that is better: training begins closer."""
         if not rounds_in_sequence(self.prepared, self._ready):
             return start
         found = InSequence(self.prepared, self._ready, start).run(start.size, None)

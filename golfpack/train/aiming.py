@@ -17,6 +17,8 @@ from golfpack.train.schedule import aimed
 # Codes trained on labels take back half of what rounding in sequence leaves, which is four fifths of the
 # KL that a look finds by rounding at once (docs/size.md's table).
 CODES_GAIN = 0.4
+# Steps at the end of a run bring three fifths of what the slope of its losses promises (docs/LOG.md).
+STEPS_GAIN = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +69,14 @@ class Aim:
     def _gains(self, run: Run) -> tuple[float, float] | None:
         """What the time of the codes would lower the loss by, nats per token: trained codes, or steps.
 
-        A loss falls about linearly with the logarithm of steps. None where there is no choice.
+        A loss falls about linearly with the logarithm of steps, a bit less. None where there is no choice.
         """
         run.read()
         slope = None if run.trend is None else run.trend.slope
         if slope is None or run.look is None:
             return None
-        return CODES_GAIN * run.look.kl, math.log(1.0 - self.config.codes_share) * slope
+        more = -math.log(1.0 - self.config.codes_share)
+        return CODES_GAIN * run.look.kl, -STEPS_GAIN * more * slope
 
     def _number(self, used: float) -> int:
         return int(aimed(self.config, used) * self.config.aim_looks + 1e-9)

@@ -50,10 +50,10 @@ LAST_TRIES = 6
 ATTEMPTS = 3
 # A KL this share below its target is good enough.
 NEAR = 0.05
-# Codes with states are rounded in turn where rounding at once loses no more than this, nats per token.
-# Above, training codes that stand by themselves may gain more than states do, and is tried first
-# (docs/LOG.md).
-IN_TURN = 0.03
+# Codes with states are rounded in turn where rounding loses no more than this, nats per token, and has
+# as many bits per weight. Elsewhere, training codes that stand by themselves may gain more than states
+# do, and is tried first (docs/LOG.md).
+IN_TURN, FEW_BITS = 0.03, 2.25
 # What training leaves of the KL, where it is not yet known: of codes that stand by themselves, and of
 # those with states.
 FIRST_GAIN = 0.6, 0.8
@@ -85,6 +85,7 @@ class Refiner:
         searched: as the search left it.
         rounded: the same, or rounded in sequence: what training has to be better than.
         tokens: to train on.
+        one_way: whether to be content with the way that is tried first.
         on: what is trained for: the float model's predictions, or what training text goes on with, too.
         limit: bytes that the artifact may have; None where a target rules.
         target: KL that it may have, nats per token; None where a budget rules.
@@ -95,6 +96,7 @@ class Refiner:
     searched: PackState
     rounded: PackState
     tokens: int
+    one_way: bool
     on: Aim
     limit: int | None
     target: float | None
@@ -125,7 +127,9 @@ class Refiner:
         # Turns would leave corrections of rounding at once behind.
         if not any(t.trellis for t in codes) or any(t.correction is not None for t in codes):
             return (False,)
-        return (True,) if kl <= IN_TURN else (False, True)
+        few = self._fits and 8 * self.rounded.size < FEW_BITS * self.prepared.model.spec.numel
+        ways = (False, True) if kl > IN_TURN or few else (True,)
+        return ways[:1] if self.one_way else ways
 
     def _refined(self, before: tuple[TextLoss, ...], turns: bool) -> "Refined | None":
         """What one way ends with; None where rounding, whose losses are `before`, is no worse."""
@@ -164,7 +168,7 @@ class Refiner:
         )  # fmt: skip
 
     def _within_budget(self, limit: int) -> "_Found | None":
-        first = self._in_sequence(self._smaller(limit))
+        first = self._smaller(limit)
         start, latents = self._trained(first, round((1 - MARGIN) * limit))
         for _ in range(LAST_TRIES):
             trained = self._encoded(start, latents)
@@ -193,7 +197,8 @@ class Refiner:
                 trained = self._in_turn(start, None)
                 assert trained is not None
             else:
-                start, latents = self._trained(self._in_sequence(start), None)
+                start = self._in_sequence(start, start.size) or start
+                start, latents = self._trained(start, None)
                 trained = self._encoded(start, latents)
             kl = self.prepared.measure_kl(trained.tensors, start.notify)
             if kl <= target and (best is None or trained.size < best[0].size):
@@ -215,7 +220,8 @@ class Refiner:
             return self.searched
         recipe = self.prepared.recipe
         if self.limit is not None:
-            return fit_bytes(recipe.search, recipe.round, self._ready, Budget(self.limit))
+            search = loosely(recipe.search) if self._fits else recipe.search
+            return fit_bytes(search, recipe.round, self._ready, Budget(self.limit))
         assert self.target is not None
         return fit_kl(recipe.search, recipe.round, self._ready, self.target)
 
@@ -223,20 +229,28 @@ class Refiner:
         """The network rounded in turn at the steps of `start`, see `in_turn`."""
         return InTurn(self.prepared, start, self._text[0], LABELS[self.on]).run(limit)
 
-    def _in_sequence(self, start: PackState) -> PackState:
-        """`start` rounded in sequence, as large, where that is better: training begins closer."""
-        if not rounds_in_sequence(self.prepared, self._ready):
-            return start
-        found = InSequence(self.prepared, self._ready, start).run(start.size, None)
-        return start if found is None else found[0]
+    @cached_property
+    def _fits(self) -> bool:
+        return rounds_in_sequence(self.prepared, self._ready)
+
+    def _in_sequence(self, start: PackState, limit: int) -> PackState | None:
+        """`start` rounded in sequence to `limit` bytes; None where that is no better."""
+        if not self._fits:
+            return None
+        found = InSequence(self.prepared, self._ready, start).run(limit, None)
+        return None if found is None else found[0]
 
     def _smaller(self, limit: int) -> PackState:
         """A rounding that leaves room for what training adds to the file."""
         rate, most = GROWTH[self.on]
         share = min(most, rate * self._text[0].size / max(self.prepared.model.spec.numel, 1))
-        over = self._plain.size - (1 - share) * limit
+        room = round((1 - share) * limit)
+        if (fitted := self._in_sequence(self._plain, room)) is not None:
+            return fitted
+        over = self._plain.size - room
         latents = _latents(self._plain)
-        if over <= 0 or not latents:
+        near = -self.prepared.recipe.search.enough(limit) if self._fits else -limit
+        if near <= over <= 0 or not latents:
             return self._plain
         octaves = _octaves(over, latents)
         return self._rounded_at(self._plain.dial * 2.0**octaves)

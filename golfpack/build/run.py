@@ -141,7 +141,7 @@ def _build(
             tokens = options.goal.refine
             refined = Refiner(
                 prepared, ready, searched, state, auto_tokens(prepared) if tokens == "auto" else tokens,
-                options.goal.refine_on, target.limit, target.kl,
+                tokens == "auto", options.goal.refine_on, target.limit, target.kl,
             ).run()  # fmt: skip
             state = refined.state
     with clock.measure("verify"):

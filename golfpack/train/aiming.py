@@ -69,7 +69,7 @@ class Aim:
     def _gains(self, run: Run) -> tuple[float, float] | None:
         """What the time of the codes would lower the loss by, nats per token: trained codes, or steps.
 
-        A loss falls about linearly with the logarithm of steps, a bit less. None where there is no choice.
+        A loss falls about linearly with the logarithm of steps. None where there is no choice.
         """
         run.read()
         slope = None if run.trend is None else run.trend.slope

@@ -48,6 +48,8 @@ GROWTH, USUAL = 0.003, 0.1
 LOOKS, LEFT, TRIES, OCTAVES = (0.3, 0.6, 0.85, 0.95), 0.001, 10, 3.0
 # Passes at most.
 PASSES = 3
+# As near has a file at one dial to come to its size, as a share of it.
+CLOSE = 0.001
 # A KL this share below its target is good enough.
 NEAR = 0.05
 # So near to the budget, as a share of it, the search in front need come: steps change anyway.
@@ -108,6 +110,28 @@ class InSequence:
         if not better:
             return None
         return self._finished(other), SequenceReport(self._text.size, found.size, before, after)
+
+    def at_one_dial(self, size: int) -> PackState | None:
+        """Rounded in sequence at the steps of one dial, in about `size` bytes; None where no better.
+
+        Training codes goes on from there, and gives all steps another dial on its way.
+        """
+        if not self._layers:
+            return None
+        state, growth, now = self.found, GROWTH, self._bits_at(0.0)
+        for _ in range(PASSES):
+            octaves = self._octaves(self._rate.names, 8.0 * (size - self.found.size), growth)
+            state = self._rounded(octaves, None)
+            if abs(state.size - size) <= CLOSE * size:
+                break
+            of_steps = self._bits_at(octaves) - now
+            growth = (8 * (state.size - self.found.size) - of_steps) / now
+        better = self._kl(state) < self._at(state.size, self._kl(self.found))
+        return replace(state, weights=self.found.weights) if better else None
+
+    def _bits_at(self, octaves: float) -> float:
+        """Of all tensors, `octaves` coarser than `found`."""
+        return self._rate.bits(log2(self.found.dial) + octaves)
 
     def at_the_same_dial(self) -> PackState:
         """`found` rounded in sequence at its own steps, as large as that gets."""

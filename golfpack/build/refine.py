@@ -233,12 +233,11 @@ class Refiner:
     def _fits(self) -> bool:
         return rounds_in_sequence(self.prepared, self._ready)
 
-    def _in_sequence(self, start: PackState, limit: int) -> PackState | None:
-        """`start` rounded in sequence to `limit` bytes; None where that is no better."""
+    def _in_sequence(self, start: PackState, size: int) -> PackState | None:
+        """`start` rounded in sequence to about `size` bytes; None where that is no better."""
         if not self._fits:
             return None
-        found = InSequence(self.prepared, self._ready, start).run(limit, None)
-        return None if found is None else found[0]
+        return InSequence(self.prepared, self._ready, start).at_one_dial(size)
 
     def _smaller(self, limit: int) -> PackState:
         """A rounding that leaves room for what training adds to the file."""
@@ -249,8 +248,10 @@ class Refiner:
             return fitted
         over = self._plain.size - room
         latents = _latents(self._plain)
-        near = -self.prepared.recipe.search.enough(limit) if self._fits else -limit
-        if near <= over <= 0 or not latents:
+        search = self.prepared.recipe.search
+        # A loose search leaves a little unused; more than that is left where a model cannot use it.
+        loose = self._fits and search.enough(limit) < -over <= loosely(search).enough(limit)
+        if not latents or (over <= 0 and not loose):
             return self._plain
         octaves = _octaves(over, latents)
         return self._rounded_at(self._plain.dial * 2.0**octaves)

@@ -170,11 +170,14 @@ class Refiner:
     def _within_budget(self, limit: int) -> "_Found | None":
         first = self._smaller(limit)
         start, latents = self._trained(first, round((1 - MARGIN) * limit))
+        back = 0.0
         for _ in range(LAST_TRIES):
             trained = self._encoded(start, latents)
             if trained.size <= limit:
                 return trained, first
-            start, latents = self._resized(start, latents, BACK_OFF * (trained.size - limit))
+            # A few bytes change no step: by twice as many each time.
+            back = max(BACK_OFF * (trained.size - limit), 2 * back)
+            start, latents = self._resized(start, latents, back)
         return None
 
     def _in_turn_within(self, limit: int) -> "_Found | None":

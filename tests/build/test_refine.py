@@ -67,6 +67,25 @@ def test_steps_follow_the_size_and_the_end_is_within_the_budget(options, monkeyp
     assert 0.95 * report.budget_bytes < report.artifact_bytes <= report.budget_bytes
 
 
+def test_a_few_bytes_too_many_do_not_waste_a_training(options, monkeypatch):
+    """Steps are coarse: so little changes none of them."""
+    monkeypatch.setattr(refine_module, "GROWTH", {"kl": (1.0, 0.0)})
+    resized, within, asked = Refiner._resized, Refiner._within_budget, []
+
+    def coarse(self, start, latents, over):
+        asked.append(over)
+        return resized(self, start, latents, over) if over > 25 else (start, latents)
+
+    monkeypatch.setattr(Refiner, "_resized", coarse)
+    options = options.changed(recipe="gptq-lite", budget="2bpw", dry_run=True)
+    report = build(options)
+    ends_with = report.budget_bytes + round(asked[0] / refine_module.BACK_OFF)
+    asked.clear()
+    monkeypatch.setattr(Refiner, "_within_budget", lambda self, _: within(self, ends_with - 3))
+    assert build(options).refined is not None
+    assert asked[0] < 25 < asked[-1]
+
+
 def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatch):
     options = options.changed(settings=("policy.trellis=false",))
     rounded = build(options.changed(refine=0))

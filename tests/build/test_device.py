@@ -74,8 +74,9 @@ def test_memory_and_transfers(tiny_path):
 def test_a_build_in_batches_is_the_same_build(tiny_path, tiny_shard, tmp_path, monkeypatch):
     monkeypatch.setenv("GOLFPACK_CACHE", str(tmp_path / "cache"))
     plain = asked(
-        tiny_path, "20000", tmp_path / "plain.golf", calib=str(tiny_shard), calib_tokens=2048
-    )
+        tiny_path, "20000", tmp_path / "plain.golf", calib=str(tiny_shard), calib_tokens=2048,
+        settings=("search.in_sequence=false",),
+    )  # fmt: skip
     one = build(plain)
     two = build(plain.changed(output=tmp_path / "batched.golf", device="cpu", batched=True))
     assert (

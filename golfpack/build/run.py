@@ -131,10 +131,10 @@ def _build(
     if follows:
         with clock.measure("in sequence"):
             found = InSequence(prepared, ready, state).run(target.limit, target.kl)
-            if found is None:  # then the budget is the search's to fill
-                searched = state = search(recipe, ready, target)
-            else:
+            if found is not None:
                 state, sequence = found
+            elif target.limit is not None:  # then the budget is the search's to fill
+                searched = state = search(recipe, ready, target)
     refined = Refined(state)
     if options.goal.refine:
         with clock.measure("refine"):

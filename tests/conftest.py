@@ -72,8 +72,9 @@ def trained_looking(config: Mapping[str, Any], seed: int) -> dict[str, np.ndarra
 
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A golf checkpoint of 45,000 weights."""
+    """A golf checkpoint of 45,000 weights, with its config beside it."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.pt"
+    path.with_suffix(".config.json").write_text(json.dumps(spec(TINY).config))
     weights = trained_looking(TINY, 0)
     torch.save({name: torch.from_numpy(w) for name, w in weights.items()}, path)
     return path

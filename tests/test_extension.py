@@ -4,6 +4,7 @@ The examples are taken out of the docs and put into a copy of the package, where
 commands and through the tests that go over the tables.
 """
 
+import json
 import os
 import re
 import shutil
@@ -118,39 +119,59 @@ def added(request, tmp_path_factory):
     return request.param, what, folder
 
 
-def run(folder: Path, *args: str | Path) -> str:
+COMMANDS = """
+import json, sys
+from golfpack import cli
+print(cli.__file__)
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["golfpack", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+def run(folder: Path, *args: str) -> str:
     """Standard output of python with the copy in place of the package."""
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
-        [sys.executable, *map(str, args)], cwd=folder, env=env, capture_output=True, text=True
+        [sys.executable, *args], cwd=folder, env=env, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 
 
+def golfpack(folder: Path, *commands: tuple[str | Path, ...]) -> str:
+    """What the copy's commands print, one after the other in one process."""
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    where, told = run(folder, "-c", COMMANDS, words).split("\n", 1)
+    assert where.startswith(str(folder))
+    return told
+
+
 def test_it_works_by_command(added, tiny_path, tmp_path):
     name, what, folder = added
-    command = ("-m", "golfpack")
-    where = run(folder, "-c", "import golfpack; print(golfpack.__file__)")
-    assert where.startswith(str(folder))
     if what.build is not None:
         recipe, artifact = tmp_path / "mine.toml", tmp_path / "mine.golf"
         recipe.write_text(RECIPE.format(**what.build))
         budget = ("--budget", "8bpw", "--data-free", "--output", artifact)
-        run(folder, *command, "build", tiny_path, "--recipe", recipe, *budget)
-        assert "is whole" in run(folder, *command, "verify", artifact)
+        build = ("build", tiny_path, "--recipe", recipe, *budget)
+        assert "is whole" in golfpack(folder, build, ("verify", artifact))
     elif name == "family":
         table = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
         torch.save({"table.weight": table}, tmp_path / "pairs.pt")
         write_shard(tmp_path / "train.bin", np.random.default_rng(0).integers(3, 64, 8192))
         text = ("--calib", tmp_path / "train.bin", "--calib-tokens", "512")
         output = ("--output", tmp_path / "pairs.golf")
-        run(folder, *command, "build", tmp_path / "pairs.pt", "--budget", "6bpw", *text, *output)
-        assert "bigram" in run(folder, *command, "inspect", tmp_path / "pairs.golf")
+        build = ("build", tmp_path / "pairs.pt", "--budget", "6bpw", *text, *output)
+        assert "bigram" in golfpack(folder, build, ("inspect", tmp_path / "pairs.golf"))
     else:
         golden = ROOT / "tests" / "golden" / "v1-rans.golf"
-        assert "x" in run(folder, *command, "shapes", golden)
-        assert "shapes" in run(folder, *command, "--help")
+        told = golfpack(folder, ("shapes", golden), ("--help",))
+        assert "x" in told.partition("Usage")[0]
+        assert "shapes" in told.partition("Usage")[2]
 
 
 @pytest.mark.slow

@@ -3,9 +3,11 @@
 import ast
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 
 from golfpack import cli
 
@@ -51,15 +53,33 @@ def test_nothing_is_there_that_no_command_reaches():
 
 
 @pytest.mark.parametrize(
-    ("module", "heavy"),
+    ("statement", "heavy"),
     [
-        ("golfpack", ("torch", "numpy", "numba", "scipy", "rich", "typer")),
-        ("golfpack.cli", ("torch", "numpy", "numba", "scipy")),
-        ("golfpack.models", ("numba", "scipy", "triton", "golfpack.packer", "golfpack.build")),
-        ("golfpack.packer.format.loader", ("torch", "scipy", "triton", "golfpack.packer.passes")),
+        ("import golfpack", ("torch", "numpy", "numba", "scipy", "rich", "typer")),
+        ("import golfpack.cli", ("torch", "numpy", "numba", "scipy")),
+        (
+            "import golfpack.models",
+            ("numba", "scipy", "triton", "golfpack.packer", "golfpack.build"),
+        ),
+        (
+            "import golfpack.packer.format.loader",
+            ("torch", "scipy", "triton", "golfpack.packer.passes"),
+        ),
+        # torch's compiler takes a second, and comes with anything that torch does on its meta device.
+        (
+            f"from golfpack.models.golf.family import build, spec; build({TINY}); spec({TINY})",
+            ("torch._dynamo", "sympy", "triton"),
+        ),
     ],
 )
-def test_an_import_loads_no_more_than_it_says(module, heavy):
-    code = f"import sys, {module}; print(*sys.modules)"
+def test_nothing_is_loaded_that_is_not_needed(statement, heavy):
+    code = f"import sys; {statement}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(heavy) & set(run.stdout.split())
+
+
+def test_pytest_looks_into_every_folder(pytestconfig):
+    """By default it leaves out folders named build or dist, in silence."""
+    names = {p.parent.name for p in (ROOT / "tests").rglob("test_*.py")}
+    left_out = pytestconfig.getini("norecursedirs")
+    assert not [n for n in names if any(fnmatch(n, pattern) for pattern in left_out)]

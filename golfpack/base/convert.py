@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -71,7 +72,7 @@ def options_of(kind: type, options: Mapping[str, Any], what: str, setting: str) 
     Raises:
         UsageError: an unknown option (with near matches), or a value of another type.
     """
-    hints, known = get_type_hints(kind), _names(kind)
+    hints, known = _hints(kind), _names(kind)
     for name in options:
         if name not in known:
             raise unknown_option(name, known, what)
@@ -137,7 +138,7 @@ def _complete(kind: type[T], table: Any, what: str, tell: str | None) -> T:
     assert is_dataclass(kind)
     if not isinstance(table, Mapping):
         raise UsageError(f"{what} is not an object", tell)
-    hints, values = get_type_hints(kind), {}
+    hints, values = _hints(kind), {}
     for f in fields(kind):
         if f.name in table:
             values[f.name] = to_type(hints[f.name], table[f.name], f"{what}: {f.name}", tell)
@@ -177,6 +178,11 @@ def _example(kind: type, name: str) -> str:
     if default is MISSING or default in ("", None):
         return "VALUE"
     return default if isinstance(default, str) else json.dumps(default)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _names(kind: type) -> list[str]:

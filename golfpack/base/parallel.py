@@ -4,22 +4,35 @@ Every item is worked on by one thread with one BLAS/OpenMP thread inside, and re
 order. So `--threads` changes the time and never a bit of the artifact.
 """
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from typing import TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
+def one_thread_each() -> AbstractContextManager:
+    """A block in which BLAS and OpenMP give every caller one thread."""
+    return _pools(len(sys.modules)).limit(limits=1)
+
+
+@lru_cache(maxsize=1)
+def _pools(modules: int) -> ThreadpoolController:
+    """The libraries that have threads; found anew, in milliseconds, behind every import."""
+    return ThreadpoolController()
+
+
 def map_ordered(fn: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """Yield fn(item) in the order of `items`, at most `threads` + 1 results in flight."""
-    with threadpool_limits(1):
+    with one_thread_each():
         if threads <= 1:
             yield from map(fn, items)
             return

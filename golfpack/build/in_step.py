@@ -23,9 +23,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.linalg import cho_factor, cho_solve
-from threadpoolctl import threadpool_limits
 from torch import nn
 
+from golfpack.base.parallel import one_thread_each
 from golfpack.calib.stats import torch_threads_restored
 from golfpack.models.base import Writes
 from golfpack.models.device import exact_products
@@ -92,7 +92,7 @@ class InStep:
             with (
                 torch_threads_restored(),
                 exact_products(),
-                threadpool_limits(1),
+                one_thread_each(),
                 ThreadPoolExecutor(len(batches)) as pool,
             ):
                 work = [

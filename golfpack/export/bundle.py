@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -272,9 +273,20 @@ def _bound(node: ast.stmt) -> Iterator[str]:
 
 
 def _as_imported(source: str, module: str, name: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module == module:
-            yield from (a.asname or a.name for a in node.names if a.name == name)
+    for of, imported, bound in _import_froms(source):
+        if (of, imported) == (module, name):
+            yield bound
+
+
+@cache
+def _import_froms(source: str) -> tuple[tuple[str | None, str, str], ...]:
+    """What a text imports from modules: the module, the name there and the name here."""
+    return tuple(
+        (node.module, alias.name, alias.asname or alias.name)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    )
 
 
 def _definition(text: Text, name: str) -> ast.stmt:

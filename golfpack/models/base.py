@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from golfpack.base.convert import options_of
 from golfpack.errors import UsageError
@@ -206,8 +207,21 @@ def with_weights(net: Net, weights: Mapping[str, np.ndarray]) -> Net:
 
 def on_meta(net: Callable[[Config], Net], config: Config) -> Net:
     """The module without memory, so that no initialiser draws from the caller's random state."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         return net(config)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """A block in which torch.nn.init does nothing, and draws nothing.
+
+    On the meta device, where it has no effect, it would import torch's compiler, which takes a second.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def defaults(config_type: type, names: Collection[str]) -> dict[str, Any]:
@@ -233,7 +247,8 @@ def from_net(
     """
 
     def build(config: Mapping[str, Any]) -> nn.Module:
-        return on_meta(net, config_type(**config)).to_empty(device="cpu").eval()
+        with _Uninitialised():
+            return net(config_type(**config)).eval()
 
     def spec(config: Mapping[str, Any]) -> ModelSpec:
         cfg = config_type(**config)

@@ -1,6 +1,10 @@
 """How many bits a dial costs, before anything is quantized for real."""
 
+from bisect import bisect_left
+from typing import cast
+
 import numpy as np
+from scipy.optimize import brentq
 
 from golfpack.base.parallel import map_ordered
 from golfpack.packer.format.rawfloat import RAW_STORAGE
@@ -12,7 +16,7 @@ from golfpack.packer.state import PackState, has_states, quantized_names, step_f
 # The rate model looks at about this many weights of a tensor.
 SAMPLE = 1 << 15
 # log2 of the dial is searched in +-REACH: from lossless to nothing left, for any checkpoint.
-REACH = 60.0
+REACH = 60
 
 
 class RateModel:
@@ -59,18 +63,13 @@ class RateModel:
 
     def solve(self, bits: float) -> float:
         """log2(dial) at which the model gives `bits`; an end of the range when none does."""
-        low, high, x = -REACH, REACH, 0.0
-        for step in range(80):
-            value = self.bits(x)
-            low, high = (x, high) if value > bits else (low, x)
-            if high - low < 1e-4:
-                break
-            # Bits fall by about one per weight and octave; every other step halves the bracket, as
-            # where clips or bit widths end there is no slope to follow.
-            guess = x + (value - bits) / max(self.weights, 1)
-            follow = step % 2 == 0 and low < guess < high
-            x = guess if follow else (low + high) / 2
-        return x
+        # Whole numbers first: they serve all that is asked, and no answer depends on what was before it.
+        whole = range(-REACH, REACH + 1)
+        above = bisect_left(whole, -bits, key=lambda x: -self.bits(x))
+        if above in (0, len(whole)):
+            return float(whole[min(above, len(whole) - 1)])
+        found = brentq(lambda x: self.bits(x) - bits, whole[above - 1], whole[above], xtol=1e-4)
+        return cast(float, found)
 
 
 def kept_bytes(scheme: Keep, w: np.ndarray) -> int:

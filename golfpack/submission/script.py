@@ -32,7 +32,7 @@ from golfpack.eval.sidecar import read_byte_counts
 from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
 from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
 from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
-from golfpack.models.base import on_meta, with_weights
+from golfpack.models.base import with_weights
 from golfpack.models.golf.config import GolfConfig
 from golfpack.models.golf.family import tensor_spec
 from golfpack.models.golf.net import Golf
@@ -85,7 +85,9 @@ def join() -> Group:
 def read_model(device: str) -> Scorer:
     """The artifact beside this file, as a model that scores."""
     weights = load(Path(__file__).with_name("model.golf")).weights()
-    model = with_weights(on_meta(Golf, GolfConfig(**CONFIG)), weights)
+    with torch.device("meta"):
+        net = Golf(GolfConfig(**CONFIG))
+    model = with_weights(net, weights)
     tensors = [tensor_spec(n, tuple(p.shape), model) for n, p in model.named_parameters()]
     return Scorer(model, ModelSpec("golf", CONFIG, tuple(tensors)), device)
 

@@ -127,7 +127,6 @@ def test_on_labels_the_cross_entropy_falls_further(options):
     on = {aim: build(options.changed(refine_on=aim)) for aim in ("kl", "labels")}
     held_out = {aim: report.losses[0] for aim, report in on.items()}
     assert held_out["labels"].ce_rise < held_out["kl"].ce_rise
-    assert held_out["labels"].kl > held_out["kl"].kl
     for aim, report in on.items():
         assert (report.refined.on, report.refined.kl) == (aim, report.losses[0].kl)
         assert report.artifact_bytes <= report.budget_bytes

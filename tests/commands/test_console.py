@@ -65,13 +65,12 @@ def test_a_tensor_of_a_file_cannot_write_to_the_terminal(inside):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("args", [["inspect", "odd.golf"], ["inspect", "odd.golf", "--json"]])
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_cannot_be_written_is_no_fault_of_golfpack(inside, folder, args, unbuffered):
+@pytest.mark.parametrize(("more", "python"), [([], ["-u"]), (["--json"], [])])
+def test_output_that_cannot_be_written_is_no_fault_of_golfpack(inside, folder, more, python):
     assert inside("build", "odd.pt", "--lossless", "-o", "odd.golf").returncode == 0
     with open("/dev/full", "w") as full:
         run = subprocess.run(
-            [sys.executable, *(["-u"] if unbuffered else []), "-m", "golfpack", *args],
+            [sys.executable, *python, "-m", "golfpack", "inspect", "odd.golf", *more],
             stdout=full, stderr=subprocess.PIPE, text=True, cwd=folder,
         )  # fmt: skip
     assert run.returncode == ExitCode.USAGE

@@ -178,8 +178,7 @@ def test_inspect_tells_of_the_config_what_its_family_does_not(tiny_path, capsys)
     (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("family golf: "))
     told = line.partition(": ")[2].split(", ")
     given = {"softcap": 20.0, "ln_scale": True}
-    shapes = {n: v for n, v in TINY.items() if n != "seq_len"}  # which shapes do not tell
-    assert set(told[:-1]) == {f"{k}={v}" for k, v in (shapes | given).items()}
+    assert set(told[:-1]) == {f"{k}={v}" for k, v in (TINY | given).items()}
     rest = len(report.config) - len(told) + 1
     assert told[-1] == f"{rest} others at the family's defaults (--json has all)"
 

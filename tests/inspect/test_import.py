@@ -21,7 +21,7 @@ def test_a_known_family_keeps_its_config_and_float_types(tiny, tiny_path, tmp_pa
         {"model": {f"module.{n}": t for n, t in state.items()}, "step": 3}, tmp_path / "a.pt"
     )
     out = tmp_path / "ckpt.safetensors"
-    report = import_checkpoint(tmp_path / "a.pt", out, ("model.softcap=15",))
+    report = import_checkpoint(tmp_path / "a.pt", out, ("model.softcap=15", "model.seq_len=64"))
     assert (report.family, report.parameters) == ("golf", tiny.spec.numel)
     back = safetensors.torch.load_file(out)
     assert all(torch.equal(back[n], t) and back[n].dtype == t.dtype for n, t in state.items())

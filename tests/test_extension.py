@@ -98,25 +98,25 @@ ADDITIONS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=ADDITIONS)
-def added(request, tmp_path_factory):
-    """(what, the folder with a copy of the package that has it)."""
-    what = ADDITIONS[request.param]
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The folder of a copy of the package that has all of them."""
     folder = tmp_path_factory.mktemp("copy")
     shutil.copytree(ROOT / "golfpack", folder / "golfpack")
-    [(file, code)] = BLOCK.findall((ROOT / "docs" / what.doc).read_text())
-    assert not (folder / file).exists()
-    (folder / file).parent.mkdir(exist_ok=True)
-    (folder / file).write_text(code)
-    (folder / file).with_name("__init__.py").touch()  # of a new folder
-    table = folder / "golfpack" / what.table
-    source, (old, new) = table.read_text(), what.line
-    assert source.count(old) == 1, "the table no longer looks like this: correct the docs as well"
-    source = source.replace(old, new)
-    if what.imports is not None:
-        source = source.replace("\nfrom golfpack.", f"\n{what.imports}\nfrom golfpack.", 1)
-    table.write_text(source)
-    return request.param, what, folder
+    for what in ADDITIONS.values():
+        [(file, code)] = BLOCK.findall((ROOT / "docs" / what.doc).read_text())
+        assert not (folder / file).exists()
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(code)
+        (folder / file).with_name("__init__.py").touch()  # of a new folder
+        table = folder / "golfpack" / what.table
+        source, (old, new) = table.read_text(), what.line
+        assert source.count(old) == 1, f"{what.table} looks different now: correct {what.doc} too"
+        source = source.replace(old, new)
+        if what.imports is not None:
+            source = source.replace("\nfrom golfpack.", f"\n{what.imports}\nfrom golfpack.", 1)
+        table.write_text(source)
+    return folder
 
 
 COMMANDS = """
@@ -143,43 +143,41 @@ def run(folder: Path, *args: str) -> str:
     return ran.stdout
 
 
-def golfpack(folder: Path, *commands: tuple[str | Path, ...]) -> str:
-    """What the copy's commands print, one after the other in one process."""
+def test_they_work_by_command(copy, tiny_path, tmp_path):
+    commands: list[tuple[str | Path, ...]] = []
+    wanted = []
+    for name, what in ADDITIONS.items():
+        if what.build is not None:
+            recipe, artifact = (tmp_path / f"{name}{end}" for end in (".toml", ".golf"))
+            recipe.write_text(RECIPE.format(**what.build))
+            budget = ("--budget", "8bpw", "--data-free", "--output", artifact)
+            commands += [("build", tiny_path, "--recipe", recipe, *budget), ("verify", artifact)]
+            wanted.append("is whole")
+    table = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    torch.save({"table.weight": table}, tmp_path / "pairs.pt")
+    write_shard(tmp_path / "train.bin", np.random.default_rng(0).integers(3, 64, 8192))
+    text = ("--calib", tmp_path / "train.bin", "--calib-tokens", "512")
+    output = ("--output", tmp_path / "pairs.golf")
+    commands += [
+        ("build", tmp_path / "pairs.pt", "--budget", "6bpw", *text, *output),
+        ("inspect", tmp_path / "pairs.golf"),
+        ("shapes", ROOT / "tests" / "golden" / "v1-rans.golf"),
+        ("--help",),
+    ]
     words = json.dumps([[str(word) for word in command] for command in commands])
-    where, told = run(folder, "-c", COMMANDS, words).split("\n", 1)
-    assert where.startswith(str(folder))
-    return told
-
-
-def test_it_works_by_command(added, tiny_path, tmp_path):
-    name, what, folder = added
-    if what.build is not None:
-        recipe, artifact = tmp_path / "mine.toml", tmp_path / "mine.golf"
-        recipe.write_text(RECIPE.format(**what.build))
-        budget = ("--budget", "8bpw", "--data-free", "--output", artifact)
-        build = ("build", tiny_path, "--recipe", recipe, *budget)
-        assert "is whole" in golfpack(folder, build, ("verify", artifact))
-    elif name == "family":
-        table = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-        torch.save({"table.weight": table}, tmp_path / "pairs.pt")
-        write_shard(tmp_path / "train.bin", np.random.default_rng(0).integers(3, 64, 8192))
-        text = ("--calib", tmp_path / "train.bin", "--calib-tokens", "512")
-        output = ("--output", tmp_path / "pairs.golf")
-        build = ("build", tmp_path / "pairs.pt", "--budget", "6bpw", *text, *output)
-        assert "bigram" in golfpack(folder, build, ("inspect", tmp_path / "pairs.golf"))
-    else:
-        golden = ROOT / "tests" / "golden" / "v1-rans.golf"
-        told = golfpack(folder, ("shapes", golden), ("--help",))
-        assert "x" in told.partition("Usage")[0]
-        assert "shapes" in told.partition("Usage")[2]
+    where, told = run(copy, "-c", COMMANDS, words).split("\n", 1)
+    assert where.startswith(str(copy))
+    for said in (*wanted, "family bigram", "256x48", "Usage", "shapes"):
+        before, found, told = told.partition(said)
+        assert found, before
 
 
 @pytest.mark.slow
-def test_tests_over_the_tables_take_it_in(added):
-    _, what, folder = added
-    for name in ("tests", "docs"):
-        shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
-    for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
-        shutil.copy(ROOT / name, folder)
-    said = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", *what.tests)
+@pytest.mark.parametrize("name", ADDITIONS)
+def test_tests_over_the_tables_take_it_in(name, copy):
+    for folder in ("tests", "docs"):
+        shutil.copytree(ROOT / folder, copy / folder, dirs_exist_ok=True)
+    for file in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / file, copy)
+    said = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *ADDITIONS[name].tests)
     assert re.search(r"[1-9]\d* passed", said)

@@ -8,7 +8,8 @@ import typer
 
 from golfpack.commands import complete
 
-CORES = os.cpu_count() or 1
+# What this process may use: `taskset` and batch systems give it fewer than there are.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 Device = Annotated[
     str,

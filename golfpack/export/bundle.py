@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,11 @@ class _Module:
         self.defined = {n for unit in self.units for n in unit.names}
 
 
+@cache
+def _spec(name: str) -> ModuleSpec | None:
+    return find_spec(name)
+
+
 class _Modules:
     """The modules of the package, read when they are first asked for."""
 
@@ -177,7 +183,7 @@ class _Modules:
 
     def __getitem__(self, name: str) -> _Module:
         if name not in self.found:
-            spec = find_spec(name)
+            spec = _spec(name)
             if spec is None or spec.origin is None:
                 raise UsageError(f"there is no module {name}", "check its name")
             source = Path(spec.origin).read_text(encoding="utf-8")
@@ -229,9 +235,9 @@ class _Modules:
         if not self.ours(module):
             name = alias.asname or alias.name
             return Symbol(module, name, ast.unparse(ast.ImportFrom(module, [alias], 0)))
-        if (spec := find_spec(module)) and spec.submodule_search_locations:
+        if (spec := _spec(module)) and spec.submodule_search_locations:
             inner = f"{module}.{alias.name}"
-            if find_spec(inner) is not None:
+            if _spec(inner) is not None:
                 return Symbol(inner, "")
         return Symbol(module, alias.name)
 

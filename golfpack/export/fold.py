@@ -3,6 +3,7 @@
 import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from golfpack.errors import UsageError
@@ -54,6 +55,7 @@ def fold(source: str, known: Known) -> str:
     return source
 
 
+@cache
 def _key(text: str) -> str:
     try:
         return ast.dump(ast.parse(text, mode="eval").body)
@@ -62,13 +64,18 @@ def _key(text: str) -> str:
 
 
 def _literal(text: str, value: Any) -> Any:
-    try:
-        same = ast.literal_eval(repr(value)) == value
-    except (ValueError, SyntaxError):
-        same = False
-    if not same:
+    if _read(repr(value)) != value:
         raise UsageError(f"{text!r} cannot be known to be {value!r}", "give a literal")
     return value
+
+
+@cache
+def _read(text: str) -> Any:
+    """What a literal stands for, or _UNKNOWN."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return _UNKNOWN
 
 
 class _Fold(ast.NodeVisitor):
@@ -76,6 +83,7 @@ class _Fold(ast.NodeVisitor):
 
     def __init__(self, text: Text, known: Mapping[str, Any]) -> None:
         self.text, self.known = text, known
+        self.kinds = {dumped.partition("(")[0] for dumped in known}
         # Names of functions' own that are spelt like a global one.
         self.other = {
             id(o.node)
@@ -89,8 +97,10 @@ class _Fold(ast.NodeVisitor):
         """What an expression is, or _UNKNOWN."""
         if isinstance(node, ast.Constant):
             return node.value
-        if id(node) not in self.other and (dumped := ast.dump(node)) in self.known:
-            return self.known[dumped]
+        if type(node).__name__ in self.kinds and id(node) not in self.other:
+            found = self.known.get(ast.dump(node), _UNKNOWN)
+            if found is not _UNKNOWN:
+                return found
         match node:
             case ast.UnaryOp(op=ast.Not()):
                 v = self.value(node.operand)

@@ -68,8 +68,13 @@ class RateModel:
         above = bisect_left(whole, -bits, key=lambda x: -self.bits(x))
         if above in (0, len(whole)):
             return float(whole[min(above, len(whole) - 1)])
-        found = brentq(lambda x: self.bits(x) - bits, whole[above - 1], whole[above], xtol=1e-4)
-        return cast(float, found)
+
+        def over(x: float) -> float:
+            """Bits too many; 0 where they are within 1e-4 a weight."""
+            found = self.bits(x) - bits
+            return 0.0 if abs(found) < 1e-4 * self.weights else found
+
+        return cast(float, brentq(over, whole[above - 1], whole[above], xtol=1e-4))
 
 
 def kept_bytes(scheme: Keep, w: np.ndarray) -> int:

@@ -89,8 +89,9 @@ def test_a_repeat_leaves_the_report_of_the_first_build(inside, folder, built):
 
 
 def test_a_build_for_a_quality_is_repeated_too(inside, folder):
-    args = ("--target-kl", "0.05", "--calib", "train.bin", "--calib-tokens", "512", "-o", "t.golf")
-    first = inside("build", "tiny.pt", *args, "--json", *QUIET).report
+    text = ("--calib", "train.bin", "--calib-tokens", "512", "--recipe", "gptq-lite")
+    args = ("build", "tiny.pt", "--target-kl", "0.05", *text, "-o", "t.golf", "--json", *QUIET)
+    first = inside(*args).report
     (folder / "t.golf").unlink()
     found = inside("build", "--from", "t.report.json", "--json", *QUIET).report
     assert found["artifact_sha256"] == first["artifact_sha256"]

@@ -95,7 +95,10 @@ def small(home, kind):
     return minify(quiet(source))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    ["sgd", "phased", pytest.param("lora", marks=pytest.mark.slow)],  # phased is more than lora
+)
 def test_every_score_is_golfpacks(home, place, told, monkeypatch, capsys, kind):
     monkeypatch.setenv("WINDOW", "32")
     monkeypatch.setenv("STRIDE", "12")

@@ -97,7 +97,7 @@ def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatc
     assert (report.measured_kl, report.losses) == (rounded.measured_kl, rounded.losses)
 
 
-@pytest.mark.parametrize("refine_on", ["kl", "labels"])
+@pytest.mark.parametrize("refine_on", ["kl", pytest.param("labels", marks=pytest.mark.slow)])
 def test_threads_change_no_byte(options, refine_on):
     # What rounds to nearest leaves so much that even a short training finds something on any machine.
     options = options.changed(recipe="gptq-lite", budget="2bpw", refine=SHORT, refine_on=refine_on)

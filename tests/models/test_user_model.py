@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -304,6 +305,7 @@ def test_the_records_idioms_are_built_scored_and_trained_unchanged(idioms, ttt):
         family=choose_family(f"{idioms / 'net.py'}:Net"),
     )  # fmt: skip
     report = evaluate(options)
+    assert "flash_attn_interface" not in sys.modules  # a stand-in that others would take for real
     assert all(check["passed"] for check in report.legality)
     plain = evaluate(replace(options, ttt="none", settings=()))
     assert report.scored_tokens == plain.scored_tokens

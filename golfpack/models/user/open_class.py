@@ -90,11 +90,17 @@ def _run(path: Path) -> ModuleType:
 
 
 def _execute(loader: Loader, module: ModuleType) -> None:
-    """Run the file; flash attention that is not there has a stand-in."""
-    for _ in range(len(MODULES) + 1):
-        try:
-            return loader.exec_module(module)
-        except ModuleNotFoundError as error:
-            if error.name not in MODULES or error.name in sys.modules:
-                raise
-            sys.modules[error.name] = stand_in(error.name)
+    """Run the file; flash attention that is not there has a stand-in, for this file alone."""
+    lent: list[str] = []
+    try:
+        for _ in range(len(MODULES) + 1):
+            try:
+                return loader.exec_module(module)
+            except ModuleNotFoundError as error:
+                if error.name not in MODULES or error.name in sys.modules:
+                    raise
+                sys.modules[error.name] = stand_in(error.name)
+                lent.append(error.name)
+    finally:
+        for name in lent:  # transformers, for one, would take it for the real one
+            del sys.modules[name]

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from typing import cast
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import brentq  # pyright: ignore
 
 from golfpack.base.parallel import map_ordered
 from golfpack.packer.format.rawfloat import RAW_STORAGE

@@ -41,15 +41,16 @@ MOST_HELD = 16_000_000
 # Ridge of the fits, as a share of inputs' mean square: over the tokens, as few are fitted with noise;
 # and times the share of a tensor's power that rounding errors have, as what a fit adds takes bits.
 RIDGE_TOKENS, RIDGE_NOISE = 1_000, 1.0
-# By how much of its bits a fit makes a tensor larger, while less than this share of the file tells.
-GROWTH, USUAL = 0.003, 0.1
+# By how much of its bits a fit makes a tensor larger, while less than this share of the file tells: so
+# much from FEW bits a weight on, and below them three times as much for every bit less (docs/LOG.md).
+GROWTH, FEW, USUAL = 0.003, 2.1, 0.1
 # After these shares of all weights steps are chosen anew for those that are left, so that a little is
 # left for the last layer: so much of the budget, in so many tries. Octaves it may take in all.
 LOOKS, LEFT, TRIES, OCTAVES = (0.3, 0.6, 0.85, 0.95), 0.001, 10, 3.0
 # Passes at most.
 PASSES = 3
 # As near has a file at one dial to come to its size, as a share of it.
-CLOSE = 0.001
+CLOSE = 0.004
 # A KL this share below its target is good enough.
 NEAR = 0.05
 # So near to the budget, as a share of it, the search in front need come: steps change anyway.
@@ -118,7 +119,7 @@ class InSequence:
         """
         if not self._layers:
             return None
-        state, growth, now = self.found, GROWTH, self._bits_at(0.0)
+        state, growth, now = self.found, self._growth, self._bits_at(0.0)
         for _ in range(PASSES):
             octaves = self._octaves(self._rate.names, 8.0 * (size - self.found.size), growth)
             state = self._rounded(octaves, None)
@@ -128,6 +129,11 @@ class InSequence:
             growth = (8 * (state.size - self.found.size) - of_steps) / now
         better = self._kl(state) < self._at(state.size, self._kl(self.found))
         return replace(state, weights=self.found.weights) if better else None
+
+    @property
+    def _growth(self) -> float:
+        bits = 8 * self.found.size / self._rate.weights
+        return GROWTH * max(1.0, 3.0 ** (FEW - bits))
 
     def _bits_at(self, octaves: float) -> float:
         """Of all tensors, `octaves` coarser than `found`."""
@@ -152,7 +158,7 @@ class InSequence:
     def _within(self, limit: int) -> PackState | None:
         """The largest file that was found within a budget."""
         octaves = self._octaves(
-            self._rate.names, 8 * (1 - LEFT) * limit - 8 * self.found.size, GROWTH
+            self._rate.names, 8 * (1 - LEFT) * limit - 8 * self.found.size, self._growth
         )
         aim = (1 - LEFT) * limit
         for _ in range(PASSES):
@@ -253,7 +259,7 @@ class InSequence:
         growth = 8 * (size - self.found.size) - of_steps
         # Little that is done says little: the usual growth counts as much as a part of the file.
         usual = USUAL * 8 * self.found.size
-        growth = (growth + GROWTH * usual) / (sum(self._bits(n, x) for n in fits) + usual)
+        growth = (growth + self._growth * usual) / (sum(self._bits(n, x) for n in fits) + usual)
         return self._octaves(rest, 8.0 * (aim - size), growth)
 
     def _octaves(self, names: Sequence[str], bits: float, growth: float) -> float:

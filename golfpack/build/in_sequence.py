@@ -42,7 +42,7 @@ MOST_HELD = 16_000_000
 # and times the share of a tensor's power that rounding errors have, as what a fit adds takes bits.
 RIDGE_TOKENS, RIDGE_NOISE = 1_000, 1.0
 # By how much of its bits a fit makes a tensor larger, while less than this share of the file tells: so
-# much from FEW bits a weight on, and below them three times as much for every bit less (docs/LOG.md).
+# much from FEW bits a weight on, below them three times as much for every bit less (docs/LOG.md).
 GROWTH, FEW, USUAL = 0.003, 2.1, 0.1
 # After these shares of all weights steps are chosen anew for those that are left, so that a little is
 # left for the last layer: so much of the budget, in so many tries. Octaves it may take in all.
@@ -132,6 +132,7 @@ class InSequence:
 
     @property
     def _growth(self) -> float:
+        """GROWTH of a file at one dial; where steps are steered on the way it matters less."""
         bits = 8 * self.found.size / self._rate.weights
         return GROWTH * max(1.0, 3.0 ** (FEW - bits))
 
@@ -158,7 +159,7 @@ class InSequence:
     def _within(self, limit: int) -> PackState | None:
         """The largest file that was found within a budget."""
         octaves = self._octaves(
-            self._rate.names, 8 * (1 - LEFT) * limit - 8 * self.found.size, self._growth
+            self._rate.names, 8 * (1 - LEFT) * limit - 8 * self.found.size, GROWTH
         )
         aim = (1 - LEFT) * limit
         for _ in range(PASSES):
@@ -259,7 +260,7 @@ class InSequence:
         growth = 8 * (size - self.found.size) - of_steps
         # Little that is done says little: the usual growth counts as much as a part of the file.
         usual = USUAL * 8 * self.found.size
-        growth = (growth + self._growth * usual) / (sum(self._bits(n, x) for n in fits) + usual)
+        growth = (growth + GROWTH * usual) / (sum(self._bits(n, x) for n in fits) + usual)
         return self._octaves(rest, 8.0 * (aim - size), growth)
 
     def _octaves(self, names: Sequence[str], bits: float, growth: float) -> float:

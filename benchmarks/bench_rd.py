@@ -2,7 +2,7 @@
 
     python benchmarks/bench_rd.py CKPT --calib SHARD --tokens VAL_SHARD [--kl-tokens 12288]
         [--calib-tokens 32768] [--threads 2] [--out DIR] [--budget 2bpw 2.4bpw ...]
-        [--rival "NAME: RECIPE [refine=TOKENS] [PASS.OPTION=VALUE ...]"]... [--tokenizer MODEL]
+        [--rival "NAME: RECIPE [refine=TOKENS] [PASS.OPTION=VALUE ...]"]... [--tokenizer MODEL] [--peers]
 
 The grid is GPTQ + SDClip + brotli-11 (record of 2026-04-05) over every pair of a k for the int6
 matrices and a k for the int8 embedding, which is quantized with its Hessian as a head alone, as the
@@ -11,6 +11,8 @@ record does, or with that of both its roles. It is made of golfpack's own passes
 recipe as it ships, for several budgets, and so is every rival: other options, other recipes, refined.
 Bytes are whole artifacts. KL(float || quantized), nats per token, is measured on VAL_SHARD, which no
 build sees, and which may be of another domain than what is calibrated and trained on: any text or shard.
+--peers adds other projects' quantizers (peers.py): every matrix by one of their formats, the embedding
+by the same or by their finest, vectors in float16.
 
 brotli-11 takes seconds per megabyte, so the grid's sizes are first estimated by entropy (order 0 per
 matrix), and only points that may lie on the front of bytes and KL are coded, of both Hessians the
@@ -29,6 +31,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from peers import Rounding, Stored, float16_size, installed, roundings
 from rd_fronts import Point, front, save
 from torch import nn
 
@@ -47,7 +50,7 @@ from golfpack.packer.passes.policy import Policy
 from golfpack.packer.passes.quantize import Clip, Round, Sense, Steps
 from golfpack.packer.rate import entropy
 from golfpack.packer.state import PackState, run_passes
-from golfpack.spec import CalibStats
+from golfpack.spec import CalibStats, as_matrix
 
 MATRIX_KS = (6.0, 8.0, 10.0, 12.85, 16.0, 20.0)
 EMBED_KS = (3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
@@ -240,6 +243,43 @@ def built_points(bench: Bench, rival: Rival, budgets: Iterable[str], folder: Pat
     return points
 
 
+def peer_points(bench: Bench) -> list[Point]:
+    """Every installed peer's formats, with the embedding alike or in its finest one."""
+    there, missing = installed()
+    if missing:
+        print(f"not installed, left out: {', '.join(missing)}", file=sys.stderr)
+    spec, weights = bench.checkpoint.spec, bench.checkpoint.weights
+    vectors = {t.name: weights[t.name] for t in spec.tensors if t.role == "vector"}
+    left = float16_size(vectors.values())
+    kept = {n: v.astype(np.float16).astype(np.float32) for n, v in vectors.items()}
+    points = []
+    for peer in there:
+        _progress(peer)
+        done = {setting: _by_peer(bench, rounding) for setting, rounding in roundings(peer)}
+        *_, finest = done
+        for setting, embedding in [(s, e) for s in done for e in dict.fromkeys((s, finest))]:
+            tensors = {
+                t.name: done[embedding if t.role in EMBED_ROLES else setting][t.name]
+                for t in spec.tensors
+                if t.role != "vector"
+            }
+            size = left + sum(t.size for t in tensors.values())
+            shaped = {n: t.weights.reshape(weights[n].shape) for n, t in tensors.items()}
+            name = setting if embedding == setting else f"{setting}, embedding {embedding}"
+            points.append(Point(peer, name, size, True, bench.kl(kept | shaped)))
+    return points
+
+
+def _by_peer(bench: Bench, rounding: Rounding) -> dict[str, Stored]:
+    return {
+        t.name: rounding(
+            torch.from_numpy(bench.checkpoint.weights[t.name].reshape(as_matrix(t.shape)))
+        )
+        for t in bench.checkpoint.spec.tensors
+        if t.role != "vector"
+    }
+
+
 def _progress(note: str) -> None:
     print(f"\r\x1b[K{note}", end="", file=sys.stderr, flush=True)
 
@@ -256,6 +296,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="where --calib or --tokens are text")
     parser.add_argument("--budget", nargs="+", default=RD_BUDGETS)
     parser.add_argument("--rival", action="append", default=[], type=read_rival)
+    parser.add_argument("--peers", action="store_true", help="other projects' quantizers, too")
     parser.add_argument("--kl-tokens", type=int, default=12288)
     parser.add_argument("--out", type=Path, default=Path("bench_rd"), metavar="DIR")
     parser.add_argument("--threads", type=int, default=1)
@@ -270,6 +311,8 @@ def main() -> None:
     points = sdclip_points(bench)
     for rival in (Rival("rd"), *args.rival):
         points += built_points(bench, rival, args.budget, args.out)
+    if args.peers:
+        points += peer_points(bench)
     _progress("")
     title = (
         f"{args.checkpoint}: {bench.numel:,} parameters, calibration on {args.calib_tokens:,} tokens, "

@@ -1,4 +1,4 @@
-"""What training the codes is worth: builds with and without --refine, on text of two domains.
+"""What --refine, or an option of the recipe, is worth on text of two domains.
 
     python benchmarks/bench_refine.py CKPT --calib SHARD --tokens VAL_SHARD --tokenizer MODEL
         --budgets 2.5bpw --refine 0 auto 200000 --foreign OTHER.txt
@@ -6,7 +6,10 @@
         --refine 0 2400000 --calib-tokens 53000
     python benchmarks/bench_refine.py CKPT --calib SHARD --tokens VAL_SHARD --tokenizer MODEL
         --refine auto --refine-on kl labels --seeds 0 1 2
+    python benchmarks/bench_refine.py CKPT --calib SHARD --tokens VAL_SHARD --tokenizer MODEL
+        --refine 0 --variant search.in_sequence=false --variant "" --foreign OTHER.txt
 
+A variant is what `--set` takes, several settings joined by a space; "" is the recipe as it is.
 --halves calibrates on the first half of a text's documents and scores the second. --foreign scores a
 text of another domain as well. One line per build: bytes, KL to the float model (nats per token) and
 the rise of the cross entropy with its standard error over sequences, on validation text, on the
@@ -46,6 +49,7 @@ def main() -> None:
     parser.add_argument("--refine-on", nargs="+", default=["kl"], choices=["kl", "labels"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--recipe", default="rd")
+    parser.add_argument("--variant", action="append")
     parser.add_argument("--score-tokens", type=int, default=16_384)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
@@ -76,22 +80,28 @@ def table(args: argparse.Namespace, output: Path) -> None:
             stream = read_stream(path, tokenizer, args.score_tokens)
             whole = stream[: len(stream) // args.window * args.window]
             texts[name] = whole.reshape(-1, args.window).astype(np.int64)
-    asked = [(r, on, seed) for r in args.refine for on in args.refine_on for seed in args.seeds]
+    asked = [
+        (variant, refine, on, seed)
+        for variant in args.variant or [""]
+        for refine in args.refine
+        for on in args.refine_on
+        for seed in args.seeds
+    ]
     columns = [*texts, *(["own"] if c.family.asked_only is False else [])]
     print(
-        "| budget | refine | on | seed | tokens | bytes |"
+        "| variant | budget | refine | on | seed | tokens | bytes |"
         + "".join(f" KL, {t} | cross entropy, {t} |" for t in columns)
         + " training, rest, s |"
     )
-    print("|---" * (7 + 2 * len(columns)) + "|")
+    print("|---" * (8 + 2 * len(columns)) + "|")
     for budget in args.budgets:
-        for refine, on, seed in asked:
+        for variant, refine, on, seed in asked:
             trains = refine != "0"
             report = build(
                 args.checkpoint, budget=budget, output=output, recipe=args.recipe, seed=seed,
                 calib=args.calib, calib_tokens=args.calib_tokens, tokenizer=args.tokenizer,
                 threads=args.threads, refine=refine if refine == "auto" else int(refine),
-                refine_on=on if trains else "kl",
+                refine_on=on if trains else "kl", settings=variant.split(),
             )  # fmt: skip
             model = c.module(load(output).weights())
             found = [
@@ -104,8 +114,8 @@ def table(args: argparse.Namespace, output: Path) -> None:
             training = report.seconds.get("refine", 0.0)
             tokens = 0 if report.refined is None else report.refined.tokens
             print(
-                f"| {budget} | {refine} | {on if trains else ''} | {seed} | {tokens:,} "
-                f"| {report.artifact_bytes:,} | {' | '.join(map(told, found))} "
+                f"| {variant or 'as it is'} | {budget} | {refine} | {on if trains else ''} | {seed} "
+                f"| {tokens:,} | {report.artifact_bytes:,} | {' | '.join(map(told, found))} "
                 f"| {training:.0f}, {sum(report.seconds.values()) - training:.0f} |",
                 flush=True,
             )

@@ -19,12 +19,11 @@ from statistics import mean, median
 import numpy as np
 
 from golfpack.base.progress import silent
-from golfpack.build.in_sequence import InSequence, loosely, rounds_in_sequence
 from golfpack.build.options import BuildOptions, read_options
+from golfpack.build.pack import Target, in_sequence, searched
 from golfpack.build.prepare import Prepared, prepare, read_model
 from golfpack.packer.aim import Budget
 from golfpack.packer.format.loader import loads
-from golfpack.packer.search import fit_bytes
 
 LOWEST_BPW, HIGHEST_BPW = 1.2, 8.0
 
@@ -64,11 +63,8 @@ def builds(prepared: Prepared, budgets: list[int]) -> Iterator[Build]:
     for budget in budgets:
         began = time.perf_counter()
         at = replace(state, limit=budget)
-        found = None
-        if rounds_in_sequence(prepared, at):
-            near = fit_bytes(loosely(recipe.search), recipe.round, at, Budget(budget))
-            found = InSequence(prepared, at, near).run(budget, None)
-        done = found[0] if found else fit_bytes(recipe.search, recipe.round, at, Budget(budget))
+        target = Target(Budget(budget))
+        done = in_sequence(prepared, at, searched(prepared, at, target), target).state
         seconds = time.perf_counter() - began
         assert done.blob is not None
         size = loads(done.blob).container.size

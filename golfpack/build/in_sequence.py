@@ -7,40 +7,27 @@ size of what is done tells how coarse the rest has to be, and in the end the ste
 behind which nothing comes, are chosen so that the file fills its budget.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log2
 from typing import cast
 
 import numpy as np
-import torch
 from scipy.optimize import brentq
-from torch import nn
 
-from golfpack.build.in_step import InStep, Layer, layers_of
+from golfpack.build.fitted import change, fit_tokens, fitted_layers, fitted_rounding, rounded
+from golfpack.build.in_step import Layer
 from golfpack.build.prepare import Prepared
 from golfpack.build.report import SequenceReport
 from golfpack.calib.sources import training_text
-from golfpack.packer.format.steps import StepField, step_matrix
+from golfpack.packer.format.steps import StepField
 from golfpack.packer.format.tensors import QTensor
 from golfpack.packer.passes.encode import encoded
-from golfpack.packer.passes.quantize import Round
 from golfpack.packer.rate import RateModel
 from golfpack.packer.search import Search
 from golfpack.packer.state import FitRound, PackState, quantized_names, step_field
-from golfpack.spec import as_matrix
 
-# Tokens of text for each of calibration's: fits know more than Hessians if they see other text as well.
-MORE_TEXT = 2
-# ... but no more than so many times a weight, and no less than so many tokens: a forward pass takes
-# time, and all that it holds at one layer is in memory.
-MOST_WORK, LEAST_TOKENS = 3e11, 8_192
-# (tokens times the network's width: a number in each of two networks takes some 100 bytes)
-MOST_HELD = 16_000_000
-# Ridge of the fits, as a share of inputs' mean square: over the tokens, as few are fitted with noise;
-# and times the share of a tensor's power that rounding errors have, as what a fit adds takes bits.
-RIDGE_TOKENS, RIDGE_NOISE = 1_000, 1.0
 # By how much of its bits a fit makes a tensor larger, while less than this share of the file tells: so
 # much from FEW bits a weight on, below them three times as much for every bit less (docs/LOG.md).
 GROWTH, FEW, USUAL = 0.003, 2.1, 0.1
@@ -97,7 +84,7 @@ class InSequence:
             target: KL that it may have, nats per token; None where a budget rules.
         """
         found = self.found
-        if not self._layers or self._spare(limit):
+        if not self._layers or (limit is not None and self.has_spare(limit)):
             return None
         if limit is not None:
             other = self._within(limit)
@@ -130,6 +117,10 @@ class InSequence:
         better = self._kl(state) < self._at(state.size, self._kl(self.found))
         return replace(state, weights=self.found.weights) if better else None
 
+    def has_spare(self, limit: int) -> bool:
+        """Whether the search left bytes unused, as the model or the recipe could not use them."""
+        return limit - self.found.size > loosely(self.prepared.recipe.search).enough(limit)
+
     @property
     def _growth(self) -> float:
         """GROWTH of a file at one dial; where steps are steered on the way it matters less."""
@@ -143,11 +134,6 @@ class InSequence:
     def at_the_same_dial(self) -> PackState:
         """`found` rounded in sequence at its own steps, as large as that gets."""
         return self._rounded(0.0, None) if self._layers else self.found
-
-    def _spare(self, limit: int | None) -> bool:
-        """Whether the search left bytes unused, as the model or the recipe could not use them."""
-        enough = loosely(self.prepared.recipe.search).enough(limit or 0)
-        return limit is not None and limit - self.found.size > enough
 
     def _at(self, size: int, kl: float) -> float:
         """What a KL of `found` would be at `size` bytes: a bit a weight is worth a factor 4."""
@@ -241,7 +227,7 @@ class InSequence:
         model = self.prepared.model
         state = fitted_rounding(
             self.prepared, state, model.module(), self._layers, self._text, steps,
-            {n: _change(state, n) for n in at_once if state.spec[n].hooks},
+            {n: change(state, n) for n in at_once if state.spec[n].hooks},
         )  # fmt: skip
         return encoded(replace(state, dial=2.0 ** (x + octaves)))
 
@@ -315,88 +301,3 @@ class InSequence:
         assert held_out is not None
         tokens, length = fit_tokens(self.prepared), used.sequences.shape[1]
         return training_text(used, held_out, tokens, length, self.prepared.seed, None)[0]
-
-
-def fit_tokens(prepared: Prepared) -> int:
-    """How many tokens layers are fitted on, about."""
-    used, held_out, spec = prepared.used, prepared.held_out, prepared.model.spec
-    assert used is not None
-    assert held_out is not None
-    asked = prepared.recipe.search.sequence_tokens
-    has = used.sequences.size
-    if used.stream is not None:
-        has = max(has, used.stream.size - held_out.sequences.size)
-    widest = max(min(as_matrix(t.shape)) for t in spec.tensors)
-    most = min(int(MOST_WORK / spec.numel), MOST_HELD // widest)
-    return min(has, asked or min(MORE_TEXT * used.sequences.size, max(LEAST_TOKENS, most)))
-
-
-def fitted_layers(prepared: Prepared, module: nn.Module, names: Sequence[str]) -> list[Layer]:
-    """Those of some tensors that can be fitted, as a forward pass meets them.
-
-    None of a user's own class, in whose network batches may stand in any dimension.
-    """
-    if prepared.model.family.asked_only:
-        return []
-    return layers_of(module, prepared.model.spec, names)
-
-
-def fitted_rounding(
-    prepared: Prepared,
-    state: PackState,
-    module: nn.Module,
-    layers: Sequence[Layer],
-    text: np.ndarray,
-    steps: Callable[[PackState, Sequence[str]], Mapping[str, StepField]],
-    changed: dict[str, torch.Tensor],
-) -> PackState:
-    """A state with some layers rounded, each fitted to what has become of those before.
-
-    Args:
-        module: the network whose outputs they keep; its weights are the state's.
-        text: (n, length) tokens to fit on.
-        steps: (the state so far, names of the next layer) -> the steps of its tensors.
-        changed: see `InStep`.
-    """
-
-    def rounding(targets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        nonlocal state
-        names = list(targets)
-        fields = {**state.steps, **steps(state, names)}
-        weights = {n: w.astype(np.float32).reshape(state.spec[n].shape) for n, w in targets.items()}
-        state = replace(state, weights={**state.weights, **weights}, steps=fields)
-        done = rounded(prepared, state, names)
-        state = replace(state, tensors={**state.tensors, **done})
-        return {n: t.dequantize().astype(np.float64) for n, t in done.items()}
-
-    names = [n for layer in layers for n in layer.names]
-    writes = prepared.model.family.writes
-    InStep(
-        module, state.spec, {} if writes is None else writes(module), changed,
-        {n: _ridge(state, n, text.size) for n in names}, layers, rounding, text, state.threads,
-    ).run(prepared.backend.device)  # fmt: skip
-    return state
-
-
-def rounded(prepared: Prepared, state: PackState, names: Sequence[str]) -> dict[str, QTensor]:
-    """Some tensors rounded as the recipe has it, with the weights and steps of `state`."""
-    rounding = next(p for p in prepared.recipe.round if isinstance(p, Round))
-    return dict(zip(names, rounding.rounded(state, names), strict=True))
-
-
-def _ridge(state: PackState, name: str, tokens: int) -> float:
-    """See RIDGE_NOISE. Rounding errors are of a twelfth of a step squared, or the weight itself."""
-    w = state.matrix(name).astype(np.float64)
-    step = step_matrix(state.steps[name], w.shape).astype(np.float64)
-    hessian = state.sensitivity[name].hessian
-    power = np.ones(w.shape[1]) if hessian is None else np.diagonal(hessian)
-    noise = (np.minimum(step**2 / 12, w**2) @ power).sum() / max((w**2 @ power).sum(), 1e-300)
-    return RIDGE_TOKENS / tokens + RIDGE_NOISE * float(noise)
-
-
-def _change(state: PackState, name: str) -> torch.Tensor:
-    """(rows, cols): what rounding changed a tensor by."""
-    w = state.matrix(name)
-    return torch.from_numpy(
-        (state.tensors[name].dequantize().reshape(w.shape) - w).astype(np.float32)
-    )

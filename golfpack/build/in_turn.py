@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from golfpack.build.distil import Latent, distil
-from golfpack.build.in_sequence import fitted_layers, fitted_rounding, rounded
+from golfpack.build.fitted import fitted_layers, fitted_rounding, rounded
 from golfpack.build.prepare import Prepared
 from golfpack.packer.format.steps import step_matrix
 from golfpack.packer.format.tensors import PackedTensor, QTensor

@@ -1,7 +1,7 @@
 """`golfpack build`: checkpoint -> calibration -> passes -> verified artifact -> report."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, log
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from golfpack.build.attempt import (
     report_failure,
 )
 from golfpack.build.helpers import NO_HELP, Helpers
-from golfpack.build.in_sequence import InSequence, loosely, rounds_in_sequence
 from golfpack.build.losses import measure_losses
 from golfpack.build.options import BuildOptions, no_one_aim
 from golfpack.build.overwrite import check_replaceable
+from golfpack.build.pack import Packed, Target, in_sequence, searched
 from golfpack.build.prepare import (
     Prepared,
     check_output,
@@ -48,7 +48,7 @@ from golfpack.packer.passes.awq import Awq
 from golfpack.packer.predict import frontier, kl_ratio, quadratic_kl
 from golfpack.packer.rate import RateModel
 from golfpack.packer.recipe import Recipe
-from golfpack.packer.search import fit_bytes, fit_kl, kept_exact
+from golfpack.packer.search import kept_exact
 from golfpack.packer.state import PackState, quantized_names, run_passes
 
 # Below this many bits per weight the loss is often large: where nothing measures it, they are refused.
@@ -89,18 +89,6 @@ def build(
         raise
 
 
-@dataclass(frozen=True)
-class _Target:
-    """What the search is held to: bytes, or else a KL in nats per token; neither where all is kept."""
-
-    budget: Budget | None
-    kl: float | None
-
-    @property
-    def limit(self) -> int | None:
-        return None if self.budget is None else self.budget.artifact
-
-
 def _build(
     options: BuildOptions, attempt: Attempt, notify: Notify, helpers: Helpers
 ) -> BuildReport:
@@ -116,38 +104,37 @@ def _build(
         attempt.begin(model, recipe, budget)
         differing = check_inputs(options, model, attempt.inputs)
         prepared = attempt.prepared = prepare(model, recipe, options, notify, helpers)
-        target = _Target(budget, _target_kl(aim, prepared))
+        target = Target(budget, _target_kl(aim, prepared))
     with clock.measure("pack"):
         ready = _ready(options, prepared, target, differing, notify)
-        follows = not options.lossless and rounds_in_sequence(prepared, ready)
-        near = replace(recipe, search=loosely(recipe.search)) if follows else recipe
-        state = run_passes(recipe.round, ready) if options.lossless else search(near, ready, target)
+        if options.lossless:
+            state = run_passes(recipe.round, ready)
+        else:
+            state = searched(prepared, ready, target)
     if options.goal.recalibrate:
         with clock.measure("recalibrate"):
             again = prepared.recalibrated(state, notify)
             ready = again.ready(target.limit, notify, ready.warnings)
-            state = search(near, ready, target)
-    searched, sequence = state, None
-    if follows:
+            state = searched(prepared, ready, target)
+    packed = Packed(state, state)
+    if recipe.search.in_sequence and not options.lossless:
         with clock.measure("in sequence"):
-            found = InSequence(prepared, ready, state).run(target.limit, target.kl)
-            if found is not None:
-                state, sequence = found
-            elif target.limit is not None:  # then the budget is the search's to fill
-                searched = state = search(recipe, ready, target)
+            packed = in_sequence(prepared, ready, state, target)
+    state = packed.state
     refined = Refined(state)
     if options.goal.refine:
         with clock.measure("refine"):
-            tokens = options.goal.refine
+            asked = options.goal.refine
+            tokens = auto_tokens(prepared) if asked == "auto" else asked
             refined = Refiner(
-                prepared, ready, searched, state, auto_tokens(prepared) if tokens == "auto" else tokens,
-                tokens == "auto", options.goal.refine_on, target.limit, target.kl,
+                prepared, ready, packed.searched, state, tokens, asked == "auto", options.goal.refine_on,
+                target.limit, target.kl,
             ).run()  # fmt: skip
             state = refined.state
     with clock.measure("verify"):
         artifact = _verified(state)
         state = _told_tokenizer(state, artifact)
-        loss = _loss(prepared, ready, state, refined, quadratic=sequence is None)
+        loss = _loss(prepared, ready, state, refined, quadratic=packed.sequence is None)
     state = told_result(
         options.goal.replay, _told_unmeasured(state), prepared, loss.measured, differing
     )
@@ -156,7 +143,8 @@ def _build(
         raise StrictError(f"--strict: {state.warnings[0]}", "drop --strict to accept it")
     output = None if options.dry_run else _write(options, artifact, state.blob)
     report = build_report(
-        attempt, Built(prepared, ready, state, artifact, loss, output, refined.report, sequence)
+        attempt,
+        Built(prepared, ready, state, artifact, loss, output, refined.report, packed.sequence),
     )
     if output is not None:
         save(report, output.with_suffix(REPORT))
@@ -167,7 +155,7 @@ def _build(
 def _ready(
     options: BuildOptions,
     prepared: Prepared,
-    target: _Target,
+    target: Target,
     warnings: tuple[str, ...],
     notify: Notify,
 ) -> PackState:
@@ -179,14 +167,6 @@ def _ready(
     if plan is not None and plan.calibration_sha256 != (stats and stats.tokens_sha256):
         ready = ready.warn("the plan was made with other calibration tokens")
     return ready
-
-
-def search(recipe: Recipe, ready: PackState, target: "_Target") -> PackState:
-    """The artifact that meets the target, by the recipe's search."""
-    if target.budget is not None:
-        return fit_bytes(recipe.search, recipe.round, ready, target.budget)
-    assert target.kl is not None
-    return fit_kl(recipe.search, recipe.round, ready, target.kl)
 
 
 def _aim(options: BuildOptions, recipe: Recipe, model: Model) -> tuple[Aim, Budget | None]:

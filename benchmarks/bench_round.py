@@ -15,11 +15,11 @@ from dataclasses import replace
 import numpy as np
 
 from golfpack.packer.format.rans.codes import encode_codes
-from golfpack.packer.format.rans.context_model import CodeMatrix
 from golfpack.packer.format.steps import log_steps
-from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.format.tensors import QTensor, States
 from golfpack.packer.format.trellis import path_order
 from golfpack.packer.quantize.gptq import factorize, round_feedback
+from golfpack.packer.quantize.listsearch import scales_of
 
 DAMP, ROW_DAMP, RATE_WEIGHT = 0.01, 0.1, 0.05
 TRELLIS_LOGS = 28  # of 32 to the octave
@@ -63,13 +63,15 @@ def main() -> None:
             seconds, codes = [], np.empty(0)
             for _ in range(RUNS + 1):
                 began = time.perf_counter()
+                states = States(scales_of(w, steps)) if trellis else None
                 codes = round_feedback(
-                    w, steps, factor, None, row_factor, weight, survivors, trellis
+                    w, steps, factor, None, row_factor, weight, survivors, states
                 )
                 seconds.append(time.perf_counter() - began)
-            error = w - QTensor(codes, steps, trellis=trellis).dequantize()
-            matrix = CodeMatrix(w.shape, steps.row_log, steps.col_log, trellis)
-            bits = 8 * len(encode_codes([codes], [matrix])) / w.size
+            found = QTensor(codes, steps, states=states)
+            error = w - found.dequantize()
+            scales = [None if states is None else states.scales]
+            bits = 8 * len(encode_codes([codes], [found.known], scales=scales)) / w.size
             cost = float(np.vdot(b, (error @ h) @ error.T))
             first = cost if first is None else first
             least = min(seconds[1:])

@@ -125,7 +125,9 @@ class Refiner:
         """Whether to round in turn, or not to and train codes; or both, until one is better."""
         codes = [t for t in self.rounded.tensors.values() if isinstance(t, QTensor)]
         # Turns would leave corrections of rounding at once behind.
-        if not any(t.trellis for t in codes) or any(t.correction is not None for t in codes):
+        if not any(t.states is not None for t in codes) or any(
+            t.correction is not None for t in codes
+        ):
             return (False,)
         few = self._fits and 8 * self.rounded.size < FEW_BITS * self.prepared.model.spec.numel
         ways = (False, True) if kl > IN_TURN or few else (True,)

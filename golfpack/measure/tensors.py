@@ -250,6 +250,6 @@ def scheme_label(tensor: PackedTensor) -> str:
     if tensor.steps.group is not None:
         steps = f"/{tensor.steps.group}"
     columns = "" if tensor.steps.col is None else "+col"
-    states = f"+t{STATES}" if tensor.trellis else ""
+    states = f"+t{STATES}" if tensor.states is not None else ""
     rank = "" if tensor.correction is None else f"+r{len(tensor.correction.a.codes)}"
     return width + steps + columns + states + rank

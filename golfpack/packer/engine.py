@@ -7,13 +7,16 @@ batch them as it likes. `HostEngine`, the default, is numpy, scipy and numba, a 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from golfpack.base.parallel import map_ordered
 from golfpack.packer.format.steps import StepField
+from golfpack.packer.format.tensors import States
 from golfpack.packer.quantize.gptq import Factor, factorize, round_feedback, round_nearest
+from golfpack.packer.quantize.listsearch import scales_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +46,18 @@ class ToRound:
     survivors: int = 1
     trellis: bool = False
 
+    @cached_property
+    def states(self) -> States | None:
+        """What its codes' states depend on, where they have some."""
+        return States(scales_of(self.w, self.steps)) if self.trellis and self.w.size else None
+
     def run(self) -> np.ndarray:
         """Codes (rows, cols) int32, worked out here."""
         if self.factor is None:
             return round_nearest(self.w, self.steps, self.limit)
         return round_feedback(
             self.w, self.steps, self.factor, self.limit, self.row_factor, self.rate_weight,
-            self.survivors, self.trellis,
+            self.survivors, self.states,
         )  # fmt: skip
 
 

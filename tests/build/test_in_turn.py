@@ -91,7 +91,7 @@ def test_the_kl_falls_and_the_budget_is_filled(built, tiny):
     assert 0 < report.refined.changed < 0.9
     # Codes have states still, and errors are told against the checkpoint, not where weights moved to.
     tensors = load(path).tensors
-    assert any(isinstance(t, QTensor) and t.trellis for _, t in tensors.values())
+    assert any(isinstance(t, QTensor) and t.states is not None for _, t in tensors.values())
     for told in report.tensors:
         w = tiny.weights[told.name]
         off = np.linalg.norm(tensors[told.name][1].dequantize().reshape(w.shape) - w)

@@ -9,48 +9,52 @@ import pytest
 from packer.test_gptq import correlated_hessian, random_steps, weighted_error
 
 from golfpack.packer.format.rans.codes import encode_codes
-from golfpack.packer.format.rans.context_model import CodeMatrix
+from golfpack.packer.format.rans.context_model import fine_codes
+from golfpack.packer.format.rans.tables import LEVELS
 from golfpack.packer.format.steps import f16_steps, log_steps
-from golfpack.packer.format.tensors import QTensor
-from golfpack.packer.format.trellis import path_order, points, quantizers
+from golfpack.packer.format.tensors import QTensor, States
+from golfpack.packer.format.trellis import FINE, path_order, quantizers
 from golfpack.packer.quantize.gptq import factorize, round_feedback
-from golfpack.packer.quantize.listsearch import code_lengths, scale_levels
+from golfpack.packer.quantize.listsearch import code_lengths, scale_levels, scales_of
 
 WEIGHT = 0.05
 
 
-def length(code: int, level: float, second: int) -> float:
-    return float(code_lengths()[second, max(int(np.rint(level)), 0), abs(code)])
-
-
-def cost_of_row(codes, w, steps, factor, levels, *, trellis: bool):
+def cost_of_row(codes, w, steps, factor, levels, states: States | None):
     """What the search minimises for a matrix of one row, by its definition."""
     row = np.array([codes], np.int32)
     natural = np.arange(row.shape[1])
-    values = points(row, natural)[0] if trellis else row[0]
-    second = quantizers(row, natural)[0] * trellis
+    found, barred = QTensor(row, steps, states=states), np.zeros(row.shape[1], bool)
+    values, second = found.points()[0], np.zeros(row.shape[1], int)
+    if states is not None:
+        fine = fine_codes(found.known, states.scales)
+        second = quantizers(row, natural, fine)[0]
+        barred = (second == 1) & fine[0] & (row[0] == 0)
+    lengths = code_lengths(LEVELS if states is None else states.fine_from)
     cols = np.array(steps.col, np.float64) * float(steps.row[0])
     weight = np.square(np.array(steps.col, np.float64) / np.diag(factor.upper).astype(np.float64))
     weight /= weight.mean()
     work, total = w[0].astype(np.float64), 0.0
     for i, k in enumerate(codes):
         gap = work[i] / cols[i] - values[i]
-        bits = length(k, levels[0][0] + levels[1][i], int(second[i]))
+        level = max(int(np.floor(levels[0][0] + levels[1][i])), 0)
+        bits = np.inf if barred[i] else lengths[second[i], level, abs(k)]
         total += weight[i] * gap * gap + WEIGHT * bits
         error = (work[i] - values[i] * cols[i]) / float(factor.upper[i, i])
         work[i:] -= error * factor.upper[i, i:].astype(np.float64)
     return total
 
 
-@pytest.mark.parametrize("trellis", [False, True])
+@pytest.mark.parametrize("fine_from", [None, LEVELS, FINE, 0])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_list_of_everything_finds_the_cheapest_codes(seed, trellis):
+def test_a_list_of_everything_finds_the_cheapest_codes(seed, fine_from):
     rng = np.random.default_rng(seed)
     w = rng.standard_normal((1, 4)).astype(np.float32)
     hessian, steps = correlated_hessian(rng, 4), log_steps(np.ones(1), np.full(4, 0.9))
-    factor, levels = factorize(hessian, damp=0.01), scale_levels(w, steps)
-    found = round_feedback(w, steps, factor, None, None, WEIGHT, survivors=64, trellis=trellis)[0]
-    cost = partial(cost_of_row, w=w, steps=steps, factor=factor, levels=levels, trellis=trellis)
+    states = None if fine_from is None else States(scales_of(w, steps), fine_from)
+    factor, levels = factorize(hessian, damp=0.01), scale_levels(w, steps, states)
+    found = round_feedback(w, steps, factor, None, None, WEIGHT, survivors=64, states=states)[0]
+    cost = partial(cost_of_row, w=w, steps=steps, factor=factor, levels=levels, states=states)
     cheapest = min(cost(codes) for codes in itertools.product(range(-3, 4), repeat=4))
     assert cost(found) == pytest.approx(cheapest, rel=1e-5)
 
@@ -71,10 +75,11 @@ def outcome(
     steps = replace(steps, row_log=steps.row_log + coarser)
     assert steps.col_log is not None
     factor = factorize(hessian, damp=0.01, order=path_order(steps.col_log))
-    codes = round_feedback(w, steps, factor, None, row_factor, weight, survivors, trellis)
-    e = w - QTensor(codes, steps, trellis=trellis).dequantize()
-    matrix = CodeMatrix((rows, cols), steps.row_log, steps.col_log, trellis)
-    bits = 8 * len(encode_codes([codes], [matrix]))
+    states = States(scales_of(w, steps)) if trellis else None
+    codes = round_feedback(w, steps, factor, None, row_factor, weight, survivors, states)
+    found = QTensor(codes, steps, states=states)
+    e = w - found.dequantize()
+    bits = 8 * len(encode_codes([codes], [found.known], scales=[states and states.scales]))
     return float(np.vdot(row_cov, e @ hessian @ e.T)), bits / codes.size
 
 

@@ -10,11 +10,12 @@ from golfpack.errors import CorruptError, UsageError
 from golfpack.packer.format.codec import Codec
 from golfpack.packer.format.codecs import codec_config, make_codec
 from golfpack.packer.format.filters import Filter, filter_config, make_filter
-from golfpack.packer.format.rans.codes import decode_codes, encode_codes
-from golfpack.packer.format.rans.context_model import CodeMatrix
-from golfpack.packer.format.steps import LogSteps, StepField, col_logs_of
-from golfpack.packer.format.tensors import QTensor
-from golfpack.packer.format.trellis import STATES
+from golfpack.packer.format.rans.codes import decode_matrices, encode_codes
+from golfpack.packer.format.rans.context_model import ScaleModel
+from golfpack.packer.format.rans.tables import LEVELS
+from golfpack.packer.format.steps import StepField
+from golfpack.packer.format.tensors import QTensor, States, code_matrix
+from golfpack.packer.format.trellis import FINE, STATES
 
 # The order of a sorted matrix's rows takes this type.
 ORDER_TYPE = np.dtype("<u2")
@@ -128,9 +129,11 @@ def _similarity_order(codes: np.ndarray) -> np.ndarray:
 
 def _encode(stream: CodeStream, matrices: Sequence[QTensor], threads: int) -> bytes:
     if isinstance(stream, RansCodes):
-        shapes = [_code_matrix(m.codes.shape, m.steps, m.trellis) for m in matrices]
-        return encode_codes([m.codes for m in matrices], shapes, threads)
-    if any(m.trellis for m in matrices):
+        scales = [None if m.states is None else m.states.scales for m in matrices]
+        return encode_codes(
+            [m.codes for m in matrices], [m.known for m in matrices], threads, scales
+        )
+    if any(m.states is not None for m in matrices):
         raise UsageError(
             "codes with states are for the code coder alone, which knows what may follow what",
             "set encode.codec=rans, or policy.trellis=false",
@@ -146,12 +149,6 @@ def code_width(codes: np.ndarray) -> int:
     """Bytes that each code takes under a byte codec: 1, 2 or 4."""
     top = int(np.abs(codes.astype(np.int64)).max(initial=0))
     return 1 if top < 1 << 7 else 2 if top < 1 << 15 else 4
-
-
-def _code_matrix(shape: tuple[int, ...], steps: StepField, trellis: bool) -> CodeMatrix:
-    rows, cols = shape
-    row = steps.row_log if isinstance(steps, LogSteps) else np.zeros(rows, np.int32)
-    return CodeMatrix((rows, cols), row, col_logs_of(steps, cols), trellis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,20 +167,23 @@ class CodeSlot:
         return "sorted" in self.fields
 
     @property
-    def trellis(self) -> bool:
-        """Whether its codes have states. Raises CorruptError where that is unclear."""
-        states = self.fields.get("trellis", STATES)
-        if type(states) is not int or states != STATES:
+    def fine_from(self) -> int | None:
+        """Of codes with states, see `States`; None of others. Raises CorruptError where unclear."""
+        told = self.fields.get("trellis", STATES), self.fields.get("fine", FINE)
+        if told != (STATES, FINE) or {type(n) for n in told} != {int}:
             raise CorruptError(
-                f"a tensor in the manifest has codes with {states!r:.20} states", None
+                f"a tensor in the manifest has codes with states of an unknown kind: {told!r:.40}",
+                None,
             )
-        return "trellis" in self.fields
+        if "trellis" not in self.fields:
+            return None
+        return FINE if "fine" in self.fields else LEVELS
 
 
 def decode_group(
     config: Mapping[str, Any], data: bytes, slots: Sequence[CodeSlot]
-) -> list[np.ndarray]:
-    """The inverse of `encode_group`, but for the rows' order: codes (rows, cols) int32 of every slot.
+) -> list[QTensor]:
+    """The inverse of `encode_group`, but for the rows' order and corrections: what every slot holds.
 
     Args:
         config: `CodeStream.config()`.
@@ -199,20 +199,30 @@ def decode_group(
 
 def _decode_rans(
     _config: Mapping[str, Any], data: bytes, slots: Sequence[CodeSlot]
-) -> list[np.ndarray]:
+) -> list[QTensor]:
     if any(s.sorted for s in slots):
         raise CorruptError("a rans code stream has sorted rows", None)
     # The coder leaves out what is empty; a column log for each of its columns may fill the memory.
     full = [s for s in slots if 0 not in s.shape]
-    matrices = [_code_matrix(s.shape, s.steps, s.trellis) for s in full]
-    decoded = iter(decode_codes(data, matrices))
-    return [np.zeros(s.shape, np.int32) if 0 in s.shape else next(decoded) for s in slots]
+    matrices = [code_matrix(s.shape, s.steps, s.fine_from) for s in full]
+    decoded = iter(decode_matrices(data, matrices))
+    return [
+        QTensor(np.zeros(s.shape, np.int32), s.steps) if 0 in s.shape else _held(s, *next(decoded))
+        for s in slots
+    ]
+
+
+def _held(slot: CodeSlot, codes: np.ndarray, scales: ScaleModel | None) -> QTensor:
+    if slot.fine_from is None:
+        return QTensor(codes, slot.steps)
+    assert scales is not None
+    return QTensor(codes, slot.steps, states=States(scales, slot.fine_from))
 
 
 def _decode_bytes(
     config: Mapping[str, Any], data: bytes, slots: Sequence[CodeSlot]
-) -> list[np.ndarray]:
-    if any(s.trellis for s in slots):
+) -> list[QTensor]:
+    if any(s.fine_from is not None for s in slots):
         raise CorruptError("a byte stream has codes with states", None)
     stream = ByteStream.from_config(config)
     widths = [s.fields["width"] for s in slots]
@@ -220,14 +230,14 @@ def _decode_bytes(
         raise CorruptError(f"code widths {sorted(set(widths))} are not all 1, 2 or 4", None)
     sizes = [s.shape[0] * s.shape[1] * width for s, width in zip(slots, widths, strict=True)]
     data = stream.decode(data, sum(sizes))
-    out: list[np.ndarray] = []
+    out: list[QTensor] = []
     at = 0
     for slot, width, size in zip(slots, widths, sizes, strict=True):
         rows, cols = slot.shape
         flat = np.frombuffer(data[at : at + size], f"<i{width}").astype(np.int32)
-        out.append(
-            flat.reshape(cols, rows).T if stream.order == "col" else flat.reshape(rows, cols)
-        )
+        by_column = stream.order == "col"
+        codes = flat.reshape(cols, rows).T if by_column else flat.reshape(rows, cols)
+        out.append(QTensor(codes, slot.steps))
         at += size
     return out
 

@@ -28,7 +28,7 @@ from golfpack.packer.format.codestreams import (
 from golfpack.packer.format.rawfloat import RAW_STORAGE
 from golfpack.packer.format.stepcoding import pack_steps, row_bytes, step_counts, unpack_steps
 from golfpack.packer.format.tensors import LowRank, PackedTensor, QTensor, Raw
-from golfpack.packer.format.trellis import STATES
+from golfpack.packer.format.trellis import FINE, STATES
 from golfpack.spec import as_matrix
 
 # Hard limits on what a manifest may claim.
@@ -108,8 +108,10 @@ class _Writer:
         self.parts["cols"].append(cols)
         if widths:
             fields["width"] = code_width(m.codes)
-        if m.trellis:
+        if m.states is not None:
             fields["trellis"] = STATES
+            if m.states.fine_from == FINE:
+                fields["fine"] = FINE
         return fields
 
     def streams(self) -> dict[str, bytes]:
@@ -207,14 +209,10 @@ def _decode_entries(
     side, left = ByteStream.from_config(manifest["side"]), dict(streams)
     slots = _read_steps(entries, side, left)
     stored = _read_codes(slots, manifest["codes"], left)
-    codes = _restored(slots, stored, side, left)
+    matrices = iter(_restored(slots, stored, side, left))
     raw = _Reader(side, left, "raw", sum(_raw_bytes(e) for e in entries if "raw" in e.fields))
     if left:
         raise CorruptError(f"no tensor in the manifest needs stream {min(left)!r}", None)
-    matrices = iter(
-        QTensor(c, slot.steps, trellis=slot.trellis)
-        for c, (_, slot) in zip(codes, slots, strict=True)
-    )
     out: dict[str, tuple[Entry, PackedTensor]] = {}
     for e in entries:
         if "raw" in e.fields:
@@ -259,34 +257,34 @@ def _read_steps(entries: list[Entry], side: ByteStream, streams: dict[str, bytes
     return slots
 
 
-def _read_codes(slots: _Slots, config: Any, streams: dict[str, bytes]) -> list[np.ndarray]:
-    """The codes of every slot, each group's rows as they are stored."""
+def _read_codes(slots: _Slots, config: Any, streams: dict[str, bytes]) -> list[QTensor]:
+    """What every slot holds, each group's rows as they are stored."""
     configs = _code_streams(config)
     found: dict[str, list[int]] = {}
     for i, (stream, _) in enumerate(slots):
         found.setdefault(stream, []).append(i)
-    codes = [np.zeros((0, 0), np.int32)] * len(slots)
+    held: list[QTensor | None] = [None] * len(slots)
     for stream, where in found.items():
         members = [slots[i][1] for i in where]
         group = decode_group(configs[stream], streams.pop(stream), members)
         for i, matrix in zip(where, group, strict=True):
-            codes[i] = matrix
-    return codes
+            held[i] = matrix
+    return [m for m in held if m is not None]
 
 
 def _restored(
-    slots: _Slots, codes: list[np.ndarray], side: ByteStream, streams: dict[str, bytes]
-) -> list[np.ndarray]:
-    """The codes with the rows of sorted matrices back where they belong."""
+    slots: _Slots, stored: list[QTensor], side: ByteStream, streams: dict[str, bytes]
+) -> list[QTensor]:
+    """The matrices with the rows of sorted ones back where they belong."""
     sizes = [
-        ORDER_TYPE.itemsize * len(c) if slot.sorted else 0
-        for c, (_, slot) in zip(codes, slots, strict=True)
+        ORDER_TYPE.itemsize * len(m.codes) if slot.sorted else 0
+        for m, (_, slot) in zip(stored, slots, strict=True)
     ]
     perms = _Reader(side, streams, "perms", sum(sizes))
     orders = [np.frombuffer(perms.take(size), ORDER_TYPE) for size in sizes]
     return [
-        _in_order(c, order) if size else c
-        for c, order, size in zip(codes, orders, sizes, strict=True)
+        replace(m, codes=_in_order(m.codes, order)) if size else m
+        for m, order, size in zip(stored, orders, sizes, strict=True)
     ]
 
 

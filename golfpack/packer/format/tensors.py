@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from golfpack.packer.format.rans.context_model import CodeMatrix, ScaleModel, fine_codes
 from golfpack.packer.format.rawfloat import RawType, raw_to_float32
-from golfpack.packer.format.steps import StepField, col_logs_of, spread_rows
-from golfpack.packer.format.trellis import path_order, points
+from golfpack.packer.format.steps import LogSteps, StepField, col_logs_of, spread_rows
+from golfpack.packer.format.trellis import FINE, path_order, points
 
 # --- what calibration measured ---------------------------------------------------------------------
 
@@ -41,6 +42,19 @@ class LowRank:
 
 
 @dataclass(frozen=True, eq=False)
+class States:
+    """What codes with states depend on besides themselves, see `trellis`.
+
+    Attributes:
+        scales: the scale model that they were chosen under, and are coded with.
+        fine_from: the coder's level from which they are fine; LEVELS (version 2 of the format): none is.
+    """
+
+    scales: ScaleModel
+    fine_from: int = FINE
+
+
+@dataclass(frozen=True, eq=False)
 class QTensor:
     """A quantized tensor, seen as a matrix.
 
@@ -48,19 +62,27 @@ class QTensor:
         codes: (rows, cols) int32.
         steps: the step field; weight[r, i] = points[r, i] * step[r, i], plus the correction.
         correction: of low rank, or None.
-        trellis: whether codes have states, see `trellis`; a code else is its own point.
+        states: of codes with states; None: a code is its own point.
     """
 
     codes: np.ndarray
     steps: StepField
     correction: LowRank | None = None
-    trellis: bool = False
+    states: States | None = None
+
+    @property
+    def known(self) -> CodeMatrix:
+        """What a decoder knows of the codes before it has them."""
+        fine_from = None if self.states is None else self.states.fine_from
+        return code_matrix(self.codes.shape, self.steps, fine_from)
 
     def points(self) -> np.ndarray:
         """What the codes stand for, in steps: (rows, cols) float32."""
-        if not self.trellis:
+        if self.states is None:
             return self.codes.astype(np.float32)
-        return points(self.codes, path_order(col_logs_of(self.steps, self.codes.shape[1])))
+        matrix = self.known
+        fine = fine_codes(matrix, self.states.scales)
+        return points(self.codes, path_order(matrix.col_log), fine)
 
     def dequantize(self) -> np.ndarray:
         """(rows, cols) float32, the same bits wherever it runs: rounded products in this order."""
@@ -71,6 +93,24 @@ class QTensor:
         if self.correction is not None:
             self.correction.add_to(w)
         return w
+
+
+def code_matrix(
+    shape: tuple[int, ...], steps: StepField, fine_from: int | None = None
+) -> CodeMatrix:
+    """What the coder knows of a matrix of codes.
+
+    Args:
+        shape: rows and columns.
+        steps: its step field.
+        fine_from: of codes with states; None of others.
+    """
+    rows, cols = shape
+    row = steps.row_log if isinstance(steps, LogSteps) else np.zeros(rows, np.int32)
+    col = col_logs_of(steps, cols)
+    if fine_from is None:
+        return CodeMatrix((rows, cols), row, col)
+    return CodeMatrix((rows, cols), row, col, True, fine_from)
 
 
 @dataclass(frozen=True, eq=False)

@@ -112,7 +112,7 @@ class Mix(Pass):
             name, state = job
             steps = step_field(state, name, dial)
             work = to_round(state, name, steps, self.feedback)
-            done = QTensor(work.run(), steps, trellis=work.trellis)
+            done = QTensor(work.run(), steps, states=work.states)
             error = done.dequantize() - state.matrix(name)
             return (
                 entropy(done.codes) * done.codes.size / 8,

@@ -218,7 +218,7 @@ class Round(Pass):
                 to_round(state, n, state.steps[n], self.feedback, self.rate_weight, survivors)
             )
         for one, codes in zip(work, state.engine.codes(work, state.threads), strict=True):
-            yield QTensor(codes, one.steps, trellis=one.trellis)
+            yield QTensor(codes, one.steps, states=one.states)
 
     def ensures(self, state: PackState) -> None:
         for name, t in state.tensors.items():

@@ -15,7 +15,9 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from golfpack.kernels.rounding import BLOCK, HALF_LOG2_E
+from golfpack.packer.format.rans.tables import LEVELS
 from golfpack.packer.format.steps import F16Steps, StepField, step_matrix
+from golfpack.packer.format.tensors import States
 from golfpack.packer.format.trellis import NEXT
 from golfpack.packer.quantize.listsearch import (
     LOOK_AHEAD,
@@ -110,7 +112,7 @@ def round_feedback(
     row_factor: Factor | None = None,
     rate_weight: float = 0.0,
     survivors: int = 1,
-    trellis: bool = False,
+    states: States | None = None,
 ) -> np.ndarray:
     """Codes (rows, cols) int32 of `w` with error feedback through `factor`, column after column.
 
@@ -129,14 +131,14 @@ def round_feedback(
             distortion-rate curve is lambda = ln 2 / 12.
         survivors: with more than one, a list search in place of the greedy choice of each code, for the
             least squared error in steps^2 plus lambda bits: see `listsearch.search_corner`.
-        trellis: codes have states (`format.trellis`), and so many sequences are kept of each state.
+        states: where codes have some (`format.trellis`), and so many sequences are kept of each state.
             Paths go along rows in the order of the columns, which then is that of `factor`.
     """
     rows, cols = w.shape
     order, upper = factor.order, factor.upper.astype(np.float64)
     row_order = np.arange(rows) if row_factor is None else row_factor.order
     work = np.ascontiguousarray(w.astype(np.float64)[np.ix_(row_order, order)])
-    sides = _sides(w, steps, row_order, factor)
+    sides = _sides(w, steps, row_order, factor, states)
     if row_factor is None:
         # Rows are independent then, and one block holds them all.
         height, row_upper, offset = max(rows, 1), np.empty((0, 0)), np.empty((0, 0))
@@ -144,10 +146,11 @@ def round_feedback(
         height, row_upper = BLOCK, row_factor.upper.astype(np.float64)
         offset = np.zeros((rows, cols))
     bound = float(np.iinfo(np.int32).max if limit is None else limit)
-    search = trellis or survivors > 1
-    ahead, lengths = LOOK_AHEAD if search else 0, code_lengths()
-    after = NEXT if trellis else np.zeros((1, 2), np.uint8)
-    states = np.zeros(rows, np.uint8)
+    search = states is not None or survivors > 1
+    fine_from = LEVELS if states is None else states.fine_from
+    ahead, lengths = LOOK_AHEAD if search else 0, code_lengths(fine_from)
+    after = np.zeros((1, 2), np.uint8) if states is None else NEXT
+    at = np.zeros(rows, np.uint8)
     codes = np.empty((rows, cols), np.int32)
     for top in range(0, rows, height):
         bottom = min(top + height, rows)
@@ -163,8 +166,8 @@ def round_feedback(
             out = codes[top:bottom, start:end], errors, push[:, start:end]
             if search:
                 search_corner(
-                    *corner, survivors, lengths, after, sides.weight[start:seen],
-                    sides.row_level[top:bottom], sides.col_level[start:seen], states[top:bottom], *out,
+                    *corner, survivors, lengths, after, fine_from, sides.weight[start:seen],
+                    sides.row_level[top:bottom], sides.col_level[start:seen], at[top:bottom], *out,
                 )  # fmt: skip
             else:
                 _round_corner(
@@ -207,6 +210,7 @@ def _sides(
     steps: StepField,
     row_order: np.ndarray,
     factor: Factor,
+    states: States | None,
 ) -> _Sides:
     rows, cols = w.shape
     order = factor.order
@@ -214,7 +218,7 @@ def _sides(
     group_of = np.zeros(cols, np.int64) if steps.group is None else order // steps.group
     col_step = np.ones(cols) if steps.col is None else steps.col.astype(np.float64)[order]
     row_precision, col_precision = precisions(w, steps)
-    row_level, col_level = scale_levels(w, steps)
+    row_level, col_level = scale_levels(w, steps, states)
     # Steps of groups differ from row to row; on the average over rows will do for what errors cost.
     of_group = np.square(row_step).mean(0) if rows else np.ones(row_step.shape[1])
     weight = of_group[group_of] * np.square(col_step / np.diag(factor.upper).astype(np.float64))

@@ -17,10 +17,12 @@ import numba
 import numpy as np
 
 from golfpack.kernels.rounding import HALF_LOG2_E
-from golfpack.packer.format.rans.fit import side_mean_levels
+from golfpack.packer.format.rans.context_model import ScaleModel, terms
+from golfpack.packer.format.rans.fit import fit_scales, side_mean_levels
 from golfpack.packer.format.rans.tables import (
     COST_UNITS,
     ESCAPE_BYTE_COST,
+    LEVELS,
     LEVELS_PER_OCTAVE,
     MAX_SYMBOLS,
     TABLES,
@@ -29,15 +31,19 @@ from golfpack.packer.format.rans.tables import (
     tables,
 )
 from golfpack.packer.format.steps import StepField, step_matrix
+from golfpack.packer.format.tensors import States, code_matrix
 
 # Columns of the next block that a row's sequences are followed into before the block is decided.
 LOOK_AHEAD = 16
+# Up to so many steps a price on bits keeps codes small.
+SHY = 1.5
 
 
 @cache
-def code_lengths() -> np.ndarray:
+def code_lengths(fine_from: int = LEVELS) -> np.ndarray:
     """Bits of codes of magnitude 0, 1, ... by the coder's tables, (2, TABLES, MAX_SYMBOLS + 1)."""
-    costs, last = symbol_costs().astype(np.float64), tables().escape.astype(np.int64)
+    costs = symbol_costs(fine_from).astype(np.float64)
+    last = tables(fine_from).escape.astype(np.int64)
     lengths = np.empty((2 * TABLES, MAX_SYMBOLS + 1))
     for table in range(2 * TABLES):
         sent = np.minimum(np.arange(MAX_SYMBOLS + 1), last[table])
@@ -45,12 +51,32 @@ def code_lengths() -> np.ndarray:
     return lengths.reshape(2, TABLES, -1) / COST_UNITS
 
 
-def scale_levels(w: np.ndarray, steps: StepField) -> tuple[np.ndarray, np.ndarray]:
-    """(rows,) and (cols,) whose sums are about the coder's levels of the codes."""
+def scales_of(w: np.ndarray, steps: StepField) -> ScaleModel:
+    """The coder's scale model of codes that weights (rows, cols) are about to get.
+
+    Fitted to weights rounded as a search with a price on bits does it: what is below 0.6 becomes 0.
+    """
+    size = np.abs(w / step_matrix(steps, w.shape))
+    codes = np.floor(size + np.where(size < SHY, 0.4, 0.5)) * np.sign(w)
+    bound = np.iinfo(np.int32).max
+    codes = np.clip(codes, -bound, bound).astype(np.int32)
+    return fit_scales(codes, code_matrix(w.shape, steps))
+
+
+def scale_levels(
+    w: np.ndarray, steps: StepField, states: States | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rows,) and (cols,) whose sums, rounded down, are the coder's levels of the codes.
+
+    Exactly where codes have states, and about those else.
+    """
     if not w.size:
         return np.zeros(w.shape[0]), np.zeros(w.shape[1])
+    if states is not None:
+        rows, cols = terms(code_matrix(w.shape, steps, states.fine_from), states.scales)
+        return rows / 4, cols / 4
     rows, cols, whole = side_mean_levels(np.rint(w / step_matrix(steps, w.shape)))
-    return rows, cols - whole
+    return rows, cols - whole + 0.5
 
 
 @numba.njit(cache=True, nogil=True)
@@ -67,6 +93,7 @@ def search_corner(
     survivors: int,
     lengths: np.ndarray,
     after: np.ndarray,
+    fine_from: int,
     weight: np.ndarray,
     row_level: np.ndarray,
     col_level: np.ndarray,
@@ -88,6 +115,7 @@ def search_corner(
         survivors: sequences that are kept, of every state.
         lengths: `code_lengths`.
         after: (states, 2), the state behind a code of either parity; of one state without a trellis.
+        fine_from: the level from which codes with states are fine.
         weight: (seen,) what a squared error in steps costs.
         row_level: (rows,) and col_level: (seen,), of `scale_levels`.
         states: (rows,) uint8 of every row's path at the block's first column; moved to its end.
@@ -108,9 +136,9 @@ def search_corner(
     for r in range(rows):
         for i in range(seen):
             step[i] = row_step[r, group_of[i]] * col_step[i]
-            level[i] = int(max(np.rint(row_level[r] + col_level[i]), 0.0))
+            level[i] = int(max(np.floor(row_level[r] + col_level[i]), 0.0))
         _search_row(
-            work[r], down[r], step, weight, level, single, bound, rate_weight, lengths, after,
+            work[r], down[r], step, weight, level, single, bound, rate_weight, lengths, after, fine_from,
             states[r], targets, costs, parents, chosen, best,
         )  # fmt: skip
         row, pivot = work[r].copy(), row_upper[r, r] if two_sided else 1.0
@@ -122,7 +150,7 @@ def search_corner(
             if i < decided:
                 codes[r, i] = np.int32(best[i])
                 errors[r, i] = error
-            state = after[state, np.int64(best[i]) & 1]
+            state = after[state, _parity(best[i], state & (level[i] >= fine_from))]
             if i == decided - 1:
                 states[r] = state
             for j in range(i + 1, seen):
@@ -147,6 +175,7 @@ def _search_row(
     rate_weight: float,
     lengths: np.ndarray,
     after: np.ndarray,
+    fine_from: int,
     start: int,
     targets: np.ndarray,
     costs: np.ndarray,
@@ -175,7 +204,8 @@ def _search_row(
     for i in range(cols):
         _grow(
             targets[now, :, i], down[i], step[i], weight[i], level[i], bound, rate_weight, lengths,
-            after, counts[now], costs[now], counts[1 - now], costs[1 - now], parents[i], chosen[i],
+            after, level[i] >= fine_from, counts[now], costs[now], counts[1 - now], costs[1 - now],
+            parents[i], chosen[i],
         )  # fmt: skip
         _tell(
             i,
@@ -208,6 +238,7 @@ def _grow(
     rate_weight: float,
     lengths: np.ndarray,
     after: np.ndarray,
+    fine: bool,
     before: np.ndarray,
     costs: np.ndarray,
     found: np.ndarray,
@@ -218,6 +249,7 @@ def _grow(
     """Sequences one code longer: those of least cost, a list per state.
 
     Args:
+        fine: whether the column's codes in this row are.
         targets: (sequences,) of this column, by `before` (states,) and `costs` (sequences,): how many
             there are of each state, and what they cost.
         found: (states,), grown, parent, code: (sequences,), the same of the longer ones, to be filled.
@@ -226,31 +258,39 @@ def _grow(
     found[:] = 0
     for state in range(len(before)):
         second = state & 1
-        table = lengths[second]
+        table, no_zero = lengths[second], second == 1 and fine
         for m in range(state * room, state * room + before[state]):
             x = (targets[m] + down) / step
             size, sign = abs(x), 1.0 if x >= 0.0 else -1.0
             # The nearest code, that on the other side of the target, and the next smaller one.
-            middle = np.rint(size) if second == 0 else np.floor(size) + 1.0 if size >= 0.25 else 0.0
+            some = no_zero or size >= 0.25
+            middle = np.rint(size) if second == 0 else np.floor(size) + 1.0 if some else 0.0
             middle = min(middle, bound)
             above = size > _point(middle, second)
-            parity = np.int64(middle) & 1
-            for choice in range(3 if above and middle > 0.0 else 2):
+            for choice in range(3 if no_zero or (above and middle > 0.0) else 2):
                 q = (
                     middle
                     if choice == 0
                     else middle + 1.0
-                    if choice == 1 and above
+                    if choice == 1 and (above or no_zero)
                     else middle - 1.0
                 )
+                if no_zero and q == 0.0:
+                    q = -1.0
                 if abs(q) <= bound:
                     error = size - _point(q, second)
                     bits = _length(abs(q), level, table)
                     cost = costs[m] + weight * error * error + rate_weight * bits
-                    into = after[state, parity if choice == 0 else 1 - parity]
+                    into = after[state, _parity(sign * q, second * fine)]
                     found[into] = _insert(
                         cost, m, sign * q, into * room, int(found[into]), room, grown, parent, code
                     )
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _parity(q: float, turned: int) -> int:
+    """Of code `q`; the other one of negative codes where `turned`."""
+    return int(np.int64(q) ^ (turned & 1 if q < 0.0 else 0)) & 1
 
 
 @numba.njit(cache=True, nogil=True, inline="always")

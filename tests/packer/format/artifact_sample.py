@@ -9,10 +9,13 @@ from golfpack.packer.format.codecs import Brotli, Lzma, Zlib, Zstd
 from golfpack.packer.format.codestreams import ByteStream, CodeGroup, RansCodes
 from golfpack.packer.format.container import assemble
 from golfpack.packer.format.filters import Shuffle
+from golfpack.packer.format.rans.context_model import CodeMatrix, ScaleModel, fine_codes
+from golfpack.packer.format.rans.fit import fit_scales
 from golfpack.packer.format.rawfloat import raw_from_float32
 from golfpack.packer.format.steps import F16Steps, LogSteps, f16_steps, log_steps
 from golfpack.packer.format.streams import encode_tensors
-from golfpack.packer.format.tensors import LowRank, PackedTensor, QTensor, Raw
+from golfpack.packer.format.tensors import LowRank, PackedTensor, QTensor, Raw, States
+from golfpack.packer.format.trellis import FINE, path_order, quantizers
 
 BYTES = ByteStream(Zlib(), (Shuffle(2),), "col")
 SIDE = ByteStream(Brotli())
@@ -53,6 +56,22 @@ def small_tensors() -> tuple[dict[str, PackedTensor], dict[str, tuple[int, ...]]
         n: t.codes.shape if isinstance(t, QTensor) else t.values.shape for n, t in tensors.items()
     }
     return tensors, {**shapes, "i.rank 3": (2, 3, 2)}
+
+
+def with_states(t: QTensor, fine_from: int = FINE) -> QTensor:
+    """A tensor with the same codes, but that they have states, and no zeros where there can be none."""
+    states = States(fit_scales(t.codes, t.known), fine_from)
+    matrix = QTensor(t.codes, t.steps, states=states).known
+    return QTensor(without_barred(t.codes, matrix, states.scales), t.steps, states=states)
+
+
+def without_barred(codes: np.ndarray, matrix: CodeMatrix, scales: ScaleModel) -> np.ndarray:
+    """The codes with -1 for each zero that its quantizer does not hold."""
+    codes, order, fine = codes.copy(), path_order(matrix.col_log), fine_codes(matrix, scales)
+    for i in order:  # what stands before a column says which quantizer it has
+        barred = (quantizers(codes, order, fine)[:, i] == 1) & fine[:, i] & (codes[:, i] == 0)
+        codes[barred, i] = -1
+    return codes
 
 
 def quantized(tensors: Mapping[str, PackedTensor]) -> tuple[str, ...]:

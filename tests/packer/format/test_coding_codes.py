@@ -6,6 +6,7 @@ import brotli
 import numpy as np
 import pytest
 import torch
+from artifact_sample import without_barred
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,9 @@ from golfpack.packer.format.rans import fast
 from golfpack.packer.format.rans import lanes as rans
 from golfpack.packer.format.rans.codes import Decoder, decode_codes, encode_codes
 from golfpack.packer.format.rans.context_model import CodeMatrix, Header, ScaleModel, shifted
-from golfpack.packer.format.rans.tables import symbol_costs, tables
+from golfpack.packer.format.rans.fit import fit_scales
+from golfpack.packer.format.rans.tables import LEVELS, symbol_costs, tables
+from golfpack.packer.format.trellis import FINE
 
 DECODERS: list[Decoder] = [rans.decode_run, fast.decode_run]
 Matrix = tuple[np.ndarray, CodeMatrix]
@@ -37,8 +40,12 @@ def _separable(rows: int, cols: int, scale: float = 3.0, *, seed: int = 0) -> Ma
     return codes, CodeMatrix((rows, cols), row_log, col_log)
 
 
-def _assert_round_trip(codes: list[np.ndarray], matrices: list[CodeMatrix]) -> bytes:
-    payload = encode_codes(codes, matrices)
+def _assert_round_trip(
+    codes: list[np.ndarray],
+    matrices: list[CodeMatrix],
+    scales: list[ScaleModel | None] | None = None,
+) -> bytes:
+    payload = encode_codes(codes, matrices, scales=scales)
     for decoder in DECODERS:
         decoded = decode_codes(payload, matrices, decoder)
         for got, expected in zip(decoded, codes, strict=True):
@@ -56,16 +63,25 @@ SHAPES = st.tuples(st.integers(0, 24), st.integers(0, 24))
     seed=st.integers(0, 2**32),
     tail=st.sampled_from([0.1, 1.0, 8.0, 25.0]),
     log_range=st.sampled_from([0, 50, 2**31 - 1]),
+    fine_from=st.sampled_from([FINE, LEVELS]),
 )
-def test_round_trip(shapes: list, seed: int, tail: float, log_range: int) -> None:
+def test_round_trip(shapes: list, seed: int, tail: float, log_range: int, fine_from: int) -> None:
     rng = np.random.default_rng(seed)
-    codes, matrices = [], []
+    codes, matrices, scales = [], [], []
     for rows, cols in shapes:
         wild = np.clip(rng.standard_t(1, (rows, cols)) * 2.0**tail, -(2.0**31), 2.0**31 - 1)
-        codes.append(wild.astype(np.int32))
         logs = [rng.integers(-log_range, log_range + 1, side) for side in (rows, cols)]
-        matrices.append(CodeMatrix((rows, cols), *logs, trellis=bool(rng.integers(2))))
-    _assert_round_trip(codes, matrices)
+        own, model = wild.astype(np.int32), None
+        matrix = CodeMatrix((rows, cols), *logs)
+        if rng.integers(2):
+            model = fit_scales(own, matrix) if own.size else None
+            matrix = CodeMatrix((rows, cols), *logs, True, fine_from)
+            if model is not None:
+                own = without_barred(own, matrix, model)
+        codes.append(own)
+        matrices.append(matrix)
+        scales.append(model)
+    _assert_round_trip(codes, matrices, scales)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (37, 53)])

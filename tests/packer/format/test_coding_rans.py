@@ -10,7 +10,7 @@ from golfpack.packer.format.rans import fast
 from golfpack.packer.format.rans import lanes as rans
 from golfpack.packer.format.rans.lanes import Reader
 from golfpack.packer.format.rans.tables import LEVELS, TABLES, symbol_costs, tables
-from golfpack.packer.format.trellis import quantizers
+from golfpack.packer.format.trellis import FINE, quantizers
 
 DECODERS = [rans.decode_run, fast.decode_run]
 Run = tuple[np.ndarray, np.ndarray]
@@ -99,20 +99,25 @@ def test_leftovers_and_a_wrong_end_state_are_corrupt(decode) -> None:
     shape=st.tuples(st.integers(1, 40), st.integers(1, 12)),
     lanes_log2=st.integers(0, 6),
     before=st.integers(0, 70),
+    fine_from=st.sampled_from([LEVELS, FINE, 0]),
 )
-def test_states_pick_the_quantizer_of_each_row(seed, shape, lanes_log2, before) -> None:
+def test_states_pick_the_quantizer_of_each_row(seed, shape, lanes_log2, before, fine_from) -> None:
     rows, cols = shape
     rng = np.random.default_rng(seed)
     codes = rng.integers(-30, 30, shape, dtype=np.int32)
+    codes += codes == 0  # which a fine code of Q1 cannot be
     levels = rng.integers(0, LEVELS, rows * cols, dtype=np.uint8)
-    second = quantizers(codes, np.arange(cols)).T.reshape(-1)
+    fine = fine_from <= levels.reshape(cols, rows).T
+    second = quantizers(codes, np.arange(cols), fine).T.reshape(-1)
     told = np.where((second == 1) & (levels < TABLES), levels + LEVELS, levels).astype(np.uint8)
     first = _run(seed, before, 3)
+    first = first[0], first[1] % LEVELS
     run = np.concatenate([first[0], codes.T.reshape(-1)]), np.concatenate([first[1], told])
+    of = tables(fine_from)
     for decode in DECODERS:
-        reader = _reader([run], 1 << lanes_log2)
-        assert np.array_equal(decode(reader, first[1], tables()), first[0])
-        found = decode(reader, levels, tables(), rows)
+        reader = Reader(*fast.encode_runs([run], 1 << lanes_log2, of))
+        assert np.array_equal(decode(reader, first[1], of), first[0])
+        found = decode(reader, levels, of, rows)
         assert np.array_equal(found.reshape(cols, rows).T, codes)
         reader.check_finished()
 

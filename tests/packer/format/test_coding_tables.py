@@ -14,33 +14,43 @@ from golfpack.packer.format.rans.tables import (
     UNIT_LEVEL,
     tables,
 )
+from golfpack.packer.format.trellis import FINE
 
 
-def _gaussian(table: int) -> list[float]:
+def _gaussian(table: int, fine_from: int) -> list[float]:
     """P(|code| = 0, 1, ...) with the standard deviation of a level, under either quantizer."""
     second, level = divmod(table, TABLES)
     sigma = 2.0 ** ((level - UNIT_LEVEL) / 8)
-    ends = [0.25, *range(1, MAX_SYMBOLS)] if second else [m + 0.5 for m in range(MAX_SYMBOLS)]
+    ends = (
+        [0.25 if level < fine_from else 0.0, *range(1, MAX_SYMBOLS)]
+        if second
+        else [m + 0.5 for m in range(MAX_SYMBOLS)]
+    )
     below = [math.erf(end / sigma / math.sqrt(2)) for end in ends]
     return [b - a for a, b in zip([0.0, *below], below, strict=False)]
 
 
+@pytest.mark.parametrize("fine_from", [LEVELS, FINE])
 @pytest.mark.parametrize("level", range(2 * TABLES))
-def test_a_table_is_the_gaussian_of_its_level(level: int) -> None:
-    freq, last = tables().freq[level].astype(int), int(tables().escape[level])
+def test_a_table_is_the_gaussian_of_its_level(level: int, fine_from: int) -> None:
+    t = tables(fine_from)
+    freq, last = t.freq[level].astype(int), int(t.escape[level])
+    first = int(level - TABLES >= fine_from)  # there Q1 has no zero
     assert freq.sum() == 1 << PRECISION
-    assert np.all(freq[: last + 1] > 0)
+    assert np.all(freq[first : last + 1] > 0)
     assert not np.any(freq[last + 1 :])
-    exact = np.array(_gaussian(level)[:last]) * (1 << PRECISION)
-    assert np.allclose(freq[1:last], exact[1:], rtol=0.06 if level >= TABLES else 0.03, atol=1)
-    assert abs(freq[0] - exact[0]) <= (
-        6 if level < TABLES else 10
-    )  # takes up what all rounding left
+    assert not np.any(freq[:first])
+    exact = np.array(_gaussian(level, fine_from)[:last]) * (1 << PRECISION)
+    rtol = 0.06 if level >= TABLES else 0.03
+    assert np.allclose(freq[first + 1 : last], exact[first + 1 :], rtol=rtol, atol=1)
+    # takes up what all rounding left
+    assert abs(freq[first] - exact[first]) <= (6 if level < TABLES else 10)
     assert freq[last] <= 4
 
 
-def test_slots_belong_to_the_symbol_whose_range_holds_them() -> None:
-    t = tables()
+@pytest.mark.parametrize("fine_from", [LEVELS, FINE])
+def test_slots_belong_to_the_symbol_whose_range_holds_them(fine_from: int) -> None:
+    t = tables(fine_from)
     slots = np.arange(1 << PRECISION)
     for freq, start, symbol in zip(t.freq, t.start, t.symbol, strict=True):
         assert np.all(start[symbol] <= slots)
@@ -59,10 +69,13 @@ def test_high_levels_halve_their_bins_once_an_octave() -> None:
 
 
 def test_tables_never_change() -> None:
-    t = tables()
-    first, second = (
+    first, second, fine = (
         hashlib.sha256(part.astype("<u4").tobytes()).hexdigest()
-        for part in (t.freq[:TABLES], t.freq[TABLES:])
-    )
+        for part in (
+            tables().freq[:TABLES], tables().freq[TABLES:], tables(FINE).freq[TABLES:],
+        )
+    )  # fmt: skip
+    assert np.array_equal(tables(FINE).freq[:TABLES], tables().freq[:TABLES])
     assert first == "3bb15410b7ec6a122d66ccb536ae8509ebc9d6b60f9b040d4490bcda2b67fd5a"
     assert second == "6ed13a42182655a5d320226bd26d113406574640cd446ea048255155b14184f8"
+    assert fine == "39ced064798d6be3ba365f8eb53766ef13a7cb826a7018e183a1bef26f5a3227"

@@ -1,12 +1,22 @@
 """Codes with states, held to their definition."""
 
 import numpy as np
+from artifact_sample import with_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golfpack.packer.format.rans.context_model import fine_codes
+from golfpack.packer.format.rans.tables import LEVELS
 from golfpack.packer.format.steps import log_steps
 from golfpack.packer.format.tensors import QTensor
-from golfpack.packer.format.trellis import NEXT, STATES, path_order, points, quantizers
+from golfpack.packer.format.trellis import (
+    FINE,
+    NEXT,
+    STATES,
+    path_order,
+    points,
+    quantizers,
+)
 
 CHECKS = 0o13, 0o4  # of Ungerboeck's code with 8 states
 
@@ -39,14 +49,15 @@ def test_points_by_definition(seed, shape):
     rng = np.random.default_rng(seed)
     codes = rng.integers(-5, 6, shape).astype(np.int32)
     order = path_order(rng.integers(-3, 4, shape[1]))
-    found = points(codes, order)
+    fine = rng.integers(0, 2, shape).astype(bool)
+    found = points(codes, order, fine)
     for r in range(shape[0]):
         state = 0
         for i in order:
-            k = int(codes[r, i])
-            expected = k - 0.5 * np.sign(k) if state & 1 else k
+            k, second = int(codes[r, i]), state & 1
+            expected = k - 0.5 * np.sign(k) if second else k
             assert found[r, i] == expected
-            state = _by_the_checks(state, k & 1)
+            state = _by_the_checks(state, k & 1 ^ (second and k < 0 and fine[r, i]))
 
 
 def test_a_path_meets_the_largest_steps_first_and_equal_ones_as_they_stand():
@@ -59,8 +70,18 @@ def test_weights_are_points_times_steps():
     steps = log_steps(np.exp(rng.normal(size=7)), np.exp(rng.normal(size=11)))
     assert steps.col_log is not None
     assert steps.col is not None
-    values = points(codes, path_order(steps.col_log))
-    expected = (values * steps.col) * steps.row[:, None]
-    assert np.array_equal(QTensor(codes, steps, trellis=True).dequantize(), expected)
-    assert not np.array_equal(QTensor(codes, steps).dequantize(), expected)
-    assert set(np.unique(quantizers(codes, path_order(steps.col_log)))) == {0, 1}
+    order, seen = path_order(steps.col_log), []
+    for fine_from in (FINE, LEVELS):
+        t = with_states(QTensor(codes, steps), fine_from)
+        assert t.states is not None
+        fine = fine_codes(t.known, t.states.scales)
+        assert fine.any() == (fine_from == FINE)
+        values = points(t.codes, order, fine)
+        expected = (values * steps.col) * steps.row[:, None]
+        assert np.array_equal(t.dequantize(), expected)
+        assert not np.array_equal(QTensor(t.codes, steps).dequantize(), expected)
+        second = quantizers(t.codes, order, fine)
+        assert set(np.unique(second)) == {0, 1}
+        assert not np.any((second == 1) & fine & (t.codes == 0))
+        seen.append(values)
+    assert not np.array_equal(*seen)

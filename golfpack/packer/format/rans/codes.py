@@ -32,11 +32,21 @@ _CODES_PER_BYTE = 8 * 2840
 
 
 def encode_codes(
-    codes: Sequence[NDArray[np.int32]], matrices: Sequence[CodeMatrix], threads: int = 1
+    codes: Sequence[NDArray[np.int32]],
+    matrices: Sequence[CodeMatrix],
+    threads: int = 1,
+    scales: Sequence[ScaleModel | None] | None = None,
 ) -> bytes:
     """Code matrices of integers, each with the shape its CodeMatrix tells.
 
     The same input gives the same bytes, on any number of threads.
+
+    Args:
+        codes: of every matrix.
+        matrices: what the decoder will know.
+        threads: at most so many.
+        scales: of codes with states, the scale models that they were chosen under; None of others, to
+            which one is fitted.
 
     Raises:
         UsageError: a shape differs from its CodeMatrix's, or a code leaves int32.
@@ -51,12 +61,14 @@ def encode_codes(
     flat = np.empty(sum(a.size for a in arrays), np.int32)
     levels, models, end = np.empty(flat.size, np.uint8), list[ScaleModel](), 0
 
-    def work(item: tuple[NDArray[np.int32], CodeMatrix]) -> _Fitted:
-        model = fit.fit(*item)
-        return model, *_coded(*item, model)
+    def work(item: tuple[NDArray[np.int32], int]) -> _Fitted:
+        array, n = item
+        model = None if scales is None else scales[n]
+        assert (model is None) != matrices[n].trellis
+        model = model or fit.fit(array, matrices[n])
+        return model, *_coded(array, matrices[n], model)
 
-    pairs = zip(arrays, (matrices[n] for n in full), strict=True)
-    for model, of_codes, of_levels in map_ordered(work, pairs, threads):
+    for model, of_codes, of_levels in map_ordered(work, zip(arrays, full, strict=True), threads):
         begin, end = end, end + of_codes.size
         flat[begin:end], levels[begin:end] = of_codes, of_levels
         models.append(model)
@@ -66,7 +78,7 @@ def encode_codes(
         (flat, levels),
     ]
     lanes_log2 = _lanes_log2(len(flat))
-    states, words, escapes = fast.encode_runs(runs, 1 << lanes_log2, tables())
+    states, words, escapes = fast.encode_runs(runs, 1 << lanes_log2, tables(_fine_from(matrices)))
     packed = _pack_varints(escapes)
     return b"".join(
         [
@@ -93,11 +105,23 @@ def decode_codes(
     Raises:
         CorruptError: no encoder wrote this payload for these matrices.
     """
+    return [codes for codes, _ in decode_matrices(payload, matrices, decoder)]
+
+
+def decode_matrices(
+    payload: bytes, matrices: Sequence[CodeMatrix], decoder: Decoder | None = None
+) -> list[tuple[NDArray[np.int32], ScaleModel | None]]:
+    """As `decode_codes`, each with its scale model, which says what codes with states stand for.
+
+    None of a matrix without a row or a column.
+    """
     full = _with_codes(matrices)
     count = sum(matrices[n].shape[0] * matrices[n].shape[1] for n in full)
     if count > _CODES_PER_BYTE * len(payload):
         raise corrupt(f"{len(payload):,} bytes cannot hold {count:,} codes")
-    decoded = [np.zeros(matrix.shape, np.int32) for matrix in matrices]
+    decoded: list[tuple[NDArray[np.int32], ScaleModel | None]] = [
+        (np.zeros(matrix.shape, np.int32), None) for matrix in matrices
+    ]
     if not full:
         if payload:
             raise corrupt("it is not empty, but there are no codes")
@@ -109,7 +133,7 @@ def decode_codes(
     models = [ScaleModel(h, next(sides), next(sides), next(sides), next(sides)) for h in headers]
     reader.lane = 0
     for n, model in zip(full, models, strict=True):
-        decoded[n] = _decoded(decode, reader, matrices[n], model)
+        decoded[n] = _decoded(decode, reader, matrices[n], model), model
     reader.check_finished()
     return decoded
 
@@ -121,8 +145,10 @@ def _coded(
     moved, levels = _moved(codes, model, -1), scale.code_levels(matrix, model)
     if not matrix.trellis:
         return moved.reshape(-1), levels
-    order = path_order(matrix.col_log)
-    second = quantizers(codes, order)[:, order].T.reshape(-1) & (levels < TABLES)
+    order, fine = path_order(matrix.col_log), scale.fine_codes(matrix, model)
+    second = quantizers(codes, order, fine)
+    assert not np.any((codes == 0) & fine & (second == 1)), "Q1 has no zero there"
+    second = second[:, order].T.reshape(-1) & (levels < TABLES)
     return codes[:, order].T.reshape(-1), levels + np.uint8(LEVELS) * second
 
 
@@ -137,7 +163,7 @@ def _decoded(
         raise corrupt("codes with states have means")
     codes = np.empty((rows, cols), np.int32)
     order = path_order(matrix.col_log)
-    codes[:, order] = decode(reader, levels, tables(), rows).reshape(cols, rows).T
+    codes[:, order] = decode(reader, levels, tables(matrix.fine_from), rows).reshape(cols, rows).T
     return codes
 
 
@@ -151,6 +177,13 @@ def default_decoder() -> Decoder:
     from golfpack.packer.format.rans import fast
 
     return fast.decode_run
+
+
+def _fine_from(matrices: Sequence[CodeMatrix]) -> int:
+    """Of all codes with states in one payload; no other codes mind."""
+    found = {m.fine_from for m in matrices if m.trellis}
+    assert len(found) <= 1
+    return found.pop() if found else LEVELS
 
 
 def _side_levels(

@@ -42,12 +42,14 @@ class CodeMatrix:
         col_log: (cols,) int, log2 of the column steps in 1/16 octave; zeros likewise.
         trellis: whether codes have states: they then stand column by column in the order of their
             paths, and have no means.
+        fine_from: the level from which those are fine; LEVELS: none is.
     """
 
     shape: tuple[int, int]
     row_log: NDArray[np.integer]
     col_log: NDArray[np.integer]
     trellis: bool = False
+    fine_from: int = LEVELS
 
     def __post_init__(self) -> None:
         """Raise UsageError unless the logs fit the shape."""
@@ -108,6 +110,12 @@ def code_levels(matrix: CodeMatrix, model: ScaleModel) -> NDArray[np.uint8]:
     if matrix.trellis:
         level = level[:, path_order(matrix.col_log)].T
     return level.reshape(-1)
+
+
+def fine_codes(matrix: CodeMatrix, model: ScaleModel) -> NDArray[np.bool_]:
+    """(rows, cols): which codes with states are fine, see `trellis`."""
+    row_term, col_term = terms(matrix, model)
+    return row_term[:, None] >= 4 * matrix.fine_from - col_term
 
 
 def terms(matrix: CodeMatrix, model: ScaleModel) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -37,7 +37,8 @@ def decode_run(
     reader.word, reader.escape, fault = _decode(
         reader.states, reader.lane, reader.words, reader.word, reader.escapes, reader.escape, levels,
         tables.freq, tables.start, tables.symbol, tables.escape, tables.table, tables.shift,
-        np.zeros(max(paths, 1), np.uint8), NEXT if paths else np.zeros_like(NEXT), codes,
+        np.zeros(max(paths, 1), np.uint8), NEXT if paths else np.zeros_like(NEXT), tables.fine_from,
+        codes,
     )  # fmt: skip
     reader.lane = (reader.lane + len(levels)) % len(reader.states)
     if fault:
@@ -71,7 +72,6 @@ def class_costs(
     col_term: NDArray[np.int32],
     tables: Tables,
     *,
-    second: NDArray[np.uint8] | None,
     of_rows: bool,
     reach: int,
     step: int,
@@ -83,7 +83,6 @@ def class_costs(
         row_term: (rows,) in quarter levels; a code's level is (row_term + col_term) >> 2.
         col_term: (cols,).
         tables: what the codes are to be coded with.
-        second: (rows, cols), 1 where a code is of quantizer Q1; None where none has states.
         of_rows: sum over rows, else over columns.
         reach: how many steps to try to either side.
         step: in quarter levels.
@@ -92,8 +91,7 @@ def class_costs(
         (rows or cols, 2 reach + 1), in 1/256 bit.
     """
     return _class_costs(
-        codes, row_term, col_term, np.zeros((0, 0), np.uint8) if second is None else second,
-        of_rows, reach, step,
+        codes, row_term, col_term, of_rows, reach, step,
         symbol_costs(), tables.escape, tables.table, tables.shift,
     )  # fmt: skip
 
@@ -101,7 +99,7 @@ def class_costs(
 @njit(cache=True)
 def _decode(
     states, first, words, word, escapes, escape, levels, freq, start, symbols, last, tabs, shifts,
-    path, after, codes,
+    path, after, fine_from, codes,
 ):  # fmt: skip
     lanes, paths, row = len(states), len(path), 0
     for k in range(len(levels)):
@@ -136,7 +134,8 @@ def _decode(
             return word, escape, _RANGE
         states[lane] = state
         codes[k] = code
-        path[row] = after[path[row], code & 1]
+        turned = path[row] & 1 if code < 0 and levels[k] >= fine_from else 0
+        path[row] = after[path[row], code & 1 ^ turned]
         row = row + 1 if row + 1 < paths else 0
     return word, escape, 0
 
@@ -173,11 +172,9 @@ def _encode(states, words, word, escapes, escape, levels, freq, start, last, tab
 
 
 @njit(cache=True)
-def _cost(level, magnitude, second, cost, last, tabs, shifts):
+def _cost(level, magnitude, cost, last, tabs, shifts):
     level = min(max(level, 0), LEVELS - 1)
     table = np.int64(tabs[level])
-    if second and level < TABLES:
-        table += TABLES
     shift = np.int64(shifts[level])
     magnitude = (magnitude + ((np.int64(1) << shift) >> 1)) >> shift
     bits = shift << 8
@@ -192,16 +189,15 @@ def _cost(level, magnitude, second, cost, last, tabs, shifts):
 
 
 @njit(cache=True, nogil=True)
-def _class_costs(codes, row_term, col_term, second, of_rows, reach, step, cost, last, tabs, shifts):
+def _class_costs(codes, row_term, col_term, of_rows, reach, step, cost, last, tabs, shifts):
     rows, cols = codes.shape
     total = np.zeros((rows if of_rows else cols, 2 * reach + 1), np.int64)
     for i in range(rows):
         for j in range(cols):
             magnitude = abs(np.int64(codes[i, j]))
-            of_second = second.size > 0 and second[i, j] > 0
             term = row_term[i] + col_term[j] - reach * step
             line = i if of_rows else j
             for k in range(2 * reach + 1):
                 level = (term + k * step) >> 2
-                total[line, k] += _cost(level, magnitude, of_second, cost, last, tabs, shifts)
+                total[line, k] += _cost(level, magnitude, cost, last, tabs, shifts)
     return total

@@ -30,7 +30,6 @@ from golfpack.packer.format.rans.tables import (
     symbol_costs,
     tables,
 )
-from golfpack.packer.format.trellis import path_order, quantizers
 
 _ROUNDS = 3  # of refitting rows, then columns
 _REACH = 2  # classes tried to either side in a round
@@ -45,17 +44,14 @@ _DEAD = 0.35  # codes of a smaller standard deviation are nearly all zero
 
 def fit(codes: NDArray[np.int32], matrix: CodeMatrix) -> ScaleModel:
     """The scale model that makes `codes` (neither side empty) and its own side vectors cheap."""
-    second = quantizers(codes, path_order(matrix.col_log)) if matrix.trellis else None
-    plain = _fit_scales(codes, matrix, second)
-    if matrix.trellis:  # cells of Q1 are narrow around zero, wherever a mean is
-        return plain
+    plain = fit_scales(codes, matrix)
     means = _means(codes, matrix, plain)
     if means is None:
         return plain
     centred = shifted(codes, replace(plain, row_mean=means[0], col_mean=means[1]), -1)
     if centred is None:
         return plain
-    model = _fit_scales(centred, matrix, None)
+    model = fit_scales(centred, matrix)
     row_class, col_class = model.header.spreads[:2]
     spreads = row_class, col_class, _cheapest_spread(2, means[0]), _cheapest_spread(3, means[1])
     header = replace(model.header, spreads=spreads)
@@ -63,14 +59,12 @@ def fit(codes: NDArray[np.int32], matrix: CodeMatrix) -> ScaleModel:
     return model if _cost(centred, matrix, model) < _cost(codes, matrix, plain) else plain
 
 
-def _fit_scales(
-    codes: NDArray[np.int32], matrix: CodeMatrix, second: NDArray[np.uint8] | None
-) -> ScaleModel:
-    """The best model without means: coordinate descent on the cost in bits."""
+def fit_scales(codes: NDArray[np.int32], matrix: CodeMatrix) -> ScaleModel:
+    """The best model without means: coordinate descent on the cost in bits, of codes without states."""
     model = _first_guess(codes, matrix)
     for _ in range(_ROUNDS):
-        model = _refit(codes, matrix, model, second, side=0)
-        model = _refit(codes, matrix, model, second, side=1)
+        model = _refit(codes, matrix, model, side=0)
+        model = _refit(codes, matrix, model, side=1)
     return model
 
 
@@ -125,14 +119,13 @@ def _refit(
     codes: NDArray[np.int32],
     matrix: CodeMatrix,
     model: ScaleModel,
-    second: NDArray[np.uint8] | None,
     *,
     side: int,
 ) -> ScaleModel:
     """Move each row class (side 0) or column class (side 1) to the cheapest within reach."""
     cost = fast.class_costs(
         codes, *terms(matrix, model), tables(),
-        second=second, of_rows=side == 0, reach=_REACH, step=CLASS_STEP,
+        of_rows=side == 0, reach=_REACH, step=CLASS_STEP,
     )  # fmt: skip
     old, spreads = model.sides[side], list(model.header.spreads)
     tried = old[:, None] + np.arange(-_REACH, _REACH + 1, dtype=np.int32)
@@ -179,7 +172,7 @@ def _means(
 def _cost(codes: NDArray[np.int32], matrix: CodeMatrix, model: ScaleModel) -> int:
     """Cost of centred codes and side vectors, in COST_UNITS."""
     cost = fast.class_costs(
-        codes, *terms(matrix, model), tables(), second=None, of_rows=True, reach=0, step=CLASS_STEP
+        codes, *terms(matrix, model), tables(), of_rows=True, reach=0, step=CLASS_STEP
     )
     sides = zip(model.sides, model.header.spreads, strict=True)
     side_costs = [_side_cost(n, side, spread).sum() for n, (side, spread) in enumerate(sides)]

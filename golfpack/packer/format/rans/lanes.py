@@ -95,7 +95,8 @@ def _decode_paths(
         told = level + np.uint8(LEVELS) * (state & (level < TABLES))
         found = _codes(reader, told, *_decode_step(reader, told, tables), tables)
         codes[at : at + count] = found
-        path[row : row + count] = NEXT[state, found & 1]
+        turned = (found < 0) & (level >= tables.fine_from) & state & 1
+        path[row : row + count] = NEXT[state, found & 1 ^ turned]
         at, row = at + count, (row + count) % paths
     return codes
 

@@ -8,7 +8,8 @@ A table is part of the file format, so it is defined by integer arithmetic alone
 sampled at 16 points per bin with a binary exponential whose factors come from integer square roots.
 
 Codes with states (`trellis`) take the same tables under quantizer Q0. Under Q1, whose cells are others,
-levels 0..55 have tables of their own, which count as levels LEVELS + level; wide ones are the same.
+levels 0..55 have tables of their own, which count as levels LEVELS + level; wide ones are the same. From
+level `fine_from` on Q1 has no zero.
 """
 
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Tables:
         escape: (2 TABLES,) uint8, the last symbol: every magnitude from this one on.
         table: (LEVELS + TABLES,) uint8, the table of a level; from LEVELS on of Q1.
         shift: (LEVELS + TABLES,) uint8, how many low bits of a code go raw at a level.
+        fine_from: the level from which codes with states are fine; LEVELS: none is.
     """
 
     freq: NDArray[np.uint32]
@@ -52,6 +54,7 @@ class Tables:
     escape: NDArray[np.uint8]
     table: NDArray[np.uint8]
     shift: NDArray[np.uint8]
+    fine_from: int
 
     # For decoders that look slots up, all tables one after the other:
 
@@ -73,12 +76,13 @@ class Tables:
 
 
 @cache
-def tables() -> Tables:
+def tables(fine_from: int = LEVELS) -> Tables:
     """Build every table; the same integers on every machine."""
     freq = np.zeros((2 * TABLES, MAX_SYMBOLS), np.uint32)
     escape = np.zeros(2 * TABLES, np.uint8)
     for table in range(2 * TABLES):
-        row = _frequencies(_bin_masses(table % TABLES, half_steps=table >= TABLES))
+        level, half_steps = table % TABLES, table >= TABLES
+        row = _frequencies(_bin_masses(level, half_steps=half_steps, zero=level < fine_from))
         freq[table, : len(row)] = row
         escape[table] = len(row) - 1
     start = np.cumsum(freq, axis=1, dtype=np.uint32) - freq
@@ -88,29 +92,30 @@ def tables() -> Tables:
     table = np.where(octave > 0, _TOP + within, np.arange(LEVELS))
     table = np.concatenate([table, np.arange(TABLES, 2 * TABLES)]).astype(np.uint8)
     shift = np.concatenate([np.maximum(octave, 0), np.zeros(TABLES)]).astype(np.uint8)
-    return Tables(freq, start, symbol, escape, table, shift)
+    return Tables(freq, start, symbol, escape, table, shift, fine_from)
 
 
 @cache
-def symbol_costs() -> NDArray[np.int64]:
+def symbol_costs(fine_from: int = LEVELS) -> NDArray[np.int64]:
     """(2 TABLES, MAX_SYMBOLS) cost of a symbol with its sign, in COST_UNITS: for encoders only."""
-    freq = np.maximum(tables().freq, 1).astype(np.float64)
+    freq = np.maximum(tables(fine_from).freq, 1).astype(np.float64)
     cost = np.rint(COST_UNITS * (PRECISION - np.log2(freq))).astype(np.int64)
     cost[:, 1:] += COST_UNITS
     return cost
 
 
-def _bin_masses(level: int, *, half_steps: bool) -> NDArray[np.int64]:
+def _bin_masses(level: int, *, half_steps: bool, zero: bool) -> NDArray[np.int64]:
     """Unnormalised mass of |code| = 0, 1, 2, ...: far enough that the rest is nothing.
 
-    With `half_steps` of Q1: its points are 0, 1/2, 3/2, ..., its cells end at 1/4, 1, 2, ...
+    With `half_steps` of Q1: its points are 1/2, 3/2, ..., its cells end at 1, 2, ...; with `zero`
+    it has a point there too, whose cell ends at 1/4.
     """
     magnitude = np.arange(2 * MAX_SYMBOLS, dtype=np.int64)[:, None]
     first = 32 * magnitude - (32 if half_steps else 16)  # where a bin starts, in 1/32
     x = first + (2 * np.arange(16, dtype=np.int64) + 1)
     inside = np.full(x.shape, True)
     if half_steps:
-        inside[0], inside[1] = np.abs(x[0] + 16) < 8, x[1] > 8
+        inside[0], inside[1] = zero & (np.abs(x[0] + 16) < 8), x[1] > 8 * zero
         x[0] += 16
     octaves, quarter = divmod(level - UNIT_LEVEL, 4)
     # log2 of the density is -x^2 log2(e) / (2 sigma^2), and 1 / sigma^2 = 2^(-(level - 24) / 4).
@@ -142,11 +147,12 @@ def _exp2_negative(t: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _frequencies(mass: NDArray[np.int64]) -> list[int]:
-    """Frequencies of 0, 1, ..., escape, summing to 1 << PRECISION, none of them zero."""
+    """Frequencies of 0, 1, ..., escape, summing to 1 << PRECISION, none of them zero but a 0's."""
     total, scale = int(mass.sum()), 1 << PRECISION
     rounded = (2 * scale * mass + total) // (2 * total)
-    kept = min(int(np.count_nonzero(rounded)), MAX_SYMBOLS - 1)
+    first = int(mass[0] == 0)
+    kept = min(int(np.count_nonzero(rounded)) + first, MAX_SYMBOLS - 1)
     freq = [int(f) for f in rounded[:kept]]
     escape = max(1, (2 * scale * int(mass[kept:].sum()) + total) // (2 * total))
-    freq[0] += scale - sum(freq) - escape
+    freq[first] += scale - sum(freq) - escape
     return [*freq, escape]

@@ -150,7 +150,7 @@ def search_corner(
             if i < decided:
                 codes[r, i] = np.int32(best[i])
                 errors[r, i] = error
-            state = after[state, _parity(best[i], state & (level[i] >= fine_from))]
+            state = after[state, _parity(best[i], state & 1 == 1 and level[i] >= fine_from)]
             if i == decided - 1:
                 states[r] = state
             for j in range(i + 1, seen):
@@ -267,12 +267,13 @@ def _grow(
             middle = np.rint(size) if second == 0 else np.floor(size) + 1.0 if some else 0.0
             middle = min(middle, bound)
             above = size > _point(middle, second)
-            for choice in range(3 if no_zero or (above and middle > 0.0) else 2):
+            parity = _parity(sign * middle, no_zero)
+            for choice in range(3 if above and middle > 0.0 else 2):
                 q = (
                     middle
                     if choice == 0
                     else middle + 1.0
-                    if choice == 1 and (above or no_zero)
+                    if choice == 1 and above
                     else middle - 1.0
                 )
                 if no_zero and q == 0.0:
@@ -281,16 +282,16 @@ def _grow(
                     error = size - _point(q, second)
                     bits = _length(abs(q), level, table)
                     cost = costs[m] + weight * error * error + rate_weight * bits
-                    into = after[state, _parity(sign * q, second * fine)]
+                    into = after[state, parity if choice == 0 else 1 - parity]
                     found[into] = _insert(
                         cost, m, sign * q, into * room, int(found[into]), room, grown, parent, code
                     )
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _parity(q: float, turned: int) -> int:
+def _parity(q: float, turned: bool) -> int:
     """Of code `q`; the other one of negative codes where `turned`."""
-    return int(np.int64(q) ^ (turned & 1 if q < 0.0 else 0)) & 1
+    return int((np.int64(q) & 1) ^ (turned and q < 0.0))
 
 
 @numba.njit(cache=True, nogil=True, inline="always")

@@ -1,6 +1,6 @@
 """Weight quantizers of other projects, as they come from the package registry, on one model's matrices.
 
-    pip install gguf optimum-quanto hqq torchao bitsandbytes
+    pip install -c constraints.txt gguf optimum-quanto hqq torchao bitsandbytes
 
 What is not installed is left out, and said. Each rounds one matrix at a time on a CPU, without
 calibration (data-free), as its project does: gguf-py's block formats (llama.cpp), HQQ, Quanto with its

@@ -67,18 +67,18 @@ The exit code is 0 whatever differs; `--exit-code` makes a difference 6, which n
 """,
     "verify": """
     $ golfpack verify x.golf --report x.report.json --against ckpt.pt
-    frame         ok  format version 2, 178,744 bytes as the manifest says, 3 streams
-    stream rows   ok  1,567 bytes, sha256 416b0cc52eb025bb
-    stream cols   ok  1,096 bytes, sha256 615713d73ee1dc74
-    stream codes  ok  175,367 bytes, sha256 ed48c62b3e652958
-    file          ok  178,712 bytes before the digest at its end, sha256 0411cea7834d0f84
+    frame         ok  format version 3, 178,773 bytes as the manifest says, 3 streams
+    stream rows   ok  1,762 bytes, sha256 8c0093d6c93bea08
+    stream cols   ok  1,465 bytes, sha256 bb6932dadb6413e8
+    stream codes  ok  174,800 bytes, sha256 dd6eb1ca45680ee7
+    file          ok  178,741 bytes before the digest at its end, sha256 b7b5995fbc8d30d0
     tensors       ok  32 decode to 476,812 finite weights
     model         ok  family golf, its config and tensors belong together
     encoding      ok  the tensors encode to the same bytes again
     report        ok  sha256, bytes, config and tensors agree; within the budget of 178,804 bytes
-    checkpoint    ok  the same tensors and shapes; rel_err 0.2462 over all weights, at worst 0.7432 in blocks.2.mlp.proj.weight
-    x.golf is whole: 178,744 bytes
-    sha256 of the file, digest included: 2af71251e411239a80dbf9038758fb57844b205443657007cb73ef5ad96b84b5
+    checkpoint    ok  the same tensors and shapes; rel_err 0.2473 over all weights, at worst 0.7141 in blocks.2.mlp.proj.weight
+    x.golf is whole: 178,773 bytes
+    sha256 of the file, digest included: ba0357cbc6d83901b6ea4e78da5ce43bced46dee77f091588a873dc5b2cc0404
 
 A check that failed is exit code 4. `encoding` says `differs`, which is no fault, where another version of
 golfpack or of a codec's library wrote the file: then other bytes decode to the same tensors.

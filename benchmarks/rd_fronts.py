@@ -183,7 +183,14 @@ def _plot(
         [p.size for p in sdclip], [p.kl for p in sdclip], "o-", label="SDClip hull, brotli-11"
     )
     for name, each in others.items():
-        axes.plot([p.size for p in each], [p.kl for p in each], "s-", markersize=4, label=name)
+        line = front(each)
+        (drawn,) = axes.plot(
+            [p.size for p in line], [p.kl for p in line], "s-", markersize=4, label=name
+        )
+        rest = [p for p in each if p not in line]
+        axes.plot(
+            [p.size for p in rest], [p.kl for p in rest], "s", markersize=4, color=drawn.get_color()
+        )
     axes.set(xlabel="artifact, bytes", ylabel="KL, nats per token", yscale="log")
     axes.legend()
     figure.savefig(path, dpi=150)

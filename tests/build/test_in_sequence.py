@@ -10,13 +10,15 @@ from golfpack.build import in_sequence as in_sequence_module
 from golfpack.build.in_sequence import InSequence
 from golfpack.build.run import build
 from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.passes import quantize
 
 AT_ONCE = ("search.in_sequence=false",)
 
 
 @pytest.fixture
-def options(tiny_path, tiny_shard, tmp_path):
-    """A quick build of the tiny model into tmp_path."""
+def options(tiny_path, tiny_shard, tmp_path, monkeypatch):
+    """A build of the tiny model into tmp_path, with as many sequences of codes as users have."""
+    monkeypatch.setattr(quantize, "_EACH", (4, 1))
     return asked(
         tiny_path, "3bpw", tmp_path / "out.golf", calib=str(tiny_shard), calib_tokens=4096,
         cache=False,

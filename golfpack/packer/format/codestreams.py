@@ -169,14 +169,14 @@ class CodeSlot:
     @property
     def fine_from(self) -> int | None:
         """Of codes with states, see `States`; None of others. Raises CorruptError where unclear."""
-        told = self.fields.get("trellis", STATES), self.fields.get("fine", FINE)
+        if "trellis" not in self.fields and "fine" not in self.fields:
+            return None
+        told = self.fields.get("trellis"), self.fields.get("fine", FINE)
         if told != (STATES, FINE) or {type(n) for n in told} != {int}:
             raise CorruptError(
                 f"a tensor in the manifest has codes with states of an unknown kind: {told!r:.40}",
                 None,
             )
-        if "trellis" not in self.fields:
-            return None
         return FINE if "fine" in self.fields else LEVELS
 
 

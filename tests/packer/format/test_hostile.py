@@ -89,6 +89,7 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "unknown order": lambda m: m["codes"].update(order="spiral"),
     "another number of states": change(A, trellis=4),
     "states that are no number": change(A, trellis=8.0),
+    "fine codes without states": change(A, fine=14),
     "another bound of fine codes": change(A, trellis=8, fine=15),
     "a bound of fine codes that is no number": change(A, trellis=8, fine=14.0),
     "states under a byte codec": change(A, trellis=8),

@@ -54,6 +54,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "errors 0.5, last fifth": {"aim_errors": 0.5, "aim_from": 0.8},
     "rounding": {"aim_rounding": True},
     "rounding, last fifth": {"aim_rounding": True, "aim_from": 0.8},
+    "trellis": {"aim_trellis": True},
+    "trellis, last fifth": {"aim_trellis": True, "aim_from": 0.8},
+    "trellis, last twentieth": {"aim_trellis": True, "aim_from": 0.95},
     "rate 0.3": {"rate_decay": 0.3},
     "rate 1": {"rate_decay": 1.0},
     "decay to 0": {"decay_final": 0.0},
@@ -81,8 +84,8 @@ COST_SHAPES: dict[str, dict[str, Any]] = {
     "4M": {"num_layers": 6, "dim": 256, "num_heads": 8, "num_kv_heads": 4, "mlp_hidden": 768},
 }
 COSTS: dict[str, dict[str, Any]] = {
-    "errors": {"aim_errors": 0.3}, "rounding": {"aim_rounding": True}, "rate": {"rate_decay": 0.3},
-    "cautious": {"cautious_decay": True},
+    "errors": {"aim_errors": 0.3}, "rounding": {"aim_rounding": True}, "trellis": {"aim_trellis": True},
+    "rate": {"rate_decay": 0.3}, "cautious": {"cautious_decay": True},
 }  # fmt: skip
 
 

@@ -21,10 +21,11 @@ from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
 from golfpack.packer.format.container import parse
-from golfpack.packer.format.steps import StepField
-from golfpack.packer.format.tensors import PackedTensor
+from golfpack.packer.format.rans.context_model import fine_codes
+from golfpack.packer.format.tensors import PackedTensor, code_matrix
+from golfpack.packer.format.trellis import FINE
 from golfpack.packer.quantize.gptq import Factor
-from golfpack.packer.quantize.sensitivity import Sensitivity
+from golfpack.packer.quantize.listsearch import scales_of
 from golfpack.packer.rate import RateModel
 from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.state import PackState, quantized_names, run_passes, step_field
@@ -45,12 +46,15 @@ class Grid(NamedTuple):
         left: (rows, rows) float32, or (rows, 1) that scales rows where there is no feedback along them.
         right: (cols, cols) float32, or (1, cols). The error is left^T N right, N of unit variance;
             vectors multiply elementwise.
+        fine: (rows, cols) bool: which codes with states would be fine (`format.trellis`). None in runs
+            of before.
     """
 
     row: torch.Tensor
     col: torch.Tensor
     left: torch.Tensor
     right: torch.Tensor
+    fine: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +102,8 @@ class Look:
     def restored(state: Mapping[str, Any], device: torch.device) -> "Look":
         """From what `state` returned."""
         grids = {
-            name: Grid(*(t.to(device) for t in parts)) for name, parts in state["grids"].items()
+            name: Grid(*(t.to(device) for t in parts if t is not None))
+            for name, parts in state["grids"].items()
         }
         return Look(**{**state, "grids": grids})
 
@@ -158,7 +163,7 @@ def look(
     size = round((rate.kept_bits + fixed + ratio * rate.bits(log2(dial))) / 8)
     device = next(model.parameters()).device
     grids = {
-        name: _grid(state.sensitivity[name], step_field(state, name, dial), device)
+        name: _grid(state, name, dial, device)
         for name in quantized_names(state)
         if state.sensitivity[name].factor is not None
     }
@@ -203,7 +208,10 @@ def _prepared(
     return run_passes(recipe.prepare, state), recipe
 
 
-def _grid(known: Sensitivity, steps: StepField, device: torch.device) -> Grid:
+def _grid(state: PackState, name: str, dial: float, device: torch.device) -> Grid:
+    known, steps = state.sensitivity[name], step_field(state, name, dial)
+    w = state.matrix(name)
+    fine = fine_codes(code_matrix(w.shape, steps, FINE), scales_of(w, steps))
     row = steps.row.astype(np.float64)
     col = np.ones(1) if steps.col is None else steps.col.astype(np.float64)
     left, right = _side(known.row_factor, row), UNIFORM * _side(known.factor, col)
@@ -211,7 +219,8 @@ def _grid(known: Sensitivity, steps: StepField, device: torch.device) -> Grid:
         row[:, None], col[None], left if left.ndim == 2 else left[:, None],
         right if right.ndim == 2 else right[None],
     )  # fmt: skip
-    return Grid(*(torch.from_numpy(p.astype(np.float32)).to(device) for p in parts))
+    told = (*(p.astype(np.float32) for p in parts), fine)
+    return Grid(*(torch.from_numpy(p).to(device) for p in told))
 
 
 def _side(factor: Factor | None, steps: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ class TrainConfig:
         decay_final: factor on all decay at the end of a run, reached linearly over its last
             `warmdown_fraction`; 1: none.
         cautious_decay: weights decay only where the update has just made them smaller, too.
-        budget: size of the artifact that the run is for, as "16MB" or "2.5bpw"; needed by the next six.
+        budget: size of the artifact that the run is for: "16MB", "2.5bpw"; needed by the next seven.
         aim_from: share of the run's budget from which on it prepares for its artifact.
         aim_looks: how often from there on the compiler's steps are worked out anew.
         aim_tokens: training tokens that each of these looks calibrates on.
@@ -102,6 +102,8 @@ class TrainConfig:
             unless the first look finds that steps gain more in that time; 0: that comes on top.
         aim_errors: share of the compiler's own error with which passes run from there on.
         aim_rounding: passes run on weights rounded to the compiler's steps from there on.
+        aim_trellis: passes run on the nearest weights that the compiler's codes with states can stand
+            for from there on.
         rate_decay: how fast weights shrink by what lowers the compiler's bits, as `weight_decay` is;
             rises linearly from there on.
         param_dtype: of weights, gradients and the optimiser's state: float32 or bfloat16.
@@ -184,6 +186,7 @@ class TrainConfig:
     codes_share: float = 0.0
     aim_errors: float = 0.0
     aim_rounding: bool = False
+    aim_trellis: bool = False
     rate_decay: float = 0.0
     param_dtype: str = "float32"
     precision: str = "auto"
@@ -230,14 +233,23 @@ class TrainConfig:
     def _check_aim(self) -> None:
         if self.budget:
             parse_size(self.budget, 1 << 40)  # of a size it says what is wrong with it
-        elif self.aim_errors or self.aim_rounding or self.rate_decay or self.codes_share:
+        elif any(
+            (
+                self.aim_errors,
+                self.aim_rounding,
+                self.aim_trellis,
+                self.rate_decay,
+                self.codes_share,
+            )
+        ):
             raise UsageError(
                 "the run is to prepare for its artifact, whose size nobody said",
                 "Set train.budget, or use --for SIZE.",
             )
-        if self.aim_errors and self.aim_rounding:
+        told = [n for n in ("aim_errors", "aim_rounding", "aim_trellis") if getattr(self, n)]
+        if len(told) > 1:
             raise UsageError(
-                "aim_errors and aim_rounding both stand for the compiler", "Set one of them alone."
+                f"{' and '.join(told)} each stand for the compiler", "Set one of them alone."
             )
 
     def _check_features(self) -> None:

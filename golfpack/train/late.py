@@ -1,12 +1,12 @@
 """What the last part of a run does to its weights so that their artifact is good.
 
-Three things, each an option. Errors: passes run on weights with an error like the compiler's, and the
-gradient goes to the weights without it. Rounding: passes run on the nearest points of the step field
-(straight-through). Rate decay: after each update weights shrink by what lowers the compiler's bits, in
-proportion to the learning rate, as weight decay is.
+Four things, each an option. Errors: passes run on weights with an error like the compiler's, and the
+gradient goes to the weights without it. Rounding: passes run on the nearest points of the step field, or
+on the nearest path of its trellis (both straight-through). Rate decay: after each update weights shrink
+by what lowers the compiler's bits, in proportion to the learning rate, as weight decay is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,7 +14,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from golfpack.base.parallel import map_ordered
+from golfpack.packer.quantize.viterbi import nearest_points
 from golfpack.train.aim import Grid, Look
+
+# (matrix, its grid) of every matrix that is quantized, to what passes run on in its place.
+Leave = Callable[[Sequence[tuple[torch.Tensor, Grid]]], Iterable[torch.Tensor]]
 
 # Where a weight's scale is this share of its step, half of what it costs at a fine step is left: the
 # bits of a Laplace variable, rounded to whole steps, rise by 1 bit per octave of its scale well above.
@@ -22,36 +27,60 @@ HALF = 0.3
 
 
 @contextmanager
-def compiled_weights(
-    model: nn.Module, look: Look, *, errors: float, rounded: bool, seed: int
-) -> Iterator[None]:
-    """The model with its weights as a compiler might leave them; as they were afterwards, bit for bit.
-
-    Args:
-        errors: share of the compiler's error that is added; 0 adds none.
-        rounded: run on the nearest points of the step field instead.
-        seed: of the errors.
-    """
+def compiled_weights(model: nn.Module, look: Look, leave: Leave) -> Iterator[None]:
+    """The model with weights as a compiler might leave them; as they were afterwards, bit for bit."""
     parameters = dict(model.named_parameters())
-    changed = {name: parameters[name] for name in look.grids}
-    kept = {name: p.detach().clone() for name, p in changed.items()}
+    changed = [parameters[name] for name in look.grids]
     with torch.no_grad():
-        device = next(model.parameters()).device
-        generator = torch.Generator(device).manual_seed(seed)
-        for name, p in changed.items():
-            grid = look.grids[name]
-            matrix = p.view(len(grid.row), -1)
-            if rounded:
-                step = grid.row * grid.col
-                matrix.copy_(torch.round(matrix / step) * step)
-            else:
-                matrix.add_(error_like(grid, matrix, generator), alpha=errors)
+        grids = look.grids.values()
+        kept = [
+            p.detach().clone().view(len(g.row), -1) for p, g in zip(changed, grids, strict=True)
+        ]
+        left = leave(list(zip(kept, grids, strict=True)))
+        for p, matrix in zip(changed, left, strict=True):
+            p.copy_(matrix.view_as(p))
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, p in changed.items():
-                p.copy_(kept[name])
+            for p, matrix in zip(changed, kept, strict=True):
+                p.copy_(matrix.view_as(p))
+
+
+def with_errors(share: float, seed: int) -> Leave:
+    """Weights with a share of the compiler's error, drawn anew."""
+
+    def leave(work: Sequence[tuple[torch.Tensor, Grid]]) -> Iterator[torch.Tensor]:
+        generator = torch.Generator(work[0][0].device).manual_seed(seed) if work else None
+        for matrix, grid in work:
+            assert generator is not None
+            yield matrix.add(error_like(grid, matrix, generator), alpha=share)
+
+    return leave
+
+
+def to_points(work: Sequence[tuple[torch.Tensor, Grid]]) -> Iterator[torch.Tensor]:
+    """The nearest points of the step field, whole steps."""
+    for matrix, grid in work:
+        step = grid.row * grid.col
+        yield torch.round(matrix / step) * step
+
+
+def to_paths(work: Sequence[tuple[torch.Tensor, Grid]]) -> Iterator[torch.Tensor]:
+    """The nearest points that the compiler's codes with states can stand for; worked out on the host."""
+    return map_ordered(_to_path, work, torch.get_num_threads())
+
+
+def _to_path(work: tuple[torch.Tensor, Grid]) -> torch.Tensor:
+    matrix, grid = work
+    assert grid.fine is not None
+    step = grid.row * grid.col
+    order = torch.argsort(-grid.col[0], stable=True)  # as `format.trellis.path_order` has it
+    ordered, fine = ((t[:, order].cpu().numpy()) for t in ((matrix / step).float(), grid.fine))
+    found = torch.from_numpy(nearest_points(ordered, fine)).to(matrix.device)
+    points = torch.empty_like(found)
+    points[:, order] = found
+    return (points * step).to(matrix.dtype)
 
 
 def error_like(grid: Grid, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -14,7 +14,14 @@ from golfpack.models.training import seeded
 from golfpack.train.average import is_averaged
 from golfpack.train.config import TrainConfig
 from golfpack.train.decay import Decay
-from golfpack.train.late import compiled_weights, decay_by_rate, seed_of
+from golfpack.train.late import (
+    compiled_weights,
+    decay_by_rate,
+    seed_of,
+    to_paths,
+    to_points,
+    with_errors,
+)
 from golfpack.train.log import Stopwatch
 from golfpack.train.optim import set_rates
 from golfpack.train.run import Run
@@ -103,12 +110,16 @@ def train_step(
 
 def _weights_of_passes(run: Run, config: TrainConfig) -> contextlib.AbstractContextManager[None]:
     """What passes run on: the weights, or what a compiler might leave of them."""
-    if run.look is None or not (config.aim_errors or config.aim_rounding):
+    if run.look is None:
         return contextlib.nullcontext()
-    return compiled_weights(
-        run.model, run.look, errors=config.aim_errors, rounded=config.aim_rounding,
-        seed=seed_of(config.seed, run.step),
-    )  # fmt: skip
+    if config.aim_errors:
+        errors = with_errors(config.aim_errors, seed_of(config.seed, run.step))
+        return compiled_weights(run.model, run.look, errors)
+    if config.aim_rounding:
+        return compiled_weights(run.model, run.look, to_points)
+    if config.aim_trellis:
+        return compiled_weights(run.model, run.look, to_paths)
+    return contextlib.nullcontext()
 
 
 def _add_gradients(

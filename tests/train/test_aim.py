@@ -19,7 +19,9 @@ from golfpack.data.shards import write_shard
 from golfpack.errors import UsageError
 from golfpack.models import FAMILIES
 from golfpack.packer.format.steps import step_matrix
+from golfpack.packer.format.tensors import QTensor, States
 from golfpack.packer.quantize.gptq import round_feedback
+from golfpack.packer.quantize.listsearch import scales_of
 from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.state import PackState, run_passes, step_field
 from golfpack.spec import ModelSpec
@@ -30,7 +32,15 @@ from golfpack.train.checkpoint import CALIBRATION
 from golfpack.train.choose import FOR_AN_ARTIFACT, TrainOptions, choose
 from golfpack.train.config import TrainConfig
 from golfpack.train.decay import Decay
-from golfpack.train.late import compiled_weights, decay_by_rate, error_like
+from golfpack.train.late import (
+    Leave,
+    compiled_weights,
+    decay_by_rate,
+    error_like,
+    to_paths,
+    to_points,
+    with_errors,
+)
 from golfpack.train.run import Run, new_run
 from golfpack.train.schedule import budget_used, decay_scale
 from golfpack.train.sources import DataOptions
@@ -113,19 +123,49 @@ def prepared(model: torch.nn.Module, spec: ModelSpec) -> tuple[PackState, Recipe
     return run_passes(recipe.prepare, PackState(spec, arrays, stats)), recipe
 
 
-@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize(
+    ("leave", "a_step"), [(with_errors(1.0, seed=3), 0), (to_points, 1), (to_paths, 2)]
+)
 def test_weights_are_as_they_were_after_a_pass(
-    golf: tuple[Run, ModelSpec, Look], rounded: bool
+    golf: tuple[Run, ModelSpec, Look], leave: Leave, a_step: int
 ) -> None:
     run, _, seen = golf
     before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
-    with compiled_weights(run.model, seen, errors=1.0, rounded=rounded, seed=3):
+    with compiled_weights(run.model, seen, leave):
         for name, p in run.model.named_parameters():
             assert torch.equal(p, before[name]) == (name not in seen.grids)
-            if rounded and name in seen.grids:
-                in_steps = p / (seen.grids[name].row * seen.grids[name].col)
-                assert torch.allclose(in_steps, in_steps.round(), atol=1e-3)
+            if a_step and name in seen.grids:
+                in_parts = a_step * p / (seen.grids[name].row * seen.grids[name].col)
+                assert torch.allclose(in_parts, in_parts.round(), atol=1e-3)
     assert all(torch.equal(p, before[n]) for n, p in run.model.named_parameters())
+
+
+def test_paths_are_what_the_compilers_codes_stand_for(golf: tuple[Run, ModelSpec, Look]) -> None:
+    """A search without feedback and without a price on bits finds points as near."""
+    run, spec, seen = golf
+    state, _ = prepared(copy.deepcopy(run.model), spec)
+    finer = 0
+    for name, grid in seen.grids.items():
+        known, steps = state.sensitivity[name], step_field(state, name, seen.dial)
+        assert known.factor is not None
+        assert steps.col is not None
+        # No feedback, and an error of a step costs the same in all columns.
+        diagonal = np.diag(steps.col[known.factor.order])
+        alone = dataclasses.replace(known.factor, upper=diagonal)
+        w = state.matrix(name)
+        states = States(scales_of(w, steps))
+        codes = round_feedback(w, steps, alone, None, None, 0.0, 16, states)
+        searched = QTensor(codes, steps, states=states)
+        (path,) = to_paths([(torch.from_numpy(w), grid)])
+        errors = [
+            np.square((found - w) / step_matrix(steps, w.shape)).mean()
+            for found in (path.numpy(), searched.dequantize())
+        ]
+        # A search decides every 64 columns.
+        assert errors[0] * (1 - 1e-6) <= errors[1] <= 1.02 * errors[0], name
+        assert grid.fine is not None
+        finer += int(grid.fine.sum())
+    assert finer > 0
 
 
 def test_rate_decay_lowers_bits_and_never_crosses_zero() -> None:
@@ -163,6 +203,7 @@ def test_cautious_decay_spares_weights_that_grow() -> None:
 OPTIONS: dict[str, dict[str, Any]] = {
     "errors": {"aim_errors": 0.5, "ema_decay": 0.8},
     "rounding": {"aim_rounding": True, "rate_decay": 0.5, "swa_start": 0.7, "swa_every": 2},
+    "paths": {"aim_trellis": True},
     "decay": {"cautious_decay": True, "decay_final": 0.0, "optimizer": "muon"},
 }
 
@@ -192,7 +233,9 @@ def test_a_resumed_run_equals_a_straight_one(kind: str, tmp_path: Path) -> None:
     [
         ({"budget": "", "aim_errors": 0.5}, "size nobody said"),
         ({"budget": "much"}, "'much' is not a size"),
-        ({"aim_errors": 0.5, "aim_rounding": True}, "both stand for"),
+        ({"aim_errors": 0.5, "aim_rounding": True}, "each stand for"),
+        ({"aim_rounding": True, "aim_trellis": True}, "each stand for"),
+        ({"budget": "", "aim_trellis": True}, "size nobody said"),
         ({"aim_looks": 0}, "aim_looks is 0"),
     ],
 )

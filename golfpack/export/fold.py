@@ -45,7 +45,14 @@ def fold(source: str, known: Known) -> str:
     Raises:
         UsageError: a key is no expression, or a value is no literal.
     """
-    values = {_key(text): _literal(text, value) for text, value in known.items()}
+    for text, value in known.items():
+        _check_literal(text, value)
+    return _folded(source, tuple((text, repr(value)) for text, value in known.items()))
+
+
+@cache  # bundles know the same of most modules
+def _folded(source: str, known: tuple[tuple[str, str], ...]) -> str:
+    values = {_key(text): _read(value) for text, value in known}
     for _ in range(_MAX_ROUNDS):
         text = Text(source)
         _Fold(text, values).visit(text.tree)
@@ -63,10 +70,9 @@ def _key(text: str) -> str:
         raise UsageError(f"{text!r} is no expression", "write it as it stands in the code") from e
 
 
-def _literal(text: str, value: Any) -> Any:
+def _check_literal(text: str, value: Any) -> None:
     if _read(repr(value)) != value:
         raise UsageError(f"{text!r} cannot be known to be {value!r}", "give a literal")
-    return value
 
 
 @cache

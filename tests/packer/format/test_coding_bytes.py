@@ -1,6 +1,7 @@
 """The contract every byte codec and every filter keeps, whatever is added to the tables."""
 
 import json
+import lzma
 import tracemalloc
 from contextlib import suppress
 from typing import Any
@@ -12,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golfpack.errors import CorruptError, UsageError
-from golfpack.packer.format.codecs import CODECS, Brotli, Zlib, Zstd, codec_config, make_codec
+from golfpack.packer.format.codecs import (
+    CODECS,
+    Brotli,
+    Lzma,
+    Zlib,
+    Zstd,
+    codec_config,
+    make_codec,
+)
 from golfpack.packer.format.filters import FILTERS, Shuffle, filter_config, make_filter
 from golfpack.packer.format.similar import similarity_order
 
@@ -100,6 +109,14 @@ def test_a_claim_of_a_terabyte_is_damage_not_an_allocation(codec_id):
     codec = make_codec(codec_id)
     with pytest.raises(CorruptError):
         codec.decode(codec.encode(b"abc"), 1 << 40)
+
+
+@pytest.mark.parametrize("preset", [6, 9])
+@pytest.mark.parametrize("size", [0, 100, 4097, 65536, 65537])
+def test_a_small_window_finds_what_the_presets_own_does(preset, size):
+    data = np.random.default_rng(size).normal(0, 3, size).astype(np.int8).tobytes()
+    own = [{"id": lzma.FILTER_LZMA2, "preset": preset, "lc": 0, "lp": 0, "pb": 0}]
+    assert Lzma(preset).encode(data) == lzma.compress(data, lzma.FORMAT_RAW, filters=own)
 
 
 def test_unknown_codecs_filters_and_options_are_usage_errors():

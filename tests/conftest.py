@@ -1,10 +1,13 @@
 """Fixtures shared by all tests: a tiny golf model with its statistics, and the folder of real data."""
 
+import atexit
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +36,10 @@ from golfpack.spec import CalibStats
 
 # Before anything imports triton: its kernels run in the interpreter here, on the CPU (tests/kernels).
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Statistics and text of the tiny models are made once a process, and nothing lands in the user's cache.
+os.environ["GOLFPACK_CACHE"] = tempfile.mkdtemp(prefix="golfpack-tests-")
+atexit.register(shutil.rmtree, os.environ["GOLFPACK_CACHE"], ignore_errors=True)
 
 # The same examples every time: a test that fails does so for everyone.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -65,12 +65,12 @@ def test_names_stay_functions_whatever_is_imported():
 def test_it_builds_what_the_options_build(folder, tmp_path):
     by_api = golfpack.build(
         folder / "ckpt.pt", budget=20_000, calib=str(folder / "train.bin"), calib_tokens=512,
-        output=tmp_path / "a.golf", settings={"sense.damp": 0.02}, cache=False,
+        output=tmp_path / "a.golf", settings={"sense.damp": 0.02},
     )  # fmt: skip
     by_options = build(
         asked(
             folder / "ckpt.pt", "20kB", tmp_path / "b.golf", calib=str(folder / "train.bin"),
-            calib_tokens=512, settings=("sense.damp=0.02",), cache=False,
+            calib_tokens=512, settings=("sense.damp=0.02",),
         )
     )  # fmt: skip
     assert by_api.artifact_sha256 == by_options.artifact_sha256

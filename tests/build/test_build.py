@@ -31,7 +31,7 @@ def options(tiny_path, tiny_shard, tmp_path):
     """A quick build of the tiny model into tmp_path, rounded at once: KLs are predicted of that."""
     return asked(
         tiny_path, "20000", tmp_path / "out.golf", calib=str(tiny_shard), calib_tokens=512,
-        cache=False, settings=("search.in_sequence=false",),
+        settings=("search.in_sequence=false",),
     )  # fmt: skip
 
 

@@ -21,7 +21,6 @@ def options(tiny_path, tiny_shard, tmp_path, monkeypatch):
     monkeypatch.setattr(quantize, "_EACH", (4, 1))
     return asked(
         tiny_path, "3bpw", tmp_path / "out.golf", calib=str(tiny_shard), calib_tokens=4096,
-        cache=False,
     )  # fmt: skip
 
 

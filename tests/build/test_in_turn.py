@@ -31,7 +31,7 @@ def refined(path, shard, folder):
     """A quick build of the tiny model by `rd` into a folder, refined from rounding all at once."""
     return asked(
         path, "1.2bpw", folder / "out.golf", calib=str(shard), calib_tokens=2048, refine=SHORT,
-        cache=False, settings=("search.in_sequence=false",),
+        settings=("search.in_sequence=false",),
     )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ from golfpack.packer.recipe import recipe_names
 
 @pytest.fixture
 def options(tiny_path, tiny_shard, tmp_path):
-    """Calibration of the tiny model on its shard; nothing cached, nothing to write."""
-    return asked(tiny_path, calib=str(tiny_shard), calib_tokens=2048, cache=False)
+    """Calibration of the tiny model on its shard; nothing to write."""
+    return asked(tiny_path, calib=str(tiny_shard), calib_tokens=2048)
 
 
 @pytest.fixture

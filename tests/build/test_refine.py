@@ -32,7 +32,7 @@ def options(tiny_path, tiny_shard, tmp_path):
     """A quick build of the tiny model into tmp_path, refined."""
     return asked(
         tiny_path, "3bpw", tmp_path / "out.golf", calib=str(tiny_shard), calib_tokens=2048,
-        cache=False, refine=SHORT,
+        refine=SHORT,
     )  # fmt: skip
 
 

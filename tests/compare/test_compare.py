@@ -51,7 +51,7 @@ def options(world, tmp_path):
         checkpoint=world / "ckpt.pt", recipes=("int8-zlib", "sdclip-brotli"),
         budgets=("4bpw", "3bpw"), tokens=str(world / "held.bin"), tokenizer=world / "bpe.model",
         limit=600, window=64, kl_tokens=300,
-        out=tmp_path / "out", calib=str(world / "train.bin"), calib_tokens=512, cache=False,
+        out=tmp_path / "out", calib=str(world / "train.bin"), calib_tokens=512,
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_rows_are_what_build_and_eval_say(options, world):
     built = build(
         asked(
             options.checkpoint, "3bpw", recipe="sdclip-brotli", calib=options.calib,
-            calib_tokens=512, cache=False, dry_run=True,
+            calib_tokens=512, dry_run=True,
         )
     )  # fmt: skip
     assert (row.artifact_bytes, row.artifact_sha256) == (len(blob), built.artifact_sha256)

@@ -42,7 +42,7 @@ def options(folder, tmp_path):
     """Two budgets of the default recipe, the larger one first."""
     return CompareOptions(
         checkpoint=folder / "tiny.pt", command="sweep", budgets=("25kB", "15kB"),
-        out=tmp_path / "out", calib=str(folder / "train.bin"), calib_tokens=512, cache=False,
+        out=tmp_path / "out", calib=str(folder / "train.bin"), calib_tokens=512,
     )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_an_evaluation_measures_on_its_own_tokens(options, folder):
 def test_a_prediction_is_the_plan_and_writes_nothing(options, tmp_path):
     report = compare(replace(options, predict=True))
     assert not list(tmp_path.iterdir())
-    prediction = asked(options.checkpoint, calib=options.calib, calib_tokens=512, cache=False)
+    prediction = asked(options.checkpoint, calib=options.calib, calib_tokens=512)
     planned = plan(prediction, ["15kB", "25kB"])
     assert [(r.budget_bytes, r.artifact_bytes, r.kl) for r in report.rows] == [
         (r.budget_bytes, r.artifact_bytes, r.predicted_kl) for r in planned.rows

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import agree
 from eval.toys import run_mode, scorer_of, toy_tokens
+from ranks import run_ranks
 
 from golfpack.errors import UsageError
 from golfpack.eval.modes import Windowed
@@ -74,9 +75,9 @@ def torchrun(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_two_ranks_find_what_one_finds(tiny, tiny_path, tmp_path):
-    script = tmp_path / "ranks.py"
+    script = tmp_path / "a_rank.py"
     script.write_text(_RANK)
-    run = torchrun(script, tiny_path, tmp_path, cwd=tmp_path)
+    run = run_ranks(2, script, tiny_path, tmp_path, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     ranks = [np.load(tmp_path / f"{rank}.npz") for rank in (0, 1)]
     for name, mode in MODES.items():

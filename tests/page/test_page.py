@@ -49,9 +49,7 @@ def built(tiny_path, tiny_shard, tmp_path_factory):
     path = folder / "tiny.golf"
     code = folder / "train.py"
     code.write_bytes(b"#" * 321)
-    options = asked(
-        tiny_path, "20000", path, calib=str(tiny_shard), calib_tokens=512, cache=False, code=(code,)
-    )
+    options = asked(tiny_path, "20000", path, calib=str(tiny_shard), calib_tokens=512, code=(code,))
     return SimpleNamespace(path=path, report=build(options))
 
 

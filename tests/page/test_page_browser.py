@@ -92,9 +92,7 @@ class Tiny:
 @pytest.fixture(scope="module")
 def tiny_page(tiny_path, tiny_shard, tmp_path_factory) -> Tiny:
     path = tmp_path_factory.mktemp("browser") / "tiny.golf"
-    found = build(
-        asked(tiny_path, "20000", path, calib=str(tiny_shard), calib_tokens=512, cache=False)
-    )
+    found = build(asked(tiny_path, "20000", path, calib=str(tiny_shard), calib_tokens=512))
     report(PageOptions(path))
     side = sum(t.side_bytes for t in found.tensors)
     parts = {

@@ -1,9 +1,7 @@
 """Several processes train what one does."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import agree
+from ranks import run_ranks
 
 from golfpack.errors import UsageError
 from golfpack.train.config import TrainConfig
@@ -25,15 +24,11 @@ SETTINGS = (
 
 
 def golfpack(folder: Path, ranks: int, steps: int, *more: str) -> subprocess.CompletedProcess[str]:
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     settings = [word for s in SETTINGS for word in ("--set", s)]
-    return subprocess.run(
-        [sys.executable, *(start if ranks > 1 else []), "-m", "golfpack", "train", "--family", "gpt2",
-         "--tokens", "t.npy", "--val-fraction", "0.1", "--out", str(folder), "--steps", str(steps),
-         "--threads", "1", *settings, *more],
-        cwd=folder.parent, capture_output=True, text=True, timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1",
-             "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    return run_ranks(
+        ranks, "-m", "golfpack", "train", "--family", "gpt2", "--tokens", "t.npy", "--val-fraction",
+        "0.1", "--out", folder, "--steps", steps, "--threads", "1", *settings, *more,
+        cwd=folder.parent,
     )  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from golfpack import __version__
-from golfpack.export.bundle import Known, bundle
+from golfpack.export.bundle import bundle
 from golfpack.export.minify import minify, pack
+from golfpack.export.modules import Known
 from golfpack.export.quiet import quiet
 from golfpack.packer.format.codestreams import DECODERS
 from golfpack.packer.format.container import VERSIONS

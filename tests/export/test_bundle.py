@@ -8,7 +8,8 @@ import textwrap
 import pytest
 
 from golfpack.errors import UsageError
-from golfpack.export.bundle import Known, bundle
+from golfpack.export.bundle import bundle
+from golfpack.export.modules import Known
 
 PACKAGE = {
     "__init__": "",

@@ -5,8 +5,9 @@ import torch
 from golf_reference import TINY
 from test_golf_features import FEATURES, RECORD
 
-from golfpack.export.bundle import Known, bundle
+from golfpack.export.bundle import bundle
 from golfpack.export.minify import minify
+from golfpack.export.modules import Known
 from golfpack.export.quiet import quiet
 from golfpack.models.golf.config import GolfConfig
 from golfpack.models.golf.family import GOLF

@@ -231,22 +231,14 @@ class TrainConfig:
         self._check_features()
 
     def _check_aim(self) -> None:
+        told = [n for n in ("aim_errors", "aim_rounding", "aim_trellis") if getattr(self, n)]
         if self.budget:
             parse_size(self.budget, 1 << 40)  # of a size it says what is wrong with it
-        elif any(
-            (
-                self.aim_errors,
-                self.aim_rounding,
-                self.aim_trellis,
-                self.rate_decay,
-                self.codes_share,
-            )
-        ):
+        elif told or self.rate_decay or self.codes_share:
             raise UsageError(
                 "the run is to prepare for its artifact, whose size nobody said",
                 "Set train.budget, or use --for SIZE.",
             )
-        told = [n for n in ("aim_errors", "aim_rounding", "aim_trellis") if getattr(self, n)]
         if len(told) > 1:
             raise UsageError(
                 f"{' and '.join(told)} each stand for the compiler", "Set one of them alone."

@@ -47,13 +47,11 @@ def compiled_weights(model: nn.Module, look: Look, leave: Leave) -> Iterator[Non
                 p.copy_(matrix.view_as(p))
 
 
-def with_errors(share: float, seed: int) -> Leave:
-    """Weights with a share of the compiler's error, drawn anew."""
+def with_errors(share: float, generator: torch.Generator) -> Leave:
+    """Weights with a share of the compiler's error, drawn by a generator on their device."""
 
     def leave(work: Sequence[tuple[torch.Tensor, Grid]]) -> Iterator[torch.Tensor]:
-        generator = torch.Generator(work[0][0].device).manual_seed(seed) if work else None
         for matrix, grid in work:
-            assert generator is not None
             yield matrix.add(error_like(grid, matrix, generator), alpha=share)
 
     return leave

@@ -113,8 +113,9 @@ def _weights_of_passes(run: Run, config: TrainConfig) -> contextlib.AbstractCont
     if run.look is None:
         return contextlib.nullcontext()
     if config.aim_errors:
-        errors = with_errors(config.aim_errors, seed_of(config.seed, run.step))
-        return compiled_weights(run.model, run.look, errors)
+        generator = torch.Generator(next(run.model.parameters()).device)
+        generator.manual_seed(seed_of(config.seed, run.step))
+        return compiled_weights(run.model, run.look, with_errors(config.aim_errors, generator))
     if config.aim_rounding:
         return compiled_weights(run.model, run.look, to_points)
     if config.aim_trellis:

@@ -107,7 +107,7 @@ def open_text(
             ),
             steps=steps, minutes=args.minutes, settings=(*args.set, *settings),
             calib_tokens=args.calib_tokens, limit=args.limit, cache=True,
-            out=args.out / text.name, threads=1, device="cpu",
+            out=args.out / text.name, threads=1, device=args.device,
         ),
         silent,
     )  # fmt: skip
@@ -382,6 +382,7 @@ def _arguments() -> argparse.Namespace:
     add("--steps", type=int)
     add("--minutes", type=float)
     add("--jobs", type=int, default=2)
+    add("--device", default="cpu", help="cpu or cuda, which all jobs share")
     add("--until", type=float, metavar="MINUTES", help="begin no model after that; a rerun goes on")
     add("--limit", type=int, default=32_769, help="held-out tokens read")
     add("--calib-tokens", type=int, default=16_384)

@@ -2,13 +2,15 @@
 
     python benchmarks/gpu/run.py --out results.json [--only check,quantize] [--tokens 'shards/*.bin']
 
-Sections, each of which stays below ten minutes on an H100: `check` every kernel against float64;
-`quantize` GPTQ of all matrices of a 36M-parameter record-shaped model against plain torch; `build` a
-full rd build of that model by stages; `agree` the same build on CPU and GPU; `eval` plain, sliding and
-test-time-trained scoring; `train` training speed; with --tokens also `model`, which trains the model for
---minutes on them, and `export`, which writes it in pieces below 16 MiB beside the JSON. A section that
-fails is recorded and the rest still runs. --smoke runs all of it on a CPU at tiny sizes, with Triton's
-interpreter where triton is installed.
+Without --only the sections are, all of them within some eight minutes on an H200: `check` every kernel
+against float64; `families` short runs of every family, feature and aim of training on CPU and GPU;
+`commands` the commands with a --device, and a submission's script; `agree` one build on CPU and GPU;
+`refine` the same with trained codes; `eval` plain, sliding and test-time-trained scoring; `train` its
+speed; `build` a full rd build of a 36M-parameter record-shaped model by stages. Asked for alone:
+`quantize` GPTQ of that model's matrices against plain torch; `several` small models that train at once.
+With --tokens also `model`, which trains the large one for --minutes on them, and `export`, which writes
+it in pieces below 16 MiB beside the JSON. A section that fails is recorded and the rest still runs.
+--smoke runs all of it on a CPU at tiny sizes, with Triton's interpreter where triton is installed.
 
 The exit code is 1 where a check failed or a section broke.
 """
@@ -27,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-DEFAULT = ("check", "quantize", "build", "agree", "eval", "train")
+DEFAULT = ("check", "families", "commands", "agree", "refine", "eval", "train", "build")
+ALONE = ("quantize", "several")
 WITH_TOKENS = ("model", "export")
 
 
@@ -55,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "threads": args.threads,
         "sections": {},
     }
-    for name in args.only or DEFAULT + (WITH_TOKENS if args.tokens else ()):
+    every = DEFAULT + (ALONE if args.smoke else ()) + (WITH_TOKENS if args.tokens else ())
+    for name in args.only or every:
         print(f"{name} ...", flush=True)
         report["sections"][name] = _run(_section(name), job)
         args.out.write_text(json.dumps(report, indent=1) + "\n")
@@ -80,7 +84,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if unknown := set(names) - {*DEFAULT, *WITH_TOKENS}:
+    if unknown := set(names) - {*DEFAULT, *ALONE, *WITH_TOKENS}:
         raise argparse.ArgumentTypeError(f"unknown sections {sorted(unknown)}")
     return names
 
@@ -97,10 +101,18 @@ def _section(name: str) -> Callable[..., None]:
             from benchmarks.gpu.checks import correctness as section
         elif name == "quantize":
             from benchmarks.gpu.quantize import quantize as section
-        elif name in ("build", "agree"):
+        elif name in ("build", "agree", "refine"):
             from benchmarks.gpu import builds
 
-            section = builds.full_build if name == "build" else builds.agreement
+            section = {
+                "build": builds.full_build, "agree": builds.agreement, "refine": builds.refined,
+            }[name]  # fmt: skip
+        elif name == "families":
+            from benchmarks.gpu.families import families as section
+        elif name == "several":
+            from benchmarks.gpu.several import several as section
+        elif name == "commands":
+            from benchmarks.gpu.commands import commands as section
         elif name == "eval":
             from benchmarks.gpu.scoring import scoring as section
         else:

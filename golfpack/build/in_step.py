@@ -196,10 +196,11 @@ class InStep:
         """Fit and round the next layer, where all batches wait for it."""
         done = sum(layer.names[0] in self.changed for layer in self.layers)
         layer, found = self.layers[done], self._found
-        sums = {key: np.zeros(x.shape) for key, x in found[0].items()}
+        totals = {key: torch.zeros_like(x, dtype=torch.float64) for key, x in found[0].items()}
         for i in range(len(found)):  # in the order of batches: no thread's haste changes a bit
             for key, x in found[i].items():
-                sums[key] += x.double().cpu().numpy()
+                totals[key] += x
+        sums = {key: total.cpu().numpy() for key, total in totals.items()}
         self._found = {}
         hessian = sums["hessian"]
         power = max(np.trace(hessian) / len(hessian), 1e-30)

@@ -1,7 +1,7 @@
 """Who does the heavy arithmetic of a build: factoring Hessians, and rounding.
 
 Passes hand over all their matrices at once and get the results back in order, so that an engine may
-batch them as it likes. `HostEngine`, the default, is numpy, scipy and numba, a matrix a thread.
+batch them as it likes. `HostEngine`, the default, is numpy, scipy and numba, a matrix a thread or more.
 `torch_engine.TorchEngine` takes matrices of one shape together, on any torch device.
 """
 
@@ -51,13 +51,13 @@ class ToRound:
         """What its codes' states depend on, where they have some."""
         return States(scales_of(self.w, self.steps)) if self.trellis and self.w.size else None
 
-    def run(self) -> np.ndarray:
+    def run(self, threads: int = 1) -> np.ndarray:
         """Codes (rows, cols) int32, worked out here."""
         if self.factor is None:
             return round_nearest(self.w, self.steps, self.limit)
         return round_feedback(
             self.w, self.steps, self.factor, self.limit, self.row_factor, self.rate_weight,
-            self.survivors, self.states,
+            self.survivors, self.states, threads,
         )  # fmt: skip
 
 
@@ -74,7 +74,10 @@ class Engine(Protocol):
 
 
 class HostEngine:
-    """numpy, scipy and numba: the same bits whatever the number of threads."""
+    """numpy, scipy and numba, a matrix a thread, or several where a matrix is much of all the work.
+
+    The same bits whatever the number of threads.
+    """
 
     def factors(self, work: Sequence[ToFactor], threads: int) -> Iterator[Factor]:
         """See `Engine`."""
@@ -82,4 +85,10 @@ class HostEngine:
 
     def codes(self, work: Sequence[ToRound], threads: int) -> Iterator[np.ndarray]:
         """See `Engine`."""
-        return map_ordered(ToRound.run, work, threads)
+        weights = sum(t.w.size for t in work)
+
+        def run(t: ToRound) -> np.ndarray:
+            # One that is much of all the work would be left alone with it.
+            return t.run(-(-threads * t.w.size // max(weights, 1)))
+
+        return map_ordered(run, work, threads)

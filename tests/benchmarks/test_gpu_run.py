@@ -27,6 +27,9 @@ def test_every_section_runs(gpu, tmp_path, capsys, monkeypatch, interpreted):
     run, checks, _ = gpu
     if not interpreted:  # the kernels' own tests have it; here it is the script that is tested
         monkeypatch.setattr(checks, "kernels_here", lambda job: False)
+        quick = [name for name in run.DEFAULT if name not in ("families", "commands")]
+        monkeypatch.setattr(run, "DEFAULT", tuple(quick))
+        monkeypatch.setattr(run, "ALONE", ("quantize",))
     shard = tmp_path / "a_train_0.bin"
     write_shard(shard, np.random.default_rng(0).integers(0, 32, 5000))
     out = tmp_path / "r.json"
@@ -34,7 +37,7 @@ def test_every_section_runs(gpu, tmp_path, capsys, monkeypatch, interpreted):
     argv = [*common, "--model-dir", tmp_path / "m"]
     assert run.main(list(map(str, argv))) == 0
     report = json.loads(out.read_text())
-    assert list(report["sections"]) == [*run.DEFAULT, *run.WITH_TOKENS]
+    assert list(report["sections"]) == [*run.DEFAULT, *run.ALONE, *run.WITH_TOKENS]
     assert not any(s["error"] for s in report["sections"].values())
     assert len(report["sections"]["check"]["checks"]) >= 20
     assert len(report["sections"]["agree"]["checks"]) == 1

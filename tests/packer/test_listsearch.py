@@ -106,6 +106,23 @@ def test_states_leave_less_error_at_equal_bits():
     assert error < np.interp(bits, [fewer, more], [coarse, fine]) - 0.04
 
 
+@pytest.mark.parametrize("trellis", [False, True])
+@pytest.mark.parametrize("survivors", [1, 3])
+@pytest.mark.parametrize(("rows", "two_sided"), [(150, True), (600, False)])
+def test_threads_share_a_matrix_and_change_no_code(rows, two_sided, survivors, trellis):
+    rng = np.random.default_rng(2)
+    w = rng.standard_normal((rows, 200)).astype(np.float32)
+    steps = random_steps(rng, rows, 200)
+    factor = factorize(correlated_hessian(rng, 200), damp=0.01)
+    row_factor = factorize(correlated_hessian(rng, rows), damp=0.1) if two_sided else None
+    states = States(scales_of(w, steps)) if trellis else None
+    alone, shared = (
+        round_feedback(w, steps, factor, None, row_factor, WEIGHT, survivors, states, threads)
+        for threads in (1, 4)
+    )
+    np.testing.assert_array_equal(shared, alone)
+
+
 def test_codes_stay_within_their_limit():
     rng = np.random.default_rng(0)
     w = 9 * rng.standard_normal((40, 100)).astype(np.float32)

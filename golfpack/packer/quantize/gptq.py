@@ -8,6 +8,8 @@ and each column's error, divided by U_ii, is pushed onto the columns not yet rou
 The final cost e H e^T of a row then is the sum over its columns of (rounding error / U_ii)^2.
 """
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numba
@@ -29,6 +31,8 @@ from golfpack.packer.quantize.listsearch import (
 # When the damped Hessian still is not positive definite, the damp grows tenfold up to this.
 MAX_DAMP = 10.0
 TINY_POWER = 1e-12
+# Rows that one thread takes at a time where rows are independent.
+ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,15 +117,15 @@ def round_feedback(
     rate_weight: float = 0.0,
     survivors: int = 1,
     states: States | None = None,
+    threads: int = 1,
 ) -> np.ndarray:
     """Codes (rows, cols) int32 of `w` with error feedback through `factor`, column after column.
 
     With `row_factor`, of the covariance B = E[g g^T] of output gradients, feedback is two-sided: the
     errors e_i of one column cost e_i^T B e_i, so within a column each row's rounding error moves the
     targets of the rows below it (a Babai pass; cf. YAQA, arXiv 2505.22988). A cell depends on its row to
-    the left and on its column above, nothing else: a block of rows is finished over all columns before
-    any row below is looked at, and what it pushes onto them is one matrix product, as is what a block of
-    columns pushes onto those behind it.
+    the left and on its column above, nothing else: what a block of rows and columns pushes onto those to
+    its right and below is a matrix product each, and blocks along a diagonal are rounded at once.
 
     Args:
         limit: clamps codes to [-limit, limit]; the clamping error is fed back like any other.
@@ -133,52 +137,117 @@ def round_feedback(
             least squared error in steps^2 plus lambda bits: see `listsearch.search_corner`.
         states: where codes have some (`format.trellis`), and so many sequences are kept of each state.
             Paths go along rows in the order of the columns, which then is that of `factor`.
+        threads: changes nothing but the time.
     """
     rows, cols = w.shape
-    order, upper = factor.order, factor.upper.astype(np.float64)
+    order = factor.order
     row_order = np.arange(rows) if row_factor is None else row_factor.order
-    work = np.ascontiguousarray(w.astype(np.float64)[np.ix_(row_order, order)])
-    sides = _sides(w, steps, row_order, factor, states)
-    if row_factor is None:
-        # Rows are independent then, and one block holds them all.
-        height, row_upper, offset = max(rows, 1), np.empty((0, 0)), np.empty((0, 0))
-    else:
-        height, row_upper = BLOCK, row_factor.upper.astype(np.float64)
-        offset = np.zeros((rows, cols))
     bound = float(np.iinfo(np.int32).max if limit is None else limit)
-    search = states is not None or survivors > 1
-    fine_from = LEVELS if states is None else states.fine_from
-    ahead, lengths = LOOK_AHEAD if search else 0, code_lengths(fine_from)
-    after = np.zeros((1, 2), np.uint8) if states is None else NEXT
-    at = np.zeros(rows, np.uint8)
-    codes = np.empty((rows, cols), np.int32)
-    for top in range(0, rows, height):
-        bottom = min(top + height, rows)
-        push = np.empty((bottom - top, cols if len(row_upper) else 0))
-        for start in range(0, cols, BLOCK):
-            end, seen = min(start + BLOCK, cols), min(start + BLOCK + ahead, cols)
-            errors = np.empty((bottom - top, end - start))
-            corner = (
-                work[top:bottom, start:seen], offset[top:bottom, start:seen],
-                sides.row_step[top:bottom], sides.group_of[start:seen], sides.col_step[start:seen],
-                upper[start:seen, start:seen], row_upper[top:bottom, top:bottom], bound, rate_weight,
-            )  # fmt: skip
-            out = codes[top:bottom, start:end], errors, push[:, start:end]
-            if search:
-                search_corner(
-                    *corner, survivors, lengths, after, fine_from, sides.weight[start:seen],
-                    sides.row_level[top:bottom], sides.col_level[start:seen], at[top:bottom], *out,
-                )  # fmt: skip
+    rounding = _Rounding(
+        work=np.ascontiguousarray(w.astype(np.float64)[np.ix_(row_order, order)]),
+        upper=factor.upper.astype(np.float64),
+        row_upper=np.empty((0, 0)) if row_factor is None else row_factor.upper.astype(np.float64),
+        offset=np.zeros((0, 0) if row_factor is None else (rows, cols)),
+        sides=_sides(w, steps, row_order, factor, states),
+        bound=bound, rate_weight=rate_weight, survivors=survivors, states=states,
+        at=np.zeros(rows, np.uint8), codes=np.empty((rows, cols), np.int32),
+    )  # fmt: skip
+    with ThreadPoolExecutor(threads) as pool:  # which starts none before it needs it
+        for tiles in _in_turn(rows, cols, row_factor is not None, rounding.ahead > 0):
+            if threads > 1 and len(tiles) > 1:
+                list(pool.map(rounding.tile, tiles))
             else:
-                _round_corner(
-                    *corner, sides.row_precision[top:bottom], sides.col_precision[start:end], *out
-                )
-            work[top:bottom, end:] -= errors @ upper[start:end, end:]
-        if len(row_upper):
-            offset[bottom:] -= row_upper[top:bottom, bottom:].T @ push
+                for tile in tiles:
+                    rounding.tile(tile)
     unordered = np.empty((rows, cols), np.int32)
-    unordered[np.ix_(row_order, order)] = codes
+    unordered[np.ix_(row_order, order)] = rounding.codes
     return unordered
+
+
+def _in_turn(
+    rows: int, cols: int, two_sided: bool, search: bool
+) -> Iterator[list[tuple[slice, slice]]]:
+    """Blocks of rows and columns, in lists of those that do not depend on each other.
+
+    A block depends on that to its left and, if two-sided, on that above it; a search sees a few columns
+    of the next one, too, and so depends on that above the next.
+    """
+    heights = _slices(rows, BLOCK if two_sided else ROWS)
+    widths = _slices(cols, BLOCK)
+    skew = 0 if not two_sided else 2 if search else 1
+    for turn in range(skew * (len(heights) - 1) + len(widths)):
+        found = [
+            (height, widths[turn - skew * i])
+            for i, height in enumerate(heights)
+            if 0 <= turn - skew * i < len(widths)
+        ]
+        if found:
+            yield found
+
+
+def _slices(size: int, each: int) -> list[slice]:
+    return [slice(start, min(start + each, size)) for start in range(0, size, each)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rounding:
+    """A matrix that is being rounded; all in rounding order. Blocks of one turn may be taken at once.
+
+    Attributes:
+        work: (rows, cols) targets with the feedback of all blocks to the left that are done.
+        upper: (cols, cols) U.
+        row_upper: (rows, rows) V, or empty where rows are independent.
+        offset: (rows, cols) the feedback of all rows above that are done; or empty.
+        sides, bound, rate_weight, survivors, states: of `round_feedback`.
+        at: (rows,) the state of each row's path where it has come to.
+        codes: (rows, cols), to be filled.
+    """
+
+    work: np.ndarray
+    upper: np.ndarray
+    row_upper: np.ndarray
+    offset: np.ndarray
+    sides: "_Sides"
+    bound: float
+    rate_weight: float
+    survivors: int
+    states: States | None
+    at: np.ndarray
+    codes: np.ndarray
+
+    @property
+    def ahead(self) -> int:
+        """Columns behind its own that a block looks at."""
+        return LOOK_AHEAD if self.states is not None or self.survivors > 1 else 0
+
+    def tile(self, place: tuple[slice, slice]) -> None:
+        """Round one block, and tell those to its right and below."""
+        height, width = place
+        top, bottom, start, end = height.start, height.stop, width.start, width.stop
+        seen = min(end + self.ahead, self.work.shape[1])
+        sides, two_sided = self.sides, len(self.row_upper) > 0
+        errors = np.empty((bottom - top, end - start))
+        push = np.empty((bottom - top, end - start if two_sided else 0))
+        corner = (
+            self.work[height, start:seen], self.offset[height, start:seen],
+            sides.row_step[height], sides.group_of[start:seen], sides.col_step[start:seen],
+            self.upper[start:seen, start:seen], self.row_upper[height, height], self.bound,
+            self.rate_weight,
+        )  # fmt: skip
+        out = self.codes[height, width], errors, push
+        if self.ahead:
+            fine_from = LEVELS if self.states is None else self.states.fine_from
+            after = np.zeros((1, 2), np.uint8) if self.states is None else NEXT
+            search_corner(
+                *corner, self.survivors, code_lengths(fine_from), after, fine_from,
+                sides.weight[start:seen], sides.row_level[height], sides.col_level[start:seen],
+                self.at[height], *out,
+            )  # fmt: skip
+        else:
+            _round_corner(*corner, sides.row_precision[height], sides.col_precision[width], *out)
+        self.work[height, end:] -= errors @ self.upper[width, end:]
+        if two_sided:
+            self.offset[bottom:, width] -= self.row_upper[height, bottom:].T @ push
 
 
 @dataclass(frozen=True, eq=False)

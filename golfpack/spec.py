@@ -123,6 +123,8 @@ class Use:
             None when gradients were not asked for.
         input_abs: (cols,) float64 mean |x|, or None for an embedding.
         output_cov: (rows, rows) float32 mean of g g^T over tokens, g = dL/dy, or None.
+        radial: (1,) float64, of an embedding: mean square of g along the row that was looked up, over
+            that along any direction. Next to 0 where rows are normalised before anything reads them.
     """
 
     kind: HookKind
@@ -130,6 +132,7 @@ class Use:
     row_weight: np.ndarray | None = None
     input_abs: np.ndarray | None = None
     output_cov: np.ndarray | None = None
+    radial: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ STATS_VERSION = hashlib.sha256(
     b"".join(Path(str(module.__file__)).read_bytes() for module in (collect, device, stats))
 ).hexdigest()
 TEXT_VERSION = hashlib.sha256(Path(sources.__file__).read_bytes()).hexdigest()
-_ARRAYS = ("hessian", "row_weight", "input_abs", "output_cov")
+_ARRAYS = ("hessian", "row_weight", "input_abs", "output_cov", "radial")
 
 T = TypeVar("T")
 

@@ -24,6 +24,9 @@ MAX_COV_ROWS = 4096
 # Added to the size of every token's gradient: where no token has any, all count alike.
 NO_GRADIENT = 1e-12
 
+# Added to the power of a looked-up row, which may be all zeros.
+NO_POWER = 1e-30
+
 OVERFLOWS = "the model overflows on these tokens; check its config and its weights"
 
 
@@ -157,12 +160,17 @@ class Collector:
         counts = torch.zeros(self._rows(hook), device=ids.device)
         counts.index_add_(0, ids, torch.ones_like(ids, dtype=torch.float32))  # exact: whole numbers
         self.sums.add((hook.module, "row_weight"), counts)
+        looked_up = out.detach().flatten(0, -2)
         out = out.detach().requires_grad_(True)
-        out.register_hook(lambda g: self._embedding_gradient(hook, g))
+        out.register_hook(lambda g: self._embedding_gradient(hook, looked_up, g))
         return out
 
-    def _embedding_gradient(self, hook: Hook, grad: torch.Tensor) -> None:
-        self.sums.add_gram((hook.module, "hessian"), grad.flatten(0, -2))
+    def _embedding_gradient(self, hook: Hook, rows: torch.Tensor, grad: torch.Tensor) -> None:
+        g = grad.flatten(0, -2)
+        self.sums.add_gram((hook.module, "hessian"), g)
+        along = (g * rows).sum(1).square() / (rows.square().sum(1) + NO_POWER)
+        self.sums.add((hook.module, "along"), along.sum()[None])
+        self.sums.add((hook.module, "power"), g.square().sum()[None])
 
     def _rows(self, hook: Hook) -> int:
         return next(t.shape[0] for t in self.spec.tensors if hook in t.hooks)

@@ -193,8 +193,13 @@ def _use(hook: Hook, sums: dict[Key, np.ndarray], n: int) -> Use:
     row_weight = sums.get((hook.module, "row_weight"))
     if hook.kind == "embedding":
         # A token that calibration never met still occurs: one more count each (Laplace).
-        smoothed = None if row_weight is None else (row_weight + 1) / (n + len(row_weight))
-        return Use("embedding", hessian.astype(np.float32), smoothed)
+        if row_weight is None:
+            return Use("embedding", hessian.astype(np.float32), None)
+        smoothed = (row_weight + 1) / (n + len(row_weight))
+        along, power = (sums[hook.module, key] for key in ("along", "power"))
+        # A network that reads nothing of its tokens has no gradients here.
+        radial = along * hessian.shape[0] / np.maximum(power, 1e-300)
+        return Use("embedding", hessian.astype(np.float32), smoothed, radial=radial)
     input_abs = sums[hook.module, "input_abs"] / n
     if row_weight is None:
         return Use("linear", hessian.astype(np.float32), None, input_abs)

@@ -60,8 +60,8 @@ def test_a_plan_is_what_the_builds_then_find(options, tmp_path):
     assert losses == sorted(losses, reverse=True)
 
 
-@pytest.mark.parametrize("recipe", ["rd", "sdclip-brotli"])
-def test_a_plan_refuses_what_the_build_refuses(options, recipe):
+@pytest.mark.parametrize(("recipe", "close"), [("rd", 0.1), ("sdclip-brotli", 0.25)])
+def test_a_plan_refuses_what_the_build_refuses(options, recipe, close):
     options = options.changed(recipe=recipe, calib_tokens=512, dry_run=True, output=None)
     with pytest.raises(BudgetError) as refused:
         build(options.changed(budget="1kB"))
@@ -72,10 +72,12 @@ def test_a_plan_refuses_what_the_build_refuses(options, recipe):
     assert f"{least:,} bytes" in e.value.message
     report = plan(options, [str(least), str(least + 1500), str(least + 4000)])
     assert report.rows[0].artifact_bytes == least
+    # What is predicted is the search's dial; rounding in sequence goes on from there.
+    options = options.changed(settings=("search.in_sequence=false",))
     for row in report.rows:
         built = build(options.changed(budget=str(row.budget_bytes)))
         assert row.artifact_bytes <= row.budget_bytes
-        assert row.dial == pytest.approx(built.dial, rel=0.25)
+        assert row.dial == pytest.approx(built.dial, rel=close)
 
 
 def test_without_a_budget_the_plan_spans_where_people_build(options):

@@ -21,6 +21,8 @@ from golfpack.calib.stats import calibrate
 from golfpack.errors import UsageError
 from golfpack.models import FAMILIES
 from golfpack.models.golf.family import spec as golf_spec
+from golfpack.packer.quantize.sensitivity import RADIAL
+from golfpack.train.trainer import complete_options
 
 SEED = 5
 BATCH = 32  # tokens: two sequences of 16
@@ -119,7 +121,12 @@ def one_use(name, kind, x, y, logits):
     g = y.grad.flatten(0, -2)
     if kind == "embedding":
         counts = F.one_hot(x.flatten(), 24).sum(0).double()
-        return {"hessian": g.T @ g, "row_weight": counts}
+        along = (g * y.detach().flatten(0, -2)).sum(1).square()
+        return {
+            "hessian": g.T @ g,
+            "row_weight": counts,
+            "along": (along / y.detach().flatten(0, -2).square().sum(1)).sum(),
+        }
     x = x.flatten(0, -2)
     size = squares(name, y, logits, g).sum(1).sqrt()
     return {
@@ -170,6 +177,9 @@ def test_statistics_are_those_of_the_definition(small):
                 close(use.hessian, sums[*key, "hessian"] / n, key)
                 # A token that was never seen still occurs: one more count each.
                 close(use.row_weight, (sums[*key, "row_weight"] + 1) / (n + 24), key)
+                power = np.trace(sums[*key, "hessian"])
+                radial = sums[*key, "along"] * len(use.hessian) / power
+                np.testing.assert_allclose(use.radial, [radial], rtol=2e-4, atol=1e-9)
                 continue
             uses = sums[*key, "count"]  # of the block: tokens times virtual layers
             assert uses == n * (2 if t.block is not None else 1)
@@ -179,6 +189,29 @@ def test_statistics_are_those_of_the_definition(small):
             close(use.row_weight, sums[*key, "row_weight"] / uses, key)
             if use.output_cov is not None:
                 close(use.output_cov, sums[*key, "output_cov"] / uses, key)
+
+
+@pytest.mark.parametrize(("name", "normalised"), [("golf", True), ("llama", False)])
+def test_gradients_tell_whether_rows_are_normalised_once_looked_up(name, normalised):
+    """golf norms an embedding before it does anything else; llama adds to it as it is."""
+    family = FAMILIES[name]
+    shape = {k: v for k, v in CONFIG.items() if k != "passes"} | {"seq_len": 16}
+    spec = family.spec(complete_options(family, shape, 16))
+    rng = np.random.default_rng(1)
+    # Of a size that llama's norms, further on, do not take out alone.
+    sizes = {t.name: 10.0 if t.role == "embed" else 1.0 for t in spec.tensors}
+    weights = {
+        t.name: (sizes[t.name] * rng.standard_normal(t.shape)).astype("f4") for t in spec.tensors
+    }
+    tokens = CalibTokens(rng.integers(0, 24, (4, 16)), "synthetic")
+    stats = run((family.module(spec.config, weights), spec, tokens))
+    (radial,) = (
+        float(use.radial[0])
+        for uses in stats.uses.values()
+        for use in uses
+        if use.radial is not None
+    )
+    assert radial < 1e-6 if normalised else radial > 5 * RADIAL
 
 
 def test_threads_change_no_bit(small):

@@ -1,6 +1,6 @@
 """The contract of every quantization scheme: usable steps for any weights, and a monotone dial."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -150,6 +150,33 @@ def test_rd_steps_are_the_optimum_of_their_shape():
     ideal = np.multiply.outer(0.25 / np.sqrt(weight), s.factor.diagonal())
     off = np.log2(np.multiply.outer(steps.row, steps.col) / ideal)
     assert np.abs(off).max() <= (0.5 + 0.5) / 32 + 0.5 / 16 + 1e-6
+
+
+def test_rows_that_are_normalised_once_looked_up_do_not_drown():
+    # With s the power of uniform errors over the row's, s (1 + s)^2 is what it would be by itself.
+    rng = np.random.default_rng(4)
+    sizes = np.exp(np.linspace(-6, 6, 64))
+    w = (rng.standard_normal((64, 16)) * sizes[:, None]).astype("f4")
+    w[10] = 0
+    s = sensitivity(64, 16, "measured")
+    plain, steps = (
+        RateDistortion().steps(w, replace(s, normalised=known), 0.25, None)
+        for known in (False, True)
+    )
+    np.testing.assert_array_equal(steps.col_log, plain.col_log)
+
+    def noise(steps):
+        of_row = [np.square(m, dtype=np.float64).sum(1) for m in (step_matrix(steps, w.shape), w)]
+        uniform, power = (np.delete(x, 10) for x in of_row)
+        return uniform / 12 / power
+
+    alone, found = noise(plain), noise(steps)
+    assert alone.min() < 1e-3
+    assert alone.max() > 1e3
+    np.testing.assert_allclose(
+        found * (1 + found) ** 2, alone, rtol=0.25
+    )  # grains are of 2% a step
+    assert abs(int(steps.row_log[10]) - int(plain.row_log[10])) <= 1
 
 
 @pytest.mark.parametrize("dial", [1e-9, 1e-7, 1e-4, 1.0])

@@ -50,6 +50,8 @@ class Sense(Pass):
             states go by the column steps that follow, the largest first, as a decoder knows them.
         two_sided: feed errors back along rows too, where calibration measured output gradients.
         row_damp, own_row_damp: the same, for the covariance of output gradients.
+        norms: where gradients tell that an embedding's rows are normalised, errors count against what is
+            left of a row (`quantize.schemes.RateDistortion`).
     """
 
     name: ClassVar[str] = "sense"
@@ -60,6 +62,7 @@ class Sense(Pass):
     two_sided: bool = False
     row_damp: float = 0.1
     own_row_damp: float = 0.0
+    norms: bool = True
 
     def __post_init__(self) -> None:
         require(
@@ -95,6 +98,8 @@ class Sense(Pass):
                     f"{n}: Hessian not positive definite at damp {self.damp:g}; "
                     f"used {s.factor.damp:g}"
                 )
+        if not self.norms:
+            found = {n: replace(s, normalised=False) for n, s in found.items()}
         state = replace(state, sensitivity=found)
         # The dial has no say in the columns' steps.
         orders = {

@@ -204,6 +204,10 @@ class Ternary:
         return IntN(2, AbsMean.clip_id, self.group, self.auto)
 
 
+# Of `normalised_rows`: then s is right to twelve digits, whatever the steps.
+NEWTON_STEPS = 8
+
+
 @dataclass(frozen=True)
 class RateDistortion:
     """Steps that minimise the expected KL at a given total entropy; no bit widths, no clipping.
@@ -212,6 +216,11 @@ class RateDistortion:
     for every weight of the network at once (reverse water-filling; WaterSIC, arXiv 2603.04956, and
     a Fisher weight per row). Exponents below the theory's temper noisy estimates: the shape within a
     tensor is tempered, then the tensor's own scale is set to its exact optimum for that shape.
+
+    Where an embedding's rows are normalised, and errors take the share d of a row's power, what is left
+    is scaled up, and the errors with it. They cost d / (1 - d) in place of d, and the optimum for that
+    is a step 1 - d times as large. So rows of seldom tokens, whose weight is small, do not drown
+    (`normalised_rows`).
 
     Attributes:
         row_power: the exponent of 1/row_weight; 0.5 is the theory's.
@@ -264,8 +273,34 @@ class RateDistortion:
             shaped: np.ndarray = (u / u.max()) ** self.col_power
             col, cost = shaped, cost * np.mean(np.square(shaped / u))
         row *= dial / np.sqrt(cost)
+        if sensitivity.normalised:
+            row = normalised_rows(w, row, col)
         row *= max(1.0, _largest_code(w, row, col) / FINEST)
         return log_steps(row, col, row_grain=self.row_grain, col_grain=self.col_grain)
+
+
+def normalised_rows(w: np.ndarray, row: np.ndarray, col: np.ndarray | None) -> np.ndarray:
+    """Steps (rows,) of rows that are normalised once they are looked up.
+
+    Of a row of the power p, errors of the power s p of uniform ones take d = s / (1 + s): s at fine
+    steps, and never more than there is (Wiener). A step t in place of t0 is 1 - d = 1 / (1 + s) of it
+    where s (1 + s)^2 = s0, that of t0.
+
+    Args:
+        w: (rows, cols).
+        row, col: (rows,) and (cols,) steps as they are without that.
+    """
+    width = w.shape[1] if col is None else np.square(col).sum()
+    power = np.square(w, dtype=np.float64).sum(1)
+    noise = np.divide(
+        np.square(row) * width / 12, power, out=np.zeros(len(row)), where=power > 0
+    )  # of a row of zeros nothing is left whatever its step
+    # Newton's steps come down to the root, and from here a few of them are enough.
+    share = np.minimum(noise, np.cbrt(noise))
+    for _ in range(NEWTON_STEPS):
+        over = share * np.square(1 + share) - noise
+        share -= over / ((1 + share) * (1 + 3 * share))
+    return row / (1 + share)
 
 
 def _largest_code(w: np.ndarray, row: np.ndarray, col: np.ndarray | None) -> float:

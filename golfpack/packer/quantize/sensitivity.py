@@ -17,6 +17,9 @@ Order = Literal["natural", "falling", "rising"]
 # A tensor no gradient reached still may matter on other text. Its weight per element is floored at
 # this share of the network's mean, so that it gets bits last, not never.
 FLOOR = 1e-9
+# Share of an embedding's gradients along its rows (1 where they have no such bias) from which down the
+# rows are normalised: it is 1e-13 where they are, and 1.4 in a model without (docs/LOG.md).
+RADIAL = 0.01
 # What stands in for zero where nothing at all was measured: any positive number.
 TINY = 1e-30
 
@@ -34,6 +37,8 @@ class Sensitivity:
             KL = 1/2 sum_rs row_cov[r, s] e_r H e_s^T. None for independent rows.
         row_factor: the factor of `row_cov`, or None with it.
         step_diagonal: (cols,) U_ii that steps follow; None for those of `factor`.
+        normalised: rows are looked up by tokens, and normalised before anything reads them: see
+            `schemes.RateDistortion`.
     """
 
     hessian: np.ndarray | None
@@ -43,6 +48,7 @@ class Sensitivity:
     row_cov: np.ndarray | None = None
     row_factor: Factor | None = None
     step_diagonal: np.ndarray | None = None
+    normalised: bool = False
 
     def diagonal(self) -> np.ndarray | None:
         """(cols,) U_ii, by which errors of the columns weigh once feedback has done its part."""
@@ -192,7 +198,8 @@ def _unfactored(name: str, w: np.ndarray, stats: CalibStats | None, two_sided: b
         uses = stats.uses[name]
         hessian, row_weight = combine_uses(uses, rows)
         cov = uses[0].output_cov if two_sided and len(uses) == 1 and row_weight.any() else None
-        return Sensitivity(hessian, row_weight, None, True, cov)
+        normalised = any(u.radial is not None and u.radial[0] < RADIAL for u in uses)
+        return Sensitivity(hessian, row_weight, None, True, cov, normalised=normalised)
     if stats is not None and name in stats.vector_fisher:
         fisher = stats.vector_fisher[name].reshape(as_matrix(w.shape))
         return Sensitivity(None, fisher.mean(1), None, measured=True)

@@ -4,7 +4,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+
+# Seconds that a group may take, and that its others have to end when one process fell.
+LONGEST, GRACE = 300, 5
 
 
 def run_ranks(size: int, *args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -28,11 +33,21 @@ def run_ranks(size: int, *args: object, cwd: Path) -> subprocess.CompletedProces
         )
         for rank in range(size)
     ]  # fmt: skip
-    try:
-        printed = [rank.communicate(timeout=300) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    status = next((rank.returncode for rank in ranks if rank.returncode), 0)
+    with ThreadPoolExecutor(size) as readers:
+        told = [readers.submit(rank.communicate) for rank in ranks]
+        end = time.monotonic() + LONGEST
+        while not all(text.done() for text in told):
+            # The others would wait for one that fell before the group had met.
+            fallen = any(rank.poll() for rank in ranks)
+            if fallen:
+                wait(told, timeout=GRACE)
+            if fallen or time.monotonic() > end:
+                for rank in ranks:
+                    rank.kill()
+            time.sleep(0.05)
+    printed = [text.result() for text in told]
+    # One that was killed is not the one that fell.
+    codes = [rank.returncode for rank in ranks]
+    status = max(codes, default=0) or min(codes, default=0)
     out, error = ("".join(texts) for texts in zip(*printed, strict=True))
     return subprocess.CompletedProcess(command, status, out, error)

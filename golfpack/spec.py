@@ -124,7 +124,7 @@ class Use:
         input_abs: (cols,) float64 mean |x|, or None for an embedding.
         output_cov: (rows, rows) float32 mean of g g^T over tokens, g = dL/dy, or None.
         radial: (1,) float64, of an embedding: mean square of g along the row that was looked up, over
-            that along any direction. Next to 0 where rows are normalised before anything reads them.
+            that along any direction; 1 without gradients. Next to 0 where that row is normalised.
     """
 
     kind: HookKind

@@ -33,21 +33,23 @@ def run_ranks(size: int, *args: object, cwd: Path) -> subprocess.CompletedProces
         )
         for rank in range(size)
     ]  # fmt: skip
+    status = 0
     with ThreadPoolExecutor(size) as readers:
         told = [readers.submit(rank.communicate) for rank in ranks]
         end = time.monotonic() + LONGEST
-        while not all(text.done() for text in told):
-            # The others would wait for one that fell before the group had met.
-            fallen = any(rank.poll() for rank in ranks)
-            if fallen:
-                wait(told, timeout=GRACE)
-            if fallen or time.monotonic() > end:
-                for rank in ranks:
-                    rank.kill()
-            time.sleep(0.05)
-    printed = [text.result() for text in told]
-    # One that was killed is not the one that fell.
-    codes = [rank.returncode for rank in ranks]
-    status = max(codes, default=0) or min(codes, default=0)
+        try:
+            while not all(text.done() for text in told):
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{command} took more than {LONGEST} s")
+                status = next((rank.returncode for rank in ranks if rank.poll()), 0)
+                if status:  # the others would wait for one that fell before the group had met
+                    wait(told, timeout=GRACE)
+                    break
+                time.sleep(0.05)
+        finally:
+            for rank in ranks:
+                rank.kill()
+        printed = [text.result() for text in told]
+    status = status or next((rank.returncode for rank in ranks if rank.returncode), 0)
     out, error = ("".join(texts) for texts in zip(*printed, strict=True))
     return subprocess.CompletedProcess(command, status, out, error)

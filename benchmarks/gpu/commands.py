@@ -1,7 +1,7 @@
 """The commands themselves, as a user has them: from text to a submission that scores itself.
 
-A small model is trained on sources of Python's own library for an artifact; then every command that
-has a --device takes that artifact on the device and on the CPU, and a submission's script scores it.
+A small model is trained on sources of Python's own library for an artifact. Every mode of `eval` takes
+that on the device and on the CPU, a submission's script scores it, and `generate` and `tune-cache` run.
 """
 
 import json
@@ -47,7 +47,7 @@ EVALS = {
     "ttt phased": ["--ttt", "phased"],
     "quantized cache": ["--mode", "stream", "--kv-cache", "q8_0"],
 }
-SCORE = re.compile(r"^(\w+) val_loss:([0-9.]+)", re.MULTILINE)
+SCORE = re.compile(r"^(\w+) val_loss:(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ def _evaluated(shop: Shop, found: Findings) -> None:
 
     def score(name: str, where: str) -> float:
         report = shop.golfpack(*fixed, *EVALS[name], device=where)
-        assert all(check["passed"] for check in report["legality"]), name
+        if not all(check["passed"] for check in report["legality"]):
+            raise RuntimeError(f"not legal: {report['legality']}")
         return report["val_loss"]
 
     began = time.perf_counter()
@@ -133,6 +134,8 @@ def _evaluated(shop: Shop, found: Findings) -> None:
                 found.check(f"eval {name}: loss against the CPU's", abs(here - there), limit)
                 found.figure(f"eval {name}", here, "nats/token", cpu=there)
         scores = _of(found, "submission", [script])
+        missing = {"plain", "sliding", "ttt"} - set(scores[0] if scores else ())
+        found.check("submission's script: scores missing", len(missing), 0)
         for name, loss in scores[0].items() if scores else ():
             known = found_by["ttt sgd" if name == "ttt" else name]
             off = abs(loss - known[0]) if known else math.nan

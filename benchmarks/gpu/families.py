@@ -1,4 +1,4 @@
-"""Training on the device against training on the CPU: every family, every feature, every aim."""
+"""Training on the device against the CPU: every family and feature; and that every aim runs."""
 
 import math
 import tempfile

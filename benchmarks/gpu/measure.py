@@ -37,7 +37,7 @@ class Job:
         out: the JSON file; exported pieces go beside it.
         tokens: glob of training shards, or None for random tokens.
         minutes: of training, in the section `model`.
-        checkpoint, calib: a real checkpoint and its calibration tokens for the section `agree`.
+        checkpoint, calib: a real checkpoint and its tokens for the sections `agree` and `refine`.
         model_dir: where `model` trains and `export` finds the result.
         pieces: which pieces `export` writes, counted from 1; all of them for ().
     """

@@ -2,9 +2,9 @@
 
     python benchmarks/gpu/run.py --out results.json [--only check,quantize] [--tokens 'shards/*.bin']
 
-Without --only the sections are, all of them within some eight minutes on an H200: `check` every kernel
-against float64; `families` short runs of every family, feature and aim of training on CPU and GPU;
-`commands` the commands with a --device, and a submission's script; `agree` one build on CPU and GPU;
+Without --only the sections are: `check` every kernel against float64; `families` short runs of every
+family and feature of training on CPU and GPU, and of every aim; `commands` training for an artifact,
+every mode of `eval`, generation and a submission's script; `agree` one build on CPU and GPU;
 `refine` the same with trained codes; `eval` plain, sliding and test-time-trained scoring; `train` its
 speed; `build` a full rd build of a 36M-parameter record-shaped model by stages. Asked for alone:
 `quantize` GPTQ of that model's matrices against plain torch; `several` small models that train at once.
@@ -73,7 +73,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", type=_names, help="sections, with commas")
     parser.add_argument("--tokens", help="glob of training shards for the model, 8192 tokens wide")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--checkpoint", type=Path, help="for `agree`, in place of random weights")
+    parser.add_argument("--checkpoint", type=Path, help="for `agree` and `refine`, not random")
     parser.add_argument("--calib", help="shard that goes with --checkpoint")
     parser.add_argument("--model-dir", type=Path, default=Path("gpu_model"))
     parser.add_argument("--pieces", type=_numbers, default=(), help="of `export`, such as 1,2,3")

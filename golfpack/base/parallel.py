@@ -1,6 +1,6 @@
 """Parallel work whose result does not depend on the number of threads.
 
-Every item is worked on by one thread with one BLAS/OpenMP thread inside, and results come back in
+Every item is worked on by a thread with one BLAS/OpenMP thread inside, and results come back in
 order. So `--threads` changes the time and never a bit of the artifact.
 """
 

@@ -197,8 +197,9 @@ def _use(hook: Hook, sums: dict[Key, np.ndarray], n: int) -> Use:
             return Use("embedding", hessian.astype(np.float32), None)
         smoothed = (row_weight + 1) / (n + len(row_weight))
         along, power = (sums[hook.module, key] for key in ("along", "power"))
-        # A network that reads nothing of its tokens has no gradients here.
-        radial = along * hessian.shape[0] / np.maximum(power, 1e-300)
+        # Without gradients nothing tells of a norm.
+        share = along / power if power[0] > 0 else np.full(1, 1 / len(hessian))
+        radial = share * len(hessian)
         return Use("embedding", hessian.astype(np.float32), smoothed, radial=radial)
     input_abs = sums[hook.module, "input_abs"] / n
     if row_weight is None:

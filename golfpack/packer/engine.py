@@ -88,7 +88,7 @@ class HostEngine:
         weights = sum(t.w.size for t in work)
 
         def run(t: ToRound) -> np.ndarray:
-            # One that is much of all the work would be left alone with it.
-            return t.run(-(-threads * t.w.size // max(weights, 1)))
+            # A thread left alone with much of all the work would end last. Shares are rounded up.
+            return t.run(max(1, -(-threads * t.w.size // max(weights, 1))))
 
         return map_ordered(run, work, threads)

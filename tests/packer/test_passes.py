@@ -8,6 +8,7 @@ from conftest import packed
 
 from golfpack.errors import UsageError
 from golfpack.packer.format.loader import loads
+from golfpack.packer.format.steps import step_matrix
 from golfpack.packer.format.tensors import QTensor, Raw
 from golfpack.packer.passes.encode import Encode
 from golfpack.packer.passes.policy import Policy
@@ -258,3 +259,19 @@ def test_the_largest_float16_step_is_taken(make_state):
     weights["blocks.0.mlp.fc.weight"][0, 0] = 15 * 65_504  # int5's largest code
     state = packed(load_recipe("int5-mlp"), make_state(60_000, weights=weights, stats=None))
     assert state.tensors["blocks.0.mlp.fc.weight"].dequantize()[0, 0] == 15 * 65_504
+
+
+def test_steps_of_an_embedding_that_is_normalised_keep_to_what_is_left_of_its_rows(make_state):
+    found = {}
+    for norms in (True, False):
+        passes = [Policy(({"scheme": "rd"},)), Sense(norms=norms), Steps()]
+        state = run_passes(passes, make_state(dial=0.05))
+        known = {n: s.normalised for n, s in state.sensitivity.items()}
+        assert known.pop("tok_emb.weight") is norms
+        assert not any(known.values())
+        found[norms] = {n: step_matrix(s, state.matrix(n).shape) for n, s in state.steps.items()}
+    for name, steps in found[True].items():
+        if name == "tok_emb.weight":
+            assert np.mean(steps < 0.9 * found[False][name]) > 0.5
+        else:
+            np.testing.assert_array_equal(steps, found[False][name])

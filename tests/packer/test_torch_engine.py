@@ -56,6 +56,19 @@ KINDS = (
 SHAPES = ((1, 1), (1, 9), (7, 1), (12, 20), (20, 12), (3, 140))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_are_shared_out_by_size_and_an_empty_matrix_takes_none(threads):
+    rng = np.random.default_rng(5)
+    large, small = rounding(rng, 130, 70, "searched"), rounding(rng, 9, 7, "plain")
+    empty = replace(
+        small, w=np.empty((9, 0), np.float32), factor=factorize(np.empty((0, 0)), damp=0.1)
+    )
+    empty = replace(empty, steps=log_steps(np.ones(9), np.ones(0)))
+    work = [large, empty, small]
+    for ours, alone in zip(HOST.codes(work, threads), work, strict=True):
+        np.testing.assert_array_equal(ours, alone.run())
+
+
 def test_codes_are_the_hosts_in_the_same_order(monkeypatch):
     monkeypatch.setattr(torch_engine, "BATCH_VALUES", 2000)  # batches of one and of several
     rng = np.random.default_rng(0)

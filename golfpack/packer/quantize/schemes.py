@@ -219,8 +219,8 @@ class RateDistortion:
 
     Where an embedding's rows are normalised, and errors take the share d of a row's power, what is left
     is scaled up, and the errors with it. They cost d / (1 - d) in place of d, and the optimum for that
-    is a step 1 - d times as large. So rows of seldom tokens, whose weight is small, do not drown
-    (`normalised_rows`).
+    is a step 1 - d times as large. So rows of rare tokens, whose weight is small, do not drown
+    (`normalised_rows`). A tied head reads the same rows as they are; its part of the weight goes along.
 
     Attributes:
         row_power: the exponent of 1/row_weight; 0.5 is the theory's.

@@ -18,7 +18,7 @@ Order = Literal["natural", "falling", "rising"]
 # this share of the network's mean, so that it gets bits last, not never.
 FLOOR = 1e-9
 # Share of an embedding's gradients along its rows (1 where they have no such bias) from which down the
-# rows are normalised: it is 1e-13 where they are, and 1.4 in a model without (docs/LOG.md).
+# what is looked up is normalised: 1e-13 where it is, and 1.4 in a model without (docs/LOG.md).
 RADIAL = 0.01
 # What stands in for zero where nothing at all was measured: any positive number.
 TINY = 1e-30
@@ -37,8 +37,8 @@ class Sensitivity:
             KL = 1/2 sum_rs row_cov[r, s] e_r H e_s^T. None for independent rows.
         row_factor: the factor of `row_cov`, or None with it.
         step_diagonal: (cols,) U_ii that steps follow; None for those of `factor`.
-        normalised: rows are looked up by tokens, and normalised before anything reads them: see
-            `schemes.RateDistortion`.
+        normalised: rows are looked up by tokens, and normalised before anything reads them (but for a
+            head that is tied to them): see `schemes.RateDistortion`.
     """
 
     hessian: np.ndarray | None

@@ -67,18 +67,18 @@ The exit code is 0 whatever differs; `--exit-code` makes a difference 6, which n
 """,
     "verify": """
     $ golfpack verify x.golf --report x.report.json --against ckpt.pt
-    frame         ok  format version 3, 178,773 bytes as the manifest says, 3 streams
-    stream rows   ok  1,762 bytes, sha256 8c0093d6c93bea08
+    frame         ok  format version 3, 178,745 bytes as the manifest says, 3 streams
+    stream rows   ok  1,746 bytes, sha256 13f25c511b5cf2f3
     stream cols   ok  1,465 bytes, sha256 bb6932dadb6413e8
-    stream codes  ok  174,800 bytes, sha256 dd6eb1ca45680ee7
-    file          ok  178,741 bytes before the digest at its end, sha256 b7b5995fbc8d30d0
+    stream codes  ok  174,789 bytes, sha256 7fb317a8edaa0a07
+    file          ok  178,713 bytes before the digest at its end, sha256 1a47666e7baed0da
     tensors       ok  32 decode to 476,812 finite weights
     model         ok  family golf, its config and tensors belong together
     encoding      ok  the tensors encode to the same bytes again
     report        ok  sha256, bytes, config and tensors agree; within the budget of 178,804 bytes
-    checkpoint    ok  the same tensors and shapes; rel_err 0.2473 over all weights, at worst 0.7141 in blocks.2.mlp.proj.weight
-    x.golf is whole: 178,773 bytes
-    sha256 of the file, digest included: ba0357cbc6d83901b6ea4e78da5ce43bced46dee77f091588a873dc5b2cc0404
+    checkpoint    ok  the same tensors and shapes; rel_err 0.2272 over all weights, at worst 0.7422 in blocks.2.mlp.proj.weight
+    x.golf is whole: 178,745 bytes
+    sha256 of the file, digest included: a7f21b047c413c5abe9e3ff142c75e5eaa8c3de345d94c91d3c906cc889aa732
 
 A check that failed is exit code 4. `encoding` says `differs`, which is no fault, where another version of
 golfpack or of a codec's library wrote the file: then other bytes decode to the same tensors.

@@ -171,6 +171,7 @@ def test_labels_are_of_real_training_text_and_within_a_budget(options, tmp_path,
     assert not options.output.exists()
 
 
+@pytest.mark.slow
 def test_a_target_is_met_with_a_smaller_file(options):
     target, aim = 0.5, options.changed(recipe="gptq-lite", budget=None)
     plain, trained = (build(aim.changed(target_kl=target, refine=n)) for n in (0, SHORT))

@@ -248,6 +248,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_ranks_end_together_and_one_of_them_speaks(folder):
     args = ("eval", "0.pt", *BASE, "--mode", "sliding", "--stride", "8", "--json")
     run = torchrun("-m", "golfpack", *args, cwd=folder)

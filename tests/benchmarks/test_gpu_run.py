@@ -27,7 +27,7 @@ def test_every_section_runs(gpu, tmp_path, capsys, monkeypatch, interpreted):
     run, checks, _ = gpu
     if not interpreted:  # the kernels' own tests have it; here it is the script that is tested
         monkeypatch.setattr(checks, "kernels_here", lambda job: False)
-        quick = [name for name in run.DEFAULT if name not in ("families", "commands")]
+        quick = [name for name in run.DEFAULT if name not in ("families", "commands", "refine")]
         monkeypatch.setattr(run, "DEFAULT", tuple(quick))
         monkeypatch.setattr(run, "ALONE", ("quantize",))
     shard = tmp_path / "a_train_0.bin"

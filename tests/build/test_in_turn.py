@@ -98,6 +98,7 @@ def test_the_kl_falls_and_the_budget_is_filled(built, tiny):
         assert told.rel_err == pytest.approx(off / np.linalg.norm(w), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_threads_change_no_byte(options, built):
     other = build(options.changed(threads=2))
     assert other.artifact_sha256 == built[1].artifact_sha256

@@ -48,6 +48,7 @@ def killed(folder: Path, name: str, kills: int) -> int:
     return int(np.load(folder / "figures.npy")[0])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert killed(tmp_path / "run", "alph", 4) > 1
 

@@ -52,14 +52,18 @@ def make(kind, options, what):
 ''',
 }
 
-# Keys of a tensor's manifest entry that few have; "f16" stands for rows of that type, "empty" for a
-# tensor without weights.
-FEATURES = frozenset({"raw", "correction", "group", "sorted", "stream", "f16", "empty"})
+# Keys of a tensor's manifest entry that few have; "f16" stands for rows of that type, "logs" for log
+# steps, "empty" for a tensor without weights, "side" for streams under the codec of that name.
+FEATURES = frozenset(
+    {"raw", "correction", "group", "sorted", "stream", "f16", "logs", "empty", "side", "tokenizer"}
+)
+SIDE_STREAMS = frozenset({"rows", "cols", "raw", "perms"})
 # Of an artifact without a feature: expression of a module -> its value.
 _WITHOUT: dict[str, dict[str, Any]] = {
     "raw": {
         f'{_FORM}.streams:"raw" in self.fields': False,
         f'{_FORM}.streams:"raw" in e.fields': False,
+        f'{_FORM}.streams:_Reader(side, left, "raw", sum(map(_raw_bytes, entries)))': None,
     },
     "correction": {
         f'{_FORM}.streams:"correction" not in self.fields': True,
@@ -75,6 +79,8 @@ _WITHOUT: dict[str, dict[str, Any]] = {
         f'{_FORM}.stepcoding:fields["rows"] != "f16"': True,
         f"{_FORM}.codestreams:isinstance(steps, LogSteps)": True,
     },
+    "side": {f'{_FORM}.streams:ByteStream.from_config(manifest["side"])': None},
+    "tokenizer": {f"{_FORM}.loader:read_attached(container)": None},
     "stream": {
         f'{_FORM}.streams:"stream" in self.fields': False,
         f"{_FORM}.streams:isinstance(codes, list)": False,
@@ -83,6 +89,14 @@ _WITHOUT: dict[str, dict[str, Any]] = {
 _NOT_SORTED = """
 def _restored(slots, codes, side, streams):
     return codes
+"""
+# Without side streams, steps are logs.
+_LOGS_ALONE = """
+def _told_steps(matrices, side, streams):
+    plans = [step_plan(fields, shape) for shape, fields in matrices]
+    vectors = iter(LOGS["vectors"](streams.pop("steps"), sum(plans, [])))
+    for plan in plans:
+        yield b"", {name: grain * next(vectors) for (name, grain), _ in plan}
 """
 
 
@@ -130,10 +144,16 @@ def _features(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Those that a manifest asks for."""
     if isinstance(manifest["codes"], list):
         yield "stream"
+    if SIDE_STREAMS & {name for name, _ in manifest["streams"]}:
+        yield "side"
+    if "tokenizer" in manifest:
+        yield "tokenizer"
     for entry in manifest["tensors"]:
         yield from FEATURES & entry.keys()
         if entry.get("rows") == "f16":
             yield "f16"
+        if entry.get("rows", "f16") != "f16" or "cols" in entry:
+            yield "logs"
         if not all(entry["shape"]):
             yield "empty"
 
@@ -184,13 +204,20 @@ if __name__ == "__main__":
 
 def decoding(needs: Uses) -> Known:
     """What a bundle that holds the loader can do without, where it decodes what `needs` says."""
+    old, logs = needs.version <= 3, "logs" in needs.features
     return Known(
-        values={'find_spec("numba") is None': True},
+        values={
+            'find_spec("numba") is None': True,
+            f"{_FORM}.streams:any(has_bytes(fields) for _, _, fields in found)": old and logs,
+        },
         only={
             f"{_FORM}.codecs:CODECS": needs.codecs,
             f"{_FORM}.filters:FILTERS": needs.filters,
             f"{_FORM}.codestreams:DECODERS": needs.coders,
             f"{_FORM}.container:VERSIONS": [needs.version],
+            f"{_FORM}.streams:STEPS": [old and logs],
+            f"{_FORM}.streams:LOGS": ["vectors"] if logs and not old else [],
+            f"{_FORM}.rans.codes:SIDES": [not old],
         },
         instead=_INSTEAD,
     )
@@ -207,6 +234,8 @@ def usual(needs: Uses, known: Known) -> Known:
             values |= told
     if not needs.features & {"sorted", "empty"}:
         instead[f"{_FORM}.streams:_restored"] = _NOT_SORTED
+    if "side" not in needs.features:
+        instead[f"{_FORM}.streams:_told_steps"] = _LOGS_ALONE
     return replace(known, values=values, instead=instead)
 
 
@@ -228,7 +257,8 @@ def _about(artifact: Artifact, needs: Uses) -> str:
             f"numpy and {' and '.join(packages)} (pip install numpy {' '.join(packages)}).\n"
             "An artifact of golfpack's recipe `rd`, its default, takes numpy alone."
         )
-    coders = sorted(needs.codecs | needs.filters | (needs.coders - {"bytes"}))
+    logs = {"log steps"} if "logs" in needs.features else set[str]()
+    coders = sorted(needs.codecs | needs.filters | (needs.coders - {"bytes"}) | logs)
     return f"""Decoder of a .golf artifact: a language model's weights in few bytes.
 
     from golf_decode import load

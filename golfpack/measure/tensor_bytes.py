@@ -1,16 +1,17 @@
 """Every byte of an artifact's streams, given to the tensor it belongs to."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 from golfpack.packer.format.codestreams import code_matrices
 from golfpack.packer.format.loader import Artifact
-from golfpack.packer.format.stepcoding import row_bytes, step_counts
+from golfpack.packer.format.stepcoding import steps_held
 from golfpack.packer.format.streams import Entry
 from golfpack.packer.format.tensors import PackedTensor, QTensor
 from golfpack.packer.rate import entropy
 
 # Streams that hold what codes need besides themselves.
-SIDE_STREAMS = ("rows", "cols", "perms")
+SIDE_STREAMS = ("steps", "rows", "cols", "perms")
 
 
 def byte_shares(artifact: Artifact) -> dict[str, dict[str, int]]:
@@ -47,11 +48,12 @@ def _held(entry: Entry, t: PackedTensor) -> dict[str, float]:
     if not isinstance(t, QTensor):
         return {"raw": t.values.nbytes}
     matrices = code_matrices(t)
-    counts = [step_counts(fields, shape) for shape, fields in entry.matrices]
+    steps = Counter[str]()
+    for shape, fields in entry.matrices:
+        steps.update(steps_held(fields, shape))
     return {
         # One bit more, so that codes that are all zero own their stream's few bytes.
         entry.code_stream: 1 + sum(entropy(m.codes) * m.codes.size for m in matrices),
-        "rows": sum(row_bytes(fields, shape) for shape, fields in entry.matrices),
-        "cols": sum(cols for _, cols in counts),
         "perms": sum(s[0] for s, fields in entry.matrices if "sorted" in fields),
+        **steps,
     }

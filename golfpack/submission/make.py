@@ -19,7 +19,7 @@ from golfpack.submission import script
 from golfpack.submission.known import known_values
 
 # What decoding takes of an artifact that the default recipe wrote.
-USUAL = Uses(VERSION, frozenset({"lzma"}), frozenset(), frozenset({"rans"}))
+USUAL = Uses(VERSION, frozenset({"lzma"}), frozenset(), frozenset({"rans"}), frozenset({"logs"}))
 
 
 @dataclass(frozen=True)

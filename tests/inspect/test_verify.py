@@ -39,7 +39,7 @@ def statuses(path: Path, **options: object) -> dict[str, str]:
 def test_a_whole_file_passes_every_check(folder):
     path = folder / "x.golf"
     found = verify(path, folder / "x.report.json", folder / "tiny.pt")
-    names = ["frame", "stream rows", "stream cols", "stream codes", "file", "tensors", "model"]
+    names = ["frame", "stream steps", "stream codes", "file", "tensors", "model"]
     assert [c.name for c in found.checks] == [*names, "encoding", "report", "checkpoint"]
     assert {c.status for c in found.checks} == {"ok"}
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -210,7 +210,7 @@ def test_the_command_prints_a_line_per_check_and_exits_4_for_damage(folder, insi
     run = inside("verify", "x.golf", "--report", "x.report.json", "-q")
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
-    assert len(lines) == 11
+    assert len(lines) == 10
     assert all(line.split()[:3].count("ok") == 1 for line in lines[:-2])
     # What is hashed is said of both figures: all but the digest, and the file as sha256sum has it.
     blob = (folder / "x.golf").read_bytes()

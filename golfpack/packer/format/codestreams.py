@@ -43,11 +43,12 @@ class ByteStream:
         return data
 
     def config(self) -> dict[str, Any]:
-        """As JSON; `from_config` inverts it."""
+        """As JSON, without what is as usual; `from_config` inverts it."""
+        filters = [filter_config(f) for f in self.filters]
         return {
             "codec": codec_config(self.codec),
-            "filters": [filter_config(f) for f in self.filters],
-            "order": self.order,
+            **({"filters": filters} if filters else {}),
+            **({"order": self.order} if self.order != "row" else {}),
         }
 
     @classmethod

@@ -40,9 +40,14 @@ class Version:
     part_digest: int
 
 
-VERSIONS = {1: Version(Brotli(), 32), 2: Version(Lzma(6), 8), 3: Version(Lzma(6), 8)}
+VERSIONS = {
+    1: Version(Brotli(), 32),
+    2: Version(Lzma(6), 8),
+    3: Version(Lzma(6), 8),
+    4: Version(Lzma(6), 8),
+}
 # What is written.
-VERSION = 3
+VERSION = 4
 # Hard limits, far above any real artifact: what a hostile header can make us allocate.
 MAX_MANIFEST = 1 << 24
 MAX_STREAM = 1 << 33

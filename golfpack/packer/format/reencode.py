@@ -42,7 +42,7 @@ def encode_again(artifact: Artifact) -> bytes:
     # What is no tensor stays as it is.
     kept = {n: d for n, d in artifact.container.streams.items() if n == TOKENIZER_STREAM}
     streams |= kept
-    return assemble(head | body, streams, artifact.container.version)
+    return assemble(head | body, streams)
 
 
 def _stream(config: dict[str, Any]) -> CodeStream:

@@ -1,6 +1,7 @@
-"""Step fields <-> manifest fields, and bytes in the streams `rows` and `cols`."""
+"""Step fields <-> fields of the manifest, float16 in the stream `rows`, logs in the stream `steps`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,30 +13,45 @@ from golfpack.packer.format.steps import COL_OCTAVE, ROW_OCTAVE, F16Steps, LogSt
 MAX_OCTAVES = 126
 
 _F16 = np.dtype("<f2")
+_MAX_GRAIN = MAX_OCTAVES * ROW_OCTAVE
 
 
-def pack_steps(steps: StepField, cols: int) -> tuple[dict[str, Any], bytes, bytes]:
-    """The step field of a matrix of `cols` columns: manifest fields, row bytes, column bytes."""
-    col_fields, col_data = {}, b""
-    if steps.col_log is not None:
-        col_fields["cols"], col_data = _pack_log(steps.col_log)
+@dataclass(frozen=True, eq=False)
+class StepParts:
+    """Where a matrix's steps are stored.
+
+    Attributes:
+        fields: of the manifest.
+        f16: bytes of the stream `rows`.
+        logs: vectors of the stream `steps`, each with its kind: whose steps they are, and its grain.
+    """
+
+    fields: dict[str, Any]
+    f16: bytes
+    logs: list[tuple[tuple[str, int], np.ndarray]]
+
+
+def pack_steps(steps: StepField, cols: int) -> StepParts:
+    """The step field of a matrix of `cols` columns."""
     if isinstance(steps, LogSteps):
-        base_grain, row_data = _pack_log(steps.row_log)
-        return {"rows": base_grain, **col_fields}, row_data, col_data
-    fields: dict[str, Any] = {"rows": "f16", **col_fields}
-    if steps.group is not None:
-        # A group wider than the matrix is the matrix; a reader takes no wider one.
-        fields["group"] = min(steps.group, max(cols, 1))
-    return fields, steps.row_f16.astype(_F16).tobytes(), col_data
+        grain = _grain(steps.row_log)
+        fields: dict[str, Any] = {"rows": grain}
+        f16, logs = b"", [(("rows", grain), steps.row_log // grain)]
+    else:
+        fields, logs = {"rows": "f16"}, list[tuple[tuple[str, int], np.ndarray]]()
+        f16 = steps.row_f16.astype(_F16).tobytes()
+        if steps.group is not None:
+            # A group wider than the matrix is the matrix; a reader takes no wider one.
+            fields["group"] = min(steps.group, max(cols, 1))
+    if steps.col_log is not None:
+        grain = fields["cols"] = _grain(steps.col_log)
+        logs.append((("cols", grain), steps.col_log // grain))
+    return StepParts(fields, f16, logs)
 
 
-def _pack_log(log: np.ndarray) -> tuple[list[int], bytes]:
-    """Log steps as [base, grain], and a byte each: multiples of the grain above the base."""
-    if not log.size:
-        return [0, 1], b""
-    base = int(log.min())
-    grain = int(np.gcd.reduce(log - base)) or 1
-    return [base, grain], ((log - base) // grain).astype(np.uint8).tobytes()
+def _grain(log: np.ndarray) -> int:
+    """What logs are multiples of; 1 where all are equal, which says nothing of the next matrix."""
+    return int(np.gcd.reduce(log)) if log.size and np.ptp(log) else 1
 
 
 def step_counts(fields: Mapping[str, Any], shape: tuple[int, int]) -> tuple[int, int]:
@@ -57,38 +73,98 @@ def step_counts(fields: Mapping[str, Any], shape: tuple[int, int]) -> tuple[int,
     return rows, cols if "cols" in fields else 0
 
 
-def row_bytes(fields: Mapping[str, Any], shape: tuple[int, int]) -> int:
-    """Bytes of a matrix in the stream `rows`; in `cols`, it has one a column step."""
-    return step_counts(fields, shape)[0] * (_F16.itemsize if fields["rows"] == "f16" else 1)
+def steps_held(fields: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, int]:
+    """What a matrix has in streams of steps: in `steps` integers, of which a head counts as two."""
+    if has_bytes(fields):
+        return {"rows": old_row_bytes(fields, shape), "cols": step_counts(fields, shape)[1]}
+    return {
+        "rows": f16_bytes(fields, shape),
+        "steps": sum(n + 2 for _, n in step_plan(fields, shape)),
+    }
+
+
+def f16_bytes(fields: Mapping[str, Any], shape: tuple[int, int]) -> int:
+    """Bytes of a matrix in the stream `rows`, of float16 steps."""
+    return step_counts(fields, shape)[0] * _F16.itemsize if fields["rows"] == "f16" else 0
+
+
+def step_plan(
+    fields: Mapping[str, Any], shape: tuple[int, int]
+) -> list[tuple[tuple[str, int], int]]:
+    """Kind and length of a matrix's vectors in the stream `steps`.
+
+    Raises:
+        CorruptError: a grain that is no number of log units.
+    """
+    counts = zip(("rows", "cols"), step_counts(fields, shape), strict=True)
+    plan = [((side, fields[side]), n) for side, n in counts if fields.get(side, "f16") != "f16"]
+    if any(type(grain) is not int or not 0 < grain <= _MAX_GRAIN for (_, grain), _ in plan):
+        raise CorruptError("a grain of steps in the manifest is out of range", None)
+    return plan
 
 
 def unpack_steps(
-    name: str, fields: Mapping[str, Any], shape: tuple[int, int], row_data: bytes, col_data: bytes
+    name: str,
+    fields: Mapping[str, Any],
+    shape: tuple[int, int],
+    f16: bytes,
+    logs: Mapping[str, np.ndarray],
 ) -> StepField:
     """The inverse of `pack_steps`, for a matrix of tensor `name`.
+
+    Args:
+        f16: of the stream `rows`.
+        logs: log steps of "rows" and "cols", of those that it has.
 
     Raises:
         CorruptError: steps out of range.
     """
-    col = _unpack_log(col_data, fields["cols"], COL_OCTAVE) if "cols" in fields else None
+    for side, octave in (("rows", ROW_OCTAVE), ("cols", COL_OCTAVE)):
+        if side in logs and np.abs(logs[side]).max(initial=0) > MAX_OCTAVES * octave:
+            raise CorruptError(f"tensor {name!r} has steps beyond 2^{MAX_OCTAVES}", None)
+    log = {side: values.astype(np.int32) for side, values in logs.items()}
     if fields["rows"] != "f16":
-        return LogSteps(_unpack_log(row_data, fields["rows"], ROW_OCTAVE), col)
-    f16 = np.frombuffer(row_data, _F16)
-    if not ((f16 > 0) & np.isfinite(f16)).all():
+        return LogSteps(log["rows"], log.get("cols"))
+    row = np.frombuffer(f16, _F16)
+    if not ((row > 0) & np.isfinite(row)).all():
         raise CorruptError(f"tensor {name!r} has a step that is not finite and positive", None)
     if "group" not in fields:
-        return F16Steps(f16, None, col)
+        return F16Steps(row, None, log.get("cols"))
     rows, cols = shape
     group = fields["group"]
-    return F16Steps(f16.reshape(rows, -(-cols // group)), group, col)
+    return F16Steps(row.reshape(rows, -(-cols // group)), group, log.get("cols"))
 
 
-def _unpack_log(data: bytes, base_grain: list[int], octave: int) -> np.ndarray:
+# --- up to version 3: a byte a log, in the streams `rows` and `cols` -------------------------------
+
+
+def has_bytes(fields: Mapping[str, Any]) -> bool:
+    """Whether a matrix has log steps as up to version 3, with base and grain in the manifest."""
+    return isinstance(fields["rows"], list) or isinstance(fields.get("cols"), list)
+
+
+def old_row_bytes(fields: Mapping[str, Any], shape: tuple[int, int]) -> int:
+    """Bytes of a matrix in the stream `rows`; in `cols`, it has one a column step."""
+    return step_counts(fields, shape)[0] * (_F16.itemsize if fields["rows"] == "f16" else 1)
+
+
+def old_logs(fields: Mapping[str, Any], rows: bytes, cols: bytes) -> dict[str, np.ndarray]:
+    """Log steps, as `unpack_steps` takes them.
+
+    Raises:
+        CorruptError: a base or a grain out of range.
+    """
+    logs: dict[str, np.ndarray] = {}
+    if fields["rows"] != "f16":
+        logs["rows"] = _old_log(rows, fields["rows"], ROW_OCTAVE)
+    if "cols" in fields:
+        logs["cols"] = _old_log(cols, fields["cols"], COL_OCTAVE)
+    return logs
+
+
+def _old_log(data: bytes, base_grain: list[int], octave: int) -> np.ndarray:
     base, grain = base_grain
     limit = MAX_OCTAVES * octave
     if type(base) is not int or type(grain) is not int or not 0 < grain <= limit >= abs(base):
         raise CorruptError(f"step base {base!r} and grain {grain!r} are out of range", None)
-    log = base + grain * np.frombuffer(data, np.uint8).astype(np.int32)
-    if np.abs(log).max(initial=0) > limit:
-        raise CorruptError(f"steps up to 2^{log.max() / octave:.0f} are out of range", None)
-    return log
+    return base + grain * np.frombuffer(data, np.uint8).astype(np.int64)

@@ -1,12 +1,12 @@
 """Tensors <-> streams: which bytes of a tensor go to which stream, and what the manifest says of it.
 
-Each stream is the concatenation of its part of every tensor in manifest order: `rows` and `cols` hold
-the step fields, `perms` the order of sorted rows, `raw` the kept floats, `codes` the integers (or
+Each stream is the concatenation of its part of every tensor in manifest order: `steps` holds log steps,
+`rows` float16 steps, `perms` the order of sorted rows, `raw` the kept floats, `codes` the integers (or
 `codes.0`, `codes.1`, ... where tensors are coded in groups). Steps come before codes because the code
 coder uses the steps as context.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -25,8 +25,18 @@ from golfpack.packer.format.codestreams import (
     decode_group,
     encode_group,
 )
+from golfpack.packer.format.rans.vectors import decode_vectors
 from golfpack.packer.format.rawfloat import RAW_STORAGE
-from golfpack.packer.format.stepcoding import pack_steps, row_bytes, step_counts, unpack_steps
+from golfpack.packer.format.stepcoding import (
+    f16_bytes,
+    has_bytes,
+    old_logs,
+    old_row_bytes,
+    pack_steps,
+    step_counts,
+    step_plan,
+    unpack_steps,
+)
 from golfpack.packer.format.tensors import LowRank, PackedTensor, QTensor, Raw
 from golfpack.packer.format.trellis import FINE, STATES
 from golfpack.spec import as_matrix
@@ -76,7 +86,7 @@ def encode_tensors(
     configs = [group.stream.config() for group in groups]
     codes = configs[0] if len(groups) == 1 else configs
     manifest = {"tensors": entries, "codes": codes, "side": side.config()}
-    streams = {name: side.encode(data) for name, data in writer.streams().items() if data}
+    streams = writer.streams(side)
     for name, group in zip(_code_streams(codes), coded, strict=True):
         streams[name] = group.data
     return manifest, streams
@@ -86,7 +96,8 @@ class _Writer:
     """Collects what tensors put into the side streams, and says what the manifest must of it."""
 
     def __init__(self) -> None:
-        self.parts: dict[str, list[bytes]] = {"rows": [], "cols": [], "raw": [], "perms": []}
+        self.parts: dict[str, list[bytes]] = {"rows": [], "raw": [], "perms": []}
+        self.logs: list[tuple[tuple[str, int], np.ndarray]] = []
 
     def raw(self, t: Raw) -> dict[str, Any]:
         self.parts["raw"].append(np.ascontiguousarray(t.values, RAW_STORAGE[t.dtype]).tobytes())
@@ -103,9 +114,10 @@ class _Writer:
         return fields
 
     def _matrix(self, m: QTensor, widths: bool) -> dict[str, Any]:
-        fields, rows, cols = pack_steps(m.steps, m.codes.shape[1])
-        self.parts["rows"].append(rows)
-        self.parts["cols"].append(cols)
+        steps = pack_steps(m.steps, m.codes.shape[1])
+        fields = steps.fields
+        self.parts["rows"].append(steps.f16)
+        self.logs += steps.logs
         if widths:
             fields["width"] = code_width(m.codes)
         if m.states is not None:
@@ -114,8 +126,12 @@ class _Writer:
                 fields["fine"] = FINE
         return fields
 
-    def streams(self) -> dict[str, bytes]:
-        return {name: b"".join(parts) for name, parts in self.parts.items()}
+    def streams(self, side: ByteStream) -> dict[str, bytes]:
+        from golfpack.packer.format.rans.fit_vectors import encode_vectors
+
+        logs = {"steps": encode_vectors(self.logs)} if self.logs else {}
+        plain = {name: b"".join(parts) for name, parts in self.parts.items()}
+        return logs | {name: side.encode(data) for name, data in plain.items() if data}
 
 
 def _code_streams(codes: Any) -> dict[str, Any]:
@@ -210,7 +226,7 @@ def _decode_entries(
     slots = _read_steps(entries, side, left)
     stored = _read_codes(slots, manifest["codes"], left)
     matrices = iter(_restored(slots, stored, side, left))
-    raw = _Reader(side, left, "raw", sum(_raw_bytes(e) for e in entries if "raw" in e.fields))
+    raw = _Reader(side, left, "raw", sum(map(_raw_bytes, entries)))
     if left:
         raise CorruptError(f"no tensor in the manifest needs stream {min(left)!r}", None)
     out: dict[str, tuple[Entry, PackedTensor]] = {}
@@ -238,7 +254,7 @@ class _Reader:
 
 
 def _raw_bytes(e: Entry) -> int:
-    return prod(e.shape) * RAW_STORAGE[e.fields["raw"]].itemsize
+    return prod(e.shape) * RAW_STORAGE[e.fields["raw"]].itemsize if "raw" in e.fields else 0
 
 
 # All matrices of codes in manifest order, each with its stream's name.
@@ -247,14 +263,45 @@ _Slots = list[tuple[str, CodeSlot]]
 
 def _read_steps(entries: list[Entry], side: ByteStream, streams: dict[str, bytes]) -> _Slots:
     found = [(e, shape, fields) for e in entries for shape, fields in e.matrices]
-    sizes = [(row_bytes(fields, s), step_counts(fields, s)[1]) for _, s, fields in found]
-    rows = _Reader(side, streams, "rows", sum(row for row, _ in sizes))
-    cols = _Reader(side, streams, "cols", sum(col for _, col in sizes))
+    old = any(has_bytes(fields) for _, _, fields in found)
+    read = STEPS[old]([(shape, fields) for _, shape, fields in found], side, streams)
     slots: _Slots = []
-    for (e, shape, fields), (row, col) in zip(found, sizes, strict=True):
-        steps = unpack_steps(e.name, fields, shape, rows.take(row), cols.take(col))
+    for (e, shape, fields), (f16, logs) in zip(found, read, strict=True):
+        steps = unpack_steps(e.name, fields, shape, f16, logs)
         slots.append((e.code_stream, CodeSlot(shape, steps, fields)))
     return slots
+
+
+_Matrices = Sequence[tuple[tuple[int, int], Mapping[str, Any]]]
+# Of each matrix its bytes of float16 steps, and its log steps by side.
+_Steps = Iterator[tuple[bytes, dict[str, np.ndarray]]]
+
+
+def _told_steps(matrices: _Matrices, side: ByteStream, streams: dict[str, bytes]) -> _Steps:
+    plans = [step_plan(fields, shape) for shape, fields in matrices]
+    sizes = [f16_bytes(fields, shape) for shape, fields in matrices]
+    logs = [item for plan in plans for item in plan]
+    vectors = iter(LOGS["vectors"](streams.pop("steps"), logs) if logs else [])
+    rows = _Reader(side, streams, "rows", sum(sizes))
+    for plan, size in zip(plans, sizes, strict=True):
+        yield rows.take(size), {name: grain * next(vectors) for (name, grain), _ in plan}
+
+
+def _byte_steps(matrices: _Matrices, side: ByteStream, streams: dict[str, bytes]) -> _Steps:
+    """Up to version 3."""
+    row_sizes = [old_row_bytes(fields, shape) for shape, fields in matrices]
+    col_sizes = [step_counts(fields, shape)[1] for shape, fields in matrices]
+    rows = _Reader(side, streams, "rows", sum(row_sizes))
+    cols = _Reader(side, streams, "cols", sum(col_sizes))
+    for (_, fields), row, col in zip(matrices, row_sizes, col_sizes, strict=True):
+        data = rows.take(row)
+        yield data, old_logs(fields, data, cols.take(col))
+
+
+# What decodes log steps. Decoders of artifacts that have none are made without.
+LOGS = {"vectors": decode_vectors}
+# Whether log steps stand in the manifest as up to version 3, base and grain -> what reads all steps.
+STEPS = {False: _told_steps, True: _byte_steps}
 
 
 def _read_codes(slots: _Slots, config: Any, streams: dict[str, bytes]) -> list[QTensor]:

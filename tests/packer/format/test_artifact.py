@@ -98,8 +98,8 @@ def test_messages_say_what_is_wrong(tmp_path):
         parse(blob[:-17])
     with pytest.raises(CorruptError, match="appended"):
         parse(blob + b"x")
-    with pytest.raises(CorruptError, match="version 4"):
-        parse(blob[:4] + b"\4" + blob[5:])
+    with pytest.raises(CorruptError, match="version 5"):
+        parse(blob[:4] + b"\5" + blob[5:])
     raw = small_parts()[1]["raw"]
     with pytest.raises(CorruptError, match="stream 'raw'"):
         parse(blob.replace(raw, bytes(len(raw))))
@@ -145,6 +145,11 @@ GOLDENS = {
     "v3-trellis.golf": (
         "5b28e055f5a33dd0944d7b486874db8c45f839742a6236f3c18da15e38f3d64a",
         "26dc0804d0d3224ae0e897e6bfbdd04764d10d7869c97fa24dcb7907c8facabc",
+    ),
+    # The same of version 4: steps and classes are told from each other.
+    "v4-trellis.golf": (
+        "563de795cf9adeee2d16038b60608570e2f59cbb86147c488f58f6fb8dd7e582",
+        "4326d7a44e51fcd20cf96a41dd9d6e467c914743d42ca5f476367d5d644914a5",
     ),
 }
 

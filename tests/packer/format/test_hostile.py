@@ -1,8 +1,10 @@
 """Hostile files, every digest right and the content wrong: each lie is one CorruptError."""
 
+import copy
 import hashlib
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from artifact_sample import BYTES, HEAD, SIDE, one_group, small_parts
 from golfpack.errors import CorruptError
 from golfpack.packer.format.codecs import CODECS, Brotli, Lzma, make_codec
 from golfpack.packer.format.codestreams import ByteStream, CodeGroup, RansCodes
-from golfpack.packer.format.container import HEADER, MAGIC, VERSION, assemble
+from golfpack.packer.format.container import HEADER, MAGIC, VERSION, assemble, parse
 from golfpack.packer.format.loader import loads
 from golfpack.packer.format.steps import LogSteps, f16_steps
 from golfpack.packer.format.streams import encode_tensors
@@ -70,11 +72,12 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "width is a list": change(A, width=[1]),
     "no width": drop(A, "width"),
     "steps of no kind": change(A, rows="f32"),
-    "steps base out of range": change(A, rows=[1 << 20, 1]),
-    "steps base is a fraction": change(A, rows=[0.5, 1]),
-    "steps grain 0": change(A, rows=[0, 0]),
-    "steps grain that overflows float32": change(A, rows=[0, 4000]),
-    "steps of three numbers": change(A, rows=[0, 1, 2]),
+    "steps grain is a fraction": change(A, rows=0.5),
+    "steps grain is true": change(A, rows=True),
+    "steps grain 0": change(A, rows=0),
+    "steps grain that overflows float32": change(A, rows=4000),
+    "steps as version 3 has them": change(A, rows=[0, 1]),
+    "steps that are not there": change(B, rows=1),
     "columns of no kind": change(A, cols=None),
     "raw type unknown": change(RAW, raw="f64"),
     "raw type is a list": change(RAW, raw=["f16"]),
@@ -126,6 +129,34 @@ def test_a_lying_manifest_is_corrupt_under_the_code_coder_too(lie):
     refused(assemble(manifest, streams))
 
 
+# Of version 3, whose log steps are bytes over a base.
+OLD = parse((Path(__file__).parents[2] / "golden" / "v3-trellis.golf").read_bytes())
+EMBEDDING = tensor("tok_emb.weight")
+OLD_LIES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "steps base out of range": change(EMBEDDING, rows=[1 << 20, 1]),
+    "steps base is a fraction": change(EMBEDDING, rows=[0.5, 1]),
+    "steps grain 0": change(EMBEDDING, cols=[0, 0]),
+    "steps grain that overflows float32": change(EMBEDDING, cols=[0, 2000]),
+    "steps of three numbers": change(EMBEDDING, rows=[0, 1, 2]),
+    "steps as version 4 has them": change(EMBEDDING, rows=8),
+    "no columns": drop(EMBEDDING, "cols"),
+}
+
+
+@pytest.mark.parametrize("lie", OLD_LIES)
+def test_a_lying_manifest_of_version_3_is_corrupt(lie):
+    manifest = copy.deepcopy(OLD.manifest)
+    assert loads(assemble(manifest, OLD.streams, 3)).tensors
+    OLD_LIES[lie](manifest)
+    refused(assemble(manifest, OLD.streams, 3))
+
+
+@pytest.mark.parametrize("name", ["rows", "cols"])
+@pytest.mark.parametrize("data", [b"", b"\0", Lzma(6).encode(b""), Lzma(6).encode(bytes(10_000))])
+def test_a_foreign_stream_of_version_3_is_corrupt(name, data):
+    refused(assemble(OLD.manifest, {**OLD.streams, name: data}, 3))
+
+
 ROWS, GROUPED, CORRECTED = tensor("b.f16"), tensor("j.groups"), tensor("l.corrected")
 
 
@@ -149,7 +180,7 @@ GROUP_LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no group": drop(GROUPED, "group"),
     "group of a factor beyond its columns": change(factor, group=9),
     "columns beside float16 rows left out": drop(tensor("k.columns"), "cols"),
-    "columns claimed beside float16 rows": change(ROWS, cols=[0, 1]),
+    "columns claimed beside float16 rows": change(ROWS, cols=1),
     "rank 0": change(correction, rank=0),
     "rank of another size": change(correction, rank=3),
     "rank out of range": change(correction, rank=1 << 20),
@@ -230,7 +261,7 @@ def test_many_codes_from_few_bytes_are_not_believed(codes):
 
 
 STREAMS = [
-    *(("bytes", name) for name in ("rows", "cols", "codes", "raw")),
+    *(("bytes", name) for name in ("rows", "steps", "codes", "raw")),
     *(("groups", name) for name in ("perms", "codes.0", "codes.1", "codes.2", "codes.3")),
 ]
 
@@ -255,7 +286,7 @@ def test_a_stream_that_no_tensor_needs_is_corrupt(coding, name):
 @pytest.mark.parametrize("coding", ["bytes", "rans"])
 def test_columns_of_no_rows_take_no_memory(coding):
     manifest, streams = small_parts(coding)
-    fields = {"shape": [0, 1 << 30], "role": "head", "rows": [0, 1], "width": 1}
+    fields = {"shape": [0, 1 << 30], "role": "head", "rows": "f16", "width": 1}
     manifest["tensors"] += [{"name": f"none.{i}", **fields} for i in range(50)]
     tracemalloc.start()
     try:

@@ -1,34 +1,35 @@
 """Code matrices <-> one payload. docs/format.md specifies it byte by byte.
 
-    lanes | escape count in bytes | a header a matrix | escapes | lane states | words
-
-The lanes first carry every matrix's side vectors, then every code. Empty matrices leave no trace.
+A payload has a header a matrix. The lanes first carry every matrix's side vectors, then every code.
+Empty matrices leave no trace.
 """
 
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from golfpack.errors import UsageError
 from golfpack.packer.format.rans import context_model as scale
-from golfpack.packer.format.rans import lanes as rans
 from golfpack.packer.format.rans.context_model import CodeMatrix, Header, ScaleModel
 from golfpack.packer.format.rans.lanes import Reader, corrupt
-from golfpack.packer.format.rans.tables import LEVELS, TABLES, Tables, tables
+from golfpack.packer.format.rans.payload import (
+    VECTORS,
+    Decoder,
+    check_claim,
+    default_decoder,
+    encode_payload,
+    parse_payload,
+)
+from golfpack.packer.format.rans.tables import LEVELS, TABLES, tables
+from golfpack.packer.format.rans.vectors import CLASS_HEADS, Ints, Item, read_vectors
 from golfpack.packer.format.trellis import path_order, quantizers
 
 _Fitted = tuple[ScaleModel, NDArray[np.int32], NDArray[np.uint8]]
-Decoder = Callable[[Reader, NDArray[np.uint8], Tables, int], NDArray[np.int32]]
 
-_HEADER_BYTES = 4
-_STATE_BYTES = 8
-_MAX_LANES_LOG2 = 12
-_CODES_PER_LANE = 1 << 15  # a lane costs about 6 bytes: 0.05% at 3 bits a code
-_VARINT_BYTES = 5
-# The cheapest code costs log2(4096 / 4095) bits: no payload of B bytes holds more than this times B.
-_CODES_PER_BYTE = 8 * 2840
+_HEADER_BYTES = 2
+_MEANS = 1 << scale.OFFSET_BITS  # a header's bit: there are means
+_USE_ROW, _USE_COL = 1 << 14, 1 << 15
 
 
 def encode_codes(
@@ -52,7 +53,8 @@ def encode_codes(
         UsageError: a shape differs from its CodeMatrix's, or a code leaves int32.
     """
     from golfpack.base.parallel import map_ordered
-    from golfpack.packer.format.rans import fast, fit
+    from golfpack.packer.format.rans import fit
+    from golfpack.packer.format.rans.fit_vectors import Told, vector_runs
 
     full = _with_codes(matrices)
     if not full:
@@ -72,23 +74,14 @@ def encode_codes(
         begin, end = end, end + of_codes.size
         flat[begin:end], levels[begin:end] = of_codes, of_levels
         models.append(model)
-    sides = np.concatenate([side for model in models for side in model.sides])
-    runs = [
-        (sides, _side_levels([model.header for model in models], full, matrices)),
-        (flat, levels),
-    ]
-    lanes_log2 = _lanes_log2(len(flat))
-    states, words, escapes = fast.encode_runs(runs, 1 << lanes_log2, tables(_fine_from(matrices)))
-    packed = _pack_varints(escapes)
-    return b"".join(
-        [
-            bytes([lanes_log2]),
-            _pack_varints(np.array([len(packed)])),
-            *(_pack_header(model.header) for model in models),
-            packed,
-            states.astype("<u8").tobytes(),
-            words.astype("<u4").tobytes(),
-        ]
+    plan: list[Told] = []
+    for model, n in zip(models, full, strict=True):
+        plan += [*_known_of(matrices[n]), *enumerate(model.sides[: 4 if _has_means(model) else 2])]
+    return encode_payload(
+        [*vector_runs(plan, CLASS_HEADS), (flat, levels)],
+        tables(_fine_from(matrices)),
+        b"".join(map(_pack_header, models)),
+        VECTORS,
     )
 
 
@@ -117,8 +110,7 @@ def decode_matrices(
     """
     full = _with_codes(matrices)
     count = sum(matrices[n].shape[0] * matrices[n].shape[1] for n in full)
-    if count > _CODES_PER_BYTE * len(payload):
-        raise corrupt(f"{len(payload):,} bytes cannot hold {count:,} codes")
+    check_claim(payload, count)
     decoded: list[tuple[NDArray[np.int32], ScaleModel | None]] = [
         (np.zeros(matrix.shape, np.int32), None) for matrix in matrices
     ]
@@ -127,15 +119,60 @@ def decode_matrices(
             raise corrupt("it is not empty, but there are no codes")
         return decoded
     decode = decoder or default_decoder()
-    headers, reader = _parse(payload, len(full))
-    values = decode(reader, _side_levels(headers, full, matrices), tables(), 0)
-    sides = iter(_pieces(values, [size for n in full for size in matrices[n].shape * 2]))
-    models = [ScaleModel(h, next(sides), next(sides), next(sides), next(sides)) for h in headers]
+    known = [matrices[n] for n in full]
+    models, reader = SIDES[payload[:1] >= bytes([VECTORS])](payload, known, decode)
     reader.lane = 0
     for n, model in zip(full, models, strict=True):
         decoded[n] = _decoded(decode, reader, matrices[n], model), model
     reader.check_finished()
     return decoded
+
+
+def _told_sides(
+    payload: bytes, matrices: Sequence[CodeMatrix], decode: Decoder
+) -> tuple[list[ScaleModel], Reader]:
+    """Scale models whose side vectors are told from each other and from the steps: since version 4."""
+    packed, reader = parse_payload(payload, _HEADER_BYTES * len(matrices))
+    headers = np.frombuffer(packed, "<u2").tolist()
+    plan: list[Item] = []
+    for matrix, header in zip(matrices, headers, strict=True):
+        lengths = matrix.shape * (2 if header & _MEANS else 1)
+        plan += [*_known_of(matrix), *enumerate(lengths)]
+    found = iter(read_vectors(reader, decode, plan, CLASS_HEADS))
+    models: list[ScaleModel] = []
+    for matrix, header in zip(matrices, headers, strict=True):
+        offset = (header & _MEANS - 1) - (header & _MEANS >> 1) * 2
+        own = Header(offset, bool(header & _USE_ROW), bool(header & _USE_COL))
+        sides = [next(found).astype(np.int32) for _ in range(4 if header & _MEANS else 2)]
+        sides += [np.zeros(side, np.int32) for side in matrix.shape * 2][len(sides) :]
+        models.append(ScaleModel(own, *sides))
+    return models, reader
+
+
+def _spread_sides(
+    payload: bytes, matrices: Sequence[CodeMatrix], decode: Decoder
+) -> tuple[list[ScaleModel], Reader]:
+    """Scale models whose side vectors stand for themselves: up to version 3."""
+    packed, reader = parse_payload(payload, _OLD_HEADER_BYTES * len(matrices))
+    headers = [
+        _old_header(packed[n : n + _OLD_HEADER_BYTES])
+        for n in range(0, len(packed), _OLD_HEADER_BYTES)
+    ]
+    parts = zip(headers, matrices, strict=True)
+    levels = np.concatenate([scale.side_levels(h, m.shape) for h, m in parts])
+    values = decode(reader, levels, tables(), 0)
+    sizes = np.cumsum([size for m in matrices for size in m.shape * 2])
+    sides = iter(np.split(values, sizes[:-1]))
+    return [ScaleModel(h, *(next(sides) for _ in range(4))) for h in headers], reader
+
+
+# Whether `payload.VECTORS` is set -> what reads the scale models.
+SIDES = {False: _spread_sides, True: _told_sides}
+
+
+def _known_of(matrix: CodeMatrix) -> list[Ints]:
+    """What tells side vectors of a matrix: its steps in quarter octaves, as classes are."""
+    return [matrix.row_log >> 3, matrix.col_log >> 2]
 
 
 def _coded(
@@ -167,18 +204,6 @@ def _decoded(
     return codes
 
 
-def default_decoder() -> Decoder:
-    """The compiled decoder where numba is installed, else its numpy twin.
-
-    That is 4 times slower with 1,024 lanes, and more with fewer.
-    """
-    if find_spec("numba") is None:
-        return rans.decode_run
-    from golfpack.packer.format.rans import fast
-
-    return fast.decode_run
-
-
 def _fine_from(matrices: Sequence[CodeMatrix]) -> int:
     """Of all codes with states in one payload; no other codes mind."""
     found = {m.fine_from for m in matrices if m.trellis}
@@ -186,22 +211,11 @@ def _fine_from(matrices: Sequence[CodeMatrix]) -> int:
     return found.pop() if found else LEVELS
 
 
-def _side_levels(
-    headers: Sequence[Header], full: Sequence[int], matrices: Sequence[CodeMatrix]
-) -> NDArray[np.uint8]:
-    parts = zip(headers, full, strict=True)
-    return np.concatenate([scale.side_levels(h, matrices[n].shape) for h, n in parts])
-
-
 def _moved(codes: NDArray[np.int32], model: ScaleModel, sign: int) -> NDArray[np.int32]:
     moved = scale.shifted(codes, model, sign)
     if moved is None:
         raise corrupt("a code leaves the 32-bit range")
     return moved
-
-
-def _pieces(values: NDArray[np.int32], sizes: Sequence[int]) -> list[NDArray[np.int32]]:
-    return np.split(values, np.cumsum(sizes)[:-1])
 
 
 def _with_codes(matrices: Sequence[CodeMatrix]) -> list[int]:
@@ -219,69 +233,24 @@ def _checked(codes: NDArray[np.int32], matrix: CodeMatrix) -> NDArray[np.int32]:
     return np.ascontiguousarray(codes)
 
 
-def _lanes_log2(count: int) -> int:
-    return min(max(count // _CODES_PER_LANE, 1).bit_length() - 1, _MAX_LANES_LOG2)
+def _has_means(model: ScaleModel) -> bool:
+    return bool(model.row_mean.any())
 
 
-def _pack_header(header: Header) -> bytes:
-    offset = header.offset & ((1 << scale.OFFSET_BITS) - 1)
-    flags = header.use_row << 14 | header.use_col << 15
-    spreads = sum(spread << 16 + 4 * n for n, spread in enumerate(header.spreads))
-    return (offset | flags | spreads).to_bytes(_HEADER_BYTES, "little")
+def _pack_header(model: ScaleModel) -> bytes:
+    header = model.header
+    bits = header.offset & (1 << scale.OFFSET_BITS) - 1 | _MEANS * _has_means(model)
+    bits |= _USE_ROW * header.use_row | _USE_COL * header.use_col
+    return bits.to_bytes(_HEADER_BYTES, "little")
 
 
-def _unpack_header(packed: bytes) -> Header:
+_OLD_HEADER_BYTES, _OLD_OFFSET_BITS = 4, 14
+
+
+def _old_header(packed: bytes) -> Header:
     bits = int.from_bytes(packed, "little")
-    offset = bits & ((1 << scale.OFFSET_BITS) - 1)
-    if offset >> (scale.OFFSET_BITS - 1):
-        offset -= 1 << scale.OFFSET_BITS
+    offset = bits & ((1 << _OLD_OFFSET_BITS) - 1)
+    if offset >> (_OLD_OFFSET_BITS - 1):
+        offset -= 1 << _OLD_OFFSET_BITS
     spreads = bits >> 16 & 15, bits >> 20 & 15, bits >> 24 & 15, bits >> 28
-    return Header(offset, bool(bits >> 14 & 1), bool(bits >> 15 & 1), spreads)
-
-
-def _parse(payload: bytes, count: int) -> tuple[list[Header], Reader]:
-    """Headers of `count` matrices, and the reader of what follows."""
-    if len(payload) < 2:
-        raise corrupt("it ends too early")
-    lanes_log2 = payload[0]
-    if lanes_log2 > _MAX_LANES_LOG2:
-        raise corrupt(f"2^{lanes_log2} lanes")
-    width = next((n for n, b in enumerate(payload[1 : 1 + _VARINT_BYTES], 1) if b < 128), None)
-    if width is None:
-        raise corrupt("the escape count does not end")
-    escape_bytes = int(_unpack_varints(payload[1 : 1 + width])[0])
-    at = 1 + width
-    ends = np.cumsum([at, _HEADER_BYTES * count, escape_bytes, _STATE_BYTES << lanes_log2])
-    if ends[-1] > len(payload) or (len(payload) - ends[-1]) % 4:
-        raise corrupt("its length fits no number of words")
-    headers = [
-        _unpack_header(payload[n : n + _HEADER_BYTES])
-        for n in range(at, int(ends[1]), _HEADER_BYTES)
-    ]
-    escapes = _unpack_varints(payload[ends[1] : ends[2]])
-    states = np.frombuffer(payload[ends[2] : ends[3]], "<u8").astype(np.uint64)
-    if np.any(states < rans.STATE_START):
-        raise corrupt("a lane state is too small")
-    words = np.frombuffer(payload[ends[3] :], "<u4").astype(np.uint32)
-    return headers, Reader(states, words, escapes)
-
-
-def _pack_varints(values: NDArray[np.int64]) -> bytes:
-    """LEB128: seven bits a byte, low first, the top bit set on all but a number's last."""
-    digits = values[:, None] >> 7 * np.arange(_VARINT_BYTES)
-    packed = digits & 127 | (digits > 127) << 7
-    present = (digits > 0) | (np.arange(_VARINT_BYTES) == 0)
-    return packed[present].astype(np.uint8).tobytes()
-
-
-def _unpack_varints(packed: bytes) -> NDArray[np.int64]:
-    """The numbers of `_pack_varints`."""
-    data = np.frombuffer(packed, np.uint8)
-    if len(data) == 0:
-        return np.zeros(0, np.int64)
-    last = np.flatnonzero(data < 128)
-    first = np.concatenate([[0], last[:-1] + 1])
-    if len(last) == 0 or last[-1] != len(data) - 1 or np.any(last - first >= _VARINT_BYTES):
-        raise corrupt("an escape does not end")
-    place = np.arange(len(data)) - np.repeat(first, last - first + 1)
-    return np.add.reduceat((data & 127).astype(np.int64) << (7 * place), first)
+    return Header(offset, bool(bits & _USE_ROW), bool(bits & _USE_COL), spreads)

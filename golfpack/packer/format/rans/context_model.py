@@ -25,7 +25,7 @@ from golfpack.packer.format.trellis import path_order
 
 SPREADS = 16
 SPREAD_STEPS = (3, 3, 6, 6)  # levels per spread of row class, column class, row mean, column mean
-OFFSET_BITS = 14  # signed
+OFFSET_BITS = 13  # signed; 14 up to version 3 of the format
 CLASS_STEP = 8  # quarter levels: a class is a quarter of an octave
 MEAN_BITS = 5  # fraction bits of row_mean times col_mean
 
@@ -69,13 +69,14 @@ class Header:
         offset: in levels, |offset| < 2^(OFFSET_BITS - 1).
         use_row: row_log takes part.
         use_col: col_log takes part.
-        spreads: 0..15 for each side vector, which is coded at level SPREAD_STEPS times spread.
+        spreads: 0..15 for each side vector, which an encoder reckons to cost what it costs at level
+            SPREAD_STEPS times spread; up to version 3 of the format it is coded at that level.
     """
 
     offset: int
     use_row: bool
     use_col: bool
-    spreads: tuple[int, int, int, int]
+    spreads: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Fitting the scale model: the encoder's part. It may use floats, as it chooses and never defines."""
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +19,13 @@ from golfpack.packer.format.rans.context_model import (
     terms,
 )
 from golfpack.packer.format.rans.tables import (
-    COST_UNITS,
-    ESCAPE_BYTE_COST,
+    FAR,
     LEVELS_PER_OCTAVE,
     MAX_SYMBOLS,
     PRECISION,
     TABLES,
     UNIT_LEVEL,
-    symbol_costs,
+    magnitude_costs,
     tables,
 )
 
@@ -37,7 +35,6 @@ _MEAN_ROUNDS = 6  # of power iteration
 _MEAN_SIZE = 4  # root mean square of the row means that are not zero
 _MEAN_COST = 4.0  # bits that one entry of the means must promise to save
 _OUTLIER = 4.0  # standard deviations at which a code stops to pull the means
-_FAR = 1023  # side values from here on are taken to cost the same
 _WIDE = 2000  # a term of 62 octaves: wider ones come from nonsense steps only
 _DEAD = 0.35  # codes of a smaller standard deviation are nearly all zero
 
@@ -181,20 +178,14 @@ def _cost(codes: NDArray[np.int32], matrix: CodeMatrix, model: ScaleModel) -> in
 
 def _side_cost(side: int, values: NDArray[np.int32], spread: int) -> NDArray[np.int64]:
     """Cost of values of a side vector at a spread, in COST_UNITS."""
-    return _side_costs(SPREAD_STEPS[side])[spread][np.minimum(np.abs(values), _FAR)]
+    return _side_costs(SPREAD_STEPS[side])[spread][np.minimum(np.abs(values), FAR)]
 
 
 def _cheapest_spread(side: int, values: NDArray[np.int32]) -> int:
-    costs = _side_costs(SPREAD_STEPS[side])[:, np.minimum(np.abs(values), _FAR)]
+    costs = _side_costs(SPREAD_STEPS[side])[:, np.minimum(np.abs(values), FAR)]
     return int(np.argmin(costs.sum(axis=1)))
 
 
-@cache
 def _side_costs(step: int) -> NDArray[np.int64]:
-    """(SPREADS, _FAR + 1) cost of a magnitude at a spread, in COST_UNITS; as _FAR from there on."""
-    level = step * np.arange(SPREADS)[:, None]
-    table, shift = tables().table[level], tables().shift[level].astype(np.int64)
-    last = tables().escape[table]
-    magnitude = (np.arange(_FAR + 1) + (1 << shift >> 1)) >> shift
-    symbols = symbol_costs()[table, np.minimum(magnitude, last)]
-    return symbols + ESCAPE_BYTE_COST * (magnitude >= last) + COST_UNITS * shift
+    """(SPREADS, FAR + 1) cost of a magnitude at a spread, in COST_UNITS."""
+    return magnitude_costs()[: step * SPREADS : step]

@@ -27,6 +27,7 @@ UNIT_LEVEL = 24  # the level of sigma = 1
 MAX_SYMBOLS = 64  # no table has more, escape included; shift stays below 17 for LEVELS levels
 COST_UNITS = 256  # a bit, where an encoder weighs costs
 ESCAPE_BYTE_COST = 8 * COST_UNITS
+FAR = 1023  # magnitudes from here on are taken to cost the same
 
 _TOP = TABLES - LEVELS_PER_OCTAVE  # the octave whose tables higher levels share
 _ONE = 30  # fraction bits of the density
@@ -102,6 +103,17 @@ def symbol_costs(fine_from: int = LEVELS) -> NDArray[np.int64]:
     cost = np.rint(COST_UNITS * (PRECISION - np.log2(freq))).astype(np.int64)
     cost[:, 1:] += COST_UNITS
     return cost
+
+
+@cache
+def magnitude_costs() -> NDArray[np.int64]:
+    """(LEVELS, FAR + 1) cost of an integer by its magnitude, in COST_UNITS: for encoders only."""
+    table = tables().table[:LEVELS, None]
+    shift = tables().shift[:LEVELS, None].astype(np.int64)
+    last = tables().escape[table]
+    magnitude = (np.arange(FAR + 1) + (1 << shift >> 1)) >> shift
+    symbols = symbol_costs()[table, np.minimum(magnitude, last)]
+    return symbols + ESCAPE_BYTE_COST * (magnitude >= last) + COST_UNITS * shift
 
 
 def _bin_masses(level: int, *, half_steps: bool, zero: bool) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from golfpack.packer.format.rans.payload import (
     parse_payload,
 )
 from golfpack.packer.format.rans.tables import LEVELS, TABLES, tables
-from golfpack.packer.format.rans.vectors import CLASS_HEADS, Ints, Item, read_vectors
+from golfpack.packer.format.rans.vectors import CLASS_HEADS, Item, read_vectors
 from golfpack.packer.format.trellis import path_order, quantizers
 
 _Fitted = tuple[ScaleModel, NDArray[np.int32], NDArray[np.uint8]]
@@ -76,7 +76,10 @@ def encode_codes(
         models.append(model)
     plan: list[Told] = []
     for model, n in zip(models, full, strict=True):
-        plan += [*_known_of(matrices[n]), *enumerate(model.sides[: 4 if _has_means(model) else 2])]
+        plan += [
+            *scale.known_sides(matrices[n]),
+            *enumerate(model.sides[: 4 if _has_means(model) else 2]),
+        ]
     return encode_payload(
         [*vector_runs(plan, CLASS_HEADS), (flat, levels)],
         tables(_fine_from(matrices)),
@@ -137,7 +140,7 @@ def _told_sides(
     plan: list[Item] = []
     for matrix, header in zip(matrices, headers, strict=True):
         lengths = matrix.shape * (2 if header & _MEANS else 1)
-        plan += [*_known_of(matrix), *enumerate(lengths)]
+        plan += [*scale.known_sides(matrix), *enumerate(lengths)]
     found = iter(read_vectors(reader, decode, plan, CLASS_HEADS))
     models: list[ScaleModel] = []
     for matrix, header in zip(matrices, headers, strict=True):
@@ -168,11 +171,6 @@ def _spread_sides(
 
 # Whether `payload.VECTORS` is set -> what reads the scale models.
 SIDES = {False: _spread_sides, True: _told_sides}
-
-
-def _known_of(matrix: CodeMatrix) -> list[Ints]:
-    """What tells side vectors of a matrix: its steps in quarter octaves, as classes are."""
-    return [matrix.row_log >> 3, matrix.col_log >> 2]
 
 
 def _coded(

@@ -23,7 +23,6 @@ from golfpack.errors import UsageError
 from golfpack.packer.format.rans.tables import LEVELS
 from golfpack.packer.format.trellis import path_order
 
-SPREADS = 16
 SPREAD_STEPS = (3, 3, 6, 6)  # levels per spread of row class, column class, row mean, column mean
 OFFSET_BITS = 13  # signed; 14 up to version 3 of the format
 CLASS_STEP = 8  # quarter levels: a class is a quarter of an octave
@@ -69,8 +68,8 @@ class Header:
         offset: in levels, |offset| < 2^(OFFSET_BITS - 1).
         use_row: row_log takes part.
         use_col: col_log takes part.
-        spreads: 0..15 for each side vector, which an encoder reckons to cost what it costs at level
-            SPREAD_STEPS times spread; up to version 3 of the format it is coded at that level.
+        spreads: up to version 3 of the format, 0..15 for each side vector, which is coded at level
+            SPREAD_STEPS times spread.
     """
 
     offset: int
@@ -93,6 +92,11 @@ class ScaleModel:
     def sides(self) -> tuple[NDArray[np.int32], ...]:
         """The side vectors in the order they are coded."""
         return self.row_class, self.col_class, self.row_mean, self.col_mean
+
+
+def known_sides(matrix: CodeMatrix) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """What tells classes of rows and of columns: the steps, in quarter octaves as classes are."""
+    return matrix.row_log >> 3, matrix.col_log >> 2
 
 
 def side_levels(header: Header, shape: tuple[int, int]) -> NDArray[np.uint8]:

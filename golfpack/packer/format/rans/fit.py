@@ -10,14 +10,14 @@ from golfpack.packer.format.rans.context_model import (
     CLASS_STEP,
     MEAN_BITS,
     OFFSET_BITS,
-    SPREAD_STEPS,
-    SPREADS,
     CodeMatrix,
     Header,
     ScaleModel,
+    known_sides,
     shifted,
     terms,
 )
+from golfpack.packer.format.rans.fit_vectors import expected
 from golfpack.packer.format.rans.tables import (
     FAR,
     LEVELS_PER_OCTAVE,
@@ -49,10 +49,7 @@ def fit(codes: NDArray[np.int32], matrix: CodeMatrix) -> ScaleModel:
     if centred is None:
         return plain
     model = fit_scales(centred, matrix)
-    row_class, col_class = model.header.spreads[:2]
-    spreads = row_class, col_class, _cheapest_spread(2, means[0]), _cheapest_spread(3, means[1])
-    header = replace(model.header, spreads=spreads)
-    model = replace(model, header=header, row_mean=means[0], col_mean=means[1])
+    model = replace(model, row_mean=means[0], col_mean=means[1])
     return model if _cost(centred, matrix, model) < _cost(codes, matrix, plain) else plain
 
 
@@ -75,10 +72,8 @@ def _first_guess(codes: NDArray[np.int32], matrix: CodeMatrix) -> ScaleModel:
     row_class, col_class = (
         np.rint(rest * 4 / CLASS_STEP).astype(np.int32) for rest in (row_rest, col_rest)
     )
-    spreads = _cheapest_spread(0, row_class), _cheapest_spread(1, col_class), 0, 0
-    header = Header(offset, use_row, use_col, spreads)
     no_means = (np.zeros(side, np.int32) for side in codes.shape)
-    return ScaleModel(header, row_class, col_class, *no_means)
+    return ScaleModel(Header(offset, use_row, use_col), row_class, col_class, *no_means)
 
 
 def side_mean_levels(
@@ -124,15 +119,13 @@ def _refit(
         codes, *terms(matrix, model), tables(),
         of_rows=side == 0, reach=_REACH, step=CLASS_STEP,
     )  # fmt: skip
-    old, spreads = model.sides[side], list(model.header.spreads)
+    old = model.sides[side]
+    _, centre, level = expected(old, known_sides(matrix)[side])
     tried = old[:, None] + np.arange(-_REACH, _REACH + 1, dtype=np.int32)
-    best = np.argmin(cost + _side_cost(side, tried, spreads[side]), axis=1)
+    apart = np.minimum(np.abs(tried - centre[:, None]), FAR)
+    best = np.argmin(cost + magnitude_costs()[level][apart], axis=1)
     new = tried[np.arange(len(old)), best]
-    spreads[side] = _cheapest_spread(side, new)
-    header = replace(model.header, spreads=tuple(spreads))
-    if side == 0:
-        return replace(model, header=header, row_class=new)
-    return replace(model, header=header, col_class=new)
+    return replace(model, row_class=new) if side == 0 else replace(model, col_class=new)
 
 
 def _means(
@@ -171,21 +164,5 @@ def _cost(codes: NDArray[np.int32], matrix: CodeMatrix, model: ScaleModel) -> in
     cost = fast.class_costs(
         codes, *terms(matrix, model), tables(), of_rows=True, reach=0, step=CLASS_STEP
     )
-    sides = zip(model.sides, model.header.spreads, strict=True)
-    side_costs = [_side_cost(n, side, spread).sum() for n, (side, spread) in enumerate(sides)]
-    return int(cost.sum()) + int(np.sum(side_costs))
-
-
-def _side_cost(side: int, values: NDArray[np.int32], spread: int) -> NDArray[np.int64]:
-    """Cost of values of a side vector at a spread, in COST_UNITS."""
-    return _side_costs(SPREAD_STEPS[side])[spread][np.minimum(np.abs(values), FAR)]
-
-
-def _cheapest_spread(side: int, values: NDArray[np.int32]) -> int:
-    costs = _side_costs(SPREAD_STEPS[side])[:, np.minimum(np.abs(values), FAR)]
-    return int(np.argmin(costs.sum(axis=1)))
-
-
-def _side_costs(step: int) -> NDArray[np.int64]:
-    """(SPREADS, FAR + 1) cost of a magnitude at a spread, in COST_UNITS."""
-    return magnitude_costs()[: step * SPREADS : step]
+    sides = zip(model.sides, known_sides(matrix) * 2, strict=True)
+    return int(cost.sum()) + sum(expected(side, known)[0] for side, known in sides)

@@ -12,6 +12,7 @@ from golfpack.packer.format.rans.lanes import CODE_LIMIT
 from golfpack.packer.format.rans.payload import encode_payload
 from golfpack.packer.format.rans.tables import FAR, magnitude_costs, tables
 from golfpack.packer.format.rans.vectors import (
+    CLASS_HEADS,
     FIRST,
     MAX_WEIGHT,
     SPREAD_STEP,
@@ -46,7 +47,7 @@ def vector_runs(plan: Sequence[Told], head_levels: NDArray[np.uint8]) -> list[Ru
         if isinstance(item, tuple):
             kind, x = item
             before = last.get(kind, FIRST)
-            head, rest = _cheapest_head(
+            _, head, rest = _cheapest_head(
                 x.astype(np.int64), known.get(len(x), []), before, head_levels
             )
             last[kind] = [before[0] + int(head[0]), before[1] + int(head[1])]
@@ -63,13 +64,27 @@ def vector_runs(plan: Sequence[Told], head_levels: NDArray[np.uint8]) -> list[Ru
 _NONE = np.zeros(0, np.int64)
 
 
+def expected(x: Ints, known: Ints) -> tuple[int, NDArray[np.int64], int]:
+    """How classes would be told, of which nothing else is known than steps of the same side.
+
+    Returns:
+        What they cost in COST_UNITS, the value that each would have without a rest, and the level of
+        the rests.
+    """
+    told: Known = {}
+    learn(told, known)
+    x = x.astype(np.int64)
+    cost, head, rest = _cheapest_head(x, told.get(len(x), []), FIRST, CLASS_HEADS)
+    return cost, x - rest, SPREAD_STEP * (FIRST[1] + int(head[1]))
+
+
 def _cheapest_head(
     x: NDArray[np.int64],
     known: Sequence[NDArray[np.int64]],
     last: Sequence[int],
     head_levels: NDArray[np.uint8],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The head and the rest that take the fewest bits."""
+) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+    """The head and the rest that take the fewest bits, and how many, in COST_UNITS."""
     best: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
     for told in _tellings(x, known[-_REACH:]):
         left = x - foretold(known, *told)
@@ -85,7 +100,7 @@ def _cheapest_head(
             if best is None or cost < best[0]:
                 best = cost, head, rest
     assert best is not None, "a vector itself is a rest"
-    return best[1], best[2]
+    return best
 
 
 def _middles(left: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

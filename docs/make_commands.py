@@ -34,15 +34,15 @@ _PRINTS = {
     $ golfpack sweep ckpt.pt --budgets 2.5bpw,3bpw,4bpw --calib train.bin --tokens val.bin --tokenizer bpe.model --limit 16385
     float model: 1,918,982 bytes, 2.736437 bits per byte
     budget       bytes   headroom    share     bpw      bpb  quant gap        KL  build s
-    2.5bpw     148,955         48   0.032%   2.499   2.7390   +0.00254   0.00087     14.2
-      3bpw     178,758         46   0.026%   2.999   2.7376   +0.00112   0.00034     13.8
-      4bpw     238,374         32   0.013%   3.999   2.7367   +0.00025   0.00006     14.2
+    2.5bpw     148,989         14   0.009%   2.500   2.7390   +0.00253   0.00087     26.2
+      3bpw     178,745         59   0.033%   2.999   2.7375   +0.00109   0.00034     25.9
+      4bpw     238,363         43   0.018%   3.999   2.7367   +0.00026   0.00006     25.5
     bpb on 16,384 tokens, window 1024
     recipe rd; KL to the float model in nats per token, on the first 8,192 of the evaluation's tokens; build s without calibration, which rows share
     artifacts, their reports and these rows are in ckpt.sweep
-    at 2.5bpw, 10% more (14,896 bytes) would take 38% off the KL (0.000872 to 0.000542) and 0.00088 bits per byte off the loss
-    at 3bpw, 10% more (17,876 bytes) would take 40% off the KL (0.000336 to 0.000201) and 0.00043 bits per byte off the loss
-    at 4bpw, 10% more (23,837 bytes) would take 50% off the KL (6.07e-05 to 3.06e-05) and 9.5e-05 bits per byte off the loss, if the curve goes on as before
+    at 2.5bpw, 10% more (14,899 bytes) would take 37% off the KL (0.000867 to 0.000546) and 0.00088 bits per byte off the loss
+    at 3bpw, 10% more (17,874 bytes) would take 41% off the KL (0.000344 to 0.000204) and 0.00041 bits per byte off the loss
+    at 4bpw, 10% more (23,836 bytes) would take 50% off the KL (5.97e-05 to 2.97e-05) and 8.8e-05 bits per byte off the loss, if the curve goes on as before
 
 Below 5 MB the question is 10% more, from there on another megabyte. The KL is taken to fall exponentially in bytes between two
 rows; the last row goes by the two before. A rerun takes finished rows from the folder; without
@@ -51,14 +51,14 @@ rows; the last row goes by the two before. A rerun takes finished rows from the 
 """,
     "diff": """
     $ golfpack diff ckpt.sweep/rd-3bpw.golf ckpt.sweep/rd-4bpw.golf
-    a  ckpt.sweep/rd-3bpw.golf: artifact, 178,758 bytes, sha256 99b5186f756203f9
-    b  ckpt.sweep/rd-4bpw.golf: artifact, 238,374 bytes, sha256 35ae1d0340910bea
+    a  ckpt.sweep/rd-3bpw.golf: artifact, 178,745 bytes, sha256 06b82929641a2ee6
+    b  ckpt.sweep/rd-4bpw.golf: artifact, 238,363 bytes, sha256 7ca19b5fcc661cb6
     what                           a                 b                change
-    bytes                    178,758           238,374      +59,616 (+33.4%)
-    bpw                       2.9992            3.9995      +1.0002 (+33.4%)
+    bytes                    178,745           238,363      +59,618 (+33.4%)
+    bpw                        2.999            3.9993      +1.0003 (+33.4%)
     ...
     tensor                     scheme                                bytes a  bytes b   change  rel_err a  rel_err b  weights   codes  steps
-    tok_emb.weight             int13 log+col+t8 -> int15 log+col+t8   74,569   93,553  +18,984     0.1630     0.1085   0.1701   83.9%  others
+    tok_emb.weight             int13 log+col+t8 -> int15 log+col+t8   74,598   93,530  +18,932     0.1630     0.1084   0.1684   83.9%  others
     ...
     32 of 32 tensors differ
 
@@ -67,17 +67,17 @@ The exit code is 0 whatever differs; `--exit-code` makes a difference 6, which n
 """,
     "verify": """
     $ golfpack verify x.golf --report x.report.json --against ckpt.pt
-    frame         ok  format version 4, 178,758 bytes as the manifest says, 2 streams
-    stream steps  ok  2,542 bytes, sha256 ee357d79018c4c3b
-    stream codes  ok  175,639 bytes, sha256 50cef60936023ae1
-    file          ok  178,726 bytes before the digest at its end, sha256 1734725513bad3b7
+    frame         ok  format version 4, 178,745 bytes as the manifest says, 2 streams
+    stream steps  ok  2,538 bytes, sha256 e51b269be5edef7c
+    stream codes  ok  175,630 bytes, sha256 33e062fe5dad0545
+    file          ok  178,713 bytes before the digest at its end, sha256 bfe769008296ca4c
     tensors       ok  32 decode to 476,812 finite weights
     model         ok  family golf, its config and tensors belong together
     encoding      ok  the tensors encode to the same bytes again
     report        ok  sha256, bytes, config and tensors agree; within the budget of 178,804 bytes
-    checkpoint    ok  the same tensors and shapes; rel_err 0.2258 over all weights, at worst 0.7399 in blocks.2.mlp.proj.weight
-    x.golf is whole: 178,758 bytes
-    sha256 of the file, digest included: 99b5186f756203f972bc3630662a6e55d001c46f409458714d6dcbbb0e6adcad
+    checkpoint    ok  the same tensors and shapes; rel_err 0.2261 over all weights, at worst 0.7444 in blocks.2.mlp.proj.weight
+    x.golf is whole: 178,745 bytes
+    sha256 of the file, digest included: 06b82929641a2ee6bfb879c93054d93fd9bb816a0c5cd210bb3ae2190cc182da
 
 A check that failed is exit code 4. `encoding` says `differs`, which is no fault, where another version of
 golfpack or of a codec's library wrote the file: then other bytes decode to the same tensors.

@@ -16,6 +16,7 @@ from golfpack.export.quiet import quiet
 from golfpack.packer.format.codestreams import DECODERS
 from golfpack.packer.format.container import VERSIONS
 from golfpack.packer.format.loader import Artifact
+from golfpack.packer.format.stepcoding import OLD_STEPS
 
 _FORM = "golfpack.packer.format"
 ERROR = "DecodeError"
@@ -52,8 +53,9 @@ def make(kind, options, what):
 ''',
 }
 
-# Keys of a tensor's manifest entry that few have; "f16" stands for rows of that type, "logs" for log
-# steps, "empty" for a tensor without weights, "side" for streams under the codec of that name.
+# What an artifact may do without: keys of a tensor in the manifest, and others. "f16" stands for rows of
+# that type, "logs" for log steps, "empty" for a tensor without weights, "side" for streams under the
+# codec of that name, "tokenizer" for one inside.
 FEATURES = frozenset(
     {"raw", "correction", "group", "sorted", "stream", "f16", "logs", "empty", "side", "tokenizer"}
 )
@@ -96,7 +98,9 @@ def _told_steps(matrices, side, streams):
     plans = [step_plan(fields, shape) for shape, fields in matrices]
     vectors = iter(LOGS["vectors"](streams.pop("steps"), sum(plans, [])))
     for plan in plans:
-        yield b"", {name: grain * next(vectors) for (name, grain), _ in plan}
+        yield b"", {
+            name: grain * next(vectors).astype(np.int64) for (name, grain), _ in plan
+        }
 """
 
 
@@ -149,13 +153,15 @@ def _features(manifest: Mapping[str, Any]) -> Iterator[str]:
     if "tokenizer" in manifest:
         yield "tokenizer"
     for entry in manifest["tensors"]:
-        yield from FEATURES & entry.keys()
-        if entry.get("rows") == "f16":
-            yield "f16"
-        if entry.get("rows", "f16") != "f16" or "cols" in entry:
-            yield "logs"
         if not all(entry["shape"]):
             yield "empty"
+        correction = entry.get("correction", {})
+        for fields in (entry, *(correction[k] for k in ("a", "b") if k in correction)):
+            yield from FEATURES & fields.keys()
+            if fields.get("rows") == "f16":
+                yield "f16"
+            if fields.get("rows", "f16") != "f16" or "cols" in fields:
+                yield "logs"
 
 
 def _id(config: dict[str, Any] | str) -> str:
@@ -204,18 +210,18 @@ if __name__ == "__main__":
 
 def decoding(needs: Uses) -> Known:
     """What a bundle that holds the loader can do without, where it decodes what `needs` says."""
-    old, logs = needs.version <= 3, "logs" in needs.features
+    old, logs = needs.version <= OLD_STEPS, "logs" in needs.features
     return Known(
         values={
             'find_spec("numba") is None': True,
-            f"{_FORM}.streams:any(has_bytes(fields) for _, _, fields in found)": old and logs,
+            f"{_FORM}.streams:version > OLD_STEPS": not old,
         },
         only={
             f"{_FORM}.codecs:CODECS": needs.codecs,
             f"{_FORM}.filters:FILTERS": needs.filters,
             f"{_FORM}.codestreams:DECODERS": needs.coders,
             f"{_FORM}.container:VERSIONS": [needs.version],
-            f"{_FORM}.streams:STEPS": [old and logs],
+            f"{_FORM}.streams:STEPS": [not old],
             f"{_FORM}.streams:LOGS": ["vectors"] if logs and not old else [],
             f"{_FORM}.rans.codes:SIDES": [not old],
         },
@@ -234,7 +240,7 @@ def usual(needs: Uses, known: Known) -> Known:
             values |= told
     if not needs.features & {"sorted", "empty"}:
         instead[f"{_FORM}.streams:_restored"] = _NOT_SORTED
-    if "side" not in needs.features:
+    if "logs" in needs.features and "side" not in needs.features:
         instead[f"{_FORM}.streams:_told_steps"] = _LOGS_ALONE
     return replace(known, values=values, instead=instead)
 

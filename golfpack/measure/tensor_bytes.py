@@ -22,7 +22,7 @@ def byte_shares(artifact: Artifact) -> dict[str, dict[str, int]]:
     """
     held: dict[str, dict[str, float]] = {}
     for name, (entry, t) in artifact.tensors.items():
-        for stream, part in _held(entry, t).items():
+        for stream, part in _held(entry, t, artifact.container.version).items():
             held.setdefault(stream, {})[name] = part
     shares: dict[str, dict[str, int]] = {name: {} for name in artifact.tensors}
     for stream, data in artifact.container.weight_streams.items():
@@ -43,14 +43,14 @@ def apportioned(total: int, parts: Mapping[str, float]) -> dict[str, int]:
     return out
 
 
-def _held(entry: Entry, t: PackedTensor) -> dict[str, float]:
-    """What a tensor has in each stream: bits of codes by their entropy, bytes of all else."""
+def _held(entry: Entry, t: PackedTensor, version: int) -> dict[str, float]:
+    """What a tensor has in each stream: bits of codes by their entropy, steps, bytes of all else."""
     if not isinstance(t, QTensor):
         return {"raw": t.values.nbytes}
     matrices = code_matrices(t)
     steps = Counter[str]()
     for shape, fields in entry.matrices:
-        steps.update(steps_held(fields, shape))
+        steps.update(steps_held(fields, shape, version))
     return {
         # One bit more, so that codes that are all zero own their stream's few bytes.
         entry.code_stream: 1 + sum(entropy(m.codes) * m.codes.size for m in matrices),

@@ -19,11 +19,12 @@ from conftest import packed as build
 from golfpack.errors import CorruptError, UsageError
 from golfpack.export.decoder import packed, readable, uses
 from golfpack.packer.format.codecs import Lzma
-from golfpack.packer.format.codestreams import ByteStream
+from golfpack.packer.format.codestreams import ByteStream, RansCodes
 from golfpack.packer.format.container import HEADER, VERSIONS, divide
 from golfpack.packer.format.loader import loads
+from golfpack.packer.format.steps import f16_steps, log_steps
 from golfpack.packer.format.streams import encode_tensors
-from golfpack.packer.format.tensors import QTensor
+from golfpack.packer.format.tensors import LowRank, QTensor
 from golfpack.packer.recipe import load_recipe, recipe_names
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -33,6 +34,7 @@ sys.path.append(str(TESTS / "packer" / "format"))
 from artifact_sample import (  # noqa: E402
     CODINGS,
     HEAD,
+    one_group,
     small_blob,
     small_parts,
     small_tensors,
@@ -54,13 +56,39 @@ def small_trellis() -> bytes:
     return assemble(HEAD | manifest, streams)
 
 
+def small_of(name: str) -> bytes:
+    """One tensor of the sample, or one that is wider than a group of its correction, under rans."""
+    tensors, _ = small_tensors()
+    rng = np.random.default_rng(0)
+    codes = [rng.integers(-9, 9, shape).astype(np.int32) for shape in ((2, 4), (2, 80), (4, 80))]
+    a = QTensor(codes[0], f16_steps(np.ones(2)))
+    b = QTensor(codes[1], f16_steps(np.ones((2, 2)), 64))
+    tensors["wide f16"] = QTensor(codes[2], f16_steps(np.ones(4)), LowRank(a, b))
+    tensors["wide log"] = QTensor(codes[2], log_steps(np.arange(1.0, 5), None), LowRank(a, b))
+    t = tensors[name]
+    held = t.codes if isinstance(t, QTensor) else t.values
+    groups = one_group({name: t}, RansCodes()) if isinstance(t, QTensor) else []
+    side = ByteStream(Lzma(6))
+    manifest, streams = encode_tensors({name: t}, {name: held.shape}, {name: "head"}, groups, side)
+    return assemble(HEAD | manifest, streams)
+
+
 SMALL = "sample trellis"
 RD = "v4-trellis.golf"  # what recipe rd writes; its decoder reads SMALL, too
 BLOBS = {f"sample {coding}": small_blob(coding) for coding in CODINGS} | GOLDEN
 BLOBS[SMALL] = small_trellis()
+# What packed decoders must not leave out.
+KINDS = {
+    "f16 alone": small_of("b.f16"),
+    "raw alone": small_of("f.bf16"),
+    "no rows": small_of("h.empty"),
+    "a correction of f16": small_of("wide f16"),
+    "a correction of logs": small_of("wide log"),
+}
+BLOBS |= KINDS
 # The packed form takes longer to make: it is made for what numpy alone reads.
-MADE = [(name, "readable") for name in BLOBS]
-MADE += [(name, "packed") for name in (RD, SMALL)]
+MADE = [(name, "readable") for name in BLOBS if name not in KINDS]
+MADE += [(name, "packed") for name in (RD, SMALL, *KINDS)]
 MADE_SLOWLY = [(name, "packed") for name in ("v2-rans.golf", "sample bytes")]
 FORMS = ["readable", "packed"]
 PACKAGES = ["brotli", "_brotli", "zstandard", "_cffi_backend", "cffi"]
@@ -141,7 +169,7 @@ def written(folder: Path, name: str, blob: bytes, form: str, code: bytes) -> tup
 
 
 @pytest.mark.parametrize(
-    ("which", "by_numpy"), [(MADE, 7), pytest.param(MADE_SLOWLY, 1, marks=pytest.mark.slow)]
+    ("which", "by_numpy"), [(MADE, 12), pytest.param(MADE_SLOWLY, 1, marks=pytest.mark.slow)]
 )
 def test_every_artifact_decodes_alike_without_golfpack(which, by_numpy, tmp_path):
     pairs = [written(tmp_path, n, BLOBS[n], form, made(n, form)) for n, form in which]
@@ -166,7 +194,7 @@ def test_the_artifact_of_every_recipe_decodes_alike(form, make_state, tmp_path):
     assert in_bare_python(pairs, PACKAGES) == expected
 
 
-@pytest.mark.parametrize("name", BLOBS)
+@pytest.mark.parametrize("name", sorted(BLOBS.keys() - KINDS))
 def test_the_file_says_what_it_needs(name):
     packages = uses(loads(BLOBS[name])).packages
     told = str(ast.get_docstring(ast.parse(made(name, "readable"))))
@@ -183,7 +211,8 @@ def test_what_is_not_used_is_left_out():
         assert gone not in rd
     assert "def decode_run" in rd
     assert "def decode_run" not in made("v1-bytes.golf", "readable").decode()
-    assert "def old_steps" not in rd
+    for old in ("_byte_steps", "_old_log", "_spread_sides", "_old_header"):
+        assert old not in rd
     assert "read_vectors" not in made("v3-trellis.golf", "readable").decode()
 
 

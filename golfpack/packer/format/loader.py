@@ -47,7 +47,7 @@ def loads(blob: bytes) -> Artifact:
     if not isinstance(manifest.get("family"), str) or not isinstance(manifest.get("config"), dict):
         raise CorruptError("the manifest names no model family", None)
     try:
-        tensors = decode_tensors(manifest, container.weight_streams)
+        tensors = decode_tensors(manifest, container.weight_streams, container.version)
         return Artifact(container, tensors, read_attached(container))
     except UsageError as e:  # an unknown codec here is the file's fault, not the user's
         raise CorruptError(f"the artifact cannot be decoded: {e.message}", e.hint) from e

@@ -12,6 +12,9 @@ from golfpack.packer.format.steps import COL_OCTAVE, ROW_OCTAVE, F16Steps, LogSt
 # Steps lie within 2^-MAX_OCTAVES and 2^MAX_OCTAVES; float32 ends at 2^128.
 MAX_OCTAVES = 126
 
+# The last version of the format that has bytes for logs.
+OLD_STEPS = 3
+
 _F16 = np.dtype("<f2")
 _MAX_GRAIN = MAX_OCTAVES * ROW_OCTAVE
 
@@ -73,9 +76,12 @@ def step_counts(fields: Mapping[str, Any], shape: tuple[int, int]) -> tuple[int,
     return rows, cols if "cols" in fields else 0
 
 
-def steps_held(fields: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, int]:
-    """What a matrix has in streams of steps: in `steps` integers, of which a head counts as two."""
-    if has_bytes(fields):
+def steps_held(fields: Mapping[str, Any], shape: tuple[int, int], version: int) -> dict[str, int]:
+    """What a matrix has in streams of steps under a version of the format.
+
+    In `rows` and `cols` bytes, in `steps` integers, of which a head counts as two.
+    """
+    if version <= OLD_STEPS:
         return {"rows": old_row_bytes(fields, shape), "cols": step_counts(fields, shape)[1]}
     return {
         "rows": f16_bytes(fields, shape),
@@ -96,8 +102,10 @@ def step_plan(
     Raises:
         CorruptError: a grain that is no number of log units.
     """
-    counts = zip(("rows", "cols"), step_counts(fields, shape), strict=True)
-    plan = [((side, fields[side]), n) for side, n in counts if fields.get(side, "f16") != "f16"]
+    rows, cols = step_counts(fields, shape)
+    plan = [] if fields["rows"] == "f16" else [(("rows", fields["rows"]), rows)]
+    if "cols" in fields:
+        plan.append((("cols", fields["cols"]), cols))
     if any(type(grain) is not int or not 0 < grain <= _MAX_GRAIN for (_, grain), _ in plan):
         raise CorruptError("a grain of steps in the manifest is out of range", None)
     return plan
@@ -136,11 +144,6 @@ def unpack_steps(
 
 
 # --- up to version 3: a byte a log, in the streams `rows` and `cols` -------------------------------
-
-
-def has_bytes(fields: Mapping[str, Any]) -> bool:
-    """Whether a matrix has log steps as up to version 3, with base and grain in the manifest."""
-    return isinstance(fields["rows"], list) or isinstance(fields.get("cols"), list)
 
 
 def old_row_bytes(fields: Mapping[str, Any], shape: tuple[int, int]) -> int:

@@ -2,7 +2,7 @@
 
 Two codings. `F16Steps` is what the contest's records store: one float16 per row, or per group of
 columns in a row. `LogSteps` stores integers, row[r] = 2^(row_log[r] / 32) and
-col[i] = 2^(col_log[i] / 16): a byte or less per entry, and a coder can use the integers as context.
+col[i] = 2^(col_log[i] / 16): a few bits per entry, and a coder can use the integers as context.
 Their float32 values come from a table worked out in integer arithmetic, so every machine reconstructs
 the same bits whatever its libm.
 """
@@ -154,8 +154,9 @@ def log_steps(
     Rows are dithered within one log unit: rows that ask for one and the same step then change over to
     the next one by one as a dial turns, and a file's size can follow it smoothly.
 
-    Each tensor's integers span at most 255 grains, so that an entry is a byte above a base: the few
-    entries below that span (dead columns, empty rows) are raised to it.
+    Each tensor's integers span at most 255 grains (64 octaves of quarters): the few entries below that
+    span (dead columns, empty rows) are raised to it: steps that small only cost bits. Up to version 3
+    of the format an entry was a byte.
     """
     dither = (np.arange(len(row)) * GOLDEN_RATIO) % 1.0 - 0.5
     return LogSteps(

@@ -28,8 +28,8 @@ from golfpack.packer.format.codestreams import (
 from golfpack.packer.format.rans.vectors import decode_vectors
 from golfpack.packer.format.rawfloat import RAW_STORAGE
 from golfpack.packer.format.stepcoding import (
+    OLD_STEPS,
     f16_bytes,
-    has_bytes,
     old_logs,
     old_row_bytes,
     pack_steps,
@@ -175,9 +175,9 @@ class Entry:
 
 
 def decode_tensors(
-    manifest: Mapping[str, Any], streams: Mapping[str, bytes]
+    manifest: Mapping[str, Any], streams: Mapping[str, bytes], version: int
 ) -> dict[str, tuple[Entry, PackedTensor]]:
-    """Every tensor, in manifest order.
+    """Every tensor, in manifest order, of a file of this version of the format.
 
     Raises CorruptError or UsageError on anything inconsistent.
     """
@@ -187,7 +187,7 @@ def decode_tensors(
             raise CorruptError("the manifest claims more tensors than any model has", None)
         if len({e.name for e in entries}) != len(entries):
             raise CorruptError("the manifest names a tensor twice", None)
-        return _decode_entries(entries, manifest, streams)
+        return _decode_entries(entries, manifest, streams, version)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
         raise CorruptError(
             f"the manifest is inconsistent: {e!r}", "get the file again and compare its sha256"
@@ -221,9 +221,10 @@ def _decode_entries(
     entries: list[Entry],
     manifest: Mapping[str, Any],
     streams: Mapping[str, bytes],
+    version: int,
 ) -> dict[str, tuple[Entry, PackedTensor]]:
     side, left = ByteStream.from_config(manifest["side"]), dict(streams)
-    slots = _read_steps(entries, side, left)
+    slots = _read_steps(entries, side, left, version)
     stored = _read_codes(slots, manifest["codes"], left)
     matrices = iter(_restored(slots, stored, side, left))
     raw = _Reader(side, left, "raw", sum(map(_raw_bytes, entries)))
@@ -261,10 +262,12 @@ def _raw_bytes(e: Entry) -> int:
 _Slots = list[tuple[str, CodeSlot]]
 
 
-def _read_steps(entries: list[Entry], side: ByteStream, streams: dict[str, bytes]) -> _Slots:
+def _read_steps(
+    entries: list[Entry], side: ByteStream, streams: dict[str, bytes], version: int
+) -> _Slots:
     found = [(e, shape, fields) for e in entries for shape, fields in e.matrices]
-    old = any(has_bytes(fields) for _, _, fields in found)
-    read = STEPS[old]([(shape, fields) for _, shape, fields in found], side, streams)
+    matrices = [(shape, fields) for _, shape, fields in found]
+    read = STEPS[version > OLD_STEPS](matrices, side, streams)
     slots: _Slots = []
     for (e, shape, fields), (f16, logs) in zip(found, read, strict=True):
         steps = unpack_steps(e.name, fields, shape, f16, logs)
@@ -278,13 +281,17 @@ _Steps = Iterator[tuple[bytes, dict[str, np.ndarray]]]
 
 
 def _told_steps(matrices: _Matrices, side: ByteStream, streams: dict[str, bytes]) -> _Steps:
+    """Since version 4."""
     plans = [step_plan(fields, shape) for shape, fields in matrices]
     sizes = [f16_bytes(fields, shape) for shape, fields in matrices]
     logs = [item for plan in plans for item in plan]
     vectors = iter(LOGS["vectors"](streams.pop("steps"), logs) if logs else [])
     rows = _Reader(side, streams, "rows", sum(sizes))
     for plan, size in zip(plans, sizes, strict=True):
-        yield rows.take(size), {name: grain * next(vectors) for (name, grain), _ in plan}
+        yield (
+            rows.take(size),
+            {name: grain * next(vectors).astype(np.int64) for (name, grain), _ in plan},
+        )
 
 
 def _byte_steps(matrices: _Matrices, side: ByteStream, streams: dict[str, bytes]) -> _Steps:
@@ -298,10 +305,10 @@ def _byte_steps(matrices: _Matrices, side: ByteStream, streams: dict[str, bytes]
         yield data, old_logs(fields, data, cols.take(col))
 
 
-# What decodes log steps. Decoders of artifacts that have none are made without.
+# Tables, so that stand-alone decoders can leave out what they do not need: what decodes log steps,
 LOGS = {"vectors": decode_vectors}
-# Whether log steps stand in the manifest as up to version 3, base and grain -> what reads all steps.
-STEPS = {False: _told_steps, True: _byte_steps}
+# and, by whether it is of a version beyond OLD_STEPS, what reads a file's steps.
+STEPS = {False: _byte_steps, True: _told_steps}
 
 
 def _read_codes(slots: _Slots, config: Any, streams: dict[str, bytes]) -> list[QTensor]:

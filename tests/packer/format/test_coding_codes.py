@@ -211,6 +211,20 @@ def test_wrong_input_is_a_usage_error() -> None:
         CodeMatrix((3, 4), np.zeros(4, int), np.zeros(4, int))
 
 
+def test_scales_beyond_all_use_are_refused() -> None:
+    codes = np.zeros((2, 2), np.int32)
+    matrix = replace(_blind(codes), trellis=True, fine_from=FINE)
+    sides = [np.zeros(2, np.int32)] * 4
+    for offset, fits in ((4095, True), (-4096, True), (4096, False), (-4097, False)):
+        model = ScaleModel(Header(offset, False, False), *sides)
+        if fits:
+            payload = encode_codes([codes + (offset > 0)], [matrix], scales=[model])
+            assert decode_codes(payload, [matrix])[0][0, 0] == (offset > 0)
+            continue
+        with pytest.raises(UsageError, match="octaves"):
+            encode_codes([codes], [matrix], scales=[model])
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_any_truncation_is_corrupt(decoder: Decoder) -> None:
     codes, matrix = _separable(20, 15)

@@ -16,6 +16,7 @@ from golfpack.packer.format.codecs import CODECS, Brotli, Lzma, make_codec
 from golfpack.packer.format.codestreams import ByteStream, CodeGroup, RansCodes
 from golfpack.packer.format.container import HEADER, MAGIC, VERSION, assemble, parse
 from golfpack.packer.format.loader import loads
+from golfpack.packer.format.rans.payload import VECTORS
 from golfpack.packer.format.steps import LogSteps, f16_steps
 from golfpack.packer.format.streams import encode_tensors
 from golfpack.packer.format.tensors import QTensor
@@ -78,6 +79,8 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "steps grain that overflows float32": change(A, rows=4000),
     "steps as version 3 has them": change(A, rows=[0, 1]),
     "steps that are not there": change(B, rows=1),
+    "columns in float16": change(A, cols="f16"),
+    "columns in float16 beside such rows": change(B, cols="f16"),
     "columns of no kind": change(A, cols=None),
     "raw type unknown": change(RAW, raw="f64"),
     "raw type is a list": change(RAW, raw=["f16"]),
@@ -295,6 +298,31 @@ def test_columns_of_no_rows_take_no_memory(coding):
     finally:
         tracemalloc.stop()
     assert weights["none.49"].shape == (0, 1 << 30)
+
+
+def test_many_steps_of_nothing_take_little_memory():
+    # Vectors without weights: what a reader makes of each step is all that they cost.
+    rows = 1 << 22
+    tensors = {
+        "t": QTensor(
+            np.zeros((rows, 0), np.int32), LogSteps(np.arange(rows, dtype=np.int32) // 9000)
+        )
+    }
+    groups = one_group(tensors, RansCodes())
+    manifest, streams = encode_tensors(tensors, {"t": (rows, 0)}, {"t": "head"}, groups, SIDE)
+    blob = assemble(HEAD | manifest, streams)
+    tracemalloc.start()
+    try:
+        loads(blob)
+        assert tracemalloc.get_traced_memory()[1] < 40 * rows
+    finally:
+        tracemalloc.stop()
+
+
+def test_steps_under_a_flag_of_codes_are_corrupt():
+    manifest, streams = small_parts("rans")
+    flagged = bytes([streams["steps"][0] | VECTORS]) + streams["steps"][1:]
+    refused(assemble(manifest, {**streams, "steps": flagged}), "lanes")
 
 
 @pytest.mark.parametrize("value", [0x0000, 0x7C00, 0xFE00, 0xBC00])

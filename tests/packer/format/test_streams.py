@@ -19,6 +19,7 @@ from golfpack.packer.format.codestreams import (
     encode_group,
     sortable,
 )
+from golfpack.packer.format.container import VERSION
 from golfpack.packer.format.filters import Shuffle
 from golfpack.packer.format.loader import Artifact, loads
 from golfpack.packer.format.steps import BaselineEncoder, LogSteps, StepField, f16_steps
@@ -109,7 +110,7 @@ def test_what_is_encoded_comes_back(data):
     }
     groups = data.draw(codings(tensors))
     manifest, streams = encode_tensors(tensors, shapes, dict.fromkeys(tensors, "x"), groups, SIDE)
-    decoded = decode_tensors(manifest, streams)
+    decoded = decode_tensors(manifest, streams, VERSION)
     assert list(decoded) == list(tensors)
     for name, (entry, t) in decoded.items():
         assert entry.shape == shapes[name]
@@ -281,4 +282,4 @@ def test_nothing_quantized_has_no_code_streams():
     raw = {"t": Raw(np.ones(3, "<f4"), "f32")}
     manifest, streams = encode_tensors(raw, {"t": (3,)}, {"t": "vector"}, [], SIDE)
     assert set(streams) == {"raw"}
-    assert_same(decode_tensors(manifest, streams)["t"][1], raw["t"])
+    assert_same(decode_tensors(manifest, streams, VERSION)["t"][1], raw["t"])

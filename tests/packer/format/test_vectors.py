@@ -141,6 +141,7 @@ def _lying(head: list[int], rest: list[int]) -> bytes:
         ([0, 0, -1, 0, 0, 0, 0], "told from none"),
         ([0, 0, 0, 0, 2, 0, 0], "told from none"),
         ([0, 0, 1, MAX_WEIGHT + 1, 0, 0, 0], "told from none"),
+        ([0, 0, 0, 0, 0, 0, 2], "no possible trend"),
         ([HIGHEST, 0, 0, 0, 0, 0, 0], "leaves the 32-bit range"),
     ],
 )

@@ -50,7 +50,8 @@ def encode_codes(
             which one is fitted.
 
     Raises:
-        UsageError: a shape differs from its CodeMatrix's, or a code leaves int32.
+        UsageError: a shape differs from its CodeMatrix's, a code leaves int32, or a scale model's offset
+            its 13 bits.
     """
     from golfpack.base.parallel import map_ordered
     from golfpack.packer.format.rans import fit
@@ -134,8 +135,12 @@ def decode_matrices(
 def _told_sides(
     payload: bytes, matrices: Sequence[CodeMatrix], decode: Decoder
 ) -> tuple[list[ScaleModel], Reader]:
-    """Scale models whose side vectors are told from each other and from the steps: since version 4."""
-    packed, reader = parse_payload(payload, _HEADER_BYTES * len(matrices))
+    """Scale models whose side vectors are told from each other and from the steps: since version 4.
+
+    Raises:
+        CorruptError: no encoder wrote such a payload.
+    """
+    packed, reader = parse_payload(payload, _HEADER_BYTES * len(matrices), VECTORS)
     headers = np.frombuffer(packed, "<u2").tolist()
     plan: list[Item] = []
     for matrix, header in zip(matrices, headers, strict=True):
@@ -146,7 +151,7 @@ def _told_sides(
     for matrix, header in zip(matrices, headers, strict=True):
         offset = (header & _MEANS - 1) - (header & _MEANS >> 1) * 2
         own = Header(offset, bool(header & _USE_ROW), bool(header & _USE_COL))
-        sides = [next(found).astype(np.int32) for _ in range(4 if header & _MEANS else 2)]
+        sides = [next(found) for _ in range(4 if header & _MEANS else 2)]
         sides += [np.zeros(side, np.int32) for side in matrix.shape * 2][len(sides) :]
         models.append(ScaleModel(own, *sides))
     return models, reader
@@ -155,7 +160,11 @@ def _told_sides(
 def _spread_sides(
     payload: bytes, matrices: Sequence[CodeMatrix], decode: Decoder
 ) -> tuple[list[ScaleModel], Reader]:
-    """Scale models whose side vectors stand for themselves: up to version 3."""
+    """Scale models whose side vectors stand for themselves: up to version 3.
+
+    Raises:
+        CorruptError: no encoder wrote such a payload.
+    """
     packed, reader = parse_payload(payload, _OLD_HEADER_BYTES * len(matrices))
     headers = [
         _old_header(packed[n : n + _OLD_HEADER_BYTES])
@@ -169,7 +178,8 @@ def _spread_sides(
     return [ScaleModel(h, *(next(sides) for _ in range(4))) for h in headers], reader
 
 
-# Whether `payload.VECTORS` is set -> what reads the scale models.
+# Whether `payload.VECTORS` is set -> what reads the scale models. A table, so that a stand-alone decoder
+# can leave out the one that it does not need.
 SIDES = {False: _spread_sides, True: _told_sides}
 
 
@@ -236,7 +246,12 @@ def _has_means(model: ScaleModel) -> bool:
 
 
 def _pack_header(model: ScaleModel) -> bytes:
-    header = model.header
+    header, limit = model.header, 1 << scale.OFFSET_BITS - 1
+    if not -limit <= header.offset < limit:
+        raise UsageError(
+            f"a scale model is {header.offset} levels away, which is {header.offset // 8} octaves",
+            "a file has room for 512 octaves; look at the tensor's steps",
+        )
     bits = header.offset & (1 << scale.OFFSET_BITS) - 1 | _MEANS * _has_means(model)
     bits |= _USE_ROW * header.use_row | _USE_COL * header.use_col
     return bits.to_bytes(_HEADER_BYTES, "little")

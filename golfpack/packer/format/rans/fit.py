@@ -165,4 +165,6 @@ def _cost(codes: NDArray[np.int32], matrix: CodeMatrix, model: ScaleModel) -> in
         codes, *terms(matrix, model), tables(), of_rows=True, reach=0, step=CLASS_STEP
     )
     sides = zip(model.sides, known_sides(matrix) * 2, strict=True)
-    return int(cost.sum()) + sum(expected(side, known)[0] for side, known in sides)
+    # Vectors of zeros are means of a model without means, which are not coded.
+    told = [expected(side, known)[0] for side, known in sides if side.any()]
+    return int(cost.sum()) + sum(told)

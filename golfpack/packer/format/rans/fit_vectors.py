@@ -39,7 +39,12 @@ def encode_vectors(plan: Sequence[Told]) -> bytes:
 
 
 def vector_runs(plan: Sequence[Told], head_levels: NDArray[np.uint8]) -> list[Run]:
-    """The two runs that `vectors.read_vectors` reads, of the vectors to code."""
+    """The two runs that `vectors.read_vectors` reads, of the vectors to code.
+
+    Args:
+        plan: in the order of coding; vectors are (n,) and fit int32.
+        head_levels: STEP_HEADS or CLASS_HEADS.
+    """
     known: Known = {}
     last: dict[Hashable, list[int]] = {}
     heads, rests, levels = [_NONE], [_NONE], [_NONE]
@@ -107,7 +112,7 @@ def _middles(left: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Middles to try, each without and with a trend."""
     yield 0, 0
     if len(left):
-        # Half of the range, so that neither a rest nor how far middles are apart leaves it.
+        # A quarter of the range, so that how far middles are apart stays within it.
         middle = min(max(int(left.sum()) // len(left), -CODE_LIMIT // 4), CODE_LIMIT // 4)
         yield middle, 0
         yield middle + 1, 0

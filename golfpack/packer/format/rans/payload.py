@@ -31,7 +31,14 @@ def encode_payload(
     heads: bytes = b"",
     flags: int = 0,
 ) -> bytes:
-    """Runs of (integers, levels) under heads; the last run says how many lanes there are."""
+    """Runs of (integers, levels) under heads; the last run says how many lanes there are.
+
+    Args:
+        runs: each (n,) integers and (n,) levels.
+        tables: what they are coded with.
+        heads: of whoever uses it, as they are.
+        flags: VECTORS or none, kept beside the number of lanes.
+    """
     from golfpack.packer.format.rans import fast
 
     lanes_log2 = _lanes_log2(len(runs[-1][0]))
@@ -55,16 +62,21 @@ def check_claim(payload: bytes, count: int) -> None:
         raise corrupt(f"{len(payload):,} bytes cannot hold {count:,} codes")
 
 
-def parse_payload(payload: bytes, head_bytes: int) -> tuple[bytes, Reader]:
+def parse_payload(payload: bytes, head_bytes: int, flags: int = 0) -> tuple[bytes, Reader]:
     """The heads, and the reader of what follows.
 
+    Args:
+        payload: of `encode_payload`.
+        head_bytes: how long the heads are.
+        flags: those that it was given.
+
     Raises:
-        CorruptError: lengths that do not fit.
+        CorruptError: other flags, or lengths that do not fit.
     """
     if len(payload) < 2:
         raise corrupt("it ends too early")
-    lanes_log2 = payload[0] & ~VECTORS
-    if lanes_log2 > _MAX_LANES_LOG2:
+    lanes_log2 = payload[0] - flags
+    if not 0 <= lanes_log2 <= _MAX_LANES_LOG2:
         raise corrupt(f"2^{lanes_log2} lanes")
     width = next((n for n, b in enumerate(payload[1 : 1 + _VARINT_BYTES], 1) if b < 128), None)
     if width is None:

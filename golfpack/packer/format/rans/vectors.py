@@ -11,6 +11,7 @@ The lanes carry the heads of all vectors in one run, then their rests in another
 heads.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -44,7 +45,7 @@ Known = dict[int, list[NDArray[np.int64]]]
 Item = Ints | tuple[Hashable, int]
 
 
-def decode_vectors(payload: bytes, plan: Sequence[Item]) -> list[NDArray[np.int64]]:
+def decode_vectors(payload: bytes, plan: Sequence[Item]) -> list[NDArray[np.int32]]:
     """The step vectors of a plan from a payload of their own (`fit_vectors.encode_vectors`).
 
     Raises:
@@ -59,8 +60,8 @@ def decode_vectors(payload: bytes, plan: Sequence[Item]) -> list[NDArray[np.int6
 
 def read_vectors(
     reader: Reader, decode: Decoder, plan: Sequence[Item], head_levels: NDArray[np.uint8]
-) -> list[NDArray[np.int64]]:
-    """The vectors of a plan that are not known, whose values all fit int32.
+) -> list[NDArray[np.int32]]:
+    """The vectors of a plan that are not known.
 
     Args:
         reader: is advanced.
@@ -84,20 +85,23 @@ def read_vectors(
     if levels.min(initial=0) < 0 or levels.max(initial=0) >= LEVELS:
         raise corrupt("a vector has no possible spread")
     reader.lane = 0
-    rests = decode(reader, np.repeat(levels, lengths).astype(np.uint8), tables(), 0)
+    rests = decode(reader, np.repeat(levels.astype(np.uint8), lengths), tables(), 0)
     pieces = zip(heads.tolist(), np.split(rests, np.cumsum(lengths)[:-1]), strict=True)
     known: Known = {}
-    found: list[NDArray[np.int64]] = []
+    found: list[NDArray[np.int32]] = []
+    left = Counter(x[1] if isinstance(x, tuple) else len(x) for x in plan)
     for x in plan:
         if isinstance(x, tuple):
             x = _vector(*next(pieces), known.get(x[1], []))
             found.append(x)
-        learn(known, x)
+        left[len(x)] -= 1
+        if left[len(x)]:  # vectors of a length that does not come again may be large
+            learn(known, x)
     return found
 
 
 def learn(known: Known, x: Ints) -> None:
-    """Add a vector to those that are known."""
+    """Add a vector (n,) to those that are known."""
     x = x.astype(np.int64)
     known.setdefault(len(x), []).append(x - x.sum() // max(len(x), 1))
 
@@ -105,7 +109,10 @@ def learn(known: Known, x: Ints) -> None:
 def foretold(
     known: Sequence[NDArray[np.int64]], lag: int, weight: int, second_lag: int, second_weight: int
 ) -> Ints:
-    """What lags and weights (less UNIT) tell of a vector, but for its middle."""
+    """What lags and weights (less UNIT) tell of a vector (n,), but for its middle.
+
+    Lags are at most len(known). Without one it is a 0, of no axes.
+    """
     total = np.array(UNIT >> 1)
     if lag:
         total = total + (weight + UNIT) * known[-lag]
@@ -116,22 +123,24 @@ def foretold(
 
 def _vector(
     head: list[int], rest: NDArray[np.int32], known: Sequence[NDArray[np.int64]]
-) -> NDArray[np.int64]:
+) -> NDArray[np.int32]:
     middle, _, *told, trend = head
     if (
         any(not 0 <= lag <= len(known) for lag in told[::2])
         or max(map(abs, told[1::2])) > MAX_WEIGHT
     ):
         raise corrupt("a vector is told from none that is known")
+    if trend not in (0, 1):
+        raise corrupt("a vector has no possible trend")
     x = middle + foretold(known, *told) + (_with_trend(rest) if trend else rest)
     if x.max(initial=0) >= CODE_LIMIT or x.min(initial=0) < -CODE_LIMIT:
         raise corrupt("a vector leaves the 32-bit range")
-    return x
+    return x.astype(np.int32)
 
 
 def _with_trend(rest: NDArray[np.int32]) -> NDArray[np.int64]:
     """Each entry of `rest` and the rounded mean of the TREND entries before it, which begin as zeros."""
-    out = [0] * TREND
-    for r in rest.tolist():
-        out.append(r + (sum(out[-TREND:]) + TREND // 2) // TREND)
-    return np.array(out[TREND:], np.int64)
+    d = np.zeros(len(rest) + TREND, np.int64)
+    for n, r in enumerate(rest):
+        d[n + TREND] = r + (d[n : n + TREND].sum() + TREND // 2) // TREND
+    return d[TREND:]

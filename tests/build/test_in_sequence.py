@@ -1,6 +1,7 @@
 """`search.in_sequence`: the same budget, less of a loss, never more of either."""
 
 from dataclasses import replace
+from statistics import geometric_mean
 
 import numpy as np
 import pytest
@@ -39,11 +40,16 @@ def test_it_loses_less_within_the_same_budget(options, tmp_path):
     assert again.artifact_sha256 == report.artifact_sha256
     # The search in front need not fill the budget.
     assert 0.99 * report.budget_bytes <= report.in_sequence.at_once_bytes <= report.budget_bytes
-    at_once = build(options.changed(settings=AT_ONCE, output=tmp_path / "at_once.golf"))
-    assert at_once.in_sequence is None
-    assert at_once.predicted_kl is not None
-    assert 0 <= at_once.headroom_bytes <= 64
-    assert report.measured_kl < 0.9 * at_once.measured_kl
+    ratios: list[float] = []  # a single build scatters by several percent
+    for budget in ("2.5bpw", "3bpw", "3.5bpw"):
+        each = options.changed(budget=budget, dry_run=True)
+        at_once = build(each.changed(settings=AT_ONCE))
+        assert at_once.in_sequence is None
+        assert at_once.predicted_kl is not None
+        assert 0 <= at_once.headroom_bytes <= 64
+        in_turn = report if budget == "3bpw" else build(each)
+        ratios.append(in_turn.measured_kl / at_once.measured_kl)
+    assert geometric_mean(ratios) < 0.9
 
 
 @pytest.mark.parametrize("budget", ["1bpw", "2.4bpw", "5.5bpw"])

@@ -60,6 +60,7 @@ def compare(tokens: Path, ranks: int, steps: int, *more: str) -> None:
         agree(final[1][name].numpy(), final[0][name].numpy(), 1e-3)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_does(tokens: Path) -> None:
     assert golfpack(tokens / "of1", 1, 6).returncode == 0
     compare(tokens, 2, 6)

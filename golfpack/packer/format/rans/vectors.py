@@ -140,7 +140,9 @@ def _vector(
 
 def _with_trend(rest: NDArray[np.int32]) -> NDArray[np.int64]:
     """Each entry of `rest` and the rounded mean of the TREND entries before it, which begin as zeros."""
-    d = np.zeros(len(rest) + TREND, np.int64)
-    for n, r in enumerate(rest):
-        d[n + TREND] = r + (d[n : n + TREND].sum() + TREND // 2) // TREND
-    return d[TREND:]
+    out = np.empty(len(rest), np.int64)
+    a = b = c = d = 0
+    for n, r in enumerate(map(int, rest)):  # no list: a vector may be long
+        a, b, c, d = b, c, d, r + (a + b + c + d + TREND // 2) // TREND
+        out[n] = d
+    return out

@@ -109,7 +109,7 @@ def _cheapest_head(
 
 
 def _middles(left: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Middles to try, each without and with a trend."""
+    """Middles to try, and whether with a trend."""
     yield 0, 0
     if len(left):
         # A quarter of the range, so that how far middles are apart stays within it.

@@ -108,7 +108,7 @@ def test_threads_change_no_byte(options, built):
 def test_noise_is_not_taken(options, built, monkeypatch):
     monkeypatch.setattr(in_turn_module, "RATE", 3.0)
     monkeypatch.setattr(in_turn_module, "WALK", 1000.0)
-    report = build(options)
+    report = build(options.changed(refine=SHORT // 8))
     assert report.warnings == [NOTHING_BETTER]
     assert (report.refined, report.measured_kl) == (None, built[1].refined.rounded_kl)
     assert report.artifact_bytes == built[1].refined.rounded_bytes
@@ -116,7 +116,7 @@ def test_noise_is_not_taken(options, built, monkeypatch):
 
 def test_a_budget_with_room_to_spare_stays_unfilled(options):
     """What the search leaves free because a model cannot use it, the last group does not fill."""
-    report = build(options.changed(budget="14bpw"))
+    report = build(options.changed(budget="14bpw", refine=SHORT // 8))
     assert report.artifact_bytes < 0.9 * report.budget_bytes
     if report.refined is not None:
         assert report.artifact_bytes <= report.refined.rounded_bytes

@@ -18,6 +18,7 @@ from golfpack.packer.format.rans.tables import (
     Tables,
     symbol_costs,
 )
+from golfpack.packer.format.rans.vectors import TREND
 from golfpack.packer.format.trellis import NEXT
 
 _SLOTS = (1 << PRECISION) - 1
@@ -94,6 +95,29 @@ def class_costs(
         codes, row_term, col_term, of_rows, reach, step,
         symbol_costs(), tables.escape, tables.table, tables.shift,
     )  # fmt: skip
+
+
+def cheapest_head(
+    left: NDArray[np.int64],
+    told: NDArray[np.int64],
+    last: NDArray[np.int64],
+    head_costs: NDArray[np.int64],
+    spread_costs: NDArray[np.int64],
+) -> tuple[int, NDArray[np.int64]]:
+    """The head of a vector that takes the fewest bits with its rest (`fit_vectors`).
+
+    Args:
+        left: (tellings, n) the vector less what each telling says of it.
+        told: (tellings, 4) lags and weights, as a head tells them.
+        last: (2,) middle and spread that heads differ from.
+        head_costs: (7, magnitudes) costs of a head's entries.
+        spread_costs: (spreads, magnitudes) costs of a rest's entries.
+
+    Returns:
+        Its cost, -1 where every rest leaves the range of codes, and its (7,) entries.
+    """
+    cost, head = _cheapest_head(left, told, last, head_costs, spread_costs)
+    return int(cost), head
 
 
 @njit(cache=True)
@@ -201,3 +225,61 @@ def _class_costs(codes, row_term, col_term, of_rows, reach, step, cost, last, ta
                 level = (term + k * step) >> 2
                 total[line, k] += _cost(level, magnitude, cost, last, tabs, shifts)
     return total
+
+
+@njit(cache=True, nogil=True)
+def _cheapest_head(left, told, last, head_costs, spread_costs):
+    least = np.int64(-1)
+    best = np.zeros(7, np.int64)
+    head = np.zeros(7, np.int64)
+    far = spread_costs.shape[1] - 1
+    counts = np.zeros(far + 1, np.int64)
+    totals = np.zeros(len(spread_costs), np.int64)
+    n = left.shape[1]
+    for telling in range(len(left)):
+        mean = left[telling].sum() // max(n, 1)
+        # A quarter of the range, so that how far middles are apart stays within it.
+        mean = min(max(mean, -CODE_LIMIT // 4), CODE_LIMIT // 4)
+        head[2:6] = told[telling]
+        # No middle, the mean, the next above it (the mean is rounded down), the mean with a trend.
+        for trial in range(1 if n == 0 else 4 if n > TREND else 3):
+            middle = 0 if trial == 0 else mean + 1 if trial == 2 else mean
+            head[6] = 1 if trial == 3 else 0
+            reach = _count_rest(left[telling], middle, head[6], counts)
+            if reach < 0:
+                continue
+            totals[:] = 0
+            for magnitude in range(reach + 1):
+                if counts[magnitude]:
+                    totals += counts[magnitude] * spread_costs[:, magnitude]
+            spread = np.argmin(totals) if n else last[1]
+            cost = totals[spread] if n else np.int64(0)
+            head[0], head[1] = middle - last[0], spread - last[1]
+            for k in range(7):
+                cost += head_costs[k, min(abs(head[k]), far)]
+            if least < 0 or cost < least:
+                least = cost
+                best[:] = head
+    return least, best
+
+
+@njit(cache=True, nogil=True)
+def _count_rest(left, middle, trend, counts):
+    """Count magnitudes of a rest in `counts`; the largest found, -1 where one is no code."""
+    counts[:] = 0
+    far = len(counts) - 1
+    reach = 0
+    before = np.int64(0)  # sum of the TREND entries before this one
+    for k in range(len(left)):
+        rest = left[k] - middle
+        if trend:
+            rest -= (before + TREND // 2) // TREND
+            before += left[k] - middle
+            if k >= TREND:
+                before -= left[k - TREND] - middle
+        if rest >= CODE_LIMIT or rest < -CODE_LIMIT:
+            return -1
+        magnitude = min(abs(rest), far)
+        counts[magnitude] += 1
+        reach = max(reach, magnitude)
+    return reach

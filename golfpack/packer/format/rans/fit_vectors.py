@@ -8,9 +8,8 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from golfpack.packer.format.rans.lanes import CODE_LIMIT
 from golfpack.packer.format.rans.payload import encode_payload
-from golfpack.packer.format.rans.tables import FAR, magnitude_costs, tables
+from golfpack.packer.format.rans.tables import magnitude_costs, tables
 from golfpack.packer.format.rans.vectors import (
     CLASS_HEADS,
     FIRST,
@@ -90,50 +89,24 @@ def _cheapest_head(
     head_levels: NDArray[np.uint8],
 ) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
     """The head and the rest that take the fewest bits, and how many, in COST_UNITS."""
-    best: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
-    for told in _tellings(x, known[-_REACH:]):
-        left = x - foretold(known, *told)
-        for middle, trend in _middles(left):
-            rest = left - middle
-            if trend:
-                rest = rest - _before(rest)
-            if rest.max(initial=0) >= CODE_LIMIT or rest.min(initial=0) < -CODE_LIMIT:
-                continue
-            spread, cost = _cheapest_spread(rest, last[1])
-            head = np.array([middle - last[0], spread - last[1], *told, trend])
-            cost += int(magnitude_costs()[head_levels, np.minimum(np.abs(head), FAR)].sum())
-            if best is None or cost < best[0]:
-                best = cost, head, rest
-    assert best is not None, "a vector itself is a rest"
-    return best
+    from golfpack.packer.format.rans import fast
 
-
-def _middles(left: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Middles to try, and whether with a trend."""
-    yield 0, 0
-    if len(left):
-        # A quarter of the range, so that how far middles are apart stays within it.
-        middle = min(max(int(left.sum()) // len(left), -CODE_LIMIT // 4), CODE_LIMIT // 4)
-        yield middle, 0
-        yield middle + 1, 0
-        if len(left) > TREND:
-            yield middle, 1
+    told = list(_tellings(x, known[-_REACH:]))
+    left = np.stack([x - foretold(known, *lags) for lags in told])
+    costs = magnitude_costs()
+    cost, head = fast.cheapest_head(
+        left, np.array(told), np.array(last), costs[head_levels], costs[::SPREAD_STEP]
+    )
+    assert cost >= 0, "a vector itself is a rest"
+    middle, _, lag, weight, second_lag, second_weight, trend = (int(n) for n in head)
+    rest = x - foretold(known, lag, weight, second_lag, second_weight) - (last[0] + middle)
+    return cost, head, rest - _before(rest) if trend else rest
 
 
 def _before(d: NDArray[np.int64]) -> NDArray[np.int64]:
     """The rounded mean of the TREND entries before each, which begin as zeros."""
     sums = np.concatenate([np.zeros(TREND + 1, np.int64), np.cumsum(d)])
     return (sums[TREND:-1] - sums[: -TREND - 1] + TREND // 2) // TREND
-
-
-def _cheapest_spread(rest: NDArray[np.int64], last: int) -> tuple[int, int]:
-    """The spread at which a rest takes the fewest bits, and how many (in COST_UNITS)."""
-    if not len(rest):
-        return last, 0
-    counts = np.bincount(np.minimum(np.abs(rest), FAR))
-    costs = magnitude_costs()[::SPREAD_STEP, : len(counts)] @ counts
-    spread = int(np.argmin(costs))
-    return spread, int(costs[spread])
 
 
 def _tellings(

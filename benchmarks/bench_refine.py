@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from golfpack import build
+from golfpack.build import refine as refine_module
 from golfpack.build.losses import text_loss
 from golfpack.build.report import TextLoss
 from golfpack.data.stream import read_stream
@@ -50,6 +51,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--recipe", default="rd")
     parser.add_argument("--variant", action="append")
+    parser.add_argument(
+        "--price", nargs="+", type=float,
+        help="of a bit while codes are trained, in what it is worth by theory; 0: bits for nothing",
+    )  # fmt: skip
     parser.add_argument("--score-tokens", type=int, default=16_384)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
@@ -80,9 +85,11 @@ def table(args: argparse.Namespace, output: Path) -> None:
             stream = read_stream(path, tokenizer, args.score_tokens)
             whole = stream[: len(stream) // args.window * args.window]
             texts[name] = whole.reshape(-1, args.window).astype(np.int64)
+    usual = refine_module.PRICE
     asked = [
-        (variant, refine, on, seed)
+        (variant, price, refine, on, seed)
         for variant in args.variant or [""]
+        for price in args.price or [None]
         for refine in args.refine
         for on in args.refine_on
         for seed in args.seeds
@@ -95,8 +102,9 @@ def table(args: argparse.Namespace, output: Path) -> None:
     )
     print("|---" * (8 + 2 * len(columns)) + "|")
     for budget in args.budgets:
-        for variant, refine, on, seed in asked:
+        for variant, price, refine, on, seed in asked:
             trains = refine != "0"
+            refine_module.PRICE = usual if price is None else dict.fromkeys(usual, price)
             report = build(
                 args.checkpoint, budget=budget, output=output, recipe=args.recipe, seed=seed,
                 calib=args.calib, calib_tokens=args.calib_tokens, tokenizer=args.tokenizer,
@@ -114,11 +122,15 @@ def table(args: argparse.Namespace, output: Path) -> None:
             training = report.seconds.get("refine", 0.0)
             tokens = 0 if report.refined is None else report.refined.tokens
             print(
-                f"| {variant or 'as it is'} | {budget} | {refine} | {on if trains else ''} | {seed} "
+                f"| {_label(variant, price)} | {budget} | {refine} | {on if trains else ''} | {seed} "
                 f"| {tokens:,} | {report.artifact_bytes:,} | {' | '.join(map(told, found))} "
                 f"| {training:.0f}, {sum(report.seconds.values()) - training:.0f} |",
                 flush=True,
             )
+
+
+def _label(variant: str, price: float | None) -> str:
+    return f"{variant or 'as it is'}{'' if price is None else f', price {price:g}'}"
 
 
 def told(x: TextLoss) -> str:

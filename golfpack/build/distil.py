@@ -5,9 +5,10 @@ after it is mostly between matrices, and a gradient sees that. So every code get
 it, its latent; the network runs with the nearest integers, and the gradient of KL(float || quantized)
 goes to the latents as if they had not been rounded (the straight-through estimator, Bengio et al., arXiv
 1308.3432, section 4). No label is needed; a share of the target may be what the text goes on with, for
-those who want a lower cross entropy on such text. The gradient leaves the steps as they are, and so
-nearly the file's size; on the way the caller may put the same weights on other steps, to correct it.
-`build.in_turn` trains weights with it that are not rounded yet.
+those who want a lower cross entropy on such text. The gradient leaves the steps as they are. But a code
+that only wants a lower KL takes bits for it that are not worth it, so each bit has a price, in nats: its
+slope is one more part of the gradient, and the caller steers the file's size by it. `build.in_turn`
+trains weights with it that are not rounded yet.
 
 On the CPU every sequence of a batch is one thread's work, the float model's predictions for the next
 ones another's; gradients are added in order, and everything else is elementwise. So the result does not
@@ -19,7 +20,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import cos, pi, sqrt
+from math import cos, log, pi, sin, sqrt
 
 import numpy as np
 import torch
@@ -32,8 +33,10 @@ from golfpack.errors import UsageError
 from golfpack.models.device import exact_products, send
 
 Progress = Callable[[int, int, str], None]
-# Latents by parameter name -> the same weights on other steps.
-Resize = Callable[[Mapping[str, "Latent"]], Mapping[str, "Latent"]]
+# What a bit is to cost from here on, in USUAL_PRICE. Told: the latents by parameter name, on the CPU;
+# the share of the way that is behind them, by rates; and how many bits a unit saves on the rest of it,
+# by the gradients; None at the start, where none has been seen.
+Price = Callable[[Mapping[str, "Latent"], float, float | None], float]
 
 # Tokens per update: at equal tokens, more updates at a lower rate win, until what does not grow with the
 # tokens, such as the updates themselves, takes the time (docs/LOG.md). The first up to so many weights.
@@ -51,14 +54,18 @@ OUTLIER = 4.0
 # far noise alone moves a latent. With less than half a token per weight there is less to tell a gradient
 # from its noise by, and it falls with the fourth root of what there is (docs/LOG.md).
 RATE, WALK = 0.005, 0.087
-# After these shares of the updates steps may change. Codes that flip then cost KL until training has
-# mended it, so the last change comes while there is some rate left (docs/LOG.md).
-LOOKS = (0.4, 0.6, 0.8)
+# The price of a bit is told anew after these shares of the updates.
+LOOKS = (0.1, 0.25, 0.4, 0.55)
+# What a bit is worth, as a share of the loss over the weights: an error falls with 2^(-2 bits).
+USUAL_PRICE = 2 * log(2)
+# The bits of a latent's code rise with its size but for this near 0, in steps, where they turn.
+TURN = 0.25
 # The KL shown is a moving average over about so many updates.
 SHOWN = 0.1
 # On a device the KL is looked at after so many updates.
 DEVICE_LOOKS = 20
 TINY = 1e-30  # where no gradient has been seen at all
+RAREST = 1 / 64  # mean of codes: what is rarer costs as much
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +106,17 @@ class Latent:
         if self.limit is not None:
             self.z.clamp_(-self.limit, self.limit)
 
+    def bit_slopes(self) -> torch.Tensor:
+        """(rows, cols) bits that one step away from 0 adds.
+
+        Of a magnitude that is geometrically distributed (a two-sided geometric code, as of a Laplace
+        variable) about its mean, and that is separable by rows and columns, as the coder's scales are.
+        """
+        size = torch.round(self.z).abs_()
+        rows, cols = size.mean(1, keepdim=True), size.mean(0, keepdim=True)
+        mean = rows * cols / size.mean().clamp(min=TINY)
+        return torch.log2(1 + 1 / mean.clamp(min=RAREST))
+
     def onto(self, other: "Latent") -> "Latent":
         """The same weights, before rounding, on the steps and with the offset of `other`."""
         z = self.z * self.step
@@ -135,7 +153,7 @@ def distil(
     labels: float = 0.0,
     rate: float | None = None,
     at_once: int | None = None,
-    resize: Resize | None = None,
+    price: Price | None = None,
     progress: Progress | None = None,
     helpers: Helpers = NO_HELP,
 ) -> dict[str, Latent]:
@@ -152,7 +170,7 @@ def distil(
         rate: steps per update, all the way; None for one by the number of tokens, down to nothing along
             a cosine.
         at_once: sequences per update; None for `tokens_per_update`.
-        resize: called with the latents, on the CPU, after the shares LOOKS of the updates.
+        price: of a bit, asked at the start and after the shares LOOKS of the updates; None for nothing.
         helpers: processes that take their parts of every batch.
 
     Raises:
@@ -166,26 +184,35 @@ def distil(
     adam = {name: _Adam(x.z) for name, x in here.items()}
     peak = min(RATE, WALK * min(1.0, 2 * text.size / count) ** 0.25 / sqrt(updates))
     shown = _Shown(updates, 1 if device is None else DEVICE_LOOKS, labels, progress)
-    looks = {round(share * updates) for share in LOOKS}
+    looks = {0, *(round(share * updates) for share in LOOKS)}
     sizes = [x.z.numel() for x in here.values()]
+    toll, usual = _Toll(price, count), torch.zeros(())
     with torch_threads_restored(), exact_products():
         helpers.ask("train", {"labels": labels}, weights_by_name(student))
         runs = _on_threads(teacher, student, batches, labels, threads, helpers) if device is None else (
             _on_device(teacher, student, batches, labels, device, helpers)
         )  # fmt: skip
         for done, run in enumerate(runs):
-            if resize is not None and done > 0 and done in looks:
-                found = resize({name: x.on("cpu") for name, x in here.items()})
-                here = {name: x.on(device or "cpu") for name, x in found.items()}
+            unit = toll.unit(shown.mean, batches[done].numel())
+            if done in looks:
+                behind = done / updates if rate is not None else _behind(done / updates)
+                ahead = (1 - behind) * updates * (peak / 2 if rate is None else rate)
+                toll.look(here, adam, behind, ahead * unit if done else None, EPSILON * usual)
             loss, gradients = run({name: x.weight() for name, x in here.items()})
             shown.see(loss / batches[done].numel())
             now = peak * 0.5 * (1 + cos(pi * done / updates)) if rate is None else rate
             for name, x in here.items():
-                adam[name].see(gradients[name].reshape(x.z.shape).mul_(x.step))
+                gradient = gradients[name].reshape(x.z.shape).mul_(x.step)
+                adam[name].see(toll.added(gradient, name, x, unit))
             usual = usual_size([a.power() for a in adam.values()], sizes)
             for name, x in here.items():
                 x.move(adam[name].change(now, EPSILON * usual))
     return {name: x.on("cpu") for name, x in here.items()}
+
+
+def _behind(share: float) -> float:
+    """The share of the way, by rates along a cosine, that a share of the updates makes."""
+    return share + sin(pi * share) / pi
 
 
 def usual_size(powers: Sequence[torch.Tensor], sizes: Sequence[int]) -> torch.Tensor:
@@ -394,6 +421,58 @@ class _Shown:
             self.progress(self.done, self.updates, f"{self.what} {self.mean:.5f}")
 
 
+class _Toll:
+    """What bits cost: a part of every gradient."""
+
+    def __init__(self, price: Price | None, count: int) -> None:
+        self.price, self.count = price, count
+        self.slopes: dict[str, torch.Tensor] = {}
+        self.units = 0.0
+
+    def unit(self, loss: float, tokens: int) -> float:
+        """What a bit is worth at such a loss, in nats of a batch of so many tokens."""
+        return USUAL_PRICE * max(loss, 0.0) / self.count * tokens
+
+    def look(
+        self,
+        latents: Mapping[str, Latent],
+        adam: Mapping[str, "_Adam"],
+        behind: float,
+        ahead: float | None,
+        epsilon: torch.Tensor,
+    ) -> None:
+        """Ask for the price from here on.
+
+        Args:
+            latents, adam: by parameter name.
+            behind: the share of the way that is, see `Price`.
+            ahead: the sum of the rates that are, times the nats of a unit; None where no gradient has
+                been seen.
+            epsilon: see `_Adam.change`.
+        """
+        if self.price is None:
+            return
+        self.slopes = {name: x.bit_slopes() for name, x in latents.items()}
+        saved = None
+        if ahead is not None:
+            answers = (
+                adam[n].answer(s * _pull(latents[n].z), epsilon) for n, s in self.slopes.items()
+            )
+            saved = ahead * sum(answers)
+        self.units = self.price({n: x.on("cpu") for n, x in latents.items()}, behind, saved)
+
+    def added(self, gradient: torch.Tensor, name: str, latent: Latent, unit: float) -> torch.Tensor:
+        """The gradient by a latent, (rows, cols), with the slope of what its bits cost; in place."""
+        if self.units:
+            gradient.addcmul_(self.slopes[name], _pull(latent.z), value=self.units * unit)
+        return gradient
+
+
+def _pull(z: torch.Tensor) -> torch.Tensor:
+    """The sign of latents, but near 0."""
+    return z / (z.abs() + TURN)
+
+
 class _Adam:
     """Adam (Kingma and Ba, arXiv 1412.6980) of one tensor, its epsilon given at every step."""
 
@@ -414,5 +493,11 @@ class _Adam:
     def change(self, rate: float, epsilon: torch.Tensor) -> torch.Tensor:
         """What to add to the tensor."""
         mean = self.mean / (1 - BETAS[0] ** self.count)
-        spread = (self.square / (1 - BETAS[1] ** self.count)).sqrt_().add_(epsilon.clamp(min=TINY))
-        return mean.div_(spread).mul_(-rate)
+        return mean.div_(self._spread(epsilon)).mul_(-rate)
+
+    def answer(self, slopes: torch.Tensor, epsilon: torch.Tensor) -> float:
+        """How many bits a unit of rate saves at a price of one nat, where bits have these slopes."""
+        return float((slopes * slopes).div_(self._spread(epsilon)).sum(dtype=torch.float64))
+
+    def _spread(self, epsilon: torch.Tensor) -> torch.Tensor:
+        return (self.square / (1 - BETAS[1] ** self.count)).sqrt_().add_(epsilon.clamp(min=TINY))

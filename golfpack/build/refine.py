@@ -1,6 +1,6 @@
 """`golfpack build --refine`: self-distillation of what rounding leaves, in turn or code by code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log2
@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from golfpack.build.distil import Latent, distil, latent, tokens_per_update
+from golfpack.build.distil import TINY, Latent, distil, latent
 from golfpack.build.in_sequence import InSequence, loosely, rounds_in_sequence
 from golfpack.build.in_turn import InTurn
 from golfpack.build.losses import measure_losses
@@ -35,14 +35,13 @@ TEMPERATURE = 1.0
 # times as noisy as that of a small KL, so that more of them leaves little of the other (docs/LOG.md).
 Aim = Literal["kl", "labels"]
 LABELS: Mapping[Aim, float] = {"kl": 0.0, "labels": 0.1}
-# Training makes a file larger: by so much of it for a token per weight, and so much at most
-# (docs/LOG.md). So it starts from a rounding that is as much smaller, as other steps on the way flip
-# codes, which few updates do not mend.
-GROWTH: Mapping[Aim, tuple[float, float]] = {"kl": (0.012, 0.0015), "labels": (0.015, 0.004)}
-# Where that was not enough, steps get coarser while a long training runs, to this share below the limit:
-# what is trained after the last look adds a little.
-MARGIN = 0.0002
-LONG = 400  # updates
+# Training aims at a file this share below the limit, as it does not end on the byte.
+MARGIN = 0.0005
+# The price of a bit at the start, in what it is worth by theory (`distil.USUAL_PRICE`); how far a look
+# may change it; how many times the bits that gradients promise a price saves, as latents gather where
+# codes turn (docs/LOG.md).
+PRICE: Mapping[Aim, float] = {"kl": 1.0, "labels": 2.0}
+CHANGE, ANSWER = 1.4, 4.0
 # Where it ends over the limit all the same, steps get coarser once more, by so much more than is over,
 # and nothing mends what that costs.
 BACK_OFF = 1.25
@@ -170,8 +169,8 @@ class Refiner:
         )  # fmt: skip
 
     def _within_budget(self, limit: int) -> "_Found | None":
-        first = self._smaller(limit)
-        start, latents = self._trained(first, round((1 - MARGIN) * limit))
+        first = self._first(limit)
+        start, latents = first, self._trained(first, round((1 - MARGIN) * limit))
         back = 0.0
         for _ in range(LAST_TRIES):
             trained = self._encoded(start, latents)
@@ -203,8 +202,7 @@ class Refiner:
                 assert trained is not None
             else:
                 start = self._in_sequence(start, start.size) or start
-                start, latents = self._trained(start, None)
-                trained = self._encoded(start, latents)
+                trained = self._encoded(start, self._trained(start, None))
             kl = self.prepared.measure_kl(trained.tensors, start.notify)
             if kl <= target and (best is None or trained.size < best[0].size):
                 best = trained, start
@@ -244,14 +242,11 @@ class Refiner:
             return None
         return InSequence(self.prepared, self._ready, start).at_one_dial(size)
 
-    def _smaller(self, limit: int) -> PackState:
-        """A rounding that leaves room for what training adds to the file."""
-        rate, most = GROWTH[self.on]
-        share = min(most, rate * self._text[0].size / max(self.prepared.model.spec.numel, 1))
-        room = round((1 - share) * limit)
-        if (fitted := self._in_sequence(self._plain, room)) is not None:
+    def _first(self, limit: int) -> PackState:
+        """A rounding of about the size that training is to end with."""
+        if (fitted := self._in_sequence(self._plain, limit)) is not None:
             return fitted
-        over = self._plain.size - room
+        over = self._plain.size - limit
         latents = _latents(self._plain)
         search = self.prepared.recipe.search
         # A loose search leaves a little unused; more than that is left where a model cannot use it.
@@ -279,31 +274,21 @@ class Refiner:
         }
         return replace(free, steps=steps, tensors=tensors)
 
-    def _trained(self, start: PackState, aim: int | None) -> tuple[PackState, Mapping[str, Latent]]:
-        """What was trained, and the state whose steps it has: those that give `aim` bytes, if any."""
+    def _trained(self, start: PackState, aim: int | None) -> Mapping[str, Latent]:
+        """What was trained on the steps of `start`, for a file of `aim` bytes, if any."""
+        usual = PRICE[self.on]
 
-        def resize(latents: Mapping[str, Latent]) -> Mapping[str, Latent]:
-            nonlocal start
-            assert aim is not None
-            over = self._encoded(start, latents).size - aim
-            if over > 0:  # finer steps would not be worth the codes that flip
-                start, latents = self._resized(start, latents, over)
-            return latents
+        def size(latents: Mapping[str, Latent]) -> int:
+            return self._encoded(start, latents).size
 
-        latents = distil(
+        return distil(
             self.prepared.model.module(), self.prepared.module_of(start.tensors),
             _latents(start), self._text[0], threads=start.threads, labels=LABELS[self.on],
             device=self.prepared.backend.device if self.prepared.backend.batched else None,
-            resize=None if aim is None or self._short else resize,
+            price=(lambda *_: usual) if aim is None else _Steering(usual, aim, size),
             progress=lambda done, total, note: start.notify("refine", done, total, note),
             helpers=self.prepared.backend.helpers,
         )  # fmt: skip
-        return start, latents
-
-    @property
-    def _short(self) -> bool:
-        """Whether training ends before what other steps flip would be mended."""
-        return self._text[0].size < LONG * tokens_per_update(self.prepared.model.spec.numel)
 
     def _resized(
         self, start: PackState, latents: Mapping[str, Latent], over: float
@@ -343,6 +328,25 @@ class Refiner:
             assert isinstance(t, QTensor)
             tensors[name] = replace(t, codes=np.rint(x.z.numpy()).astype(np.int32))
         return encoded(replace(start, tensors=tensors))
+
+
+class _Steering:
+    """The price of a bit while codes are trained, such that the file ends with `aim` bytes."""
+
+    def __init__(self, price: float, aim: int, size: Callable[[Mapping[str, Latent]], int]) -> None:
+        self.price, self.aim, self.size = price, aim, size
+        self.behind, self.before = 0.0, 0
+
+    def __call__(self, latents: Mapping[str, Latent], behind: float, saved: float | None) -> float:
+        """See `distil.Price`."""
+        size = self.size(latents)
+        if saved is not None:
+            growth = (size - self.before) / (behind - self.behind)
+            over = size + growth * (1 - behind) - self.aim
+            wanted = self.price + over / max(ANSWER * saved / 8, TINY)
+            self.price = min(max(wanted, self.price / CHANGE), self.price * CHANGE)
+        self.behind, self.before = behind, size
+        return self.price
 
 
 # The artifact, and the rounding that it was trained from.

@@ -58,7 +58,7 @@ class Refinement:
         rounded_kl: of that artifact.
         kl: of the trained artifact.
         changed: share of codes that training and the last rounding moved.
-        octaves: how much coarser steps got, for what training adds to the size: log2 of the dial.
+        octaves: how much coarser steps are than those that the search ended with: log2 of the dials.
         on: what was trained for: "kl", or "labels" (the cross entropy of training text, too).
         rounded_losses: of the artifact without training, on the texts of the report's `losses`.
     """

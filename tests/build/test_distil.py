@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from golfpack.build import distil as distil_module
-from golfpack.build.distil import FEW_TOKENS, HEADROOM, LOOKS, distil, latent, tokens_per_update
+from golfpack.build.distil import (
+    FEW_TOKENS,
+    HEADROOM,
+    LOOKS,
+    Latent,
+    distil,
+    latent,
+    tokens_per_update,
+)
 from golfpack.errors import UsageError
 from golfpack.eval.divergence import mean_kl, text_losses
 
@@ -116,26 +124,47 @@ def test_weights_stay_on_other_steps_up_to_rounding():
     np.testing.assert_array_equal(clipped.z, [[4.0, -4.0]])
 
 
-def test_training_goes_on_from_the_steps_it_is_given_on_the_way(tiny, teacher, tiny_tokens):
-    """Three times, and never before the first update."""
-    latents, seen = start(tiny), []
-
-    def resize(now):
-        seen.append(now)
-        finer = {n: latent(x.weight().numpy().reshape(x.z.shape), np.zeros(x.z.shape),
-                           x.step.numpy() / 2, x.limit, x.shape) for n, x in now.items()}  # fmt: skip
-        return {n: x.onto(finer[n]) for n, x in now.items()}
-
-    rows = 8 * FEW_TOKENS // tiny_tokens.sequences.shape[1]
+def test_a_price_makes_codes_cheaper_and_is_asked_for_on_the_way(tiny, teacher, tiny_tokens):
+    latents, rows = start(tiny), 24 * FEW_TOKENS // tiny_tokens.sequences.shape[1]
     text = np.resize(tiny_tokens.sequences, (rows, tiny_tokens.sequences.shape[1]))
-    done = distil(teacher, student(tiny, latents), latents, text, threads=1, resize=resize)
-    assert len(seen) == len(LOOKS)
-    for name, x in done.items():
-        torch.testing.assert_close(x.step, latents[name].step / 2 ** len(LOOKS))
-        assert not torch.equal(seen[0][name].z, latents[name].z)
-    only = distil(teacher, student(tiny, latents), latents, text[:1], threads=1, resize=resize)
-    assert len(seen) == len(LOOKS)
-    assert only.keys() == latents.keys()
+    told: list[tuple[float, float | None]] = []
+
+    def size(found):
+        return sum(float((x.bit_slopes() * x.z.round().abs()).sum()) for x in found.values())
+
+    def ends_with(units):
+        told.clear()
+
+        def price(now, behind, saved):
+            assert now.keys() == latents.keys()
+            told.append((behind, saved))
+            return units
+
+        return distil(teacher, student(tiny, latents), latents, text, threads=1, price=price)
+
+    free, cheap, cheaper = ends_with(0.0), ends_with(2.0), ends_with(8.0)
+    assert size(free) > size(cheap) > size(cheaper)
+    behind, saved = zip(*told, strict=True)
+    assert len(told) == 1 + len(LOOKS)
+    assert behind[0] == 0
+    assert saved[0] is None
+    assert list(behind) == sorted(behind)
+    assert behind[-1] < 1
+    assert list(saved[1:]) == sorted(saved[1:], reverse=True)
+    assert saved[-1] > 0
+    unpriced = distil(teacher, student(tiny, latents), latents, text, threads=1)
+    assert all(torch.equal(x.z, free[n].z) for n, x in unpriced.items())
+
+
+def test_bits_rise_with_a_codes_size_and_less_where_codes_are_large():
+    step = torch.ones(2, 3)
+    small = Latent(torch.tensor([[0.2, 1.0, -1.0], [0.0, 0.0, 0.0]]), step, None, None, (2, 3))
+    slopes = small.bit_slopes()
+    # Of a mean m of geometric magnitudes one more costs log2(1 + 1 / m); a row of zeros ends somewhere.
+    assert float(slopes[0, 1]) == pytest.approx(np.log2(1 + 1), rel=1e-6)
+    assert float(slopes[1, 0]) == pytest.approx(np.log2(65), rel=1e-6)
+    large = Latent(100 * small.z, step, None, None, (2, 3)).bit_slopes()
+    assert 0 < float(large[0, 1]) < 0.1
 
 
 def test_what_no_gradient_reaches_stays(tiny, teacher, tiny_tokens):

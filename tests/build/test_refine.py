@@ -1,6 +1,6 @@
 """`build --refine`: never over, never worse, and the same file every time."""
 
-from unittest.mock import Mock
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from conftest import asked
 
 from golfpack.build import distil as distil_module
 from golfpack.build import refine as refine_module
-from golfpack.build.distil import FEW_TOKENS
-from golfpack.build.refine import NOTHING_BETTER, Refiner
+from golfpack.build.distil import FEW_TOKENS, LOOKS
+from golfpack.build.refine import CHANGE, NOTHING_BETTER, Refiner, _Steering
 from golfpack.build.refine_time import count_work
 from golfpack.build.run import build
 from golfpack.errors import UsageError
@@ -54,36 +54,47 @@ def test_training_lowers_the_kl_within_the_budget(options, recipe):
             assert np.abs(tensor.codes).max() <= limit
 
 
-@pytest.mark.parametrize(("long", "growth"), [(0, 0.0), (1000, 0.0), (1000, 0.03)])
-def test_steps_follow_the_size_and_the_end_is_within_the_budget(options, monkeypatch, long, growth):
-    """By looks on the way, only where it ends, or from the start; and never over."""
-    monkeypatch.setattr(refine_module, "LONG", long)
-    monkeypatch.setattr(refine_module, "GROWTH", {"kl": (1.0, growth)})
-    looks = Mock(side_effect=Refiner._resized)
-    monkeypatch.setattr(Refiner, "_resized", lambda *args: looks(*args))
+def test_the_price_of_bits_steers_the_file_to_its_budget(options, monkeypatch):
+    called, seen = _Steering.__call__, []
+
+    def watched(self, latents, behind, saved):
+        price = called(self, latents, behind, saved)
+        seen.append((self.before, self.aim, price))
+        return price
+
+    monkeypatch.setattr(_Steering, "__call__", watched)
     report = build(options.changed(recipe="gptq-lite", budget="2bpw"))
-    assert looks.called == (growth == 0)
-    assert report.refined.octaves > 0
+    assert len(seen) == 1 + len(LOOKS)
+    prices = [price for *_, price in seen]
+    assert prices[0] == refine_module.PRICE["kl"]
+    assert all(a / CHANGE <= b <= a * CHANGE for a, b in pairwise(prices))
+    assert len(set(prices)) > 1
+    assert report.refined is not None
     assert 0.95 * report.budget_bytes < report.artifact_bytes <= report.budget_bytes
 
 
-def test_a_few_bytes_too_many_do_not_waste_a_training(options, monkeypatch):
-    """Steps are coarse: so little changes none of them."""
-    monkeypatch.setattr(refine_module, "GROWTH", {"kl": (1.0, 0.0)})
-    resized, within, asked = Refiner._resized, Refiner._within_budget, []
+@pytest.mark.parametrize(("grows", "dearer"), [(30, True), (-30, False)])
+def test_a_file_that_will_be_too_large_makes_bits_dearer(grows, dearer):
+    sizes = iter((1000, 1000 + grows))
+    steer = _Steering(1.0, 1000, lambda _: next(sizes))
+    assert steer({}, 0.0, None) == 1.0
+    assert (steer({}, 0.5, 800.0) > 1.0) == dearer
+
+
+def test_what_ends_over_the_limit_goes_on_coarser_steps(options, monkeypatch):
+    """And as steps are coarse, and a few bytes change none of them, by more each time."""
+    monkeypatch.setattr(_Steering, "__call__", lambda *_: 0.0)  # bits for nothing
+    resized, asked = Refiner._resized, []
 
     def coarse(self, start, latents, over):
         asked.append(over)
-        return resized(self, start, latents, over) if over > 25 else (start, latents)
+        return resized(self, start, latents, over) if len(asked) > 1 else (start, latents)
 
     monkeypatch.setattr(Refiner, "_resized", coarse)
-    options = options.changed(recipe="gptq-lite", budget="2bpw", dry_run=True)
-    report = build(options)
-    ends_with = report.budget_bytes + round(asked[0] / refine_module.BACK_OFF)
-    asked.clear()
-    monkeypatch.setattr(Refiner, "_within_budget", lambda self, _: within(self, ends_with - 3))
-    assert build(options).refined is not None
-    assert asked[0] < 25 < asked[-1]
+    report = build(options.changed(recipe="gptq-lite", budget="2bpw", dry_run=True))
+    assert report.artifact_bytes <= report.budget_bytes
+    assert len(asked) >= 2
+    assert asked[1] == 2 * asked[0] > 0
 
 
 def test_what_training_cannot_better_stays_as_it_was_rounded(options, monkeypatch):

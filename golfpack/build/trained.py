@@ -20,7 +20,7 @@ from golfpack.train.trainer import TrainResult
 ARTIFACT = "model.golf"
 # Tokens that the codes are trained on at the end (`build --refine`, on labels): a share of those that
 # the run saw, and so many per weight at most (docs/training.md).
-REFINED_SHARE, REFINED_PER_WEIGHT = 0.1, 0.5
+REFINED_SHARE, REFINED_PER_WEIGHT = 0.05, 0.5
 
 
 def build_trained(

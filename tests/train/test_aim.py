@@ -312,7 +312,7 @@ def test_codes_whose_time_steps_took_are_not_trained(tmp_path: Path) -> None:
         parameters=5_000,
     )  # fmt: skip
     built = built_options(result, TrainOptions(tmp_path))
-    assert (built.goal.refine, built.goal.refine_on) == (1_000, "labels")
+    assert (built.goal.refine, built.goal.refine_on) == (500, "labels")
     built = built_options(dataclasses.replace(result, codes=False), TrainOptions(tmp_path))
     assert (built.goal.refine, built.goal.refine_on) == (0, "kl")
 
@@ -337,6 +337,6 @@ def test_minutes_are_for_steps_and_codes() -> None:
         return next(t / 60 for t in range(60 * 20) if budget_used(config, 1, float(t)) == 1.0)
 
     assert of_steps() == 10.0
-    assert of_steps(budget="2bpw") == 8.0
-    assert of_steps(budget="2bpw", settings=("train.minutes=5",)) == 4.0
+    assert of_steps(budget="2bpw") == 9.0
+    assert of_steps(budget="2bpw", settings=("train.minutes=5",)) == 4.5
     assert of_steps(budget="2bpw", settings=("train.codes_share=0",)) == 10.0

@@ -143,6 +143,7 @@ def run(folder: Path, *args: str) -> str:
     return ran.stdout
 
 
+@pytest.mark.slow
 def test_they_work_by_command(copy, tiny_path, tmp_path):
     commands: list[tuple[str | Path, ...]] = []
     wanted = []

@@ -40,6 +40,10 @@ def test_it_loses_less_within_the_same_budget(options, tmp_path):
     assert again.artifact_sha256 == report.artifact_sha256
     # The search in front need not fill the budget.
     assert 0.99 * report.budget_bytes <= report.in_sequence.at_once_bytes <= report.budget_bytes
+
+
+@pytest.mark.slow
+def test_it_loses_less_than_a_search_that_fills_the_budget(options):
     ratios: list[float] = []  # a single build scatters by several percent
     for budget in ("2.5bpw", "3bpw", "3.5bpw"):
         each = options.changed(budget=budget, dry_run=True)
@@ -47,12 +51,13 @@ def test_it_loses_less_within_the_same_budget(options, tmp_path):
         assert at_once.in_sequence is None
         assert at_once.predicted_kl is not None
         assert 0 <= at_once.headroom_bytes <= 64
-        in_turn = report if budget == "3bpw" else build(each)
-        ratios.append(in_turn.measured_kl / at_once.measured_kl)
+        ratios.append(build(each).measured_kl / at_once.measured_kl)
     assert geometric_mean(ratios) < 0.9
 
 
-@pytest.mark.parametrize("budget", ["1bpw", "2.4bpw", "5.5bpw"])
+@pytest.mark.parametrize(
+    "budget", ["1bpw", pytest.param("2.4bpw", marks=pytest.mark.slow), "5.5bpw"]
+)
 def test_a_budget_is_filled_and_never_exceeded(options, budget):
     report = build(options.changed(budget=budget, dry_run=True))
     assert report.in_sequence is not None

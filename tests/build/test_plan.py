@@ -156,7 +156,13 @@ def test_a_budget_that_holds_everything_is_planned_so(options, tiny):
         plan(options.changed(recipe="int5-mlp"), ["20kB"])
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+QUICK = ("rd", "sdclip-brotli", "sdclip-lqer-pergroup", "int8-zlib")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in recipe_names()],
+)
 def test_a_replayed_plan_gives_the_same_bytes(options, planned, recipe):
     budget = "45kB" if recipe == "int5-mlp" else "24kB"
     options = options.changed(calib_tokens=512)

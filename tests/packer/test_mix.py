@@ -42,7 +42,7 @@ def error(state):
 
 
 @pytest.mark.parametrize("clip", CLIPS)
-@pytest.mark.parametrize("budget", [17_000, 22_000, 28_000])
+@pytest.mark.parametrize("budget", [17_000, pytest.param(22_000, marks=pytest.mark.slow), 28_000])
 def test_mixed_precision_is_never_worse_than_a_single_width(make_state, clip, budget):
     widths = (4, 6, 8)
     singles = [built(make_state(budget), clip, bits) for bits in widths]

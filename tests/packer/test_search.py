@@ -115,7 +115,11 @@ def test_an_impossible_budget_tells_the_exact_shortfall(make_state, recipe, sett
 
 @pytest.mark.parametrize(
     ("recipe", "settings"),
-    [("rd", ()), pytest.param("rd", RD_BYTES, marks=pytest.mark.slow), ("sdclip-brotli", ())],
+    [
+        ("rd", ()),
+        pytest.param("rd", RD_BYTES, marks=pytest.mark.slow),
+        pytest.param("sdclip-brotli", (), marks=pytest.mark.slow),
+    ],
 )
 def test_the_named_budget_builds_and_nothing_below_it_does(make_state, recipe, settings):
     least = named_instead_of(1, lambda b: fitted(make_state, b, recipe, settings))

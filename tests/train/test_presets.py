@@ -227,7 +227,12 @@ def test_a_file_that_is_no_preset_is_named(text: str, named: str, tmp_path: Path
         load_preset(str(tmp_path / "mine.toml"))
 
 
-@pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith("-mini")])
+MINIS = [n for n in preset_names() if n.endswith("-mini")]
+
+
+@pytest.mark.parametrize(  # those of `dba` are of the family of tiny-bottleneck-mini
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if "dba" in n else []) for n in MINIS]
+)
 def test_a_mini_learns_text_and_is_read_back(name: str, tmp_path: Path) -> None:
     """Ten steps of it, on a text with structure: below what a model of token frequencies can reach."""
     words = [

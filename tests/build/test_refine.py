@@ -36,7 +36,9 @@ def options(tiny_path, tiny_shard, tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("recipe", ["gptq-lite", "sdclip-lqer-pergroup"])
+@pytest.mark.parametrize(
+    "recipe", ["gptq-lite", pytest.param("sdclip-lqer-pergroup", marks=pytest.mark.slow)]
+)
 def test_training_lowers_the_kl_within_the_budget(options, recipe):
     report = build(options.changed(recipe=recipe, budget="2bpw"))
     assert report.artifact_bytes <= report.budget_bytes

@@ -127,6 +127,7 @@ def test_an_untrained_model_and_foreign_text_tell_nothing(folder, copy):
         probe(copy, str(folder / "train.bin"), settings=KNOWN)
 
 
+@pytest.mark.slow
 def test_a_config_that_says_something_else_is_kept(folder, copy):
     other = copy.with_name("other.json")
     other.write_text('{"activation": "relu2"}')

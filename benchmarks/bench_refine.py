@@ -9,7 +9,11 @@
     python benchmarks/bench_refine.py CKPT --calib SHARD --tokens VAL_SHARD --tokenizer MODEL
         --refine 0 --variant search.in_sequence=false --variant "" --foreign OTHER.txt
 
-A variant is what `--set` takes, several settings joined by a space; "" is the recipe as it is.
+    python benchmarks/bench_refine.py CKPT --calib SHARD --tokens VAL_SHARD --tokenizer MODEL
+        --budgets 1.2bpw --refine 98304 --price 0 1 2
+
+A variant is what `--set` takes, several settings joined by a space; "" is the recipe as it is. A price
+is that of a bit while codes are trained, see docs/recipes.md.
 --halves calibrates on the first half of a text's documents and scores the second. --foreign scores a
 text of another domain as well. One line per build: bytes, KL to the float model (nats per token) and
 the rise of the cross entropy with its standard error over sequences, on validation text, on the

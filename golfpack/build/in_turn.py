@@ -18,8 +18,9 @@ from math import sqrt
 import numpy as np
 import torch
 
-from golfpack.build.distil import Latent, distil
+from golfpack.build.distil import distil
 from golfpack.build.fitted import fitted_layers, fitted_rounding, rounded
+from golfpack.build.latents import Latent
 from golfpack.build.prepare import Prepared
 from golfpack.packer.format.steps import step_matrix
 from golfpack.packer.format.tensors import PackedTensor, QTensor

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from golfpack.build.distil import TINY, Latent, distil, latent
+from golfpack.build.distil import distil
 from golfpack.build.in_sequence import InSequence, loosely, rounds_in_sequence
 from golfpack.build.in_turn import InTurn
+from golfpack.build.latents import TINY, Latent, latent
 from golfpack.build.losses import measure_losses
 from golfpack.build.prepare import Prepared
 from golfpack.build.report import Refinement, TextLoss

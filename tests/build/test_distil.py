@@ -5,15 +5,8 @@ import pytest
 import torch
 
 from golfpack.build import distil as distil_module
-from golfpack.build.distil import (
-    FEW_TOKENS,
-    HEADROOM,
-    LOOKS,
-    Latent,
-    distil,
-    latent,
-    tokens_per_update,
-)
+from golfpack.build.distil import FEW_TOKENS, LOOKS, distil, tokens_per_update
+from golfpack.build.latents import HEADROOM, Latent, latent
 from golfpack.errors import UsageError
 from golfpack.eval.divergence import mean_kl, text_losses
 

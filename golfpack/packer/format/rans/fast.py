@@ -103,7 +103,7 @@ def cheapest_head(
     last: NDArray[np.int64],
     head_costs: NDArray[np.int64],
     spread_costs: NDArray[np.int64],
-) -> tuple[int, NDArray[np.int64]]:
+) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
     """The head of a vector that takes the fewest bits with its rest (`fit_vectors`).
 
     Args:
@@ -114,10 +114,10 @@ def cheapest_head(
         spread_costs: (spreads, magnitudes) costs of a rest's entries.
 
     Returns:
-        Its cost, -1 where every rest leaves the range of codes, and its (7,) entries.
+        Their cost, -1 where every rest leaves the range of codes; its (7,) entries; the (n,) rest.
     """
-    cost, head = _cheapest_head(left, told, last, head_costs, spread_costs)
-    return int(cost), head
+    cost, head, rest = _cheapest_head(left, told, last, head_costs, spread_costs)
+    return int(cost), head, rest
 
 
 @njit(cache=True)
@@ -236,6 +236,8 @@ def _cheapest_head(left, told, last, head_costs, spread_costs):
     counts = np.zeros(far + 1, np.int64)
     totals = np.zeros(len(spread_costs), np.int64)
     n = left.shape[1]
+    rest = np.empty(n, np.int64)
+    best_rest = np.empty(n, np.int64)
     for telling in range(len(left)):
         mean = left[telling].sum() // max(n, 1)
         # A quarter of the range, so that how far middles are apart stays within it.
@@ -245,7 +247,7 @@ def _cheapest_head(left, told, last, head_costs, spread_costs):
         for trial in range(1 if n == 0 else 4 if n > TREND else 3):
             middle = 0 if trial == 0 else mean + 1 if trial == 2 else mean
             head[6] = 1 if trial == 3 else 0
-            reach = _count_rest(left[telling], middle, head[6], counts)
+            reach = _rest(left[telling], middle, head[6], rest, counts)
             if reach < 0:
                 continue
             totals[:] = 0
@@ -260,26 +262,27 @@ def _cheapest_head(left, told, last, head_costs, spread_costs):
             if least < 0 or cost < least:
                 least = cost
                 best[:] = head
-    return least, best
+                best_rest[:] = rest
+    return least, best, best_rest
 
 
 @njit(cache=True, nogil=True)
-def _count_rest(left, middle, trend, counts):
-    """Count magnitudes of a rest in `counts`; the largest found, -1 where one is no code."""
+def _rest(left, middle, trend, rest, counts):
+    """Fill in a rest and the counts of its magnitudes; the largest of them, -1 where one is no code."""
     counts[:] = 0
     far = len(counts) - 1
     reach = 0
     before = np.int64(0)  # sum of the TREND entries before this one
     for k in range(len(left)):
-        rest = left[k] - middle
+        rest[k] = left[k] - middle
         if trend:
-            rest -= (before + TREND // 2) // TREND
+            rest[k] -= (before + TREND // 2) // TREND
             before += left[k] - middle
             if k >= TREND:
                 before -= left[k - TREND] - middle
-        if rest >= CODE_LIMIT or rest < -CODE_LIMIT:
+        if rest[k] >= CODE_LIMIT or rest[k] < -CODE_LIMIT:
             return -1
-        magnitude = min(abs(rest), far)
+        magnitude = min(abs(rest[k]), far)
         counts[magnitude] += 1
         reach = max(reach, magnitude)
     return reach

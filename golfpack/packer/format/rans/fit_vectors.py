@@ -16,7 +16,6 @@ from golfpack.packer.format.rans.vectors import (
     MAX_WEIGHT,
     SPREAD_STEP,
     STEP_HEADS,
-    TREND,
     UNIT,
     Ints,
     Known,
@@ -94,19 +93,11 @@ def _cheapest_head(
     told = list(_tellings(x, known[-_REACH:]))
     left = np.stack([x - foretold(known, *lags) for lags in told])
     costs = magnitude_costs()
-    cost, head = fast.cheapest_head(
+    best = fast.cheapest_head(
         left, np.array(told), np.array(last), costs[head_levels], costs[::SPREAD_STEP]
     )
-    assert cost >= 0, "a vector itself is a rest"
-    middle, _, lag, weight, second_lag, second_weight, trend = (int(n) for n in head)
-    rest = x - foretold(known, lag, weight, second_lag, second_weight) - (last[0] + middle)
-    return cost, head, rest - _before(rest) if trend else rest
-
-
-def _before(d: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rounded mean of the TREND entries before each, which begin as zeros."""
-    sums = np.concatenate([np.zeros(TREND + 1, np.int64), np.cumsum(d)])
-    return (sums[TREND:-1] - sums[: -TREND - 1] + TREND // 2) // TREND
+    assert best[0] >= 0, "a vector itself is a rest"
+    return best
 
 
 def _tellings(

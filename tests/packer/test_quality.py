@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from math import floor, log2, sin
 
 import pytest
-from conftest import packed
+from conftest import asked, packed
 
-from golfpack.build.prepare import BuildOptions
 from golfpack.build.run import build
 from golfpack.errors import BudgetError
 from golfpack.eval.divergence import mean_kl
@@ -51,7 +50,7 @@ def test_a_target_is_kept(fitted):
 
 @pytest.mark.slow
 def test_a_target_is_used_up_on_a_real_model(shared):
-    options = BuildOptions(
+    options = asked(
         shared / "checkpoints/golf_0.48M/final_model.pt", target_kl=0.01, dry_run=True,
         cache=False, calib=str(shared / "data/shards/fineweb10B_sp1024_train_first1M.bin"),
         calib_tokens=4096,

@@ -5,8 +5,9 @@ r"""Is the shape that `golfpack size` recommends as good as the best of a fine g
 
 For each text: the default search, and its recommendation. Then every width of the range that it tried,
 16 apart, with a block less than usual, as many, and one more (two at least), trained, built and scored
-likewise. The recommendation is held to the best shape of all, means over seeds; exits with 1 where it is
-more than --within bits per byte worse. Cells are kept in --out and reused.
+likewise; and where a table of token pairs is recommended, tables of a quarter to four times its rows and
+half to twice its width. The recommendation is held to the best shape of all, means over seeds; exits
+with 1 where it is more than --within bits per byte worse. Cells are kept in --out and reused.
 """
 
 import argparse
@@ -20,8 +21,9 @@ from golfpack.base.progress import silent
 from golfpack.size.lab import Lab, open_lab
 from golfpack.size.options import SizeOptions
 from golfpack.size.report import SizeRun
-from golfpack.size.shapes import Shape, between, read_shape
+from golfpack.size.shapes import between
 from golfpack.size.size import size
+from golfpack.train.shapes import Shape, read_shape
 from golfpack.train.sources import DataOptions
 
 
@@ -32,6 +34,16 @@ def grid(lab: Lab, ladder: list[Shape]) -> list[Shape]:
     found = {Shape(s.dim, s.layers + more) for s in usual for more in (-1, 0, 1)}
     deep = (s for s in found if s.layers > 1)
     return sorted((s for s in deep if low <= lab.parameters(s) <= high), key=lab.parameters)
+
+
+def tables(best: Shape) -> set[Shape]:
+    """Tables around that of a shape; none for one without."""
+    return {
+        Shape(best.dim, best.layers, round(best.rows * more), round(best.width * wider))
+        for more in (0.25, 0.5, 1, 2, 4)
+        for wider in (0.5, 1, 2)
+        if best.rows and best.width * wider <= best.dim
+    }
 
 
 def tell(run: SizeRun) -> None:
@@ -58,7 +70,9 @@ def one(text: Text, args: argparse.Namespace) -> float:
     print("\n".join(found.says), flush=True)
     lab = open_lab(options, silent)
     tried = [read_shape(r.shape) for r in found.rows]
-    every = {*grid(lab, tried), *tried, read_shape(str(found.recommended))}
+    chosen = read_shape(str(found.recommended))
+    ladder = [s for s in tried if not s.rows]
+    every = {*grid(lab, ladder), *tried, chosen, *tables(chosen)}
     shapes = sorted(every, key=lab.parameters)
     wanted = replace(
         options, shapes=tuple(s.name for s in shapes), png=args.out / f"{text.name}.png"

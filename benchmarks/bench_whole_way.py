@@ -44,8 +44,8 @@ from golfpack.errors import GolfpackError
 from golfpack.models.model import Model
 from golfpack.size.lab import Lab, open_lab
 from golfpack.size.options import SizeOptions
-from golfpack.size.shapes import read_shape
 from golfpack.submission.make import USUAL, Training, make_script
+from golfpack.train.shapes import read_shape
 from golfpack.train.sources import DataOptions
 
 # How `aimed` models are trained, as `golfpack train --set` has it. {artifact} is what the budget leaves

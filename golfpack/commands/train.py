@@ -90,6 +90,10 @@ def train(
         typer.Option(metavar="FILE.py:CLASS", help="A torch module of your own. FILE.py is run."),
     ] = None,
     model_args: ModelArgs = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="LAYERSxWIDTH, or with a table of token pairs: 4x128+16384x64."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in wall-clock minutes.")] = None,
     budget: Annotated[
@@ -127,6 +131,7 @@ def train(
 
     options = TrainOptions(
         out, preset=preset, family=model or family, model_args=tuple(model_args or ()),
+        shape=shape,
         data=DataOptions(
             tokens=tokens, text=tuple(text or ()), val_tokens=val_tokens, val_fraction=val_fraction,
             tokenizer=tokenizer, train_vocab=train_vocab, tokenizer_kind=tokenizer_kind,

@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 
 from golfpack.size.fit import Curves, Rung, fit
 from golfpack.size.report import Between, SizeRow, SizeRun
-from golfpack.size.shapes import Shape
+from golfpack.train.shapes import Shape, read_shape
 
 
 def rows_of(runs: Sequence[SizeRun]) -> list[SizeRow]:
@@ -120,8 +120,9 @@ def in_words(
         f"best measured: {best.shape}, {best.parameters:,} parameters at "
         f"{best.bits_per_weight:.2f} bits per weight: {best.artifact_bpb:.4f} bits per byte{seeds}"
     ]
-    if len(rows) > 1 and best in (rows[0], rows[-1]):
-        side = "smaller" if best is rows[0] else "larger"
+    alike = [r for r in rows if bool(read_shape(r.shape).rows) == bool(read_shape(best.shape).rows)]
+    if len(alike) > 1 and best in (alike[0], alike[-1]):
+        side = "smaller" if best is alike[0] else "larger"
         says.append(f"that is the {side} end of the ladder: a {side} shape may be better still")
     if curves is None:
         says.append("fewer than three shapes were built: no curve says what lies in between")

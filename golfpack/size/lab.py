@@ -26,11 +26,11 @@ from golfpack.packer.aim import Bytes
 from golfpack.packer.recipe import load_recipe, pass_tables
 from golfpack.size.cells import Cells
 from golfpack.size.options import VAL_FRACTION, SizeOptions
-from golfpack.size.shapes import Shape, options_of, refuse_measures
 from golfpack.train.checkpoint import FINAL, LAST, settings_of
 from golfpack.train.choose import Chosen, TrainOptions, choose
 from golfpack.train.config import TrainConfig
 from golfpack.train.schedule import tokens_seen
+from golfpack.train.shapes import Shape, options_of, refuse_measures
 from golfpack.train.sources import Data, DataOptions, read_data
 from golfpack.train.train import about_run
 from golfpack.train.trainer import complete_options, train
@@ -315,13 +315,13 @@ def open_lab(options: SizeOptions, notify: Notify) -> Lab:
     """
     training = tuple(s for s in options.settings if s.startswith(_TRAINING))
     building = tuple(s for s in options.settings if s not in training)
-    refuse_measures(split_settings(training)[0])
     chosen = choose(
         TrainOptions(
             family=options.family, data=options.data, steps=options.steps, minutes=options.minutes,
             threads=options.threads, device=options.device, settings=training,
         )
     )  # fmt: skip
+    refuse_measures(chosen.family, split_settings(training)[0])
     chosen = replace(chosen, shape=split_settings(training)[0], data=_with_held_out(chosen.data))
     chosen.data.check()
     load_recipe(options.recipe or DEFAULT_RECIPE, building)

@@ -13,6 +13,7 @@ from golfpack.base.files import write_atomically
 from golfpack.errors import UsageError
 from golfpack.size.fit import Curves
 from golfpack.size.report import SizeReport, SizeRow
+from golfpack.train.shapes import read_shape
 
 _FLOAT, _ARTIFACT = "0.45", "#1f5fa8"
 
@@ -68,8 +69,9 @@ def _over_parameters(axes: Any, rows: list[SizeRow], report: SizeReport) -> None
         )  # fmt: skip
     if report.curves is not None:
         curves, left = report.curves, report.budget_bytes - report.code_bytes
-        _line(axes, sizes, lambda n: curves.float_bpb(log(n)), _FLOAT)
-        _line(axes, sizes, lambda n: curves.at(round(n), 8 * left / n), _ARTIFACT)
+        plain = [r.parameters for r in _plain(rows)]
+        _line(axes, plain, lambda n: curves.float_bpb(log(n)), _FLOAT)
+        _line(axes, plain, lambda n: curves.at(round(n), 8 * left / n), _ARTIFACT)
     if report.between is not None:
         at = report.between
         axes.plot([at.parameters], [at.artifact_bpb], "D", color=_ARTIFACT, fillstyle="none")
@@ -91,10 +93,16 @@ def _over_bits(axes: Any, rows: list[SizeRow], curves: Curves | None) -> None:
     if all(g > 0 for g in gaps):
         axes.set_yscale("log")
     if curves is not None:
-        _line(axes, bits, lambda b: exp(curves.gap(b)), _ARTIFACT)
+        plain = [r.bits_per_weight or 0.0 for r in _plain(rows)]
+        _line(axes, plain, lambda b: exp(curves.gap(b)), _ARTIFACT)
     axes.set_xlabel("bits per weight")
     axes.set_title("added by compiling, bits per byte", fontsize=9)
     axes.grid(alpha=0.3)
+
+
+def _plain(rows: list[SizeRow]) -> list[SizeRow]:
+    """Those without a table of token pairs, which no curve is about."""
+    return [r for r in rows if not read_shape(r.shape).rows]
 
 
 def _line(

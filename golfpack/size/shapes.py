@@ -1,14 +1,10 @@
-"""Shapes of a ladder: a depth and a width, and the model's options that follow from them."""
+"""Shapes that a ladder has, and those that are tried beside its best one."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import log
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from math import log, log2
 
 from golfpack.errors import UsageError
-from golfpack.models.base import Family
-from golfpack.train.run import training_of
+from golfpack.train.shapes import Shape
 
 # The bits per weight that the budget gives to the rungs of a ladder that nobody described.
 LADDER_BITS = (6.0, 4.0, 3.0, 2.0, 1.25)
@@ -16,69 +12,12 @@ LADDER_BITS = (6.0, 4.0, 3.0, 2.0, 1.25)
 _NEXT, _LEAST_BITS, _MOST_BITS = 1.5, 0.4, 16.0
 # Sizes of one depth that are tried around the best one, where that depth is not the usual one.
 _NEAR = 1.25
-# What a shape says; everything else of a model is `--set model.NAME=VALUE`.
-_OPTIONS = frozenset({"num_layers", "dim", "num_heads", "num_kv_heads", "mlp_hidden"})
-# Channels of a head, about; 64 from a width of 512 on, as in the challenge's baseline.
-_HEAD_DIM, _WIDE_HEAD_DIM, _WIDE = 32, 64, 512
-_LEAST_HEADS, _LEAST_LAYERS = 4, 2
+_LEAST_LAYERS = 2
 _NARROWEST, _WIDEST = 32, 8192
-_WORDS = re.compile(r"([0-9]{1,3})x([0-9]{1,5})")
-
-
-@dataclass(frozen=True, order=True)
-class Shape:
-    """Blocks and their width.
-
-    Attributes:
-        dim: channels of the residual stream.
-        layers: blocks.
-    """
-
-    dim: int
-    layers: int
-
-    @property
-    def name(self) -> str:
-        """As it is typed: 6x256."""
-        return f"{self.layers}x{self.dim}"
-
-
-def read_shape(text: str) -> Shape:
-    """The shape that "6x256" names. Raises UsageError for what is none."""
-    match = _WORDS.fullmatch(text.strip())
-    if match is None or not int(match[1]):
-        raise UsageError(f"{text!r} is no shape", "layers x width: 6x256, for instance")
-    return Shape(int(match[2]), int(match[1]))
-
-
-def options_of(family: Family, shape: Shape) -> dict[str, Any]:
-    """The options of a model of this shape, in the proportions of the family's own.
-
-    Raises:
-        UsageError: the width does not divide into heads, or the family has other measures.
-    """
-    own = training_of(family).shape
-    if not own or own.keys() - _OPTIONS:
-        raise UsageError(
-            f"a layers x width shape does not say all of a {family.name} model",
-            "use a family whose models have one width: golf, llama, gpt2 or alph",
-        )
-    sharing = own["num_heads"] // own.get("num_kv_heads", own["num_heads"])
-    heads = _heads(shape.dim, sharing)
-    found = {
-        "num_layers": shape.layers, "dim": shape.dim, "num_heads": heads,
-        "mlp_hidden": own["mlp_hidden"] * shape.dim // own["dim"],
-    }  # fmt: skip
-    return found | ({"num_kv_heads": heads // sharing} if "num_kv_heads" in own else {})
-
-
-def _heads(dim: int, sharing: int) -> int:
-    """How many heads a width has: even ones in size and, where they share KV heads, in number."""
-    wanted = _HEAD_DIM if dim < _WIDE else _WIDE_HEAD_DIM
-    known = [h for h in range(_LEAST_HEADS, dim, sharing) if dim % (2 * h) == 0]
-    if dim % 16 or not known:
-        raise UsageError(f"a width of {dim} does not divide into heads", "use a multiple of 16")
-    return min(known, key=lambda h: abs(log(dim / h / wanted)))
+# From this width on shapes are 64 channels apart.
+_WIDE = 512
+# Tables of token pairs: their fewest rows, and the narrowest.
+_FEWEST_ROWS, _NARROWEST_ROW = 1024, 16
 
 
 def depth_of(dim: int) -> int:
@@ -145,6 +84,38 @@ def neighbours(size_of: Callable[[Shape], int], best: Shape, budget: int) -> lis
     return [s for s in bits if s != best and _LEAST_BITS <= bits[s] <= _MOST_BITS]
 
 
+def tables(
+    size_of: Callable[[Shape], int], tried: Sequence[Shape], best: Shape, budget: int
+) -> list[Shape]:
+    """Tables of token pairs to try beside the best shape: what spare bytes can buy at no time.
+
+    Where it has none, one with about as many weights as all the rest, about half as wide as the model.
+    Where it has one, twice the rows and twice the width; where these are known, half of either.
+
+    Args:
+        tried: every shape so far.
+        budget: bytes for the artifact.
+    """
+    if not best.rows:
+        width = max(2 ** round(log2(best.dim / 2)), _NARROWEST_ROW)
+        rows = max(2 ** round(log2(size_of(best) / width)), _FEWEST_ROWS)
+        steps = [[Shape(best.dim, best.layers, rows, width)]]
+    else:
+        steps = [
+            [
+                Shape(best.dim, best.layers, round(rows), round(width))
+                for rows, width in ((by * best.rows, best.width), (best.rows, by * best.width))
+                if rows >= _FEWEST_ROWS and _NARROWEST_ROW <= width <= best.dim
+            ]
+            for by in (2, 0.5)
+        ]
+    for shapes in steps:
+        new = [s for s in shapes if s not in tried and 8 * budget / size_of(s) >= _LEAST_BITS]
+        if new:
+            return new
+    return []
+
+
 def _nearest(size_of: Callable[[Shape], int], layers: int, size: int) -> Shape:
     """The width of a depth whose size comes nearest."""
     below = Shape(_NARROWEST, layers)
@@ -184,11 +155,3 @@ def _grid(low: int, high: int, most: int, size_of: Callable[[Shape], int]) -> Se
             break
         found.append(shape)
     return found
-
-
-def refuse_measures(settings: Mapping[str, Any]) -> None:
-    """Raise UsageError where `--set model.` says what shapes say."""
-    if told := sorted(settings.keys() & _OPTIONS):
-        raise UsageError(
-            f"--set model.{told[0]} is what the shapes say", "leave it out, or give --shapes"
-        )

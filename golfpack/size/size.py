@@ -23,7 +23,9 @@ from golfpack.size.lab import Lab, open_lab
 from golfpack.size.options import SizeOptions
 from golfpack.size.picture import can_draw, check_plots, save_png
 from golfpack.size.report import SizeReport, SizeRun
-from golfpack.size.shapes import Shape, between, beyond, depth_of, ladder, neighbours, read_shape
+from golfpack.size.shapes import between, beyond, depth_of, ladder, neighbours, tables
+from golfpack.train.run import training_of
+from golfpack.train.shapes import Shape, read_shape
 
 
 def size(
@@ -94,15 +96,21 @@ def _runs(lab: Lab, shapes: Sequence[Shape], notify: Notify) -> Iterator[SizeRun
 def _next(
     lab: Lab, shapes: Sequence[Shape], runs: Sequence[SizeRun], budget: int
 ) -> Sequence[Shape]:
-    """What to try beside the best shape so far: a size beyond the ladder's end, then other depths."""
+    """What to try beside the best shape so far: a size beyond the ladder, other depths, a table."""
     best = best_of(rows_of(runs))
     if best is None:
         return []
-    further = beyond(lab.parameters, shapes, best.shape, budget)
-    if further is not None:
-        return [further]
-    near = neighbours(lab.parameters, read_shape(best.shape), budget)
-    return [s for s in near if s not in shapes]
+    shape = read_shape(best.shape)
+    if not shape.rows:
+        further = beyond(lab.parameters, [s for s in shapes if not s.rows], best.shape, budget)
+        if further is not None:
+            return [further]
+        near = neighbours(lab.parameters, shape, budget)
+        if new := [s for s in near if s not in shapes]:
+            return new
+    if training_of(lab.chosen.family).pair_table is None:
+        return []
+    return tables(lab.parameters, shapes, shape, budget)
 
 
 def one_run(lab: Lab, shape: Shape, seed: int, notify: Notify) -> SizeRun:
@@ -160,8 +168,8 @@ def _report(
     lab: Lab, runs: list[SizeRun], shapes: Sequence[Shape], budget: int, began: float
 ) -> SizeReport:
     o, rows = lab.options, rows_of(runs)
-    # A curve over parameters is of one rule of depths.
-    rungs = [s for s in shapes if o.shapes or s.layers == depth_of(s.dim)]
+    # A curve over parameters is of one rule of depths, and those of a table learn otherwise.
+    rungs = [s for s in shapes if not s.rows and (o.shapes or s.layers == depth_of(s.dim))]
     names = {s.name for s in rungs}
     best, curves = best_of(rows), curves_of([r for r in rows if r.shape in names])
     assert best is not None  # at least one was built

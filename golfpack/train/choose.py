@@ -1,4 +1,4 @@
-"""From what the user asked for to a run: --preset, --family, --model, --set and the other options."""
+"""From what the user asked for to a run: --preset, --family, --model, --shape, --set and others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from golfpack.models.device import resolve_device
 from golfpack.train.config import TrainConfig
 from golfpack.train.presets import Preset, load_preset
 from golfpack.train.run import training_of
+from golfpack.train.shapes import options_of, read_shape, refuse_measures
 from golfpack.train.sources import DataOptions
 
 DEFAULT_STEPS = 1000
@@ -32,6 +33,7 @@ class TrainOptions:
         preset: name of a preset, or a .toml file; what is given beside it stands before it.
         family: name of a model family, or "FILE.py:CLASS"; None: the preset's, or golf.
         model_args: keyword arguments of CLASS.
+        shape: layers x width, as "6x256" or "4x128+16384x64"; None: the preset's, or the family's own.
         data: what to train on, as far as it was given.
         seed: None: the preset's, or 0.
         compile_mode: of torch.compile, or None.
@@ -46,6 +48,7 @@ class TrainOptions:
     preset: str | None = None
     family: str | None = None
     model_args: tuple[str, ...] = ()
+    shape: str | None = None
     data: DataOptions = field(default_factory=DataOptions)
     steps: int | None = None
     minutes: float | None = None
@@ -92,6 +95,9 @@ def choose(options: TrainOptions) -> Chosen:
     _refuse_others(rest)
     training = training_of(family)
     shape = training.shape if preset is None else preset.model
+    if options.shape is not None:
+        refuse_measures(family, model_settings)
+        shape = {**shape, **options_of(family, read_shape(options.shape))}
     own = {} if preset is None else preset.data
     data = make(DataOptions, own, "the preset's [data]")
     data = data.with_given(options.data)

@@ -8,7 +8,7 @@ import pytest
 from golfpack.size.answer import best_of, between_of, curves_of, in_words, recommended, rows_of
 from golfpack.size.fit import Rung, fit
 from golfpack.size.report import SizeRun
-from golfpack.size.shapes import Shape
+from golfpack.train.shapes import Shape
 
 BUDGET = 100_000
 # Lowest at 400,000 parameters without the budget; the budget moves that down.

@@ -19,9 +19,10 @@ from golfpack.size import lab as lab_module
 from golfpack.size import size as size_module
 from golfpack.size.options import SizeOptions
 from golfpack.size.report import SizeRun
-from golfpack.size.shapes import LADDER_BITS, Shape, ladder, options_of, read_shape
+from golfpack.size.shapes import LADDER_BITS, ladder
 from golfpack.size.size import size
 from golfpack.train.checkpoint import LAST
+from golfpack.train.shapes import Shape, options_of, read_shape
 from golfpack.train.sources import DataOptions
 from golfpack.train.trainer import complete_options
 
@@ -142,7 +143,8 @@ def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path, monkeypatch
         ({"shapes": ("2x32", "2x32")}, "named twice"),
         ({"shapes": ("32",)}, "is no shape"),
         ({"shapes": ("2x50",)}, "does not divide into heads"),
-        ({"settings": ("model.dim=64",)}, "what the shapes say"),
+        ({"settings": ("model.dim=64",)}, "what a shape says"),
+        ({"settings": ("model.bigram_size=64",)}, "what a shape says"),
         ({"family": "bottleneck"}, "does not say all"),
         ({"png": tmp_path / "none" / "x.png"}, "no folder"),
         ({"data": replace(options.data, tokenizer=None)}, "takes a tokenizer"),
@@ -159,47 +161,102 @@ def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path, monkeypatch
         size(replace(options, budget="1100", shapes=("2x32",)))
 
 
-@pytest.mark.parametrize(("bits", "ratio"), [(2.5, 80.0), (0.8, 25.0), (0.1, 40.0)])
-def test_the_search_ends_at_the_best_of_a_fine_grid(options, monkeypatch, bits, ratio):
-    budget = 300_000
+@pytest.fixture
+def searched(options, monkeypatch):
+    """What the default search makes of models that score what a function of (parameters, shape) says."""
 
+    def search(bpb, family="golf", budget=300_000):
+        def one_run(lab, shape, seed, notify):
+            labs.append(lab)
+            n = lab.parameters(shape)
+            found = bpb(n, shape)
+            told = {"bits_per_weight": 8 * budget / n, "artifact_bpb": found, "gap": 0.1}
+            return SizeRun(
+                shape.name,
+                n,
+                seed,
+                float_bpb=found - 0.1,
+                tokens_per_second=1.0,
+                trained_tokens=1,
+                **told,
+            )
+
+        labs = []
+        monkeypatch.setattr(size_module, "one_run", one_run)
+        monkeypatch.setattr(size_module, "can_draw", lambda: False)
+        report = size(replace(options, shapes=(), budget=str(budget), png=None, family=family))
+        rows = {r.shape: r for r in report.rows}
+        assert len(rows) == len(report.rows) == len(report.runs) < 25
+        return report, rows, labs[0]
+
+    return search
+
+
+@pytest.mark.parametrize(("bits", "ratio"), [(2.5, 80.0), (0.8, 25.0), (0.1, 40.0)])
+def test_the_search_ends_at_the_best_of_a_fine_grid(searched, bits, ratio):
     def bpb(parameters: int, shape: Shape) -> float:
-        """Lowest at so many bits per weight and channels per block."""
+        """Lowest at so many bits per weight and channels per block; a table is of no use."""
         size, depth = (
-            np.log(8 * budget / parameters / bits),
+            np.log(8 * 300_000 / parameters / bits),
             np.log(shape.dim / shape.layers / ratio),
         )
-        return 2.0 + 0.05 * size**2 + 0.05 * depth**2
+        return 2.0 + 0.05 * size**2 + 0.05 * depth**2 + 0.1 * bool(shape.rows)
 
-    def one_run(lab, shape, seed, notify):
-        labs.append(lab)
-        n = lab.parameters(shape)
-        found = bpb(n, shape)
-        told = {"bits_per_weight": 8 * budget / n, "artifact_bpb": found, "gap": 0.1}
-        return SizeRun(
-            shape.name,
-            n,
-            seed,
-            float_bpb=found - 0.1,
-            tokens_per_second=1.0,
-            trained_tokens=1,
-            **told,
-        )
-
-    labs = []
-    monkeypatch.setattr(size_module, "one_run", one_run)
-    monkeypatch.setattr(size_module, "can_draw", lambda: False)
-    report = size(replace(options, shapes=(), budget="300kB", png=None))
-    rows = {r.shape: r for r in report.rows}
-    assert len(rows) == len(report.rows) == len(report.runs) < 20
+    report, rows, lab = searched(bpb)
     grid = [Shape(dim, layers) for dim in range(32, 400, 16) for layers in range(2, 11)]
-    sizes = {s: labs[0].parameters(s) for s in grid}
-    fitting = {s: n for s, n in sizes.items() if 0.4 <= 8 * budget / n <= 16}
+    sizes = {s: lab.parameters(s) for s in grid}
+    fitting = {s: n for s, n in sizes.items() if 0.4 <= 8 * 300_000 / n <= 16}
     best = min(bpb(n, s) for s, n in fitting.items())
     assert rows[report.best].artifact_bpb <= best + 0.005
-    ends = report.best in (report.rows[0].shape, report.rows[-1].shape)
+    plain = [r.shape for r in report.rows if "+" not in r.shape]
+    ends = report.best in (plain[0], plain[-1])
     assert ends == (bits == 0.1)
     assert ("end of the ladder" in " ".join(report.says)) == ends
+
+
+@pytest.mark.parametrize(("rows", "width"), [(32_768, 64), (2_048, 128), (4_096, 16)])
+def test_the_search_finds_the_table_of_token_pairs(searched, rows, width):
+    def bpb(parameters: int, shape: Shape) -> float:
+        """A table is worth the more, the nearer it comes to one."""
+        base = 2.0 + 0.05 * np.log(lab_size(shape) / 700_000) ** 2
+        if not shape.rows:
+            return base
+        off = np.log2(shape.rows / rows) ** 2 + np.log2(shape.width / width) ** 2
+        return base - 0.3 + 0.01 * off
+
+    def lab_size(shape: Shape) -> int:
+        return 12 * shape.layers * shape.dim**2
+
+    report, found, lab = searched(bpb, budget=600_000)
+    best = read_shape(report.best)
+    widths = [2**n for n in range(4, 12) if 2**n <= best.dim]
+    tables = [Shape(best.dim, best.layers, 2**n, w) for n in range(10, 20) for w in widths]
+    fitting = [s for s in tables if 8 * 600_000 / lab.parameters(s) >= 0.4]
+    assert best.rows
+    assert found[report.best].artifact_bpb == min(bpb(0, s) for s in fitting)
+    assert report.recommended == report.best
+    # No curve is about tables: the best shape in between is one without.
+    assert "+" not in report.between.shape
+    # A family without such tables is not asked for any.
+    report, found, _ = searched(bpb, "llama", 600_000)
+    assert not any("+" in shape for shape in found)
+
+
+def test_names_of_shapes():
+    for name, shape in (("6x256", Shape(256, 6)), ("4x128+16384x64", Shape(128, 4, 16_384, 64))):
+        assert read_shape(name) == shape
+        assert shape.name == name
+        assert shape.plain.name == name.partition("+")[0]
+    for name in ("4x128+", "4x128+64", "0x128", "4x128+0x64", "4x128+64x0", "4x128-64x64"):
+        with pytest.raises(UsageError, match="is no shape"):
+            read_shape(name)
+    golf, llama = (choose_family(name) for name in ("golf", "llama"))
+    assert golf is not None
+    assert llama is not None
+    told = options_of(golf, Shape(128, 4, 16_384, 64))
+    assert told == options_of(golf, Shape(128, 4)) | {"bigram_size": 16_384, "bigram_dim": 64}
+    with pytest.raises(UsageError, match="llama models have no table"):
+        options_of(llama, Shape(128, 4, 16_384, 64))
 
 
 @pytest.mark.parametrize("name", ["golf", "llama", "gpt2", "alph"])

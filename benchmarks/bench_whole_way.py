@@ -2,7 +2,7 @@ r"""The whole way, from text to an artifact of so many bytes: four ways to spend
 
     python benchmarks/bench_whole_way.py --out way --text fineweb train.bin val.bin bpe.model \
         --text books books_train.jsonl books_val.jsonl 1024 [--texts fineweb,books,python] \
-        [--budgets 500kB,1.5MB] [--seeds 3] [--steps 200 | --minutes 1] [--jobs 2] [--until 40]
+        [--budgets 500kB,1.5MB] [--seeds 3] [--steps 400 | --minutes 1] [--jobs 2] [--until 40]
 
 Rows are texts and budgets; columns are
     baseline   the challenge's first: int8, zlib-9 (recipe int8-zlib)
@@ -11,6 +11,8 @@ Rows are texts and budgets; columns are
     aimed      golfpack's default on models trained for the artifact: AIMED below, or --aimed; codes
                trained on labels (--aimed-refine), for which runs are shorter (--aimed-steps)
 each at the shape of the ladder whose artifacts score lowest, means and standard deviations over seeds.
+Shapes that leave a weight less than two bits (--few-bits) are tried by rd and aimed alone: the other
+two columns are useless there (docs/LOG.md, 2026-11-30).
 Every budget is artifact and code together. The code is golfpack's own counted script of a submission
 (decoder, model and scorer, packed) for that very shape, and counts the same for every column: the
 records' own scripts, which train too, are larger.
@@ -54,10 +56,12 @@ from golfpack.train.sources import DataOptions
 AIMED: tuple[str, ...] = ()
 # Column -> recipe.
 COLUMNS = {"baseline": "int8-zlib", "record": "sdclip-brotli", "rd": "rd", "aimed": "rd"}
-# The ladder of a budget: from what int8 fits into it to one bit per weight, or to what trains in time.
-SHAPES = {"500kB": "4x96,4x128,5x192,6x256", "1.5MB": "5x160,5x192,6x256"}
+# The ladder of a budget: shapes that train in time, and tables of token pairs for the bytes they leave.
+SHAPES = {"500kB": "4x128,4x128+8192x64", "1.5MB": "4x128,4x128+16384x128"}
+# Those of fewer than two bits a weight.
+FEW_BITS = {"500kB": "4x128+65536x32x3", "1.5MB": "4x128+65536x128x3"}
 # Of 2,048 tokens each; see docs/size.md for what that takes.
-STEPS = 200
+STEPS = 400
 
 
 @dataclass(frozen=True)
@@ -166,15 +170,26 @@ def _filled(setting: str, left: dict[str, int]) -> str:
     return setting.replace("{artifact}", f"{size}B")
 
 
+def ladder_of(column: str, budget: str, args: argparse.Namespace) -> list[str]:
+    """The shapes that a column tries for a budget."""
+    few = args.few_bits.get(budget, "") if column in ("rd", "aimed") else ""
+    return [s for s in f"{args.shapes[budget]},{few}".split(",") if s]
+
+
 def tasks(texts: Sequence[Text], args: argparse.Namespace) -> list[Task]:
     """All models, seed by seed, large ones first: so that the last do not wait for one."""
     found = []
-    ladders = {b: args.shapes[b].split(",") for b in args.budgets}
+    ladders = {b: ladder_of("rd", b, args) for b in args.budgets}
     every = sorted({s for shapes in ladders.values() for s in shapes}, key=read_shape, reverse=True)
     for seed in range(args.seeds):
         for shape in every:
             budgets = [b for b in args.budgets if shape in ladders[b]]
-            plain = tuple((c, b) for b in budgets for c in ("baseline", "record", "rd"))
+            plain = tuple(
+                (c, b)
+                for b in budgets
+                for c in ("baseline", "record", "rd")
+                if shape in ladder_of(c, b, args)
+            )
             for text in texts:
                 found.append(Task(text, shape, seed, (), args.steps, plain))
                 for budget in budgets:
@@ -230,7 +245,7 @@ def whole_seeds(cells: Sequence[Cell], args: argparse.Namespace) -> list[Cell]:
     """The cells of those seeds that every column and shape of their row has."""
     found = []
     for row in {(c.text, c.budget) for c in cells}:
-        wanted = {(name, shape) for name in COLUMNS for shape in args.shapes[row[1]].split(",")}
+        wanted = {(name, shape) for name in COLUMNS for shape in ladder_of(name, row[1], args)}
         of_row = [c for c in cells if (c.text, c.budget) == row]
         for seed in range(args.seeds):
             of_seed = [c for c in of_row if c.seed == seed]
@@ -275,11 +290,13 @@ def table(cells: Sequence[Cell], texts: Sequence[Text], args: argparse.Namespace
     differences: dict[str, list[float]] = {"record": [], "rd": []}
     for text in texts:
         for budget in args.budgets:
-            shapes = args.shapes[budget].split(",")
             row = [c for c in cells if (c.text, c.budget) == (text.name, budget)]
             if not row:
                 continue
-            of = {name: best([c for c in row if c.column == name], shapes) for name in COLUMNS}
+            of = {
+                name: best([c for c in row if c.column == name], ladder_of(name, budget, args))
+                for name in COLUMNS
+            }
             told = [_told(of[name]) for name in COLUMNS]
             for other in differences:
                 mine, theirs = of["aimed"], of[other]
@@ -378,6 +395,7 @@ def _arguments() -> argparse.Namespace:
     add_texts(parser)
     add("--budgets", default=",".join(SHAPES))
     add("--shapes", nargs="*", default=[], metavar="BUDGET=SHAPES", help="500kB=3x96,4x128,5x192")
+    add("--few-bits", nargs="*", metavar="BUDGET=SHAPE", help="500kB=6x256: for rd and aimed alone")
     add("--seeds", type=int, default=3)
     add("--steps", type=int)
     add("--minutes", type=float)
@@ -397,7 +415,11 @@ def _arguments() -> argparse.Namespace:
     args.aimed_steps = args.aimed_steps or args.steps
     args.aimed = tuple(AIMED if args.aimed is None else args.aimed)
     args.budgets = args.budgets.split(",")
-    args.shapes = SHAPES | dict(s.split("=", 1) for s in args.shapes)
+    own = dict(s.split("=", 1) for s in args.shapes)
+    args.shapes = SHAPES | own
+    # Whoever names shapes has named all of them.
+    named = None if args.few_bits is None else dict(s.split("=", 1) for s in args.few_bits)
+    args.few_bits = {b: s for b, s in FEW_BITS.items() if b not in own} if named is None else named
     if missing := [b for b in args.budgets if b not in args.shapes]:
         parser.error(f"no shapes for {missing[0]}: --shapes {missing[0]}=3x96,4x128")
     return args

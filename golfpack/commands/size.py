@@ -66,8 +66,8 @@ def size(
     shapes: Annotated[
         str | None,
         typer.Option(
-            help="LAYERSxWIDTH, or with a table of token pairs: 4x128+16384x64; with commas. Default: "
-            "those that --budget gives 6 to 1.25 bits, then some beside the best."
+            help="LAYERSxWIDTH, or with a table of token pairs (and triples): 4x128+16384x64(x3); "
+            "with commas. Default: those that --budget gives 6 to 1.25 bits, then some beside the best."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each shape.")] = 1,

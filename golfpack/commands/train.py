@@ -92,7 +92,9 @@ def train(
     model_args: ModelArgs = None,
     shape: Annotated[
         str | None,
-        typer.Option(help="LAYERSxWIDTH, or with a table of token pairs: 4x128+16384x64."),
+        typer.Option(
+            help="LAYERSxWIDTH, or with a table of token pairs (and triples): 4x128+16384x64(x3)."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in wall-clock minutes.")] = None,

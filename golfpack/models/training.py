@@ -132,8 +132,8 @@ class Training:
         first_attention: module -> its first block's attention, or None where it is of another form.
         score_parts: config -> parts that stand side by side in every head's queries and keys, whose
             scores add up: name -> width; {} where there is one.
-        pair_table: the options that say rows and width of a table of hashed token pairs, whose lookups
-            take next to no time; None: such models have none.
+        token_table: the options that say rows and width of a table of hashed token pairs, whose lookups
+            take next to no time, and whether triples are looked up there, too; None: there is none.
         system: how that system has its checkpoints; None: it has none, or has them as torch saves them.
     """
 
@@ -149,7 +149,7 @@ class Training:
     loops: Callable[[nn.Module], Callable[[bool], None] | None] = lambda module: None
     first_attention: Callable[[nn.Module], FirstAttention | None] = lambda module: None
     score_parts: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda config: {}
-    pair_table: tuple[str, str] | None = None
+    token_table: tuple[str, str, str] | None = None
     system: SystemForm | None = None
 
 

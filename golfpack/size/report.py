@@ -11,7 +11,7 @@ class SizeRun:
     """One shape and seed: trained, compiled, scored.
 
     Attributes:
-        shape: as it is typed: layers x width, and rows x width of a table of token pairs.
+        shape: as it is typed: layers x width, and rows x width of a table of token pairs, if any.
         parameters: weights, tied ones once.
         steps: optimiser steps taken.
         trained_tokens: seen in training, each time anew.
@@ -56,7 +56,7 @@ class SizeRow:
     """A shape: means over its seeds. One that was refused with any seed has `refused` alone.
 
     Attributes:
-        shape: as it is typed: layers x width, and rows x width of a table of token pairs.
+        shape: as it is typed: layers x width, and rows x width of a table of token pairs, if any.
         parameters: weights, tied ones once.
         runs: seeds that the means are over.
         bits_per_weight: 8 bytes of the artifact / parameters.

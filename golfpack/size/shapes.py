@@ -1,6 +1,7 @@
 """Shapes that a ladder has, and those that are tried beside its best one."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import log, log2
 
 from golfpack.errors import UsageError
@@ -87,10 +88,11 @@ def neighbours(size_of: Callable[[Shape], int], best: Shape, budget: int) -> lis
 def tables(
     size_of: Callable[[Shape], int], tried: Sequence[Shape], best: Shape, budget: int
 ) -> list[Shape]:
-    """Tables of token pairs to try beside the best shape: what spare bytes can buy at no time.
+    """Tables of token pairs to try beside the best shape: what spare bytes can buy at next to no time.
 
     Where it has none, one with about as many weights as all the rest, about half as wide as the model.
-    Where it has one, twice the rows and twice the width; where these are known, half of either.
+    Where it has one, the same with triples, with twice the rows, and twice as wide; where these are
+    known, half of either.
 
     Args:
         tried: every shape so far.
@@ -99,21 +101,23 @@ def tables(
     if not best.rows:
         width = max(2 ** round(log2(best.dim / 2)), _NARROWEST_ROW)
         rows = max(2 ** round(log2(size_of(best) / width)), _FEWEST_ROWS)
-        steps = [[Shape(best.dim, best.layers, rows, width)]]
+        steps = [[replace(best, rows=rows, width=width)]]
     else:
+        more = [replace(best, triples=True), replace(best, rows=2 * best.rows)]
         steps = [
-            [
-                Shape(best.dim, best.layers, round(rows), round(width))
-                for rows, width in ((by * best.rows, best.width), (best.rows, by * best.width))
-                if rows >= _FEWEST_ROWS and _NARROWEST_ROW <= width <= best.dim
-            ]
-            for by in (2, 0.5)
+            [*more, replace(best, width=2 * best.width)],
+            [replace(best, rows=best.rows // 2), replace(best, width=best.width // 2)],
         ]
     for shapes in steps:
-        new = [s for s in shapes if s not in tried and 8 * budget / size_of(s) >= _LEAST_BITS]
+        new = [s for s in shapes if s not in tried and _may_have(s, size_of(s), budget)]
         if new:
             return new
     return []
+
+
+def _may_have(shape: Shape, size: int, budget: int) -> bool:
+    wide = _NARROWEST_ROW <= shape.width <= shape.dim
+    return wide and shape.rows >= _FEWEST_ROWS and 8 * budget / size >= _LEAST_BITS
 
 
 def _nearest(size_of: Callable[[Shape], int], layers: int, size: int) -> Shape:

@@ -108,7 +108,7 @@ def _next(
         near = neighbours(lab.parameters, shape, budget)
         if new := [s for s in near if s not in shapes]:
             return new
-    if training_of(lab.chosen.family).pair_table is None:
+    if training_of(lab.chosen.family).token_table is None:
         return []
     return tables(lab.parameters, shapes, shape, budget)
 

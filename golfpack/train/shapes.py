@@ -1,4 +1,4 @@
-"""Shapes of models by name: blocks and their width, and a table of hashed token pairs beside them."""
+"""Shapes of models by name: blocks and their width, and a table of hashed tokens beside them."""
 
 import re
 from collections.abc import Mapping
@@ -15,29 +15,31 @@ _MEASURES = frozenset({"num_layers", "dim", "num_heads", "num_kv_heads", "mlp_hi
 # Channels of a head, about; 64 from a width of 512 on, as in the challenge's baseline.
 _HEAD_DIM, _WIDE_HEAD_DIM, _WIDE = 32, 64, 512
 _LEAST_HEADS = 4
-_WORDS = re.compile(r"([0-9]{1,3})x([0-9]{1,5})(?:\+([0-9]{1,8})x([0-9]{1,5}))?")
+_WORDS = re.compile(r"([0-9]{1,3})x([0-9]{1,5})(?:\+([0-9]{1,8})x([0-9]{1,5})(x3)?)?")
 
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """Blocks and their width, and a table of hashed token pairs, if any.
+    """Blocks and their width, and a table of hashed tokens, if any.
 
     Attributes:
         dim: channels of the residual stream.
         layers: blocks.
-        rows, width: of the table, whose rows are added to the embedding (projected where they are
-            narrower); 0 and 0: none.
+        rows, width: of the table, in which each token and the one before it find a row that is added to
+            the embedding (projected where it is narrower); 0 and 0: none.
+        triples: whether each token and the two before it find another row there.
     """
 
     dim: int
     layers: int
     rows: int = 0
     width: int = 0
+    triples: bool = False
 
     @property
     def name(self) -> str:
-        """As it is typed: 6x256, or 4x128+16384x64."""
-        table = f"+{self.rows}x{self.width}" if self.rows else ""
+        """As it is typed: 6x256, 4x128+16384x64 or, with triples, 4x128+65536x64x3."""
+        table = f"+{self.rows}x{self.width}{'x3' if self.triples else ''}" if self.rows else ""
         return f"{self.layers}x{self.dim}{table}"
 
     @property
@@ -47,15 +49,16 @@ class Shape:
 
 
 def read_shape(text: str) -> Shape:
-    """The shape that "6x256" or "4x128+16384x64" names. Raises UsageError for what is none."""
+    """The shape that a name such as "6x256" stands for. Raises UsageError for what is none."""
     match = _WORDS.fullmatch(text.strip())
-    found = None if match is None else [int(n) for n in match.groups() if n is not None]
-    if found is None or not all(found):
+    found = None if match is None else [int(n) for n in match.groups()[:4] if n is not None]
+    if match is None or found is None or not all(found):
         raise UsageError(
             f"{text!r} is no shape",
-            "layers x width, and rows x width of a table of token pairs: 6x256 or 4x128+16384x64",
+            "layers x width, and rows x width of a table of token pairs, x3 with triples: 6x256, "
+            "4x128+16384x64 or 4x128+65536x64x3",
         )
-    return Shape(found[1], found[0], *found[2:])
+    return Shape(found[1], found[0], *found[2:], triples=match[5] is not None)
 
 
 def options_of(family: Family, shape: Shape) -> dict[str, Any]:
@@ -77,13 +80,14 @@ def options_of(family: Family, shape: Shape) -> dict[str, Any]:
         "num_layers": shape.layers, "dim": shape.dim, "num_heads": heads,
         "mlp_hidden": own["mlp_hidden"] * shape.dim // own["dim"],
     }  # fmt: skip
-    if shape.rows and training.pair_table is None:
+    if shape.rows and training.token_table is None:
         raise UsageError(
             f"{shape.name}: {family.name} models have no table of token pairs",
             f"use {shape.plain.name}, or the family golf",
         )
-    if shape.rows and training.pair_table is not None:
-        found |= zip(training.pair_table, (shape.rows, shape.width), strict=True)
+    if shape.rows and training.token_table is not None:
+        table = shape.rows, shape.width, shape.triples
+        found |= zip(training.token_table, table, strict=True)
     return found | ({"num_kv_heads": heads // sharing} if "num_kv_heads" in own else {})
 
 
@@ -98,6 +102,6 @@ def _heads(dim: int, sharing: int) -> int:
 
 def refuse_measures(family: Family, settings: Mapping[str, Any]) -> None:
     """Raise UsageError where `--set model.` says what shapes say."""
-    said = _MEASURES | set(training_of(family).pair_table or ())
+    said = _MEASURES | set(training_of(family).token_table or ())
     if told := sorted(settings.keys() & said):
         raise UsageError(f"--set model.{told[0]} is what a shape says", "name it there")

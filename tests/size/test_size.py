@@ -214,15 +214,17 @@ def test_the_search_ends_at_the_best_of_a_fine_grid(searched, bits, ratio):
     assert ("end of the ladder" in " ".join(report.says)) == ends
 
 
-@pytest.mark.parametrize(("rows", "width"), [(32_768, 64), (2_048, 128), (4_096, 16)])
-def test_the_search_finds_the_table_of_token_pairs(searched, rows, width):
+@pytest.mark.parametrize(
+    ("rows", "width", "triples"), [(32_768, 64, True), (2_048, 128, False), (4_096, 16, False)]
+)
+def test_the_search_finds_the_table_of_token_pairs(searched, rows, width, triples):
     def bpb(parameters: int, shape: Shape) -> float:
         """A table is worth the more, the nearer it comes to one."""
         base = 2.0 + 0.05 * np.log(lab_size(shape) / 700_000) ** 2
         if not shape.rows:
             return base
         off = np.log2(shape.rows / rows) ** 2 + np.log2(shape.width / width) ** 2
-        return base - 0.3 + 0.01 * off
+        return base - 0.3 + 0.01 * off + 0.02 * (shape.triples != triples)
 
     def lab_size(shape: Shape) -> int:
         return 12 * shape.layers * shape.dim**2
@@ -230,7 +232,12 @@ def test_the_search_finds_the_table_of_token_pairs(searched, rows, width):
     report, found, lab = searched(bpb, budget=600_000)
     best = read_shape(report.best)
     widths = [2**n for n in range(4, 12) if 2**n <= best.dim]
-    tables = [Shape(best.dim, best.layers, 2**n, w) for n in range(10, 20) for w in widths]
+    tables = [
+        Shape(best.dim, best.layers, 2**n, w, more)
+        for n in range(10, 20)
+        for w in widths
+        for more in (False, True)
+    ]
     fitting = [s for s in tables if 8 * 600_000 / lab.parameters(s) >= 0.4]
     assert best.rows
     assert found[report.best].artifact_bpb == min(bpb(0, s) for s in fitting)
@@ -243,18 +250,32 @@ def test_the_search_finds_the_table_of_token_pairs(searched, rows, width):
 
 
 def test_names_of_shapes():
-    for name, shape in (("6x256", Shape(256, 6)), ("4x128+16384x64", Shape(128, 4, 16_384, 64))):
+    for name, shape in (
+        ("6x256", Shape(256, 6)),
+        ("4x128+16384x64", Shape(128, 4, 16_384, 64)),
+        ("4x128+16384x64x3", Shape(128, 4, 16_384, 64, triples=True)),
+    ):
         assert read_shape(name) == shape
         assert shape.name == name
         assert shape.plain.name == name.partition("+")[0]
-    for name in ("4x128+", "4x128+64", "0x128", "4x128+0x64", "4x128+64x0", "4x128-64x64"):
+    for name in (
+        "4x128+",
+        "4x128+64",
+        "0x128",
+        "4x128+0x64",
+        "4x128+64x0",
+        "4x128-64x64",
+        "4x128x3",
+    ):
         with pytest.raises(UsageError, match="is no shape"):
             read_shape(name)
     golf, llama = (choose_family(name) for name in ("golf", "llama"))
     assert golf is not None
     assert llama is not None
-    told = options_of(golf, Shape(128, 4, 16_384, 64))
-    assert told == options_of(golf, Shape(128, 4)) | {"bigram_size": 16_384, "bigram_dim": 64}
+    plain, table = options_of(golf, Shape(128, 4)), {"bigram_size": 16_384, "bigram_dim": 64}
+    for more in (False, True):
+        told = options_of(golf, Shape(128, 4, 16_384, 64, more))
+        assert told == plain | table | {"bigram_trigram": more}
     with pytest.raises(UsageError, match="llama models have no table"):
         options_of(llama, Shape(128, 4, 16_384, 64))
 

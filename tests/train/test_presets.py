@@ -258,12 +258,13 @@ def test_a_mini_learns_text_and_is_read_back(name: str, tmp_path: Path) -> None:
 
 
 def test_a_shape_says_what_its_options_would() -> None:
-    told = choose(TrainOptions(shape="2x48+2048x16")).shape
+    told = choose(TrainOptions(shape="2x48+2048x16x3")).shape
     assert told == choose(
         TrainOptions(
             settings=(
                 "model.num_layers=2", "model.dim=48", "model.num_heads=4", "model.num_kv_heads=2",
                 "model.mlp_hidden=144", "model.bigram_size=2048", "model.bigram_dim=16",
+                "model.bigram_trigram=true",
             )
         )
     ).shape  # fmt: skip
@@ -276,7 +277,7 @@ def test_a_shape_says_what_its_options_would() -> None:
         TrainOptions(shape="2x48", settings=("model.dim=64",)),
         TrainOptions(shape="2x48", settings=("model.bigram_size=64",)),
         TrainOptions(shape="2x48", family="bottleneck"),
-        TrainOptions(shape="2x48+64x16", family="gpt2"),
+        TrainOptions(shape="2x48+64x16x3", family="gpt2"),
     ):
         with pytest.raises(UsageError):
             choose(options)

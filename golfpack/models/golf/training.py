@@ -119,5 +119,5 @@ TRAINING = Training(
     ),
     loops=_loops,
     first_attention=_first_attention,
-    pair_table=("bigram_size", "bigram_dim"),
+    token_table=("bigram_size", "bigram_dim", "bigram_trigram"),
 )

@@ -10,6 +10,7 @@ once for every dial that is tried.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import log2
 
 import numpy as np
@@ -276,10 +277,12 @@ class _Bracket:
         """Inside the bracket by interpolation; until there is one, by the rate model's slope."""
         if self.fits is not None and self.over is not None and self.over[0] < self.fits[0]:
             (a, big), (b, small) = self.over, self.fits
-            share = log2(big / self.aim) / log2(big / small) if big > self.aim > small else 0.5
-            # Three tries on one side: a size that jumps holds the other end. Then by halves.
-            if len({r.artifact_bytes > self.limit for r in self.trace[-3:]}) == 1:
-                share = 0.5
+            above, below = log2(big / self.aim), log2(small / self.aim)
+            if size > self.limit:
+                below *= self._held()
+            else:
+                above *= self._held()
+            share = above / (above - below) if above > 0 > below else 0.5
             return a + (b - a) * min(max(share, 0.02), 0.98)
         kept = self.rate.kept_bits
         share = max(8 * self.aim - kept, 1.0) / max(8 * size - kept, 1.0)
@@ -287,6 +290,20 @@ class _Bracket:
         # Move on at least a little, and further every time, so that no try is repeated.
         least = 2.0 ** (len(self.trace) - 11)
         return max(guess, x + least) if size > self.limit else min(guess, x - least)
+
+    def _held(self) -> float:
+        """What the end of the bracket that no try has moved lately still counts, of 1.
+
+        Where sizes bend, tries come from one side by ever smaller steps. From the third on the other end
+        counts less, by what each has come nearer (Anderson and Bjoerck, BIT 13, 1973).
+        """
+        off = [log2(r.artifact_bytes / self.aim) for r in self.trace]
+        sides = [r.artifact_bytes > self.limit for r in self.trace]
+        alike = next((n for n, side in enumerate(sides[::-1]) if side != sides[-1]), len(sides))
+        held = 1.0
+        for before, after in pairwise(off[-alike:][1:]):
+            held *= 1 - after / before if 0 < after / before < 1 else 0.5
+        return held
 
     def _ends_here(self, x: float, size: int) -> bool:
         """Whether the recipe has no finer steps to offer (its bit widths or its clip end here)."""

@@ -14,6 +14,7 @@ from golfpack.packer.format.loader import loads
 from golfpack.packer.passes.policy import Policy
 from golfpack.packer.passes.quantize import Sense
 from golfpack.packer.predict import quadratic_kl
+from golfpack.packer.rate import RateModel
 from golfpack.packer.recipe import load_recipe
 from golfpack.packer.search import Search, fit_bytes
 from golfpack.packer.state import Pass, run_passes
@@ -69,6 +70,28 @@ def test_the_search_comes_close_whatever_the_sizes_do(make_state, shape, budget)
     assert len({r.dial for r in done.trace}) == len(done.trace), "tried one dial twice"
     reachable = max(s for x in np.linspace(-40, 4, 20_000) if (s := size(x)) <= budget)
     assert len(done.blob) >= reachable - max(64, 0.01 * budget)
+
+
+# Sizes over the budget of a model with a table of token pairs, whose rows are of one size: their codes
+# turn to zeros all at once. Octaves from where the rate model saw the budget -> share of it.
+BENDS = {
+    -0.614: 1.1502, -0.426: 1.0187, -0.397: 1.0153, -0.372: 1.012, -0.354: 1.0088, -0.34: 1.0063,
+    -0.323: 1.0045, -0.312: 1.0032, -0.304: 1.0019, -0.269: 0.9601, -0.199: 0.8645, 0.0: 0.7173,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("budget", [20_000, 50_000])
+@pytest.mark.parametrize("above", [0.995, 1.0, 1.005])
+def test_sizes_that_bend_at_the_budget_are_met(make_state, budget, above):
+    ready = run_passes((Policy(({"scheme": "rd"},)), Sense()), make_state(40_000))
+    guess = RateModel(ready).solve(8 * budget)
+
+    def size(x):
+        return above * budget * np.interp(x - guess, list(BENDS), list(BENDS.values()))
+
+    done = fit_bytes(Search(), (Pretend(size=size),), ready, Budget(budget))
+    assert done.blob is not None
+    assert 0 <= budget - len(done.blob) <= 64
 
 
 @pytest.mark.parametrize("recipe", ["sdclip-brotli", "int8-zlib", "int5-mlp"])

@@ -187,6 +187,7 @@ def searched(options, monkeypatch):
         report = size(replace(options, shapes=(), budget=str(budget), png=None, family=family))
         rows = {r.shape: r for r in report.rows}
         assert len(rows) == len(report.rows) == len(report.runs) < 25
+        assert sum("+" not in shape for shape in rows) < 20
         return report, rows, labs[0]
 
     return search

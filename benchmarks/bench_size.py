@@ -6,8 +6,9 @@ r"""Is the shape that `golfpack size` recommends as good as the best of a fine g
 For each text: the default search, and its recommendation. Then every width of the range that it tried,
 16 apart, with a block less than usual, as many, and one more (two at least), trained, built and scored
 likewise; and where a table of token pairs is recommended, tables of a quarter to four times its rows and
-half to twice its width. The recommendation is held to the best shape of all, means over seeds; exits
-with 1 where it is more than --within bits per byte worse. Cells are kept in --out and reused.
+half to twice its width, with and without triples. The recommendation is held to the best shape of all,
+means over seeds; exits with 1 where it is more than --within bits per byte worse. Cells are kept in
+--out and reused.
 """
 
 import argparse
@@ -39,9 +40,10 @@ def grid(lab: Lab, ladder: list[Shape]) -> list[Shape]:
 def tables(best: Shape) -> set[Shape]:
     """Tables around that of a shape; none for one without."""
     return {
-        Shape(best.dim, best.layers, round(best.rows * more), round(best.width * wider))
+        Shape(best.dim, best.layers, round(best.rows * more), round(best.width * wider), triples)
         for more in (0.25, 0.5, 1, 2, 4)
         for wider in (0.5, 1, 2)
+        for triples in (False, True)
         if best.rows and best.width * wider <= best.dim
     }
 

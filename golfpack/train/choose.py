@@ -33,7 +33,8 @@ class TrainOptions:
         preset: name of a preset, or a .toml file; what is given beside it stands before it.
         family: name of a model family, or "FILE.py:CLASS"; None: the preset's, or golf.
         model_args: keyword arguments of CLASS.
-        shape: layers x width, as "6x256", or see `Shape`; None: the preset's, or the family's own.
+        shape: layers x width, as "6x256", or see `Shape`; None: the preset's, or the family's own. Where
+            it names no table, a preset's stays.
         data: what to train on, as far as it was given.
         seed: None: the preset's, or 0.
         compile_mode: of torch.compile, or None.

@@ -42,7 +42,7 @@ def make_optimisers(
     ]
     if config.optimizer == "lion":
         return [Lion(groups, config.betas)]
-    return [AdamW(groups, betas=config.betas, eps=config.eps)]
+    return [_adam(groups, config)]
 
 
 def _muon(
@@ -65,8 +65,15 @@ def _muon(
         group = _group(matrices, config.matrix_lr, config.weight_decay)
         optimisers.append(Muon([group], momentum=config.momentum, ranks=ranks))
     if groups:
-        optimisers.append(AdamW(groups, betas=config.betas, eps=config.eps))
+        optimisers.append(_adam(groups, config))
     return optimisers
+
+
+def _adam(groups: list[dict[str, Any]], config: TrainConfig) -> AdamW:
+    # In one pass over each tensor, a table of 8.4 million weights takes a sixth of the time
+    # (docs/LOG.md). Tensors without memory cannot.
+    fused = all(not p.is_meta for group in groups for p in group["params"])
+    return AdamW(groups, betas=config.betas, eps=config.eps, fused=fused)
 
 
 def set_rates(optimisers: Sequence[Optimizer], scale: float, momentum: float) -> None:

@@ -38,7 +38,7 @@ Aim = Literal["kl", "labels"]
 LABELS: Mapping[Aim, float] = {"kl": 0.0, "labels": 0.1}
 # Training aims at a file this share below the limit, as it does not end on the byte.
 MARGIN = 0.0005
-# The price of a bit at the start, in what it is worth by theory (`distil.USUAL_PRICE`); how far a look
+# The price of a bit at the start, in what it is worth by theory (`toll.USUAL_PRICE`); how far a look
 # may change it; how many times the bits that gradients promise a price saves, as latents gather where
 # codes turn (docs/LOG.md).
 PRICE: Mapping[Aim, float] = {"kl": 1.0, "labels": 2.0}
@@ -339,7 +339,7 @@ class _Steering:
         self.behind, self.before = 0.0, 0
 
     def __call__(self, latents: Mapping[str, Latent], behind: float, saved: float | None) -> float:
-        """See `distil.Price`."""
+        """See `toll.Price`."""
         size = self.size(latents)
         if saved is not None:
             growth = (size - self.before) / (behind - self.behind)

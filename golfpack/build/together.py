@@ -11,7 +11,7 @@ from torch import nn
 
 from golfpack.base.progress import Notify, silent
 from golfpack.build.backend import Backend, choose_backend
-from golfpack.build.distil import Gradients
+from golfpack.build.gradients import Gradients
 from golfpack.build.helpers import SEQUENCES, Helpers
 from golfpack.build.options import BuildOptions
 from golfpack.build.prepare import read_model

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import agree, asked
 
-from golfpack.build.distil import Gradients, _backward, _target
+from golfpack.build.gradients import Gradients, backward, target_of
 from golfpack.build.run import build
 from golfpack.models.model import Model
 from golfpack.packer.format.loader import loads
@@ -107,7 +107,7 @@ def test_parts_of_a_batch_add_up_to_it(tiny: Model) -> None:
     helper = Gradients(tiny.module(), tiny.module(other), 0.1, 1, None)
     parts = [helper.of(part, trained) for part in (rows[:3], rows[3:], rows[5:])]
     student, teacher = tiny.module(other), tiny.module()
-    loss, gradients = _backward(student, rows, _target(teacher, rows, 0.1), trained)
+    loss, gradients = backward(student, rows, target_of(teacher, rows, 0.1), trained)
     assert float(sum(p[0] for p in parts)) == pytest.approx(loss.item(), rel=1e-5)
     for name, whole in gradients.items():
         agree(sum(p[1][name] for p in parts).numpy(), whole.numpy(), 1e-4)

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from golfpack.build import distil as distil_module
+from golfpack.build.adam import OUTLIER, usual_size
 from golfpack.build.distil import FEW_TOKENS, LOOKS, distil, tokens_per_update
+from golfpack.build.gradients import target_of
 from golfpack.build.latents import HEADROOM, Latent, latent
 from golfpack.errors import UsageError
 from golfpack.eval.divergence import mean_kl, text_losses
@@ -183,7 +185,7 @@ def test_labels_lower_the_cross_entropy_of_the_text(tiny, teacher, tiny_tokens):
 
 def test_the_target_is_a_mixture_and_the_last_position_has_no_label(tiny, teacher):
     tokens = torch.tensor([[5, 7, 7, 3]])
-    p, wanted = distil_module._target(teacher, tokens, 0.25)
+    p, wanted = target_of(teacher, tokens, 0.25)
     expected = 0.75 * p.exp()
     expected[0, [0, 1, 2], [7, 7, 3]] += 0.25
     expected[0, 3] = p[0, 3].exp()
@@ -207,11 +209,11 @@ def test_a_network_that_overflows_is_an_error(tiny, teacher, tiny_tokens):
 def test_a_row_of_zeros_does_not_set_the_pace_of_all_others():
     ordinary = [torch.tensor(4.0 * n, dtype=torch.float64) for n in (100, 300, 50)]
     sizes = [100, 300, 50]
-    assert float(distil_module.usual_size(ordinary, sizes)) == pytest.approx(2.0)
+    assert float(usual_size(ordinary, sizes)) == pytest.approx(2.0)
     wild = torch.tensor(1e20, dtype=torch.float64)
-    found = float(distil_module.usual_size([*ordinary, wild], [*sizes, 1000]))
-    assert found == pytest.approx(2.0 * distil_module.OUTLIER)
+    found = float(usual_size([*ordinary, wild], [*sizes, 1000]))
+    assert found == pytest.approx(2.0 * OUTLIER)
     still = [torch.zeros((), dtype=torch.float64)] * 4  # more of them than of those with gradients
-    found = float(distil_module.usual_size([*still, *ordinary], [1] * 4 + sizes))
+    found = float(usual_size([*still, *ordinary], [1] * 4 + sizes))
     assert found == pytest.approx((4.0 * 450 / 454) ** 0.5)
-    assert float(distil_module.usual_size(still, [1] * 4)) == 0.0
+    assert float(usual_size(still, [1] * 4)) == 0.0

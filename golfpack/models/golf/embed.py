@@ -61,10 +61,11 @@ class BigramHash(TokenTable):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids (B, T) -> (B, T, embedding width)."""
-        x = self.embed(self._pair(ids))
-        if self.cfg.bigram_trigram:
-            x = x + self.embed(self._triple(ids))
-        return self._project(x)
+        if not self.cfg.bigram_trigram:
+            return self._project(self.embed(self._pair(ids)))
+        # One lookup for both: two would have two gradients of the table's size.
+        both = torch.stack((self._pair(ids), self._triple(ids)))
+        return self._project(self.embed(both).sum(0))
 
     def _pair(self, tokens: torch.Tensor) -> torch.Tensor:
         starts = document_starts(self.cfg, tokens)

@@ -16,6 +16,8 @@ import numpy as np
 
 ROW_OCTAVE = 32
 COL_OCTAVE = 16
+# Rows beside so many times fewer columns are very many.
+MANY = 16
 # Its multiples, modulo 1, are spread as evenly as any sequence's.
 GOLDEN_RATIO = 0.6180339887498949
 
@@ -152,26 +154,58 @@ def log_steps(
     """Nearest log-coded steps to float64 `row` and `col` (positive), as multiples of the grains.
 
     Rows are dithered within one log unit: rows that ask for one and the same step then change over to
-    the next one by one as a dial turns, and a file's size can follow it smoothly.
+    the next one by one as a dial turns, and a file's size can follow it smoothly. Where half of very
+    many rows ask for one step (a table whose rows hardly any token finds), a grain would still be a
+    cliff, and rows that have changed over beside rows that have not would cost a bit each to tell: there
+    the columns carry what lies between two grains, and change over in their place.
 
     Each tensor's integers span at most 255 grains (64 octaves of quarters): the few entries below that
     span (dead columns, empty rows) are raised to it: steps that small only cost bits. Up to version 3
     of the format an entry was a byte.
     """
     dither = (np.arange(len(row)) * GOLDEN_RATIO) % 1.0 - 0.5
+    row_log = _log(row, ROW_OCTAVE)
+    if col is None:
+        return LogSteps(_rounded(row_log, row_grain, dither))
+    col_log = _log(col, COL_OCTAVE)
+    if len(row) < MANY * len(col) or not _tied(row_log, row_grain):
+        return LogSteps(_rounded(row_log, row_grain, dither), _rounded(col_log, col_grain))
+    usual = np.median(row_log)
+    between = usual - row_grain * np.rint(usual / row_grain)
     return LogSteps(
-        _to_log(row, ROW_OCTAVE, row_grain, dither),
-        None if col is None else _to_log(col, COL_OCTAVE, col_grain, 0.0),
+        _rounded(row_log - between, row_grain, dither),
+        _raised(_rounded(col_log, col_grain), between * (COL_OCTAVE / ROW_OCTAVE)),
     )
+
+
+def _raised(col_log: np.ndarray, by: float) -> np.ndarray:
+    """Integers whose mean is about so much larger; the largest rise first, so that their order stays.
+
+    The paths of codes with states follow it (`format.trellis`).
+    """
+    rank = np.empty(len(col_log))
+    rank[np.argsort(-col_log, kind="stable")] = np.arange(len(col_log))
+    return col_log + np.ceil(by - (rank + 0.5) / len(col_log)).astype(np.int32)
+
+
+def _tied(row_log: np.ndarray, grain: int) -> bool:
+    """Whether half of all rows or more ask for one step, others for another."""
+    if len(row_log) < 2 or np.ptp(row_log) < grain:
+        return False
+    return bool(np.mean(np.abs(row_log - np.median(row_log)) < 0.5) >= 0.5)
 
 
 def col_logs(col: np.ndarray) -> np.ndarray:
     """Nearest `col_log` (cols,) int32 to positive column steps, for `F16Steps`."""
-    return _to_log(np.asarray(col, np.float64), COL_OCTAVE, 1, 0.0)
+    return _rounded(_log(np.asarray(col, np.float64), COL_OCTAVE), 1)
 
 
-def _to_log(x: np.ndarray, octave: int, grain: int, dither: np.ndarray | float) -> np.ndarray:
-    log = np.log2(np.clip(x, 2.0**-100, 2.0**100)) * octave
+def _log(x: np.ndarray, octave: int) -> np.ndarray:
+    return np.log2(np.clip(x, 2.0**-100, 2.0**100)) * octave
+
+
+def _rounded(log: np.ndarray, grain: int, dither: np.ndarray | float = 0.0) -> np.ndarray:
+    """Integers, int32: multiples of the grain."""
     if log.size and np.ptp(log) < grain:  # a (nearly) constant side costs nothing to store finely
         grain = 1
     coarse = np.rint((log + dither) / grain).astype(np.int32)

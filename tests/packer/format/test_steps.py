@@ -52,6 +52,21 @@ def test_log_steps_are_within_half_a_grain_and_the_dither_of_rows(log2s, row_gra
         assert not (s.col_log % col_grain).any()
 
 
+@given(st.floats(-20, 20), st.lists(st.floats(-3, 3), min_size=16, max_size=40))
+@settings(max_examples=40, deadline=None)
+def test_columns_carry_what_is_between_two_grains_where_most_rows_ask_for_one_step(at, others):
+    row, col = np.exp2(at + np.array([0.0] * len(others) + others)), np.exp2([0.3, -1.2])
+    s = log_steps(row, col, row_grain=8, col_grain=4)
+    assert s.col is not None
+    found = np.log2(s.row[:, None] * s.col.astype(np.float64))
+    away = np.abs(found - np.log2(row[:, None] * col))
+    assert away.max() <= 0.5 * 9 / ROW_OCTAVE + (0.5 * 4 + 1) / COL_OCTAVE + 1e-6
+    if len(set(np.round(np.log2(row) * ROW_OCTAVE))) > 9:  # more than a grain apart
+        assert len(set(s.row_log[: len(others)])) == 1
+        usual = found[: len(others)] - np.log2(row[: len(others), None] * col)
+        assert np.abs(usual.mean()) <= (0.5 * 4 + 0.5) / COL_OCTAVE + 1e-6
+
+
 @pytest.mark.parametrize("grain", [1, 4])
 def test_a_span_beyond_a_byte_raises_only_the_entries_below_it(grain):
     row = np.array([0.0, 1e-300, 1e-9, 0.5, 1.0])

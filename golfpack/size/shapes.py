@@ -90,16 +90,16 @@ def tables(
 ) -> list[Shape]:
     """Tables of token pairs to try beside the best shape: what spare bytes can buy at next to no time.
 
-    Where it has none, one with about as many weights as all the rest, about half as wide as the model.
-    Where it has one, the same with triples, with twice the rows, and twice as wide; where these are
-    known, half of either.
+    Where it has none, one with about as many weights as all the rest, about a quarter as wide as the
+    model: many narrow rows are worth more than few wide ones (docs/LOG.md). Where it has one, the same
+    with triples, with twice the rows, and twice as wide; where these are known, half of either.
 
     Args:
         tried: every shape so far.
         budget: bytes for the artifact.
     """
     if not best.rows:
-        width = max(2 ** round(log2(best.dim / 2)), _NARROWEST_ROW)
+        width = max(2 ** round(log2(best.dim / 4)), _NARROWEST_ROW)
         rows = max(2 ** round(log2(size_of(best) / width)), _FEWEST_ROWS)
         steps = [[replace(best, rows=rows, width=width)]]
     else:

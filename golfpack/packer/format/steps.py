@@ -192,7 +192,8 @@ def _tied(row_log: np.ndarray, grain: int) -> bool:
     """Whether half of all rows or more ask for one step, others for another."""
     if len(row_log) < 2 or np.ptp(row_log) < grain:
         return False
-    return bool(np.mean(np.abs(row_log - np.median(row_log)) < 0.5) >= 0.5)
+    usual = np.abs(row_log - np.median(row_log)) < 0.5
+    return bool(2 * int(np.count_nonzero(usual)) >= len(row_log))
 
 
 def col_logs(col: np.ndarray) -> np.ndarray:

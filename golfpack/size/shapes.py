@@ -92,7 +92,8 @@ def tables(
 
     Where it has none, one with about as many weights as all the rest, about a quarter as wide as the
     model: many narrow rows are worth more than few wide ones (docs/LOG.md). Where it has one, the same
-    with triples, with twice the rows, and twice as wide; where these are known, half of either.
+    with triples (unless they have been tried with as many rows), with twice the rows, and twice as
+    wide; where these are known, half of either.
 
     Args:
         tried: every shape so far.
@@ -103,7 +104,10 @@ def tables(
         rows = max(2 ** round(log2(size_of(best) / width)), _FEWEST_ROWS)
         steps = [[replace(best, rows=rows, width=width)]]
     else:
-        more = [replace(best, triples=True), replace(best, rows=2 * best.rows)]
+        more = [replace(best, rows=2 * best.rows)]
+        # Triples collide the more, the fewer rows there are: lost with as many, they are with fewer.
+        if not any(s.triples and s.rows >= best.rows for s in tried):
+            more.insert(0, replace(best, triples=True))
         steps = [
             [*more, replace(best, width=2 * best.width)],
             [replace(best, rows=best.rows // 2), replace(best, width=best.width // 2)],

@@ -216,7 +216,7 @@ def test_the_search_ends_at_the_best_of_a_fine_grid(searched, bits, ratio):
 
 
 @pytest.mark.parametrize(
-    ("rows", "width", "triples"), [(32_768, 64, True), (4_096, 128, False), (4_096, 16, False)]
+    ("rows", "width", "triples"), [(32_768, 64, True), (2_048, 128, False), (4_096, 16, False)]
 )
 def test_the_search_finds_the_table_of_token_pairs(searched, rows, width, triples):
     def bpb(parameters: int, shape: Shape) -> float:

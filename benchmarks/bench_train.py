@@ -1,12 +1,13 @@
 """A training step of golfpack's against a plain PyTorch loop of the same model, step by step in turn.
 
-    python benchmarks/bench_train.py [--shape golf-baseline|gpt2|gpt2-small] [--steps 10] [--threads 1]
-        [--tokens 256] [--optimizer adamw]
+    python benchmarks/bench_train.py [--shape golf-baseline|gpt2|gpt2-small|4x128+65536x32x3]
+        [--steps 10] [--threads 1] [--tokens 256] [--optimizer adamw]
 
-Both have the same module, initial weights, batches, loss, clipping and optimiser. After every step of
-golfpack's trainer (its log, its clock and its thread of batches included) the plain loop takes one: a
-machine's noise meets both alike. Medians of wall-clock and of the process's CPU time, without the first
-two steps. The last losses must agree.
+Both have the same module, initial weights, batches, loss, clipping and optimiser; the plain loop's AdamW
+moves all rows of a table at every step, golfpack's those that are looked up (train/deferred.py). After
+every step of golfpack's trainer (its log, its clock and its thread of batches included) the plain loop
+takes one: a machine's noise meets both alike. Medians of wall-clock and of the process's CPU time,
+without the first two steps. The last losses must agree.
 """
 
 import argparse
@@ -23,10 +24,12 @@ import torch
 import torch.nn.functional as F
 
 from golfpack.models import FAMILIES
+from golfpack.models.golf.family import GOLF
 from golfpack.train.batches import Batches
 from golfpack.train.config import TrainConfig
 from golfpack.train.optim import make_optimisers
 from golfpack.train.run import new_run, training_of
+from golfpack.train.shapes import options_of, read_shape
 from golfpack.train.trainer import complete_options, train
 
 GPT2: dict[str, Any] = {"num_layers": 12, "dim": 768, "num_heads": 12, "mlp_hidden": 3072}
@@ -43,6 +46,11 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 SKIPPED = 2
+
+
+def shape_of(name: str) -> tuple[str, dict[str, Any]]:
+    """Family and options of a shape: one of these, or a golf model as `train --shape` has it."""
+    return SHAPES.get(name) or ("golf", {"vocab_size": 1024, **options_of(GOLF, read_shape(name))})
 
 
 class Done(Exception):
@@ -78,7 +86,7 @@ def plain_loop(
 
 def measure(name: str, steps: int, batch_tokens: int, threads: int, optimizer: str) -> str:
     """A line on a shape."""
-    family_name, shape = SHAPES[name]
+    family_name, shape = shape_of(name)
     seq_len = min(batch_tokens, 256)
     config = TrainConfig(
         steps=steps + SKIPPED + 1, batch_tokens=batch_tokens, seq_len=seq_len, optimizer=optimizer,
@@ -128,7 +136,7 @@ def measure(name: str, steps: int, batch_tokens: int, threads: int, optimizer: s
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", choices=SHAPES, action="append")
+    parser.add_argument("--shape", action="append", help=f"{', '.join(SHAPES)} or 4x128+65536x32x3")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=256, help="per step")

@@ -134,6 +134,8 @@ class Training:
             scores add up: name -> width; {} where there is one.
         token_table: the options that say rows and width of a table of hashed token pairs, whose lookups
             take next to no time, and whether triples are looked up there, too; None: there is none.
+        tables: module -> embeddings whose weights are read by looking up rows, and in no other way: not
+            those of tokens that a head is tied to.
         system: how that system has its checkpoints; None: it has none, or has them as torch saves them.
     """
 
@@ -150,6 +152,7 @@ class Training:
     first_attention: Callable[[nn.Module], FirstAttention | None] = lambda module: None
     score_parts: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda config: {}
     token_table: tuple[str, str, str] | None = None
+    tables: Callable[[nn.Module], Sequence[nn.Embedding]] = lambda module: ()
     system: SystemForm | None = None
 
 

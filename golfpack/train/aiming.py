@@ -55,6 +55,7 @@ class Aim:
         The first look gives the time of the codes to steps where those gain more.
         """
         first = run.look is None
+        run.settle()
         run.look = look(
             run.model if used < 1.0 else run.result, self.spec, self.tokens,
             parse_size(self.config.budget, self.spec.numel), self._number(used), run.step, run.look,

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from golfpack.models.ranks import ALONE, Group
 from golfpack.spec import ModelSpec, Role, TensorSpec
 from golfpack.train.config import TrainConfig
+from golfpack.train.deferred import DeferredAdamW
 from golfpack.train.lion import Lion
 from golfpack.train.muon import Muon
 
@@ -21,6 +23,7 @@ def make_optimisers(
     decays: Callable[[TensorSpec], bool],
     config: TrainConfig,
     group: Group = ALONE,
+    tables: Sequence[nn.Embedding] = (),
 ) -> list[Optimizer]:
     """One for all, or Muon and then Adam. Every tensor named in `spec` is in exactly one group.
 
@@ -30,9 +33,10 @@ def make_optimisers(
         parameters: by the names of `spec`; on the meta device they tell what would be kept of them.
         decays: see `Training.decays`; of no effect beside Muon, whose matrices all decay.
         group: the processes that share Muon's work.
+        tables: whose rows AdamW moves when a step looks them up; not under Lion.
     """
     if config.optimizer == "muon":
-        return _muon(parameters, spec, config, group)
+        return _muon(parameters, spec, config, group, tables)
     shrunk = [parameters[t.name] for t in spec.tensors if decays(t)]
     kept = [parameters[t.name] for t in spec.tensors if not decays(t)]
     groups = [
@@ -42,11 +46,15 @@ def make_optimisers(
     ]
     if config.optimizer == "lion":
         return [Lion(groups, config.betas)]
-    return [_adam(groups, config)]
+    return [_adam(groups, config, tables)]
 
 
 def _muon(
-    parameters: Mapping[str, torch.Tensor], spec: ModelSpec, config: TrainConfig, ranks: Group
+    parameters: Mapping[str, torch.Tensor],
+    spec: ModelSpec,
+    config: TrainConfig,
+    ranks: Group,
+    tables: Sequence[nn.Embedding],
 ) -> list[Optimizer]:
     by_role: dict[Role, list[torch.Tensor]] = {}
     for tensor in spec.tensors:
@@ -65,15 +73,18 @@ def _muon(
         group = _group(matrices, config.matrix_lr, config.weight_decay)
         optimisers.append(Muon([group], momentum=config.momentum, ranks=ranks))
     if groups:
-        optimisers.append(_adam(groups, config))
+        optimisers.append(_adam(groups, config, tables))
     return optimisers
 
 
-def _adam(groups: list[dict[str, Any]], config: TrainConfig) -> AdamW:
+def _adam(
+    groups: list[dict[str, Any]], config: TrainConfig, tables: Sequence[nn.Embedding]
+) -> AdamW:
     # In one pass over each tensor, a table of 8.4 million weights takes a sixth of the time
     # (docs/LOG.md). Tensors without memory cannot.
     fused = all(not p.is_meta for group in groups for p in group["params"])
-    return AdamW(groups, betas=config.betas, eps=config.eps, fused=fused)
+    settings = {"betas": config.betas, "eps": config.eps, "fused": fused}
+    return DeferredAdamW(groups, tables, **settings) if tables else AdamW(groups, **settings)
 
 
 def set_rates(optimisers: Sequence[Optimizer], scale: float, momentum: float) -> None:

@@ -1,7 +1,8 @@
 """A training run in memory: all that changes as it advances, and how it begins."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from golfpack.spec import ModelSpec
 from golfpack.train.aim import Look
 from golfpack.train.average import Average
 from golfpack.train.config import TrainConfig
+from golfpack.train.deferred import MANY, DeferredAdamW, may_wait
 from golfpack.train.features.heads import Split, heads_optimiser
 from golfpack.train.features.late_loops import Switch, loop_switches
 from golfpack.train.features.qk_init import set_queries_and_keys
@@ -130,14 +132,33 @@ class Run:
             known = loss if math.isnan(self.running_loss) else self.running_loss
             self.running_loss = RUNNING_DECAY * known + (1.0 - RUNNING_DECAY) * loss
 
+    @contextmanager
+    def lookups(self) -> Iterator[None]:
+        """For passes that lead to a step: what they read is as it should be, whatever waits."""
+        with ExitStack() as stack:
+            for optimiser in self._deferred:
+                stack.enter_context(optimiser.lookups())
+            yield
+
+    def settle(self) -> None:
+        """Bring all weights to where they belong after the last step; before that, read no table."""
+        for optimiser in self._deferred:
+            optimiser.settle()
+
+    @property
+    def _deferred(self) -> list[DeferredAdamW]:
+        return [o for o in self.optimisers if isinstance(o, DeferredAdamW)]
+
     @property
     def result(self) -> nn.Module:
         """The model this run stands for: the averaged one where anything has been averaged."""
+        self.settle()
         averaged = self.average is not None and self.average.count > 0
         return self.average.module if averaged and self.average is not None else self.model
 
     def state(self) -> dict[str, Any]:
         """All of it as tensors and plain values; "model" is the key checkpoint readers look for."""
+        self.settle()
         heads = self.objective.heads
         trend = None if self.trend is None else asdict(self.trend)
         looked = {"trend": trend, "extended_at": self.extended_at}
@@ -214,7 +235,10 @@ def new_run(
         forward = model if forward is None else forward
         forward = cast(nn.Module, torch.compile(forward, mode=config.compile_mode))
     parameters = dict(model.named_parameters())
-    optimisers = make_optimisers(parameters, spec, training.decays, config, group)
+    tables: Sequence[nn.Embedding] = ()
+    if group.size == 1 and may_wait(config):
+        tables = [t for t in training.tables(model) if len(t.weight) >= MANY * config.batch_tokens]
+    optimisers = make_optimisers(parameters, spec, training.decays, config, group, tables)
     if objective.heads is not None:
         optimisers.append(heads_optimiser(objective.heads, config))
     modules = [model] if average is None else [model, average.module]

@@ -14,6 +14,7 @@ from golfpack.models.training import seeded
 from golfpack.train.average import is_averaged
 from golfpack.train.config import TrainConfig
 from golfpack.train.decay import Decay
+from golfpack.train.deferred import with_dense_gradient
 from golfpack.train.late import (
     compiled_weights,
     decay_by_rate,
@@ -74,10 +75,10 @@ def train_step(
         UsageError: the loss or its gradient is not finite; the weights are as they were. In a lazy run
             it is `Run.read` that finds out, some steps later.
     """
-    with _weights_of_passes(run, config):
+    with _weights_of_passes(run, config), run.lookups():
         loss = _add_gradients(run, config, np.split(batch, config.accumulate), used, watch, group)
     bound = config.grad_clip or math.inf
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), bound)
+    norm = nn.utils.clip_grad_norm_([with_dense_gradient(p) for p in run.model.parameters()], bound)
     run.unread.append((run.step, torch.stack((loss, norm))))
     if not run.lazy:
         run.read()

@@ -79,6 +79,7 @@ class SystemFiles:
         """Name and content of the system's own checkpoint of the run as it is now."""
         assert self.form is not None
         assert self.config is not None
+        run.settle()
         moments = _moments(run.model, run.optimisers) if self.form.moments else None
         tokenizer = self.tokenizer
         return self.form.write(

@@ -85,6 +85,11 @@ def _loops(model: nn.Module) -> Callable[[bool], None] | None:
     return golf.loop if golf.cfg.virtual_layers > golf.cfg.num_layers else None
 
 
+def _tables(model: nn.Module) -> Sequence[nn.Embedding]:
+    golf = cast(Golf, model)
+    return (golf.bigram.embed,) if golf.cfg.bigram_size else ()
+
+
 @torch.no_grad()
 def _first_attention(model: nn.Module) -> FirstAttention:
     golf = cast(Golf, model)
@@ -120,4 +125,5 @@ TRAINING = Training(
     loops=_loops,
     first_attention=_first_attention,
     token_table=("bigram_size", "bigram_dim", "bigram_trigram"),
+    tables=_tables,
 )

@@ -19,8 +19,8 @@ from torch.optim import AdamW
 from golfpack.train.config import TrainConfig
 
 TINY = 1e-30
-# Rows of a table for each that a step looks up: below, waiting saves nothing.
-MANY = 16
+# Rows of a table for each token of a step: below, waiting saves nothing (docs/LOG.md).
+MANY = 64
 
 
 def may_wait(config: TrainConfig) -> bool:
@@ -160,32 +160,42 @@ class DeferredAdamW(AdamW):
         last = waiting.last[rows]
         behind = last < waiting.steps
         rows, last = rows[behind], last[behind]
-        mean, square = state["exp_avg"][rows], state["exp_avg_sq"][rows]
+        tensors = p, state["exp_avg"], state["exp_avg_sq"]
+        old, mean, square = (t.index_select(0, rows) for t in tensors)
         moves, floors, kept = (
             torch.from_numpy(known)[last][:, None]
             for known in (waiting.moves, waiting.floors, waiting.kept)
         )
         # A rate of 0 moves nothing, whatever the moments.
         floor = (floors / moves.clamp(min=TINY)).clamp(min=TINY).to(p.dtype)
-        move = moves.to(p.dtype)
-        old = p[rows] * kept.to(p.dtype)
-        p[rows] = old.sub_(move * mean / (square.sqrt() + floor))
+        move = mean * moves.to(p.dtype) / (square.sqrt() + floor)
         beta1, beta2 = self._group(p)["betas"]
         ages = (waiting.steps - last)[:, None].double()
-        state["exp_avg"][rows] = mean.mul_((beta1**ages).to(p.dtype))
-        state["exp_avg_sq"][rows] = square.mul_((beta2**ages).to(p.dtype))
-        waiting.last[rows] = waiting.steps
+        new = (
+            old.mul_(kept.to(p.dtype)).sub_(move),
+            mean.mul_((beta1**ages).to(p.dtype)),
+            square.mul_((beta2**ages).to(p.dtype)),
+        )
+        self._put(p, rows, new)
 
     def _update(
         self, p: torch.Tensor, rows: torch.Tensor, gradient: torch.Tensor, step: int
     ) -> None:
-        """AdamW's step of rows that had not waited."""
-        group, state, waiting = self._group(p), self.state[p], self.waiting[p]
+        """AdamW's step of rows that are where they belonged before it."""
+        group, state = self._group(p), self.state[p]
         (beta1, beta2), rate = group["betas"], group["lr"]
-        mean = state["exp_avg"][rows].lerp_(gradient, 1.0 - beta1)
-        square = state["exp_avg_sq"][rows].lerp_(gradient.square(), 1.0 - beta2)
-        state["exp_avg"][rows], state["exp_avg_sq"][rows] = mean, square
+        tensors = p, state["exp_avg"], state["exp_avg_sq"]
+        old, mean, square = (t.index_select(0, rows) for t in tensors)
+        mean.lerp_(gradient, 1.0 - beta1)
+        square.lerp_(gradient.square(), 1.0 - beta2)
         size = (square.sqrt() / sqrt(1.0 - beta2**step)).add_(group["eps"])
-        left = p[rows] * (1.0 - rate * group["weight_decay"])
-        p[rows] = left.addcdiv_(mean, size, value=-rate / (1.0 - beta1**step))
-        waiting.last[rows] = waiting.steps
+        old.mul_(1.0 - rate * group["weight_decay"])
+        old.addcdiv_(mean, size, value=-rate / (1.0 - beta1**step))
+        self._put(p, rows, (old, mean, square))
+
+    def _put(self, p: torch.Tensor, rows: torch.Tensor, new: Sequence[torch.Tensor]) -> None:
+        """Weights and moments of rows, which do not wait any more."""
+        state = self.state[p]
+        for tensor, found in zip((p, state["exp_avg"], state["exp_avg_sq"]), new, strict=True):
+            tensor.index_copy_(0, rows, found)
+        self.waiting[p].last[rows] = self.waiting[p].steps

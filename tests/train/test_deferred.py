@@ -19,10 +19,10 @@ from golfpack.train.deferred import DeferredAdamW, may_wait
 from golfpack.train.run import new_run
 from golfpack.train.trainer import complete_options, train
 
-# 200 rows are many beside the 8 tokens of a step; most wait for some steps, and some for all.
+# 600 rows are many beside the 8 tokens of a step; most wait for some steps, and some for all.
 MODEL: dict[str, Any] = {
     "vocab_size": 32, "num_layers": 2, "dim": 16, "num_heads": 2, "num_kv_heads": 1, "mlp_hidden": 16,
-    "bigram_size": 200, "bigram_dim": 8, "bigram_trigram": True,
+    "bigram_size": 600, "bigram_dim": 8, "bigram_trigram": True,
 }  # fmt: skip
 CONFIG = TrainConfig(
     steps=30, batch_tokens=8, seq_len=4, warmup_steps=5, save_every=15, log_every=10, threads=1,

@@ -35,7 +35,7 @@ def may_wait(config: TrainConfig) -> bool:
     )  # fmt: skip
     plain = (config.device, config.param_dtype, config.compile_mode) == ("cpu", "float32", None)
     beta1, beta2 = config.betas
-    return plain and not any(whole) and config.optimizer != "lion" and beta1**2 < beta2
+    return plain and not any(whole) and config.optimizer != "lion" and beta1 < beta2
 
 
 def with_dense_gradient(p: torch.Tensor) -> torch.Tensor:
@@ -74,8 +74,9 @@ class _Waiting:
         ages = np.arange(len(self.kept), 0, -1.0)
         bias1, bias2 = 1.0 - beta1 ** (taken + 1), sqrt(1.0 - beta2 ** (taken + 1))
         left = 1.0 - rate * group["weight_decay"]
-        moves = rate * bias2 / bias1 * (beta1 / sqrt(beta2)) ** ages
-        floors = moves * group["eps"] * bias2 * sqrt(beta2) ** -ages
+        size = rate * bias2 / bias1
+        moves = size * (beta1 / sqrt(beta2)) ** ages
+        floors = size * bias2 * group["eps"] * (beta1 / beta2) ** ages
         self.moves = np.append(left * self.moves + moves, 0.0)
         self.floors = np.append(left * self.floors + floors, 0.0)
         self.kept = np.append(left * self.kept, 1.0)

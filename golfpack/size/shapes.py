@@ -90,8 +90,9 @@ def tables(
 ) -> list[Shape]:
     """Tables of token pairs to try beside the best shape: what spare bytes can buy at next to no time.
 
-    Where it has none, one with about as many weights as all the rest, about a quarter as wide as the
-    model: many narrow rows are worth more than few wide ones (docs/LOG.md). Where it has one, the same
+    Where it has none, one with about as many weights as all the rest, or as many as there are bits for,
+    about a quarter as wide as the model: many narrow rows are worth more than few wide ones
+    (docs/LOG.md). Where it has one, the same
     with triples (unless they have been tried with as many rows), with twice the rows, and twice as
     wide; where these are known, half of either.
 
@@ -102,7 +103,10 @@ def tables(
     if not best.rows:
         width = max(2 ** round(log2(best.dim / 4)), _NARROWEST_ROW)
         rows = max(2 ** round(log2(size_of(best) / width)), _FEWEST_ROWS)
-        steps = [[replace(best, rows=rows, width=width)]]
+        first = replace(best, rows=rows, width=width)
+        while first.rows > _FEWEST_ROWS and not _may_have(first, size_of(first), budget):
+            first = replace(first, rows=first.rows // 2)
+        steps = [[first]]
     else:
         more = [replace(best, rows=2 * best.rows)]
         # Triples collide the more, the fewer rows there are: lost with as many, they are with fewer.

@@ -19,7 +19,7 @@ from golfpack.size import lab as lab_module
 from golfpack.size import size as size_module
 from golfpack.size.options import SizeOptions
 from golfpack.size.report import SizeRun
-from golfpack.size.shapes import LADDER_BITS, ladder
+from golfpack.size.shapes import LADDER_BITS, ladder, tables
 from golfpack.size.size import size
 from golfpack.train.checkpoint import LAST
 from golfpack.train.shapes import Shape, options_of, read_shape
@@ -233,13 +233,13 @@ def test_the_search_finds_the_table_of_token_pairs(searched, rows, width, triple
     report, found, lab = searched(bpb, budget=600_000)
     best = read_shape(report.best)
     widths = [2**n for n in range(4, 12) if 2**n <= best.dim]
-    tables = [
+    around = [
         Shape(best.dim, best.layers, 2**n, w, more)
         for n in range(10, 20)
         for w in widths
         for more in (False, True)
     ]
-    fitting = [s for s in tables if 8 * 600_000 / lab.parameters(s) >= 0.4]
+    fitting = [s for s in around if 8 * 600_000 / lab.parameters(s) >= 0.4]
     assert best.rows
     assert found[report.best].artifact_bpb == min(bpb(0, s) for s in fitting)
     assert report.recommended == report.best
@@ -248,6 +248,17 @@ def test_the_search_finds_the_table_of_token_pairs(searched, rows, width, triple
     # A family without such tables is not asked for any.
     report, found, _ = searched(bpb, "llama", 600_000)
     assert not any("+" in shape for shape in found)
+
+
+def test_a_table_is_tried_where_one_as_large_as_the_rest_has_no_bits():
+    def size_of(shape: Shape) -> int:
+        return 12 * shape.layers * shape.dim**2 + shape.rows * shape.width
+
+    best = Shape(160, 4)
+    assert 8 * 100_000 / (2 * size_of(best)) < 0.4
+    tried = tables(size_of, [best], best, 100_000)
+    assert tried == [Shape(160, 4, 16_384, 32)]  # with twice the rows, 0.35 bits
+    assert tables(size_of, [best, *tried], best, 100_000) == []
 
 
 def test_names_of_shapes():

@@ -57,7 +57,7 @@ AIMED: tuple[str, ...] = ()
 # Column -> recipe.
 COLUMNS = {"baseline": "int8-zlib", "record": "sdclip-brotli", "rd": "rd", "aimed": "rd"}
 # The ladder of a budget: shapes that train in time, and tables of token pairs for the bytes they leave.
-SHAPES = {"500kB": "4x128,4x128+16384x32", "1.5MB": "4x128,4x128+65536x32x3"}
+SHAPES = {"500kB": "4x128+8192x32,4x128+16384x32", "1.5MB": "4x128+49152x32x3,4x128+65536x32x3"}
 # Those of fewer than two bits a weight.
 FEW_BITS = {"500kB": "4x128+65536x32x3", "1.5MB": "4x128+262144x32x3"}
 # Of 2,048 tokens each; see docs/size.md for what that takes.

@@ -92,9 +92,8 @@ def tables(
 
     Where it has none, one with about as many weights as all the rest, or as many as there are bits for,
     about a quarter as wide as the model: many narrow rows are worth more than few wide ones
-    (docs/LOG.md). Where it has one, the same
-    with triples (unless they have been tried with as many rows), with twice the rows, and twice as
-    wide; where these are known, half of either.
+    (docs/LOG.md). Where it has one, the same with triples (unless they have been tried with as many
+    rows), with twice the rows, and twice as wide; where these are known, half of either.
 
     Args:
         tried: every shape so far.

@@ -151,7 +151,7 @@ class Run:
 
     @property
     def result(self) -> nn.Module:
-        """The model this run stands for: the averaged one where anything has been averaged."""
+        """The model this run stands for, settled: the averaged one where anything has been averaged."""
         self.settle()
         averaged = self.average is not None and self.average.count > 0
         return self.average.module if averaged and self.average is not None else self.model

@@ -93,7 +93,7 @@ def build(checkpoint: Path, output: Path, options: list[str]) -> str:
     """One build in a process of its own: sha256 and size, or how it ended."""
     command = [
         sys.executable, "-m", "golfpack", "build", str(checkpoint), "-o", str(output), "--quiet",
-        "--no-cache", "--threads", "2", *options,
+        "--no-cache", "--force", "--threads", "2", *options,
     ]  # fmt: skip
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)

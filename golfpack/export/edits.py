@@ -12,9 +12,9 @@ class Text:
         tree: its syntax tree.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, tree: ast.Module | None = None) -> None:
         self.source = source
-        self.tree = ast.parse(source)
+        self.tree = ast.parse(source) if tree is None else tree
         self._bytes = source.encode()
         self._starts = [0]
         for line in source.splitlines(keepends=True):

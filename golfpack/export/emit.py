@@ -5,10 +5,11 @@ import builtins
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
-from golfpack.export.edits import Text, first_line
+from golfpack.export.edits import first_line
 from golfpack.export.modules import Mention, Module, Modules, Symbol, Unit, mentioned
-from golfpack.export.shake import Shake, annotation
+from golfpack.export.shake import Shake
 
 _WIDTH = 100
 _MARKS = re.compile(r"  # (fmt: skip|type: ignore|noqa|pyright:).*$", re.MULTILINE)
@@ -77,7 +78,12 @@ def _mentions(
     module: Module,
     annotations: Collection[tuple[Module, ast.AST]],
 ) -> list[Mention]:
-    kept = [node for unit in module.units if unit in shake.units for node in shake.walk(unit.node)]
+    kept = [
+        node
+        for unit in module.units
+        if unit in shake.units
+        for node in shake.walk(module, unit.node)
+    ]
     kept += [node for m, told in annotations if m is module for node in ast.walk(told)]
     return list(mentioned(modules, module, kept))
 
@@ -152,25 +158,26 @@ def _edit(
 ) -> None:
     """Make the changes that a module's statements need in the bundle."""
     text = module.text
-    formatted = _formatted_strings(text.tree)
+    formatted = module.source.formatted
     strings: dict[int, ast.JoinedStr] = {}
+    inside: dict[int, str] = {}
     for m in mentions:
         name = names[m.symbol]
         if isinstance(m.node, ast.Name) and m.node.id == name:
             continue
         if id(m.seen.node) in formatted:
             outer = formatted[id(m.seen.node)]
-            _Put(m.node, name).visit(outer)
+            inside[id(m.node)] = name
             strings[id(outer)] = outer
         else:
             text.replace(*text.span(m.node), name)
     for outer in strings.values():
-        text.replace(*text.span(outer), ast.unparse(outer))
+        text.replace(*text.span(outer), ast.unparse(_renamed(outer, inside)))
     for unit in module.units:
         if unit in shake.units:
             _edit_definition(modules, unit, names)
             _edit_methods(shake, unit)
-    _edit_imports(modules, text)
+    _edit_imports(modules, module)
 
 
 def _edit_definition(modules: Modules, unit: Unit, names: Mapping[Symbol, str]) -> None:
@@ -188,9 +195,7 @@ def _edit_definition(modules: Modules, unit: Unit, names: Mapping[Symbol, str]) 
 def _edit_methods(shake: Shake, unit: Unit) -> None:
     """Take out the methods that nothing uses."""
     text = unit.module.text
-    for node in ast.walk(unit.node):
-        if not isinstance(node, ast.ClassDef):
-            continue
+    for node in unit.classes:
         kept = [n for n in node.body if id(n) not in shake.left]
         for method in node.body:
             if id(method) in shake.left:
@@ -206,15 +211,10 @@ def _edit_methods(shake: Shake, unit: Unit) -> None:
 def _edit_annotations(module: Module, told: Collection[int]) -> None:
     """Take out the annotations that are not told; fields of classes need one: `object`."""
     text = module.text
-    fields = {
-        id(part)
-        for node in ast.walk(text.tree)
-        if isinstance(node, ast.ClassDef)
-        for part in node.body
-    }
-    for node in ast.walk(text.tree):
-        what = annotation(node)
-        if what is None or id(what) in told:
+    classes = itertools.chain.from_iterable(module.source.classes.values())
+    fields = {id(part) for node in classes for part in node.body}
+    for node, what in module.source.annotated:
+        if id(what) in told:
             continue
         start, end = text.span(what)
         match node:
@@ -237,9 +237,10 @@ def _edit_annotations(module: Module, told: Collection[int]) -> None:
                 pass
 
 
-def _edit_imports(modules: Modules, text: Text) -> None:
+def _edit_imports(modules: Modules, module: Module) -> None:
     """Take out imports of our own modules from within functions."""
-    for node in ast.walk(text.tree):
+    text = module.text
+    for node in module.source.every:
         if not isinstance(node, ast.FunctionDef | ast.If | ast.With | ast.Try):
             continue
         for block in (node.body, getattr(node, "orelse", [])):
@@ -257,23 +258,12 @@ def _of_ours(modules: Modules, node: ast.Import | ast.ImportFrom) -> bool:
     return any(modules.ours(a.name) for a in node.names)
 
 
-def _formatted_strings(tree: ast.Module) -> dict[int, ast.JoinedStr]:
-    """The f-string that a node stands in, by the node's id: nothing in it has a true place in 3.11."""
-    found: dict[int, ast.JoinedStr] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr) and id(node) not in found:
-            found |= {id(part): node for part in ast.walk(node)}
-    return found
-
-
-class _Put(ast.NodeTransformer):
-    """Puts a name in the place of a node."""
-
-    def __init__(self, node: ast.expr, name: str) -> None:
-        self.node, self.name = node, name
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return ast.Name(self.name, ast.Load()) if node is self.node else node
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        return ast.Name(self.name, ast.Load()) if node is self.node else self.generic_visit(node)
+def _renamed(node: Any, names: Mapping[int, str]) -> Any:
+    """A copy of a tree with names in the place of nodes, by their ids; the tree is others', too."""
+    if isinstance(node, list):
+        return [_renamed(part, names) for part in node]
+    if not isinstance(node, ast.AST):
+        return node
+    if id(node) in names:
+        return ast.Name(names[id(node)], ast.Load())
+    return type(node)(**{field: _renamed(part, names) for field, part in ast.iter_fields(node)})

@@ -68,6 +68,10 @@ class Unit:
     names: frozenset[str]
 
     @property
+    def classes(self) -> list[ast.ClassDef]:
+        return self.module.source.classes[id(self.node)]
+
+    @property
     def span(self) -> tuple[int, int]:
         text = self.module.text
         assert self.node.end_lineno is not None
@@ -75,33 +79,73 @@ class Unit:
         return text.line_start(first), text.line_start(self.node.end_lineno + 1)
 
 
+class Source:
+    """A module's text as it was parsed: bundles share it, so none of them may change its tree.
+
+    Attributes:
+        children: the nodes directly beneath one, by its id, without its annotation.
+        annotated: nodes with an annotation, and it.
+        formatted: the f-string that a node stands in, by the node's id: nothing in it has a true place
+            before Python 3.12.
+        names: where names stand, by the ids of their nodes.
+        holders: the attribute that is read of a name, by the id of the name's node.
+        bound: what a statement at the top level binds, by its id.
+        classes: the classes in it, by the same.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text, self.tree = text, ast.parse(text)
+        self.doc = ast.get_docstring(self.tree) or ""
+        self.seen = occurrences(self.tree)
+        self.every: list[ast.AST] = [self.tree]
+        self.children: dict[int, list[ast.AST]] = {}
+        self.annotated: list[tuple[ast.AST, ast.expr]] = []
+        self.formatted: dict[int, ast.JoinedStr] = {}
+        for node in self.every:  # which grows meanwhile
+            beneath = list(ast.iter_child_nodes(node))
+            self.every += beneath
+            if (told := annotation(node)) is not None:
+                self.annotated.append((node, told))
+                beneath.remove(told)
+            self.children[id(node)] = beneath
+            if isinstance(node, ast.JoinedStr) and id(node) not in self.formatted:
+                self.formatted |= {id(part): node for part in ast.walk(node)}
+        self.names = {id(o.node): o for o in self.seen if isinstance(o.node, ast.Name)}
+        self.holders = {
+            id(n.value): n
+            for n in self.every
+            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+        }
+        self.bound = {id(node): frozenset(_bound(node)) for node in self.tree.body}
+        self.classes = {
+            id(node): [part for part in ast.walk(node) if isinstance(part, ast.ClassDef)]
+            for node in self.tree.body
+        }
+
+
+@cache
+def _parsed(text: str) -> Source:
+    return Source(text)
+
+
 class Module:
     """A module's text, what it imports and what it defines."""
 
-    def __init__(self, name: str, source: str, modules: "Modules") -> None:
-        self.name = name
-        self.text = Text(source)
-        self.doc = ast.get_docstring(self.text.tree) or ""
-        seen = occurrences(self.text.tree)
-        every = list(ast.walk(self.text.tree))
-        self.names = {id(o.node): o for o in seen if isinstance(o.node, ast.Name)}
-        self.holders = {
-            id(n.value): n
-            for n in every
-            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
-        }
-        self.local = _function_imports(modules, seen, every)
+    def __init__(self, name: str, source: Source, modules: "Modules") -> None:
+        self.name, self.source = name, source
+        self.text = Text(source.text, source.tree)
+        self.local = _function_imports(modules, source)
         self.mentions: dict[int, Mention | None] = {}
         self.imports: dict[str, Symbol] = {}
         self.first_imports: list[str] = []
         self.units: list[Unit] = []
-        for node in self.text.tree.body:
+        for node in source.tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 found = modules.imported(node)
                 self.imports |= found
                 self.first_imports += [s.module for s in found.values() if not s.statement]
             elif not _is_type_checking(node):
-                self.units.append(Unit(self, node, frozenset(_bound(node))))
+                self.units.append(Unit(self, node, source.bound[id(node)]))
         self.defined = {n for unit in self.units for n in unit.names}
 
 
@@ -128,7 +172,7 @@ class Modules:
             if spec is None or spec.origin is None:
                 raise UsageError(f"there is no module {name}", "check its name")
             source = Path(spec.origin).read_text(encoding="utf-8")
-            self.found[name] = Module(name, self._prepared(name, source), self)
+            self.found[name] = Module(name, _parsed(self._prepared(name, source)), self)
         return self.found[name]
 
     def _prepared(self, name: str, source: str) -> str:
@@ -280,7 +324,7 @@ def _with_only(source: str, module: str, name: str, keys: Collection[Any]) -> st
 def mentioned(modules: Modules, module: Module, nodes: Iterable[ast.AST]) -> Iterator[Mention]:
     """What nodes of a module mention of symbols."""
     for node in nodes:
-        seen = module.names.get(id(node))
+        seen = module.source.names.get(id(node))
         if seen is None:
             continue
         if id(node) not in module.mentions:
@@ -297,7 +341,7 @@ def _mention(modules: Modules, module: Module, seen: Occurrence) -> Mention | No
     assert isinstance(seen.node, ast.Name)
     if symbol.statement or symbol.name:
         return Mention(symbol, seen.node, seen)
-    holder = module.holders.get(id(seen.node))  # a module of ours: what is read of it
+    holder = module.source.holders.get(id(seen.node))  # a module of ours: what is read of it
     if holder is None:
         raise UsageError(f"{module.name} uses module {symbol.module} as a value", None)
     return Mention(modules.resolve(symbol.module, holder.attr), holder, seen)
@@ -317,21 +361,30 @@ def _meant(modules: Modules, module: Module, seen: Occurrence) -> Symbol | None:
     return modules.resolve(symbol.module, symbol.name) if symbol.name else symbol
 
 
-def _function_imports(
-    modules: Modules, seen: Iterable[Occurrence], every: Iterable[ast.AST]
-) -> dict[tuple[Scope, str], Symbol]:
+def _function_imports(modules: Modules, source: Source) -> dict[tuple[Scope, str], Symbol]:
     """What imports within functions bind, by scope and name."""
     parents = {
         id(alias): node
-        for node in every
+        for node in source.every
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
     found: dict[tuple[Scope, str], Symbol] = {}
-    for o in seen:
+    for o in source.seen:
         if isinstance(o.node, ast.alias) and o.scope.kind == "function":
             found[o.scope, o.name] = modules.imported(parents[id(o.node)])[o.name]
     return found
+
+
+def annotation(node: ast.AST) -> ast.expr | None:
+    """The annotation of an argument, a variable, or what a function returns."""
+    match node:
+        case ast.FunctionDef():
+            return node.returns
+        case ast.arg() | ast.AnnAssign():
+            return node.annotation
+        case _:
+            return None
 
 
 def parted(target: str) -> tuple[str, str]:

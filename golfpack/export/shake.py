@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 
 from golfpack.errors import UsageError
-from golfpack.export.modules import Module, Modules, Symbol, Unit, mentioned
+from golfpack.export.modules import Module, Modules, Symbol, Unit, annotation, mentioned
 
 
 class Shake:
@@ -45,19 +45,18 @@ class Shake:
                 self._unit(unit)
 
     def _unit(self, unit: Unit) -> None:
-        for node in ast.walk(unit.node):
-            if isinstance(node, ast.ClassDef):
-                for method in node.body:
-                    if isinstance(method, ast.FunctionDef) and not _is_dunder(method.name):
-                        self.left[id(method)] = method
-                        self._methods.setdefault(method.name, []).append((unit.module, method))
+        for node in unit.classes:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and not _is_dunder(method.name):
+                    self.left[id(method)] = method
+                    self._methods.setdefault(method.name, []).append((unit.module, method))
         self._nodes(unit.module, unit.node)
         for name in list(self._methods):
             if name in self._attributes:
                 self._keep(name)
 
     def _nodes(self, module: Module, node: ast.AST) -> None:
-        for part in self.walk(node):
+        for part in self.walk(module, node):
             if isinstance(part, ast.Attribute):
                 self._attributes.add(part.attr)
                 self._keep(part.attr)
@@ -66,7 +65,7 @@ class Shake:
                 for name in names:
                     self._attributes.add(str(name))
                     self._keep(str(name))
-        for found in mentioned(self.modules, module, self.walk(node)):
+        for found in mentioned(self.modules, module, self.walk(module, node)):
             self.need(found.symbol)
 
     def annotated(self) -> list[tuple[Module, ast.AST]]:
@@ -76,7 +75,7 @@ class Shake:
         """
         kept: list[tuple[Module, ast.AST]] = []
         for unit in list(self.units):
-            for node in self.walk(unit.node):
+            for node in self.walk(unit.module, unit.node):
                 told = annotation(node)
                 if told is None:
                     continue
@@ -88,29 +87,20 @@ class Shake:
                         self.need(symbol)
         return kept
 
-    def walk(self, node: ast.AST) -> Iterator[ast.AST]:
+    def walk(self, module: Module, node: ast.AST) -> Iterator[ast.AST]:
         """A node and all beneath it, but for methods that are not needed and for annotations."""
-        yield node
-        told = annotation(node)
-        for child in ast.iter_child_nodes(node):
-            if id(child) not in self.left and child is not told:
-                yield from self.walk(child)
+        ahead = [node]
+        while ahead:
+            node = ahead.pop()
+            yield node
+            ahead += [
+                c for c in reversed(module.source.children[id(node)]) if id(c) not in self.left
+            ]
 
     def _keep(self, name: str) -> None:
         for module, method in self._methods.pop(name, []):
             del self.left[id(method)]
             self._nodes(module, method)
-
-
-def annotation(node: ast.AST) -> ast.expr | None:
-    """The annotation of an argument, a variable, or what a function returns."""
-    match node:
-        case ast.FunctionDef():
-            return node.returns
-        case ast.arg() | ast.AnnAssign():
-            return node.annotation
-        case _:
-            return None
 
 
 def _is_quoted(told: ast.expr) -> bool:

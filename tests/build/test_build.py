@@ -35,6 +35,9 @@ def options(tiny_path, tiny_shard, tmp_path):
     )  # fmt: skip
 
 
+# A recipe for what does not hang on it.
+QUICK = {"recipe": "sdclip-brotli"}
+
 REPORT_KEYS = {
     "artifact_bytes", "code_bytes", "budget_bytes", "headroom_bytes", "artifact_sha256",
     "predicted_kl", "measured_kl", "tensors",
@@ -112,6 +115,7 @@ def test_a_tensor_without_rows_is_built_without_a_word(tmp_path, tiny_shard, rec
 def test_a_dry_run_writes_nothing(options, tmp_path, monkeypatch):
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
+    options = options.changed(**QUICK)
     dry = build(options.changed(dry_run=True))
     assert dry.artifact is None
     assert [p.name for p in tmp_path.iterdir()] == ["cwd"]
@@ -122,11 +126,11 @@ def test_a_dry_run_writes_nothing(options, tmp_path, monkeypatch):
 
 
 def test_the_model_calibrates_itself_when_nothing_is_given(options):
-    report = build(options.changed(calib=None, calib_tokens=64, dry_run=True))
+    options = options.changed(calib=None, calib_tokens=64, dry_run=True, **QUICK)
+    report = build(options)
     assert report.calibration is not None
     assert report.calibration["source"] == "self-generated"
-    again = build(options.changed(calib=None, calib_tokens=64, dry_run=True))
-    other = build(options.changed(calib=None, calib_tokens=64, dry_run=True, seed=1))
+    again, other = build(options), build(options.changed(seed=1))
     assert report.artifact_sha256 == again.artifact_sha256 != other.artifact_sha256
 
 
@@ -300,6 +304,7 @@ def test_a_hopeless_budget_is_refused_before_a_large_checkpoint_is_read(
 def test_code_beyond_the_budget_is_over_budget(options, tmp_path):
     code = tmp_path / "big.py"
     code.write_bytes(bytes(30_000))
+    options = options.changed(**QUICK)
     with pytest.raises(BudgetError) as e:
         build(options.changed(code=(code,)))
     report = build(options.changed(code=(code,), budget=str(20_000 + e.value.shortfall)))
@@ -335,7 +340,7 @@ def test_inspect_agrees_with_the_build(options, tiny_path):
 
 
 def test_the_float_checkpoint_is_read_with_the_artifacts_config(options, tiny_path):
-    build(options.changed(settings=("model.softcap=15",)))
+    build(options.changed(settings=("model.softcap=15",), **QUICK))
     packed, original = open_pair(options.output, tiny_path)
     assert original is not None
     assert original.config == packed.config
@@ -355,7 +360,7 @@ def test_the_float_checkpoint_is_read_with_the_artifacts_config(options, tiny_pa
     ids=str,
 )
 def test_the_wrong_float_checkpoint_is_refused(options, tiny, tmp_path, change, says):
-    build(options)
+    build(options.changed(**QUICK))
     path = tmp_path / "other.pt"
     config = {**tiny.config, **change}
     weights = {t.name: torch.ones(t.shape) for t in spec(config).tensors}

@@ -60,7 +60,10 @@ def test_a_plan_is_what_the_builds_then_find(options, tmp_path):
     assert losses == sorted(losses, reverse=True)
 
 
-@pytest.mark.parametrize(("recipe", "close"), [("rd", 0.1), ("sdclip-brotli", 0.25)])
+@pytest.mark.parametrize(
+    ("recipe", "close"),
+    [("rd", 0.1), pytest.param("sdclip-brotli", 0.25, marks=pytest.mark.slow)],
+)
 def test_a_plan_refuses_what_the_build_refuses(options, recipe, close):
     options = options.changed(recipe=recipe, calib_tokens=512, dry_run=True, output=None)
     with pytest.raises(BudgetError) as refused:

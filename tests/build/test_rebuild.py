@@ -13,23 +13,26 @@ from golfpack.cli import app
 from golfpack.errors import ExitCode
 
 QUIET = ("--threads", "1", "-q", "--no-cache")
+MADE = (
+    "tiny.pt", "--budget", "3.5bpw", "--calib", "train.bin", "--calib-tokens", "512", "--seed", "3",
+    "--code", "code.py", "--set", "sense.damp=0.02", "--set", "search.max_rounds=3",
+    "--set", "model.softcap=20", "-o", "x.golf", *QUIET,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny_path, tiny_shard) -> Path:
-    """A folder with a checkpoint, calibration tokens, code, and a build with options of every kind."""
+    """A folder with a checkpoint, calibration tokens, code, and a build with options of every kind.
+
+    Its recipe is a quick one: what a repeat has to tell does not hang on it.
+    """
     path = tmp_path_factory.mktemp("made")
     shutil.copy(tiny_path, path / "tiny.pt")
     shutil.copy(tiny_shard, path / "train.bin")
     (path / "code.py").write_text("#" * 100)
-    args = (
-        "build", "tiny.pt", "--budget", "3.5bpw", "--calib", "train.bin", "--calib-tokens", "512",
-        "--seed", "3", "--code", "code.py", "--set", "sense.damp=0.02", "--set", "search.max_rounds=3",
-        "--set", "model.softcap=20", "-o", "x.golf", *QUIET,
-    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        assert CliRunner().invoke(app, args).exit_code == 0
+        assert CliRunner().invoke(app, ["build", *MADE, "--recipe", "sdclip-brotli"]).exit_code == 0
     return path
 
 
@@ -54,6 +57,14 @@ def refused(run, says: str, code: ExitCode = ExitCode.USAGE) -> None:
     assert says in run.stderr
     if run.stdout:  # a build that had begun
         assert says in json.loads(run.stdout)["error"] + json.loads(run.stdout)["hint"]
+
+
+def test_a_report_of_the_default_recipe_builds_the_same_bytes(inside, folder):
+    made = inside("build", *MADE, "--force", "--json").report
+    assert made["recipe"] == "rd"
+    report = again(inside).report
+    assert report["artifact_sha256"] == made["artifact_sha256"]
+    assert not report["warnings"]
 
 
 def test_a_report_builds_the_same_bytes(inside, folder, built):

@@ -142,7 +142,8 @@ def test_demo(printed, monkeypatch):
 
 
 def test_sweep_diff_verify_list_and_env(printed):
-    swept = printed("sweep", "c.pt", "--budgets", "3bpw,4bpw,1kB", "--out", "sw", *SCORE, *CALIB)
+    quick = ("--recipe", "sdclip-brotli", *SCORE, *CALIB)
+    swept = printed("sweep", "c.pt", "--budgets", "3bpw,4bpw,1kB", "--out", "sw", *quick)
     small, large = (row["artifact"] for row in swept["rows"][1:])
     printed("sweep", "c.pt", "--budgets", "3bpw,4bpw", "--predict", *CALIB)
     assert not printed("diff", small, large, "-q")["same"]

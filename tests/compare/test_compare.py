@@ -124,11 +124,11 @@ def test_a_rerun_takes_finished_rows_and_only_those(options, monkeypatch):
 
 
 def test_whatever_a_row_depends_on_makes_it_another(options):
-    options = replace(options, recipes=("int8-zlib",), budgets=("4bpw",))
+    options = replace(options, recipes=("int8-zlib",), budgets=("4bpw",), limit=200, kl_tokens=128)
     compare(options)
     assert compare(options).rows[0].reused
     for changes in (
-        {"calib_tokens": 576}, {"limit": 601}, {"window": 63}, {"kl_tokens": 64}, {"seed": 1},
+        {"calib_tokens": 576}, {"limit": 201}, {"window": 63}, {"kl_tokens": 64}, {"seed": 1},
         {"code": (Path(__file__),)}, {"settings": ("search.slack=65",)},
         {"settings": ("model.softcap=20",)},
     ):  # fmt: skip

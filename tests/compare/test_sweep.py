@@ -37,6 +37,10 @@ def folder(tmp_path_factory, tiny_shard) -> Path:
     return path
 
 
+# A recipe for what does not hang on it.
+QUICK = ("sdclip-brotli",)
+
+
 @pytest.fixture
 def options(folder, tmp_path):
     """Two budgets of the default recipe, the larger one first."""
@@ -140,7 +144,7 @@ def test_where_nothing_falls_nothing_is_promised():
 def test_code_counts_towards_every_budget_and_a_warning_can_be_an_error(options, tmp_path):
     code = tmp_path / "run.py"
     code.write_bytes(b"#" * 4_000)
-    options = replace(options, budgets=("20kB",), code=(code,))
+    options = replace(options, recipes=QUICK, budgets=("20kB",), code=(code,))
     (row,) = compare(options).rows
     assert row.artifact_bytes is not None
     assert row.headroom_bytes == 20_000 - 4_000 - row.artifact_bytes >= 0
@@ -193,7 +197,7 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
 ):
     args = (
         "sweep", "tiny.pt", "--budgets", "15kB,25kB,1kB", "--calib", "train.bin", "--calib-tokens",
-        "512", "--tokenizer", "bpe.model", "--no-cache", "--threads", "1", "-q",
+        "512", "--recipe", *QUICK, "--tokenizer", "bpe.model", "--no-cache", "--threads", "1", "-q",
     )  # fmt: skip
     run = inside(*args, "--png", "f.png")
     assert run.returncode == 0, run.stderr
@@ -205,7 +209,7 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
     assert picture.startswith(b"\x89PNG")
     report = inside(*args, "--png", "f.png", "--json").report
     assert [r["reused"] for r in report["rows"]] == [True, True, True]
-    built = json.loads((folder / "tiny.sweep" / "rd-15kB.report.json").read_text())
+    built = json.loads((folder / "tiny.sweep" / f"{QUICK[0]}-15kB.report.json").read_text())
     assert report["rows"][1]["quant_gap"] == built["measured_bpb"] > 0
     assert (folder / "f.png").read_bytes() == picture
     run = inside(*args, "--eval")
@@ -219,7 +223,7 @@ def test_the_command_prints_words_draws_a_picture_and_names_what_is_missing(
 
 
 def test_both_names_make_the_same_rows(options, tmp_path):
-    sweep = replace(options, budgets=("15kB",))
+    sweep = replace(options, recipes=QUICK, budgets=("15kB",))
     other = replace(sweep, command="compare", out=tmp_path / "other")
     (swept,), (row,) = compare(sweep).rows, compare(other).rows
     assert [swept.reused, row.reused] == [False, False]

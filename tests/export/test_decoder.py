@@ -86,12 +86,16 @@ KINDS = {
     "a correction of logs": small_of("wide log"),
 }
 BLOBS |= KINDS
-# The packed form takes longer to make: it is made for what numpy alone reads.
-OLD = ("sample brotli", "v1-bytes.golf", "v1-streams.golf", "v2-rans.golf")
+# The packed form takes longer to make: it is made for what numpy alone reads. Codes with states take
+# numpy seconds where columns are few, as in the golden files.
+OLD = (
+    "sample brotli", "v1-bytes.golf", "v1-streams.golf", "v2-rans.golf", "v2-trellis.golf",
+    "v3-trellis.golf",
+)  # fmt: skip
 MADE = [(name, "readable") for name in BLOBS if name not in (*KINDS, *OLD)]
-MADE += [(name, "packed") for name in (RD, SMALL, "a correction of logs")]
+MADE += [(name, "packed") for name in (SMALL, "a correction of logs")]
 MADE_SLOWLY = [(name, "readable") for name in OLD]
-MADE_SLOWLY += [(name, "packed") for name in ("v2-rans.golf", "sample bytes", *KINDS)]
+MADE_SLOWLY += [(name, "packed") for name in (RD, "v2-rans.golf", "sample bytes", *KINDS)]
 FORMS = ["readable", "packed"]
 PACKAGES = ["brotli", "_brotli", "zstandard", "_cffi_backend", "cffi"]
 TIES = {"head.weight": "a.log", "head.bias": "no such"}  # of the decoder of RD
@@ -171,7 +175,7 @@ def written(folder: Path, name: str, blob: bytes, form: str, code: bytes) -> tup
 
 
 @pytest.mark.parametrize(
-    ("which", "by_numpy"), [(MADE, 7), pytest.param(MADE_SLOWLY, 7, marks=pytest.mark.slow)]
+    ("which", "by_numpy"), [(MADE, 4), pytest.param(MADE_SLOWLY, 10, marks=pytest.mark.slow)]
 )
 def test_every_artifact_decodes_alike_without_golfpack(which, by_numpy, tmp_path):
     pairs = [written(tmp_path, n, BLOBS[n], form, made(n, form)) for n, form in which]

@@ -92,7 +92,7 @@ def test_a_ladder_and_a_rerun_that_trains_nothing(options, folder, monkeypatch):
 
 
 def test_another_setting_is_said_and_made_anew(options):
-    few = replace(options, shapes=("2x32",))
+    few = replace(options, shapes=("2x32",), recipe="sdclip-brotli")
     before = size(few)
     after = size(replace(few, steps=5))
     (told,) = after.notes
@@ -108,7 +108,7 @@ def test_another_setting_is_said_and_made_anew(options):
 
 
 def test_an_interrupted_training_goes_on_and_a_damaged_file_is_made_again(options):
-    whole = replace(options, shapes=("2x32",))
+    whole = replace(options, shapes=("2x32",), recipe="sdclip-brotli")
     before = size(whole)
     stopped = replace(whole, out=options.out.with_name("stopped"))
 

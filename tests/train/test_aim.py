@@ -211,7 +211,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=[pytest.mark.slow] if k == "decay" else []) for k in OPTIONS],
+    [pytest.param(k, marks=[] if k == "rounding" else [pytest.mark.slow]) for k in OPTIONS],
 )
 def test_a_resumed_run_equals_a_straight_one(kind: str, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, **OPTIONS[kind], steps=20, aim_looks=1)

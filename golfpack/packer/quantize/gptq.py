@@ -226,15 +226,22 @@ class _Rounding:
         top, bottom, start, end = height.start, height.stop, width.start, width.stop
         seen = min(end + self.ahead, self.work.shape[1])
         sides, two_sided = self.sides, len(self.row_upper) > 0
-        errors = np.empty((bottom - top, end - start))
+        codes = np.empty((bottom - top, end - start), np.int32)
+        errors = np.empty(codes.shape)
         push = np.empty((bottom - top, end - start if two_sided else 0))
-        corner = (
-            self.work[height, start:seen], self.offset[height, start:seen],
-            sides.row_step[height], sides.group_of[start:seen], sides.col_step[start:seen],
-            self.upper[start:seen, start:seen], self.row_upper[height, height], self.bound,
-            self.rate_weight,
+        # Rows one after the other in memory: another layout would be compiled for itself.
+        work, offset, upper, row_upper = map(
+            np.ascontiguousarray,
+            (
+                self.work[height, start:seen], self.offset[height, start:seen],
+                self.upper[start:seen, start:seen], self.row_upper[height, height],
+            ),
         )  # fmt: skip
-        out = self.codes[height, width], errors, push
+        corner = (
+            work, offset, sides.row_step[height], sides.group_of[start:seen],
+            sides.col_step[start:seen], upper, row_upper, self.bound, self.rate_weight,
+        )  # fmt: skip
+        out = codes, errors, push
         if self.ahead:
             fine_from = LEVELS if self.states is None else self.states.fine_from
             after = np.zeros((1, 2), np.uint8) if self.states is None else NEXT
@@ -245,6 +252,7 @@ class _Rounding:
             )  # fmt: skip
         else:
             _round_corner(*corner, sides.row_precision[height], sides.col_precision[width], *out)
+        self.codes[height, width] = codes
         self.work[height, end:] -= errors @ self.upper[width, end:]
         if two_sided:
             self.offset[bottom:, width] -= self.row_upper[height, bottom:].T @ push

@@ -18,6 +18,7 @@ import numpy as np
 
 from golfpack.kernels.rounding import HALF_LOG2_E
 from golfpack.packer.format.rans.context_model import ScaleModel, terms
+from golfpack.packer.format.rans.fast import put
 from golfpack.packer.format.rans.fit import fit_scales, side_mean_levels
 from golfpack.packer.format.rans.tables import (
     COST_UNITS,
@@ -157,7 +158,7 @@ def search_corner(
                 row[j] -= error * upper[i, j]
             best[i] = (short + down[r, i]) / pivot  # from here on what is pushed down the rows
         if two_sided:
-            push[r] = best[:decided]
+            put(push[r], best)
             for k in range(r + 1, rows):
                 for i in range(seen):
                     down[k, i] -= best[i] * row_upper[r, k]

@@ -234,15 +234,14 @@ def _cheapest_head(left, told, last, head_costs, spread_costs):
     head = np.zeros(7, np.int64)
     far = spread_costs.shape[1] - 1
     counts = np.zeros(far + 1, np.int64)
-    totals = np.zeros(len(spread_costs), np.int64)
     n = left.shape[1]
     rest = np.empty(n, np.int64)
     best_rest = np.empty(n, np.int64)
     for telling in range(len(left)):
-        mean = left[telling].sum() // max(n, 1)
+        mean = _mean(left[telling])
         # A quarter of the range, so that how far middles are apart stays within it.
         mean = min(max(mean, -CODE_LIMIT // 4), CODE_LIMIT // 4)
-        head[2:6] = told[telling]
+        put(head[2:6], told[telling])
         # No middle, the mean, the next above it (the mean is rounded down), the mean with a trend.
         for trial in range(1 if n == 0 else 4 if n > TREND else 3):
             middle = 0 if trial == 0 else mean + 1 if trial == 2 else mean
@@ -250,20 +249,48 @@ def _cheapest_head(left, told, last, head_costs, spread_costs):
             reach = _rest(left[telling], middle, head[6], rest, counts)
             if reach < 0:
                 continue
-            totals[:] = 0
-            for magnitude in range(reach + 1):
-                if counts[magnitude]:
-                    totals += counts[magnitude] * spread_costs[:, magnitude]
-            spread = np.argmin(totals) if n else last[1]
-            cost = totals[spread] if n else np.int64(0)
+            spread, cost = last[1], np.int64(0)
+            if n:
+                spread, cost = _cheapest_spread(counts[: reach + 1], spread_costs)
             head[0], head[1] = middle - last[0], spread - last[1]
             for k in range(7):
                 cost += head_costs[k, min(abs(head[k]), far)]
             if least < 0 or cost < least:
                 least = cost
-                best[:] = head
-                best_rest[:] = rest
+                put(best, head)
+                put(best_rest, rest)
     return least, best, best_rest
+
+
+@njit(cache=True, nogil=True)
+def put(into, values):
+    """Fill `into` with as many of `values`.
+
+    Numba takes seconds to compile an array that is assigned to another, for the error that may raise.
+    """
+    for k in range(len(into)):
+        into[k] = values[k]
+
+
+@njit(cache=True, nogil=True)
+def _mean(values):
+    total = np.int64(0)
+    for k in range(len(values)):
+        total += values[k]
+    return total // max(len(values), 1)
+
+
+@njit(cache=True, nogil=True)
+def _cheapest_spread(counts, costs):
+    """The spread by which magnitudes that stand so often cost least, and what they cost."""
+    best, least = 0, np.int64(0)
+    for spread in range(len(costs)):
+        total = np.int64(0)
+        for magnitude in range(len(counts)):
+            total += counts[magnitude] * costs[spread, magnitude]
+        if spread == 0 or total < least:
+            best, least = spread, total
+    return best, least
 
 
 @njit(cache=True, nogil=True)

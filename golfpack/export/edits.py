@@ -13,6 +13,7 @@ class Text:
     """
 
     def __init__(self, source: str, tree: ast.Module | None = None) -> None:
+        """`tree` is the source's where it is parsed already; it is left as it is."""
         self.source = source
         self.tree = ast.parse(source) if tree is None else tree
         self._bytes = source.encode()

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -83,6 +83,7 @@ class Source:
     """A module's text as it was parsed: bundles share it, so none of them may change its tree.
 
     Attributes:
+        seen: its names; every: its nodes.
         children: the nodes directly beneath one, by its id, without its annotation.
         annotated: nodes with an annotation, and it.
         formatted: the f-string that a node stands in, by the node's id: nothing in it has a true place
@@ -95,7 +96,6 @@ class Source:
 
     def __init__(self, text: str) -> None:
         self.text, self.tree = text, ast.parse(text)
-        self.doc = ast.get_docstring(self.tree) or ""
         self.seen = occurrences(self.tree)
         self.every: list[ast.AST] = [self.tree]
         self.children: dict[int, list[ast.AST]] = {}
@@ -123,7 +123,7 @@ class Source:
         }
 
 
-@cache
+@lru_cache(maxsize=128)  # some 100 MB, and a few bundles' modules
 def _parsed(text: str) -> Source:
     return Source(text)
 

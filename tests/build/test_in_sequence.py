@@ -56,7 +56,7 @@ def test_it_loses_less_than_a_search_that_fills_the_budget(options):
 
 
 @pytest.mark.parametrize(
-    "budget", ["1bpw", pytest.param("2.4bpw", marks=pytest.mark.slow), "5.5bpw"]
+    "budget", ["1bpw", *(pytest.param(b, marks=pytest.mark.slow) for b in ("2.4bpw", "5.5bpw"))]
 )
 def test_a_budget_is_filled_and_never_exceeded(options, budget):
     report = build(options.changed(budget=budget, dry_run=True))

@@ -50,6 +50,7 @@ hypothesis.settings.load_profile("repeatable")
 # How many there are by default is not what they test; tests/packer/test_listsearch.py is.
 quantize._WHOLE, quantize._EACH = (4, 4), (1, 1)
 # Nor is how much text a tiny model writes to be measured on: a quarter of a build, as it is by default.
+OWN_TEXT = losses.OWN_COUNT, losses.OWN_LENGTH
 losses.OWN_COUNT, losses.OWN_LENGTH = 4, 24
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

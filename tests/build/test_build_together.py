@@ -10,16 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import agree, asked
+from conftest import OWN_TEXT, agree, asked
 
+from golfpack.build import losses
 from golfpack.build.gradients import Gradients, backward, target_of
 from golfpack.build.run import build
 from golfpack.models.model import Model
 from golfpack.packer.format.loader import loads
 
 ROOT = Path(__file__).resolve().parents[2]
-# Told, as what `conftest` sets for the sake of time holds in this process alone.
+# What `conftest` sets for the sake of time holds in this process alone: told, or as it is elsewhere.
 SURVIVORS = "round.survivors=1"
+
+
+@pytest.fixture(autouse=True)
+def as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much text of the model's own as the other processes write."""
+    for name, value in zip(("OWN_COUNT", "OWN_LENGTH"), OWN_TEXT, strict=True):
+        monkeypatch.setattr(losses, name, value)
 
 
 def golfpack(folder: Path, ranks: int, *words: str) -> subprocess.CompletedProcess[str]:

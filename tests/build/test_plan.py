@@ -42,8 +42,8 @@ def planned(options, tmp_path):
 
 
 def test_a_plan_is_what_the_builds_then_find(options, tmp_path):
-    report = plan(options, ["40kB", "15kB"])
-    assert [r.budget_bytes for r in report.rows] == [15_000, 40_000]
+    report = plan(options, ["40kB", "15kB", "25kB"])
+    assert [r.budget_bytes for r in report.rows] == [15_000, 25_000, 40_000]
     assert not list(tmp_path.iterdir())
     assert report.calibration is not None
     assert (report.calibration["tokens"], report.recipe) == (2048, "rd")
@@ -73,7 +73,7 @@ def test_a_plan_refuses_what_the_build_refuses(options, recipe, close):
         plan(options, [str(least - 1)])
     assert e.value.shortfall == 1
     assert f"{least:,} bytes" in e.value.message
-    report = plan(options, [str(least), str(least + 4000)])
+    report = plan(options, [str(least), str(least + 1500), str(least + 4000)])
     assert report.rows[0].artifact_bytes == least
     # What is predicted is the search's dial; rounding in sequence goes on from there.
     options = options.changed(settings=("search.in_sequence=false",))

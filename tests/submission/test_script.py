@@ -130,7 +130,7 @@ def test_a_script_is_three_lines_that_read_what_they_are_told(
         run(script, place, capsys)
     monkeypatch.setenv("VAL_FILES", str(home / "held.bin"))
     whole = (place / "model.golf").read_bytes()
-    for at in (5, len(whole) // 2, len(whole) - 1):
+    for at in (5, 30, 200, len(whole) // 2, len(whole) - 40, len(whole) - 1):
         blob = bytearray(whole)
         blob[at] ^= 1
         (place / "model.golf").write_bytes(blob)

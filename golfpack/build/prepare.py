@@ -233,7 +233,8 @@ class Prepared:
     def _key(self) -> dict[str, Any]:
         """What every cached result depends on."""
         model = self.model
-        return {"checkpoint": model.sha256, "config": model.config, "backend": self.backend.key}
+        told = {"checkpoint": model.sha256, "config": model.config, "backend": self.backend.key}
+        return {**told, "code": model.family.code}
 
     @property
     def _cache(self) -> Path | None:
@@ -265,6 +266,11 @@ def read_model(options: BuildOptions, budgets: Sequence[Bytes] = ()) -> tuple[Mo
         for budget in budgets:
             check_reach(recipe.search.floor_bpw, spec, Budget(budget.total(spec.numel), code))
     model = load_checkpoint(inputs.checkpoint, model_settings, family, fallback, inputs.tokenizer)
+    if model.spec.numel == 0:
+        raise UsageError(
+            f"{inputs.checkpoint} holds no weights: all of its tensors are empty",
+            "is it the model's checkpoint?",
+        )
     if options.goal.plan is not None:
         options.goal.plan.check(model.spec)
     return model, recipe

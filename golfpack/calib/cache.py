@@ -11,22 +11,30 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+import golfpack
 from golfpack.calib import collect, device, sources, stats
 from golfpack.calib.sources import CalibTokens
 from golfpack.errors import UsageError
 from golfpack.spec import CalibStats, Use
 
+
+def _version(*modules: ModuleType) -> str:
+    """The hash of their code, and of what computes the networks that they run."""
+    networks = sorted((Path(golfpack.__path__[0]) / "models").rglob("*.py"))
+    files = [Path(str(module.__file__)) for module in modules]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in [*files, *networks])).hexdigest()
+
+
 # What a stored quantity means is what this code makes of it: any change of it is another key.
-STATS_VERSION = hashlib.sha256(
-    b"".join(Path(str(module.__file__)).read_bytes() for module in (collect, device, stats))
-).hexdigest()
-TEXT_VERSION = hashlib.sha256(Path(sources.__file__).read_bytes()).hexdigest()
+STATS_VERSION = _version(collect, device, stats)
+TEXT_VERSION = _version(sources)
 _ARRAYS = ("hessian", "row_weight", "input_abs", "output_cov", "radial")
 
 T = TypeVar("T")

@@ -151,6 +151,7 @@ class Family:
         training: how such models are trained. None: they cannot be.
         writes: module -> by its name, how each matrix that adds to the residual stream does. Leaves out
             those whose outputs something else comes behind. None: nothing is known of a stream.
+        code: sha256, hex, of code outside golfpack that computes the model; "" where there is none.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Family:
     uncached: Callable[[Mapping[str, Any], int], str | None] | None = None
     training: Training | None = None
     writes: Callable[[Any], Mapping[str, Writes]] | None = None
+    code: str = ""
 
     def module(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> nn.Module:
         """The model with these weights: float32, on CPU, in eval mode, no gradients asked for."""

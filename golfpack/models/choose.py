@@ -7,7 +7,7 @@ from golfpack.errors import UsageError
 from golfpack.models import find_family
 from golfpack.models.base import Family
 from golfpack.models.user.family import user_family
-from golfpack.models.user.open_class import open_class, parse_args
+from golfpack.models.user.open_class import code_sha256, open_class, parse_args
 
 
 def choose_family(model: str | None, args: Sequence[str] = ()) -> Family | None:
@@ -26,7 +26,9 @@ def choose_family(model: str | None, args: Sequence[str] = ()) -> Family | None:
         return None
     file, colon, name = model.rpartition(":")
     if colon:
-        return user_family(open_class(Path(file), name), parse_args(args) if args else None)
+        module_class = open_class(Path(file), name)
+        told = parse_args(args) if args else None
+        return user_family(module_class, told, code_sha256(Path(file)))
     if args:
         raise UsageError("--model-args is for classes", "set options with --set model.NAME=")
     return find_family(model)

@@ -31,7 +31,8 @@ def may_wait(config: TrainConfig) -> bool:
     """
     whole = (
         config.aim_errors, config.aim_rounding, config.aim_trellis, config.rate_decay,
-        config.cautious_decay, config.decay_final != 1.0, config.swa_start, config.ema_decay,
+        config.cautious_decay, config.decay_final != 1.0, config.swa_start is not None,
+        config.ema_decay is not None,
     )  # fmt: skip
     plain = (config.device, config.param_dtype, config.compile_mode) == ("cpu", "float32", None)
     beta1, beta2 = config.betas

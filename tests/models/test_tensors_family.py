@@ -32,6 +32,8 @@ def state():
         "blocks.0.conv": torch.randn(4, 3, 5, generator=gen),
         "scale": torch.tensor(-1e-42),  # a subnormal
         "zeros": torch.tensor([[0.0, -0.0], [0.0, 1.0]]),
+        "none": torch.zeros(0),
+        "no columns": torch.zeros(4, 0),
     }
 
 
@@ -78,6 +80,12 @@ def test_lossless_is_bit_exact(options, state, tmp_path):
     for wrong in ({"budget": "6bpw"}, {"target_kl": 0.1}, {"recalibrate": True}):
         with pytest.raises(UsageError):
             build(options.changed(**{"budget": None, "lossless": True, **wrong}))
+
+
+def test_a_file_of_no_weights_is_refused(options):
+    options.inputs.checkpoint.write_bytes(safetensors.torch.save({"none": torch.zeros(0)}))
+    with pytest.raises(UsageError, match="no weights"):
+        build(options.changed(budget=None, lossless=True))
 
 
 def test_float64_is_not_called_lossless(options, state):

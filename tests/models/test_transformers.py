@@ -215,6 +215,18 @@ def test_options_that_no_class_has_are_named():
         LLAMA.transformers.write(config, "llama")
 
 
+def test_as_many_channels_are_rotated_on_the_way_back():
+    """transformers multiplies a head's width by a float, and cuts off."""
+    small, _ = settle(GPT_NEOX.config_type, {**NEOX_SHAPE, "num_heads": 1}, {})
+    assert GPT_NEOX.transformers is not None
+    assert GPT_NEOX.read_config is not None
+    for head in range(2, 130):
+        for rotary in range(0, head + 1, 2):
+            config = {**small, "dim": head, "rotary_dims": rotary}
+            written = GPT_NEOX.transformers.write(config, None)
+            assert GPT_NEOX.read_config(written)["rotary_dims"] == rotary, (head, rotary)
+
+
 def test_a_head_that_is_missing_is_not_taken_for_a_tied_one(tmp_path):
     config, _ = settle(LLAMA.config_type, LLAMA_SHAPE, {"tied": True})
     state = {n: torch.tensor(w) for n, w in random_weights(LLAMA, config).items()}

@@ -27,7 +27,7 @@ from golfpack.models.base import KVCache
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.choose import choose_family
 from golfpack.models.user.flash_attention import stand_in
-from golfpack.models.user.open_class import open_class, parse_args
+from golfpack.models.user.open_class import code_sha256, open_class, parse_args
 from golfpack.packer.format.container import assemble
 from golfpack.packer.format.loader import load
 
@@ -238,6 +238,33 @@ def test_the_callers_random_state_is_left_alone(folder, ref, net):
     with pytest.raises(UsageError):
         load_checkpoint(folder / "net.pt", family=family)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_what_a_class_imports_from_beside_it_is_its_code(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import golfpack, beside_it\nfrom torch import nn\nclass Net(nn.Module): pass\n"
+    )
+    codes = []
+    for text in ("A = 1\n", "A = 2\n", "A = 1\n"):
+        (tmp_path / "beside_it.py").write_text(text)
+        (tmp_path / "not_imported.py").write_text(f"{len(codes)}\n")
+        open_class(tmp_path / "net.py", "Net")
+        codes.append(code_sha256(tmp_path / "net.py"))
+    assert codes[0] == codes[2] != codes[1]
+
+
+def test_statistics_of_other_code_are_not_taken(folder, net, tmp_path):
+    for name in ("net.py", "helper.py", "net.pt"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    options = asked(
+        tmp_path / "net.pt", "4bpw", tmp_path / "x.golf", calib_tokens=256, recipe="sdclip-brotli",
+        model=f"{tmp_path / 'net.py'}:Net", model_args=("vocab=300",),
+        settings=("model.seq_len=64",), force=True,
+    )  # fmt: skip
+    first = build(options)
+    (tmp_path / "net.py").write_text(NET.read_text().replace("relu(", "silu("))
+    found = [build(options.changed(cache=cache)) for cache in (True, False)]
+    assert found[0].artifact_sha256 == found[1].artifact_sha256 != first.artifact_sha256
 
 
 def test_the_command_line(folder, ref, net, tmp_path, monkeypatch):

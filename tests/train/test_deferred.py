@@ -121,7 +121,9 @@ def test_a_run_is_resumed_with_rows_that_waited(tmp_path: Path) -> None:
     [
         ({}, True),
         ({"ema_decay": 0.9}, False),
+        ({"ema_decay": 0.0}, False),
         ({"swa_start": 0.5}, False),
+        ({"swa_start": 0.0}, False),
         ({"cautious_decay": True}, False),
         ({"decay_final": 2.0}, False),
         ({"beta2": 0.8}, False),  # a moment that fades faster than the other

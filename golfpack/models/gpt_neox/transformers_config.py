@@ -93,7 +93,13 @@ def write_config(config: Mapping[str, Any], _model_type: str | None) -> dict[str
         "rope_parameters": {
             **scaling,
             "rope_theta": config["rope_base"],
-            "partial_rotary_factor": config["rotary_dims"] / head,
+            "partial_rotary_factor": _part(config["rotary_dims"], head),
         },
         "tie_word_embeddings": config["tied"],
     }
+
+
+def _part(rotary_dims: int, head: int) -> float:
+    """The part of a head's width that is `rotary_dims` again once it is multiplied and cut off."""
+    part = rotary_dims / head
+    return part if int(head * part) == rotary_dims else (rotary_dims + 0.25) / head

@@ -173,13 +173,14 @@ def check_form(config: Mapping[str, Any]) -> None:
 
 
 def user_family(
-    module_class: type[nn.Module] | None, args: Mapping[str, Any] | None = None
+    module_class: type[nn.Module] | None, args: Mapping[str, Any] | None = None, code: str = ""
 ) -> Family:
     """The family of one class.
 
     Args:
         module_class: None for what is known without it.
         args: the class's keyword arguments; None to take those that the checkpoint or artifact has.
+        code: see `Family.code`.
     """
     given = None if args is None else json.dumps(args, sort_keys=True, separators=(",", ":"))
     chosen = _Chosen(module_class, given)
@@ -201,6 +202,7 @@ def user_family(
         training=None
         if module_class is None
         else Training(chosen.initialise, complete=chosen.complete),
+        code=code,
     )
 
 

@@ -4,6 +4,7 @@
 the only one that calls it: nothing in a checkpoint or an artifact can lead here.
 """
 
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import golfpack
 from golfpack.base.convert import parse_value
 from golfpack.errors import UsageError
 from golfpack.models.user.flash_attention import MODULES, stand_in
@@ -61,6 +63,23 @@ def open_class(path: Path, name: str) -> type[nn.Module]:
     raise UsageError(
         f"{path} {what} class {name!r}", f"its modules: {', '.join(classes) or 'none'}"
     )
+
+
+def code_sha256(path: Path) -> str:
+    """sha256, hex, of a user's file and of what has been imported from its folder and below.
+
+    Not of what is installed: a library that computes something else is to have another version.
+    """
+    folder = path.resolve().parent
+    installed = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix, golfpack.__path__[0])}
+    files = {path.resolve()}
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "").resolve()
+        beside = folder in file.parents and installed.isdisjoint(file.parents)
+        if name != "__main__" and beside and file.suffix == ".py" and file.is_file():
+            files.add(file)
+    parts = sorted(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _run(path: Path) -> ModuleType:

@@ -202,8 +202,9 @@ def _unfactored(name: str, w: np.ndarray, stats: CalibStats | None, two_sided: b
         return Sensitivity(hessian, row_weight, None, True, cov, normalised=normalised)
     if stats is not None and name in stats.vector_fisher:
         fisher = stats.vector_fisher[name].reshape(as_matrix(w.shape))
-        return Sensitivity(None, fisher.mean(1), None, measured=True)
-    power = float(np.mean(np.square(w, dtype=np.float64))) or 1.0
+        weight = fisher.sum(1) / max(fisher.shape[1], 1)  # of no columns, as of a parameter of none
+        return Sensitivity(None, weight, None, measured=True)
+    power = float(np.square(w, dtype=np.float64).sum()) / max(w.size, 1) or 1.0
     return Sensitivity(None, np.full(rows, 1.0 / power), None, measured=False)
 
 

@@ -87,19 +87,32 @@ for _name, _run, _examples in COMMANDS:
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 
 
+# Whatever ends a program from outside: the user, a scheduler, a terminal that goes away.
+ENDS = {
+    signal.SIGINT: ("interrupted", ExitCode.INTERRUPTED),
+    signal.SIGTERM: ("ended by SIGTERM", ExitCode.TERMINATED),
+    signal.SIGHUP: ("ended by SIGHUP", ExitCode.HANGUP),
+}
+
+
 class _Interrupted(GolfpackError):
-    exit_code = ExitCode.INTERRUPTED
+    def __init__(self, number: int) -> None:
+        told, self.exit_code = ENDS[signal.Signals(number)]
+        super().__init__(told, "no file was left half written")
 
 
-def _on_interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise _Interrupted("interrupted", "no file was left half written")
+def _on_end(number: int, _frame: object) -> NoReturn:
+    raise _Interrupted(number)
 
 
 def main() -> NoReturn:
     """Run a command; errors become one line, a hint and an exit code, never a traceback."""
     debug = bool(os.environ.get("GOLFPACK_DEBUG"))
     starting.begin(sys.argv)
-    signal.signal(signal.SIGINT, _on_interrupt)
+    for number in ENDS:
+        # `nohup` has SIGHUP ignored.
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _on_end)
     try:
         _run_command()
     except PeerError as e:
@@ -130,7 +143,9 @@ def _run_command() -> None:
     try:
         try:
             app(prog_name="golfpack")
-        except SystemExit:  # so ends every command that typer runs
+        except SystemExit as end:  # so ends every command that typer runs
+            if isinstance(end.__context__, BrokenPipeError):
+                raise end.__context__ from None
             sys.stdout.flush()
             raise
     except OSError as e:
@@ -139,7 +154,7 @@ def _run_command() -> None:
         # What could not be written is not tried again as Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if e.errno == errno.EPIPE:  # `| head` has seen enough
-            sys.exit(ExitCode.INTERNAL)
+            sys.exit(ExitCode.BROKEN_PIPE)
         raise UsageError(
             f"the output cannot be written: {e.strerror}",
             "check where it goes, and the space there",

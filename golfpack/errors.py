@@ -20,7 +20,10 @@ class ExitCode(IntEnum):
     CORRUPT = 4
     STRICT = 5
     DIFFERENT = 6  # `diff --exit-code`: not an error, but for scripts to tell
+    HANGUP = 129  # as of any program that this signal ends, and the next three
     INTERRUPTED = 130
+    BROKEN_PIPE = 141
+    TERMINATED = 143
 
 
 class GolfpackError(Exception):

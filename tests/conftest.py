@@ -190,13 +190,14 @@ def inside(folder, monkeypatch, capsys):
     def run(*args: object) -> Run:
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", ["golfpack", *map(str, args)])
-        handler = signal.getsignal(signal.SIGINT)
+        handlers = {number: signal.getsignal(number) for number in cli.ENDS}
         capsys.readouterr()
         try:
             with pytest.raises(SystemExit) as e:
                 cli.main()
         finally:
-            signal.signal(signal.SIGINT, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         seen = capsys.readouterr()
         return Run(e.value.code, seen.out, seen.err)
 

@@ -35,6 +35,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results, with those above it. Raises UsageError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the folder {path}: {error.strerror}", "choose another"
+        ) from error
+
+
 def file_sha256(path: Path) -> str:
     """Of a file's bytes, hex. Raises OSError where it cannot be read."""
     with path.open("rb") as file:

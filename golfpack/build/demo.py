@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from golfpack.base.files import make_folder
 from golfpack.base.progress import Notify, silent
 from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
 from golfpack.build.run import build
@@ -49,7 +50,7 @@ BUDGETS = ("4bpw", "2.5bpw")
 
 def demo(out: Path, *, seed: int, threads: int, notify: Notify = silent) -> list[DemoRow]:
     """Train a small model, build it under two budgets and score all three on held-out documents."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     tokenizer, train_bin, val_bin = out / "tokenizer.model", out / "train.bin", out / "heldout.bin"
     notify("corpus", 0, 0, "docstrings and help topics of the standard library")
     documents, held_out = split_documents(python_documents(), VALIDATION_SHARE, seed)

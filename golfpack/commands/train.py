@@ -29,7 +29,7 @@ from golfpack.commands.render.console import (
     show_notes,
     warn,
 )
-from golfpack.commands.render.live import Dashboard, ended_in_order
+from golfpack.commands.render.live import Dashboard
 from golfpack.commands.render.tables import plain_table
 from golfpack.errors import UsageError
 
@@ -179,7 +179,7 @@ def _at_terminal() -> bool:
 def _watched(options: "TrainOptions") -> "TrainResult":
     from golfpack.train.train import train as run
 
-    with ended_in_order(), Dashboard() as dashboard:
+    with Dashboard() as dashboard:
         return run(options, dashboard, [dashboard.listen])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from golfpack.artifact import open_model, split_settings
 from golfpack.base.documents import save
-from golfpack.base.files import file_sha256
+from golfpack.base.files import file_sha256, make_folder
 from golfpack.base.progress import Notify, silent
 from golfpack.base.sizes import parse_size
 from golfpack.build.plan import DEFAULT_BUDGETS, plan
@@ -250,8 +250,5 @@ def _calib_sha256(options: CompareOptions, model: Model, tokenizer: Tokenizer | 
 
 def _open_store(options: CompareOptions) -> Store:
     folder = options.out or Path(f"{checkpoint_stem(options.checkpoint)}.{options.command}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UsageError(f"cannot make {folder}: {e.strerror}", "choose another --out") from e
+    make_folder(folder)
     return Store(folder / f"{options.command}.json")

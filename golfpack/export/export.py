@@ -8,7 +8,7 @@ import numpy as np
 
 from golfpack.artifact import model_of, names_artifact
 from golfpack.base.documents import SCHEMA_VERSION
-from golfpack.base.files import write_atomically
+from golfpack.base.files import make_folder, write_atomically
 from golfpack.base.progress import Notify
 from golfpack.errors import CorruptError, UsageError
 from golfpack.export.decoder import packed, readable, uses
@@ -85,10 +85,7 @@ def export(
     notify("check", 0, 0, DECODER)
     tensors = check(code, path, under_all_names(artifact.weights(), ties))
     blob = path.read_bytes()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UsageError(f"cannot make the folder {out}: {e.strerror}", "choose another") from e
+    make_folder(out)
     write_atomically(targets[0], blob)
     write_atomically(targets[1], code)
     return ExportReport(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from golfpack.base.files import write_atomically
+from golfpack.base.files import make_folder, write_atomically
 from golfpack.compare.store import key_of
 from golfpack.errors import UsageError
 
@@ -26,10 +26,7 @@ class Cells:
         """Open a folder, or make it. Raises UsageError where it cannot be."""
         self.folder = folder
         self.notes: list[str] = []
-        try:
-            (folder / "cells").mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise UsageError(f"cannot make {folder}: {e.strerror}", "choose another --out") from e
+        make_folder(folder / "cells")
 
     def key(self, inputs: dict[str, Any]) -> str:
         """What stands for these inputs in the names of files."""

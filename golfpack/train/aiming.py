@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from golfpack.base.sizes import parse_size
+from golfpack.packer.aim import Budget, check_reach
+from golfpack.packer.recipe import load_recipe
 from golfpack.spec import ModelSpec
-from golfpack.train.aim import look
+from golfpack.train.aim import RECIPE, look
 from golfpack.train.config import TrainConfig
 from golfpack.train.log import now
 from golfpack.train.run import Run, Trend
@@ -34,6 +36,12 @@ class Aim:
     config: TrainConfig
     spec: ModelSpec
     tokens: np.ndarray
+
+    def check(self) -> None:
+        """Raise BudgetError where the shapes alone tell that no artifact fits, before any step."""
+        if self.config.budget:
+            budget = Budget(parse_size(self.config.budget, self.spec.numel))
+            check_reach(load_recipe(RECIPE).search.floor_bpw, self.spec, budget)
 
     def remember(self, run: Run, used: float) -> None:
         """Watch how losses fall from halfway to the first look on, where that is to be told there."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from golfpack.base.files import write_atomically
+from golfpack.base.files import make_folder, write_atomically
 from golfpack.data.shards import write_shard
 from golfpack.errors import CorruptError, UsageError
 from golfpack.spec import ModelSpec
@@ -83,7 +83,7 @@ class RunFolder:
                 f"{self.path} already holds {held[0]}",
                 "Continue it with --resume, or choose another folder.",
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         (self.path / LOG).write_text("", encoding="utf-8")
         self.log(meta)
 
@@ -101,6 +101,7 @@ class RunFolder:
         state["model"] = self.system.with_aliases(state["model"])
         content = {"settings": self.settings, "log_bytes": logged, **self.system.told, **state}
         _save(self.path / LAST, content)
+        run.saved = run.step
 
     def save_best(self, run: Run) -> None:
         """Write `best.pt`: the weights that were validated at this step, the best so far."""
@@ -128,6 +129,7 @@ class RunFolder:
         saved = self._load()
         _refuse_changes(saved["settings"], self.settings)
         run.restore(saved)
+        run.saved = run.step
         if self.writes:
             self._cut_log(saved["log_bytes"])
             self._tidy()

@@ -82,6 +82,7 @@ class Run:
         loss, grad_norm: of the last step that was looked at.
         looked: the step of the last look and the clock then, in seconds, once that step was dealt with.
         look: the latest look at the artifact, or None before the first.
+        saved: the step that `last.pt` has, or None before there is one.
         unread: steps whose figures are still on the device: (steps before it, loss and norm).
     """
 
@@ -101,6 +102,7 @@ class Run:
     grad_norm: float = math.nan
     looked: tuple[int, float] = (0, 0.0)
     look: Look | None = None
+    saved: int | None = None
     trend: Trend | None = None
     extended_at: float | None = None
     unread: list[tuple[int, torch.Tensor]] = field(default_factory=list)

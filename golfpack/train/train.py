@@ -1,11 +1,12 @@
 """`golfpack train`: token shards or text -> a float checkpoint."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from golfpack.base.documents import versions
+from golfpack.base.files import make_folder
 from golfpack.base.progress import Notify, silent
 from golfpack.errors import UsageError
 from golfpack.models.ranks import Group, joined
@@ -40,9 +41,16 @@ def train(
             raise UsageError("a run needs a folder", "add --out FOLDER")
         if options.tensorboard:
             listeners = (*listeners, ended.enter_context(tensorboard(options.out)))
-        return _train(
-            options, options.out, chosen, notify if group.writes else silent, group, listeners
-        )
+        there = options.out.exists()
+        try:
+            return _train(
+                options, options.out, chosen, notify if group.writes else silent, group, listeners
+            )
+        except BaseException:
+            if group.writes and not there:
+                with suppress(OSError):  # not of a run that has written anything
+                    options.out.rmdir()
+            raise
 
 
 def _train(
@@ -53,7 +61,7 @@ def _train(
     group: Group,
     listeners: Sequence[Listener],
 ) -> TrainResult:
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     data = read_data(chosen.data, out, options.resume, group, notify)
     shape = dict(chosen.shape)
     config = chosen.config

@@ -22,7 +22,7 @@ from golfpack.models.ranks import ALONE, Group
 from golfpack.train.aiming import Aim
 from golfpack.train.analyst import Analyst, left_out
 from golfpack.train.batches import Batches, Prefetch
-from golfpack.train.checkpoint import Listener, RunFolder, settings_of, write_calibration
+from golfpack.train.checkpoint import LAST, Listener, RunFolder, settings_of, write_calibration
 from golfpack.train.config import TrainConfig
 from golfpack.train.log import Sampler, Stopwatch, meta_record, now, resume_record
 from golfpack.train.loss import validation_loss
@@ -105,6 +105,7 @@ def train(
 
     Raises:
         UsageError: unusable options or tokens, a folder in use, or a loss that is not finite.
+        BudgetError: the run is for an artifact, and none of such a model can be so small.
         CorruptError: a damaged `last.pt`.
     """
     spec = family.spec(complete_options(family, model_config, config.seq_len))
@@ -125,6 +126,8 @@ def train(
         seen = tokens if val_tokens is None else val_tokens
         analyst = Analyst.of(family, spec, seen, config.seq_len, out_dir)
     about = about or {}
+    aim = Aim(config, spec, tokens)
+    aim.check()
 
     def batch_at(step: int) -> np.ndarray:
         return batches.at(step, length_at(config, step))
@@ -138,9 +141,13 @@ def train(
             folder.start(meta_record(config, spec, tokens, val_tokens, out_dir, about))
             if analyst is not None:
                 folder.log(analyst.first(run.result, run.step))
-        aim = Aim(config, spec, tokens)
         loop = _Loop(config, prefetch, val_tokens, folder, progress, sampler, analyst, group, aim)
-        loop.run_out(run)
+        try:
+            loop.run_out(run)
+        except BaseException as error:
+            if group.writes:
+                error.add_note(_left(run))
+            raise
         if config.budget and folder.writes:
             write_calibration(out_dir, tokens)
         checkpoint = folder.finish(weights_of(run.result), spec.config)
@@ -285,6 +292,14 @@ class _Loop:
     def _note(self, run: Run, kind: str, **what: float | None) -> None:
         line = {"type": kind, "step": run.step, "time": now(), "seconds": run.seconds}
         self.folder.log(line | what)
+
+
+def _left(run: Run) -> str:
+    """What a run that ends early leaves to go on from."""
+    if run.saved is None:
+        return f"the run ends after step {run.step}, before its first {LAST}: there is nothing to resume"
+    again = f"; {run.step - run.saved} steps come again" if run.step > run.saved else ""
+    return f"the run ends after step {run.step}: --resume goes on from step {run.saved}{again}"
 
 
 def _stored_buffers(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -89,4 +89,18 @@ def test_a_reader_that_has_seen_enough_is_no_error(inside, folder):
     assert process.stderr is not None
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait() == ExitCode.INTERNAL
+    assert process.wait() == ExitCode.BROKEN_PIPE
+
+
+def test_a_build_goes_on_where_nobody_reads_its_progress(inside, folder):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "golfpack", "build", "odd.pt", "--lossless", "-o", "unseen.golf"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stderr.close()
+    assert b"unseen.golf" in process.stdout.read()
+    process.stdout.close()
+    assert process.wait() == ExitCode.OK
+    assert (folder / "unseen.golf").exists()

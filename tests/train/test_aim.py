@@ -16,7 +16,7 @@ from golfpack.build.trained import build_trained, built_options
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
 from golfpack.data.shards import write_shard
-from golfpack.errors import UsageError
+from golfpack.errors import BudgetError, UsageError
 from golfpack.models import FAMILIES
 from golfpack.packer.format.steps import step_matrix
 from golfpack.packer.format.tensors import QTensor, States
@@ -250,8 +250,12 @@ def test_unusable_settings_are_named(settings: dict[str, Any], named: str) -> No
 
 def test_a_budget_out_of_reach_is_refused(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, budget="0.2bpw")
+    with pytest.raises(BudgetError, match=r"0\.200 bits per parameter"):
+        train(config, MODELS["golf"], TOKENS, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    # What stays floats leaves less than shapes tell.
     with pytest.raises(UsageError, match="bits for each of"):
-        train(config, MODELS["golf"], TOKENS, tmp_path)
+        train(dataclasses.replace(config, budget="0.52bpw"), MODELS["golf"], TOKENS, tmp_path)
 
 
 def test_a_run_for_a_size_ends_with_the_artifact(tmp_path: Path) -> None:

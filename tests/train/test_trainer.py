@@ -87,8 +87,10 @@ def straight(settings: TrainConfig, tmp_path_factory: pytest.TempPathFactory) ->
 def test_resumed_run_equals_straight_run(
     settings: TrainConfig, straight: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as caught:
         train(settings, MODEL, TOKENS, tmp_path, val_tokens=HELD_OUT, progress=interrupt_at(13))
+    told = "the run ends after step 13: --resume goes on from step 10; 3 steps come again"
+    assert caught.value.__notes__ == [told]
     assert [line["step"] for line in log_of(tmp_path)] == [
         4,
         8,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from golfpack.commands.render.escape import escaped
 from golfpack.commands.render.progress import Reporter as Reporter
 from golfpack.commands.render.starting import starting
+from golfpack.commands.render.stderr import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +55,7 @@ out = _Out()
 def note(text: str) -> None:
     """A line for people, on stderr."""
     starting.over()
-    sys.stderr.write(f"{escaped(text)}\n")
+    say(f"{escaped(text)}\n")
 
 
 def write(text: str) -> None:

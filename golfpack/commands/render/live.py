@@ -1,13 +1,10 @@
 """`golfpack train --live`: a run as it goes, in panels at a terminal."""
 
 import math
-import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from golfpack.commands.render.escape import escaped
 from golfpack.commands.render.starting import starting
@@ -161,18 +158,3 @@ def _figure(record: Mapping[str, Any], name: str, spec: str) -> str:
 
 def _whole(record: Mapping[str, Any], name: str) -> str:
     return _figure(record, name, ",")
-
-
-@contextmanager
-def ended_in_order() -> Iterator[None]:
-    """SIGTERM and a terminal that goes away end the block as an exception does, with their exit code."""
-
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = {s: signal.signal(s, end) for s in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,7 +3,6 @@
 A narrow terminal gets fewer columns and a shorter note; no line ever wraps.
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from golfpack.commands.render.escape import escaped
 from golfpack.commands.render.starting import starting
+from golfpack.commands.render.stderr import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,7 +100,7 @@ class Reporter:
             eta = ""
             if before < done < total and now > began:  # else there is nothing to estimate from
                 eta = f" eta {(now - began) * (total - done) / (done - before):.0f} s"
-            print(f"{stage}{share} {note}{eta}".rstrip(), file=sys.stderr, flush=True)
+            say(f"{stage}{share} {note}{eta}".rstrip() + "\n")
 
 
 def _progress(console: "Console") -> "Progress":

@@ -4,6 +4,8 @@ import os
 import sys
 import threading
 
+from golfpack.commands.render.stderr import say
+
 # Seconds after which somebody who waits wants to know that something happens.
 PATIENCE = 1.0
 _SILENT = ("-q", "--quiet", "--version", "--help", "-h")
@@ -42,8 +44,7 @@ class Starting:
             self._timer = None
 
     def _say(self) -> None:
-        sys.stderr.write("starting: loading torch\n")
-        sys.stderr.flush()
+        say("starting: loading torch\n")
 
 
 starting = Starting()

@@ -1,5 +1,6 @@
 """rich's console as golfpack prints through it. Imported with the first text that is printed."""
 
+import errno
 import re
 from typing import Any
 
@@ -7,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from golfpack.commands.render.escape import escaped
+from golfpack.commands.render.stderr import hush
 
 
 class Terminal(Console):
@@ -14,6 +16,12 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads: stderr is let go of, stdout raises as any other way to it does."""
+        if not self.stderr:
+            raise BrokenPipeError(errno.EPIPE, "nobody reads stdout")
+        hush()
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A text, or a cell of a table, before it is laid out."""

@@ -25,7 +25,8 @@ families, settings of test-time training and kinds.
 Exit codes: 0 done, 1 a fault of golfpack, 2 unusable input, 3 nothing fits the budget (of `sweep` and
 `compare`: every row was refused), 4 a damaged file
 or an audit that failed, 5 `--strict` turned a warning into an error, 6 `diff --exit-code` found a
-difference, 130 interrupted.
+difference, 129, 130 and 143 ended by SIGHUP, Ctrl-C or SIGTERM, 141 nobody reads its output any more (`| head`). What ends a
+command leaves no half written file. Nobody needs to read stderr.
 """
 
 # What some commands print, on the checkpoint of the README's worked example.

@@ -42,6 +42,10 @@ class Inputs:
     model: str | None = None
     model_args: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        both = self.data_free and self.calib is not None
+        require(not both, "a data-free build reads no calibration", "leave one of the two out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:

@@ -46,7 +46,7 @@ def evaluate(
         Path | None,
         typer.Option(
             help="SentencePiece model or tokenizer.json of the tokens. Default: the one inside the "
-            "artifact or in the checkpoint's folder; without one, scores are in nats per token."
+            "artifact, or in a checkpoint that is a folder; without one, scores are in nats per token."
         ),
     ] = None,
     mode: Annotated[

@@ -91,10 +91,14 @@ def generate(
         report = run(opened, options)
         show_json(report)
     else:
-        if prompt and not chat:
-            write(prompt)
-        report = run(opened, options, write)
-        write("\n")
+        waiting = [prompt] if prompt and not chat else []  # until it is clear that text will follow
+
+        def show(text: str) -> None:
+            write("".join([*waiting, text]))
+            waiting.clear()
+
+        report = run(opened, options, show)
+        show("\n")
     warn(report.warnings)
     show_speed(report)
 

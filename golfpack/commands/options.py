@@ -54,7 +54,7 @@ Tokenizer = Annotated[
     Path | None,
     typer.Option(
         help="SentencePiece model or tokenizer.json: for text, and for losses per byte. Default: that "
-        "of the checkpoint's folder."
+        "in the checkpoint, where that is a folder."
     ),
 ]
 WithTokenizer = Annotated[

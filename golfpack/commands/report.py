@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from golfpack.commands.options import Force, Json, Model, ModelArgs, Set
+from golfpack.commands.options import Json, Model, ModelArgs, Set
 from golfpack.commands.render.console import note, show_json
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def report(
     ] = None,
     model: Model = None,
     model_args: ModelArgs = None,
-    force: Force = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a file that is no page of golfpack's, too.")
+    ] = False,
     settings: Set = None,
     json: Json = False,
 ) -> None:

@@ -24,7 +24,7 @@ from golfpack.compare.report import CompareReport, CompareRow, KlSource
 from golfpack.compare.rows import CompareOptions, Runs, Score, model_settings
 from golfpack.compare.store import Store, software
 from golfpack.data.shards import tokens_sha256
-from golfpack.data.stream import read_stream
+from golfpack.data.stream import check_apart, read_stream
 from golfpack.data.tokenizer import Tokenizer, load_tokenizer
 from golfpack.errors import UsageError
 from golfpack.models.folder import checkpoint_stem, find_tokenizer
@@ -81,6 +81,8 @@ def _checked(options: CompareOptions) -> CompareOptions:
         raise UsageError("--predict builds nothing to evaluate", "leave out --predict or --tokens")
     if options.tokens is not None and options.tokenizer is None:
         raise UsageError("an evaluation needs --tokens and --tokenizer", "add both, or drop both")
+    if options.tokens is not None and options.calib is not None:
+        check_apart(options.tokens, options.calib, "what is scored", "what builds calibrate on")
     if options.png is not None:
         check_plots()
         check_output(options.png, options.checkpoint)

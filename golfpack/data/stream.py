@@ -1,5 +1,6 @@
 """A token stream from what a user has: token shards, or text and a tokenizer."""
 
+import glob
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,22 @@ from golfpack.errors import UsageError
 def is_text(path: str) -> bool:
     """Whether a path is that of text to be encoded, by its suffix."""
     return path.endswith(TEXT_SUFFIXES)
+
+
+def check_apart(one: str, other: str, what: str, of: str) -> None:
+    """Refuse held-out data that is among other data, by their files.
+
+    Args:
+        one, other: paths, or globs.
+        what, of: what each is, for the message.
+
+    Raises:
+        UsageError: a file of `one` is a file of `other`.
+    """
+    seen = {Path(f).resolve() for f in (other, *glob.glob(other))}
+    for file in (one, *glob.glob(one)):
+        if Path(file).resolve() in seen:
+            raise UsageError(f"{what} has {file}, which is {of}, too", "hold other text out")
 
 
 def read_stream(path: str, tokenizer: Tokenizer | None, limit: int | None = None) -> np.ndarray:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from golfpack.errors import UsageError
+from golfpack.errors import UsageError, unreadable
 
 # GPT-2's marker, too, as in dumps of TinyStories: no tokenizer here has it as a piece.
 _BETWEEN_DOCUMENTS = re.compile(r"\n(?:[ \t]*\n){2,}|<\|endoftext\|>")
@@ -40,7 +40,7 @@ def read_text(path: Path) -> str:
             f"{path} is not UTF-8 text (byte {error.start})", "give .txt or .jsonl files"
         ) from error
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
 
 
 def _split(text: str) -> Iterator[str]:

@@ -111,8 +111,10 @@ def generate(
 
 
 def _check(options: GenerateOptions) -> None:
-    if (options.prompt is None) == (options.prompt_ids is None):
-        raise UsageError("what is the text to begin with?", "give either --prompt or --prompt-ids")
+    if options.prompt is None and options.prompt_ids is None:
+        raise UsageError("what is the text to begin with?", "give --prompt or --prompt-ids")
+    if options.prompt is not None and options.prompt_ids is not None:
+        raise UsageError("--prompt and --prompt-ids are two beginnings", "give one of them")
     if options.chat and options.prompt is None:
         raise UsageError("a chat is about text", "give --prompt, or leave --chat out")
     if not options.cached and (options.kv_cache or options.kv_residual is not None):

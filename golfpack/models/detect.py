@@ -85,10 +85,15 @@ def detect(
     model_type, known_types = stored.get("model_type"), _model_types()
     if model_type is not None and model_type not in known_types:
         raise unknown_type(model_type, known_types)
-    needs = "; ".join(f"{f.name}: {f.needs}" for f in candidates)
     names = ", ".join(sorted(state)[:3])
+    what = f"the checkpoint's {len(state)} tensors ({names}, ...) are"
+    if family is not None:
+        raise UsageError(
+            f"{what} no model of family {family.name}", f"such a model has {family.needs}"
+        )
+    needs = "; ".join(f"{f.name}: {f.needs}" for f in candidates)
     raise UsageError(
-        f"the checkpoint's {len(state)} tensors ({names}, ...) are of no known model family",
+        f"{what} of no known model family",
         f"add --data-free to pack them as they are, or --model FILE.py:CLASS. A family needs these "
         f"tensors: {needs}",
     )

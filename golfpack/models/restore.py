@@ -14,6 +14,7 @@ from golfpack.models.transformers_layout import TOKEN_IDS
 
 # What `--dtype` may say besides that of the checkpoint.
 DTYPES = ("source", "float32", "bfloat16", "float16")
+_OF_THE_CHECKPOINT = "give the folder of the checkpoint it was built from"
 
 
 def source_of(model: Model) -> Source:
@@ -95,12 +96,17 @@ def _config_like(model: Model, like: Mapping[str, Any]) -> dict[str, Any]:
     """The given config, which must tell the options that the model has."""
     family = model.family
     assert family.read_config is not None
+    if (found := like.get("model_type")) not in family.model_types:
+        raise UsageError(
+            f"the config.json is of model_type {found!r}, the artifact of family {family.name}",
+            _OF_THE_CHECKPOINT,
+        )
     told = typed_overrides(family.config_type, family.read_config(like))
     other = [f"{k} ({v}, not {model.config[k]})" for k, v in told.items() if model.config[k] != v]
-    if other or like.get("model_type") not in family.model_types:
+    if other:
         raise UsageError(
-            f"the config.json is of another model than the artifact: {', '.join(other) or 'model_type'}",
-            "give the folder of the checkpoint it was built from",
+            f"the config.json is of another model than the artifact: {', '.join(other)}",
+            _OF_THE_CHECKPOINT,
         )
     unused = ("torch_dtype", "transformers_version")
     kept = {k: v for k, v in like.items() if k not in unused}

@@ -11,6 +11,8 @@ from typing import Any
 from golfpack.base.convert import from_json
 from golfpack.base.documents import read_json
 from golfpack.base.progress import Notify, silent
+from golfpack.data.shards import read_tokens
+from golfpack.data.stream import is_text
 from golfpack.errors import CorruptError, GolfpackError, UsageError
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
@@ -80,9 +82,16 @@ def verify_submission(
         stretch: what to score; None counts and looks, and runs nothing.
 
     Raises:
-        UsageError: it is no submission, or its submission.json is none of golfpack's. What is wrong with
+        UsageError: it is no submission, or its submission.json is none of golfpack's, or there is nothing
+            to score. What is wrong with
             a submission raises nothing: it is what the checks say.
     """
+    if stretch is not None:
+        if is_text(stretch.tokens):
+            raise UsageError(
+                f"{stretch.tokens} is text", "a submission's script reads token shards: name those"
+            )
+        read_tokens(stretch.tokens, 1)
     told = from_json(
         _Told, read_json(folder / TABLE, "golfpack export --submission"), str(folder / TABLE)
     )

@@ -11,7 +11,7 @@ from golfpack.base.progress import Notify
 from golfpack.data.alph_tokenizer import AlphTokenizer
 from golfpack.data.alph_training import train_alph_tokenizer, write_alph_tokenizer
 from golfpack.data.shards import read_tokens
-from golfpack.data.stream import alph_text, is_text, read_stream
+from golfpack.data.stream import alph_text, check_apart, is_text, read_stream
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import Tokenizer, encode_documents, load_tokenizer, train_tokenizer
 from golfpack.errors import UsageError
@@ -88,6 +88,10 @@ class DataOptions:
             raise UsageError(
                 "--val-tokens and --val-fraction are two held-out parts", "give one of them"
             )
+
+        if self.val_tokens is not None:
+            for source in self.sources:
+                check_apart(self.val_tokens, source, "--val-tokens", "what is trained on")
 
     @property
     def sources(self) -> list[str]:

@@ -207,7 +207,9 @@ def test_recalibrating_measures_the_quantized_model(options):
     assert again.artifact_sha256 != plain.artifact_sha256
     assert again.artifact_bytes <= again.budget_bytes
     with pytest.raises(UsageError, match="calibration"):
-        build(options.changed(recalibrate=True, data_free=True))
+        build(options.changed(recalibrate=True, data_free=True, calib=None))
+    with pytest.raises(UsageError, match="reads no calibration"):
+        options.changed(data_free=True)
 
 
 RECIPE = """

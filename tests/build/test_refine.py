@@ -192,7 +192,9 @@ def test_a_target_is_met_with_a_smaller_file(options):
     assert trained.artifact_bytes < plain.artifact_bytes
 
 
-@pytest.mark.parametrize("change", [{"data_free": True}, {"lossless": True, "budget": None}])
+@pytest.mark.parametrize(
+    "change", [{"data_free": True, "calib": None}, {"lossless": True, "budget": None}]
+)
 def test_without_calibration_there_is_nothing_to_train_on(options, change):
     with pytest.raises(UsageError, match="--refine trains on calibration tokens"):
         build(options.changed(**change))

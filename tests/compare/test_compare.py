@@ -172,12 +172,14 @@ def test_a_refusal_is_a_row_and_not_the_end(options, tmp_path, monkeypatch):
         ({"checkpoint": Path("none.pt")}, "none.pt"),
         ({"calib": "none.bin"}, "none.bin"),
         ({"calib": "val.bin"}, "validation data"),
+        ({"calib": "train.bin", "tokens": "./t*.bin"}, "what builds calibrate on, too"),
         ({"calib_tokens": 10**9}, "calibration asks for"),
     ],
     ids=str,
 )
 def test_bad_input_is_refused_before_the_first_build(options, monkeypatch, changes, says):
     monkeypatch.setattr(compare_rows, "build", lambda *a: pytest.fail("too late"))
+    monkeypatch.chdir(options.checkpoint.parent)
     with pytest.raises(UsageError, match=says):
         compare(replace(options, **changes))
     assert not options.out.exists()

@@ -44,7 +44,7 @@ def test_bad_text_files(name, data, message, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UsageError, match=message):
         list(read_documents([tmp_path / name]))
-    with pytest.raises(UsageError, match="cannot read"):
+    with pytest.raises(UsageError, match="there is no file"):
         list(read_documents([tmp_path / "absent.txt"]))
 
 

@@ -200,7 +200,7 @@ def test_a_chat_is_a_turn_of_system_003(tmp_path):
     ("options", "message"),
     [
         ({}, "what is the text to begin with"),
-        ({"prompt": "a", "prompt_ids": (1,)}, "what is the text to begin with"),
+        ({"prompt": "a", "prompt_ids": (1,)}, "are two beginnings"),
         ({"prompt_ids": (1,), "chat": True}, "a chat is about text"),
         ({"prompt_ids": (290,)}, "'290' are no tokens of this model"),
         ({"prompt_ids": ()}, "are no tokens of this model"),
@@ -266,6 +266,8 @@ def test_the_command(inside, folder):
     ids = inside("generate", "c.pt", "--prompt-ids", "1, 5", "--tokens", "3", "--temperature", "0")
     assert len(ids.stdout.split()) == 3
     assert inside("generate", "c.pt", "--prompt-ids", "1,x").returncode == 2
+    refused = inside("generate", "c.pt", "--prompt", "The", "--kv-cache", "q9")
+    assert (refused.returncode, refused.stdout) == (2, "")
     told = inside(
         "generate", "c.golf", "--prompt", "a cat", "--tokens", "20", "--seed", "3", "--json"
     )

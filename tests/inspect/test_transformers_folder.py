@@ -137,6 +137,9 @@ def test_config_and_tokenizer_of_another_folder(trip, tmp_path):
     assert tokenizer.decode(tokenizer("abab cdcd").input_ids) == "abab cdcd"
     told, wrote = (json.loads((f / "config.json").read_text()) for f in (folder, tmp_path / "out"))
     assert {k: v for k, v in told.items() if k != "transformers_version"} == wrote
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UsageError, match="of model_type 'llama', the artifact of family gpt2"):
+        unpack_transformers(path, tmp_path / "third", like=tmp_path)
     other = json.loads((folder / "config.json").read_text()) | {"layer_norm_epsilon": 0.5}
     (folder / "config.json").write_text(json.dumps(other))
     with pytest.raises(UsageError, match=r"norm_eps \(0\.5, not 1e-05\)"):

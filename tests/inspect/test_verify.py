@@ -149,6 +149,10 @@ def test_a_checkpoint_of_another_model_or_build_fails(folder, tmp_path):
     other = {n: w[:, :40].clone() if n == "tok_emb.weight" else w for n, w in state.items()}
     torch.save(other, tmp_path / "other.pt")
     assert statuses(folder / "x.golf", against=tmp_path / "other.pt")["checkpoint"] == "failed"
+    torch.save({f"x.{n}": w for n, w in state.items()}, tmp_path / "alien.pt")
+    alien = verify(folder / "x.golf", against=tmp_path / "alien.pt").checks[-1]
+    assert alien.status == "failed"
+    assert "no model of family golf" in alien.detail
     torch.save({n: w + 1 for n, w in state.items()}, tmp_path / "later.pt")
     report = folder / "x.report.json"
     found = verify(folder / "x.golf", report, tmp_path / "later.pt").checks[-1]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -119,6 +120,10 @@ def test_what_is_not_fails_by_name(written, home, tmp_path):
     blob[-100] ^= 1
     (damaged / "model.golf").write_bytes(blob)
     assert "file" in failed(damaged, stretch)
+    with pytest.raises(UsageError, match="is text"):
+        failed(damaged, replace(stretch, tokens="held.txt"))
+    with pytest.raises(UsageError, match="no shard matches"):
+        failed(damaged, replace(stretch, tokens=str(home / "none.bin")))
     silent = copy("silent")
     _put(silent, b"import torch\n")
     assert failed(silent, stretch) == ["bare run"]

@@ -103,6 +103,7 @@ def test_separators_are_said(tmp_path: Path) -> None:
     ("options", "named"),
     [
         ({"tokens": "a.npy", "val_tokens": "b", "val_fraction": 0.1}, "two held-out parts"),
+        ({"tokens": "./a.npy", "val_tokens": "a.npy"}, "what is trained on, too"),
         ({"tokens": "a.txt"}, "is text"),
         ({"tokens": "a.npy", "val_fraction": 1.5}, "fraction is 1.5"),
         ({"tokenizer_kind": "word"}, "tokenizer kind 'word'"),

@@ -82,9 +82,8 @@ def verify_submission(
         stretch: what to score; None counts and looks, and runs nothing.
 
     Raises:
-        UsageError: it is no submission, or its submission.json is none of golfpack's, or there is nothing
-            to score. What is wrong with
-            a submission raises nothing: it is what the checks say.
+        UsageError: it is no submission, its submission.json is none of golfpack's, or the tokens are none.
+            What is wrong with a submission raises nothing: it is what the checks say.
     """
     if stretch is not None:
         if is_text(stretch.tokens):

@@ -82,7 +82,7 @@ def verify_submission(
         stretch: what to score; None counts and looks, and runs nothing.
 
     Raises:
-        UsageError: it is no submission, its submission.json is none of golfpack's, or the tokens are none.
+        UsageError: it is no submission, its submission.json is none of golfpack's, or tokens are none.
             What is wrong with a submission raises nothing: it is what the checks say.
     """
     if stretch is not None:

@@ -110,8 +110,9 @@ def main() -> NoReturn:
     debug = bool(os.environ.get("GOLFPACK_DEBUG"))
     starting.begin(sys.argv)
     for number in ENDS:
-        # `nohup` has SIGHUP ignored.
-        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+        # `nohup` has SIGHUP ignored. torchrun ends ranks that wait for others, where Python sees no signal.
+        left_alone = signal.getsignal(number) == signal.SIG_IGN or _ranks() > 1
+        if number == signal.SIGINT or not left_alone:
             signal.signal(number, _on_end)
     try:
         _run_command()
@@ -161,9 +162,14 @@ def _run_command() -> None:
         ) from e
 
 
+def _ranks() -> int:
+    """How many processes torchrun has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _leave(code: ExitCode) -> NoReturn:
     """Exit. A rank of torchrun does so at once: winding down, a thread of torch's may abort it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _ranks() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

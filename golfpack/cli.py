@@ -110,7 +110,7 @@ def main() -> NoReturn:
     debug = bool(os.environ.get("GOLFPACK_DEBUG"))
     starting.begin(sys.argv)
     for number in ENDS:
-        # `nohup` has SIGHUP ignored. torchrun ends ranks that wait for others, where Python sees no signal.
+        # `nohup` has SIGHUP ignored. A rank that torchrun ends may wait for others, deaf to signals.
         left_alone = signal.getsignal(number) == signal.SIG_IGN or _ranks() > 1
         if number == signal.SIGINT or not left_alone:
             signal.signal(number, _on_end)

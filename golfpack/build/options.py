@@ -99,6 +99,9 @@ class Machine:
     batched: bool | None = None
     cache: bool = True
 
+    def __post_init__(self) -> None:
+        require(self.threads > 0, f"threads is {self.threads}", "give 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:

@@ -180,6 +180,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_measured(
         ({"settings": ("search.tolrance=1",)}, "no option"),
         ({"settings": ("model.dimm=1",)}, "the model has no option"),
         ({"settings": ("search.slack",)}, "no value"),
+        ({"threads": 0}, "threads is 0"),
         ({"code": (tmp_path / "none.py",)}, "--code"),
         ({"code": (tmp_path / "folder",)}, "is a folder"),
         ({"output": tmp_path / "folder"}, "cannot write"),

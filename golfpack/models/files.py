@@ -169,7 +169,8 @@ def _unwrap(saved: object, path: Path) -> Stored:
                 f"{path}: entry {name!r} is a {type(tensor).__name__}, not a tensor",
                 'save only the weights, or put them under the key "model" or "state_dict"',
             )
-        state[_PREFIXES.sub("", str(name))] = tensor
+        # A state dict of named_parameters() holds parameters, which numpy does not take.
+        state[_PREFIXES.sub("", str(name))] = tensor.detach()
     if len(state) != len(saved):
         raise UsageError(f"{path}: tensors share a name once module. and _orig_mod. are removed")
     return Stored(state, config)

@@ -38,6 +38,7 @@ def test_documents_of_text_and_jsonl_files(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n{"txt": 1}', "line 2"),
         ("a.jsonl", b'{"text": 1}', "line 1"),
         ("a.jsonl", b"[1", "line 1"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "a\\ud800"}', "line 2: half of a surrogate pair"),
     ],
 )
 def test_bad_text_files(name, data, message, tmp_path):

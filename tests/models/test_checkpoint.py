@@ -51,11 +51,16 @@ def assert_weights(checkpoint, state):
         np.testing.assert_array_equal(w, state[name].float().numpy())
 
 
-@pytest.mark.parametrize("wrap", ["plain", "model", "state_dict", "ddp", "safetensors"])
+@pytest.mark.parametrize(
+    "wrap", ["plain", "model", "state_dict", "ddp", "safetensors", "parameters"]
+)
 def test_formats_are_told_by_content(state, wrap, tmp_path):
     path = tmp_path / "weights.anything"
     if wrap == "safetensors":
         path.write_bytes(safetensors.torch.save(state))
+    elif wrap == "parameters":
+        held = {name: torch.nn.Parameter(w) for name, w in state.items()}
+        path.write_bytes(torch_bytes(held))
     elif wrap == "ddp":
         path.write_bytes(torch_bytes({f"_orig_mod.module.{k}": v for k, v in state.items()}))
     else:

@@ -253,13 +253,6 @@ def test_what_a_class_imports_from_beside_it_is_its_code(tmp_path):
     assert codes[0] == codes[2] != codes[1]
 
 
-def test_what_a_class_raises_is_told_with_the_length(family):
-    module = family.build({"class_name": "Net", "args": '{"vocab":300}', "seq_len": 1024})
-    module(torch.zeros(1, 64, dtype=torch.int64))
-    with pytest.raises(UsageError, match="Net's forward raised RuntimeError for sequences of 65"):
-        module(torch.zeros(1, 65, dtype=torch.int64))
-
-
 def test_statistics_of_other_code_are_not_taken(folder, net, tmp_path):
     for name in ("net.py", "helper.py", "net.pt"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())

@@ -55,16 +55,7 @@ class _Adapter(nn.Module):
         """
         seen = tokens if cache is None else cache.with_last_tokens(tokens, cache.capacity)
         with Route(self, self.get_submodule(_USES)):  # type: ignore[arg-type]
-            try:
-                out = super().forward(seen)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, IndexError, ValueError, AssertionError) as error:
-                raise UsageError(
-                    f"{type(self).__name__}'s forward raised {type(error).__name__} for sequences of "
-                    f"{seen.shape[1]} tokens: {error}",
-                    "the longest that it takes is to be told: --set model.seq_len=NUMBER",
-                ) from error
+            out = super().forward(seen)
         return _logits(out)[:, -tokens.shape[1] :].float()
 
     def load_state_dict(

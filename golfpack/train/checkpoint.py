@@ -37,6 +37,7 @@ CALIBRATION = "calibration.bin"
 CALIBRATION_TOKENS, STRETCH = 1 << 22, 1 << 14
 BEST = "best.pt"
 BEST_SIDECAR = "best.config.json"
+LAST_SIDECAR = "last.config.json"
 
 
 def settings_of(config: TrainConfig, spec: ModelSpec, tokens: np.ndarray) -> dict[str, Any]:
@@ -100,6 +101,7 @@ class RunFolder:
         state = run.state()
         state["model"] = self.system.with_aliases(state["model"])
         content = {"settings": self.settings, "log_bytes": logged, **self.system.told, **state}
+        self._write_config(LAST_SIDECAR, self.system.options)
         _save(self.path / LAST, content)
         run.saved = run.step
 
@@ -146,7 +148,8 @@ class RunFolder:
 
     def _tidy(self) -> None:
         """Remove what an interruption left half written beside the files it was to become."""
-        for name in (LAST, FINAL, SIDECAR, BEST, BEST_SIDECAR, ARRAYS, PLOTS, self.system.pattern):
+        sidecars = (LAST_SIDECAR, SIDECAR, BEST_SIDECAR)
+        for name in (LAST, FINAL, BEST, *sidecars, ARRAYS, PLOTS, self.system.pattern):
             for half in self.path.glob(f".{name}.*"):
                 half.unlink()
 

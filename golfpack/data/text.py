@@ -55,15 +55,15 @@ def _from_jsonl(text: str, path: Path) -> Iterator[str]:
             document = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError) as error:
             document = error
-        if isinstance(document, str) and not _encodes(document):
-            raise UsageError(
-                f"{path}, line {number}: half of a surrogate pair, which is no character",
-                "leave it out, or write the whole pair",
-            )
         if not isinstance(document, str):
             raise UsageError(
                 f'{path}, line {number}: not a JSON object with a string "text"',
                 'each line must be like {"text": "..."}',
+            )
+        if not _encodes(document):
+            raise UsageError(
+                f"{path}, line {number}: half of a surrogate pair, which is no character",
+                "leave it out, or write the whole pair",
             )
         yield document
 

@@ -19,7 +19,6 @@ from torch import nn
 
 from golfpack.calib.sources import CalibTokens
 from golfpack.calib.stats import calibrate
-from golfpack.errors import UsageError
 from golfpack.packer.format.container import parse
 from golfpack.packer.format.rans.context_model import fine_codes
 from golfpack.packer.format.tensors import PackedTensor, code_matrix
@@ -129,26 +128,17 @@ def look(
 
     Args:
         tokens: (N,) of training.
+        budget_bytes: within the recipe's reach (`aiming.Aim.check`), which quantizes every tensor.
         before: the look before this one, or None.
         count: tokens to calibrate on.
         seed: of the sampled labels.
         last: whether the model is finished.
-
-    Raises:
-        UsageError: the budget is out of the recipe's reach.
     """
     host = copy.deepcopy(model).to("cpu", torch.float32).eval()
     rows = _sequences(spec, tokens, count)
     state, recipe = _prepared(host, spec, rows[HELD_OUT:], seed)
     rate = RateModel(state)
     wanted = 8 * budget_bytes - rate.kept_bits
-    if wanted < recipe.search.floor_bpw * rate.weights:
-        raise UsageError(
-            f"a budget of {budget_bytes:,} bytes leaves {max(0.0, wanted) / max(rate.weights, 1):.2f} "
-            f"bits for each of {rate.weights:,} quantized weights",
-            f"raise the budget, or train a smaller model: {recipe.name} needs "
-            f"{recipe.search.floor_bpw:g}",
-        )
     ratio, constant, fixed = 1.0, 0.0, 0
     if before is not None:
         ratio, constant, fixed = before.bytes_ratio, before.kl_constant, before.fixed_bits

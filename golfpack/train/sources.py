@@ -88,7 +88,6 @@ class DataOptions:
             raise UsageError(
                 "--val-tokens and --val-fraction are two held-out parts", "give one of them"
             )
-
         if self.val_tokens is not None:
             for source in self.sources:
                 check_apart(self.val_tokens, source, "--val-tokens", "what is trained on")

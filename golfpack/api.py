@@ -16,9 +16,9 @@ from torch import nn
 
 from golfpack.api_training import size as size
 from golfpack.api_training import train as train
-from golfpack.api_values import AnyPath, settings_of
+from golfpack.api_values import AnyPath, path_of, path_or_none, settings_of
 from golfpack.artifact import model_of, open_model
-from golfpack.base.convert import make
+from golfpack.base.convert import make, to_type
 from golfpack.base.defaults import CALIB_TOKENS, EVAL_TOKENS, KL_TOKENS
 from golfpack.base.progress import Notify, silent
 from golfpack.build.options import read_options
@@ -59,9 +59,9 @@ def build(
     target_bpb: float | None = None,
     lossless: bool = False,
     output: AnyPath | None = None,
-    recipe: str | None = None,
+    recipe: AnyPath | None = None,
     plan: AnyPath | None = None,
-    calib: str | None = None,
+    calib: AnyPath | None = None,
     calib_tokens: int = CALIB_TOKENS,
     data_free: bool = False,
     tokenizer: AnyPath | None = None,
@@ -115,12 +115,12 @@ def build(
         UsageError: bad input. BudgetError: nothing fits. StrictError: a warning, under `strict`.
     """
     table = {
-        "checkpoint": Path(checkpoint), "budget": budget, "target_kl": target_kl,
-        "target_bpb": target_bpb, "lossless": lossless, "output": _path(output), "recipe": recipe,
-        "plan": None if plan is None else read_plan(Path(plan)), "calib": calib,
-        "calib_tokens": calib_tokens, "data_free": data_free, "tokenizer": _path(tokenizer),
-        "with_tokenizer": with_tokenizer, "code": tuple(map(Path, code)),
-        "settings": settings_of(settings), "model": model, "model_args": tuple(model_args),
+        "checkpoint": checkpoint, "budget": budget, "target_kl": target_kl,
+        "target_bpb": target_bpb, "lossless": lossless, "output": output, "recipe": recipe,
+        "plan": None if plan is None else read_plan(path_of(plan, "plan")), "calib": calib,
+        "calib_tokens": calib_tokens, "data_free": data_free, "tokenizer": tokenizer,
+        "with_tokenizer": with_tokenizer, "code": code,
+        "settings": settings_of(settings), "model": model, "model_args": model_args,
         "recalibrate": recalibrate, "refine": refine, "refine_on": refine_on,
         "blind": blind, "strict": strict, "dry_run": dry_run, "force": force, "seed": seed,
         "threads": threads, "device": device, "cache": cache,
@@ -148,21 +148,22 @@ def plan(
     Raises:
         UsageError: bad input. BudgetError: less than the recipe's coarsest steps make.
     """
-    table = {"checkpoint": Path(checkpoint), "output": _path(output), **options}
+    table = {"checkpoint": checkpoint, "output": output, **options}
     if "settings" in table:
         table["settings"] = settings_of(table["settings"])
-    return run_plan(read_options(table, "a plan"), budgets, notify)
+    sizes = to_type(tuple[str | int, ...], budgets, "budgets")
+    return run_plan(read_options(table, "a plan"), sizes, notify)
 
 
 def evaluate(
     path: AnyPath,
-    tokens: str,
+    tokens: AnyPath,
     tokenizer: AnyPath | None = None,
     *,
     mode: str = "plain",
     window: int | None = None,
     stride: int | None = None,
-    ttt: str = "none",
+    ttt: AnyPath = "none",
     kv_cache: str | None = None,
     kv_residual: int | None = None,
     limit: int | None = None,
@@ -198,13 +199,14 @@ def evaluate(
         UsageError: bad input. CorruptError: a damaged artifact, or an audit failed.
         StrictError: a warning, under `strict`.
     """
-    options = EvalOptions(
-        Path(path), tokens, _path(tokenizer), mode=mode, window=window, stride=stride, ttt=ttt,
-        limit=limit, settings=settings_of(settings), baseline=_path(baseline), threads=threads,
-        device=device, legality=legality, strict=strict, family=choose_family(model, model_args),
-        kv_cache=kv_cache, kv_residual=kv_residual,
-    )  # fmt: skip
-    return run_evaluate(options, notify)
+    table = {
+        "model": path, "tokens": tokens, "tokenizer": tokenizer, "mode": mode, "window": window,
+        "stride": stride, "ttt": ttt, "limit": limit, "settings": settings_of(settings),
+        "baseline": baseline, "threads": threads, "device": device, "legality": legality,
+        "strict": strict, "family": choose_family(model, model_args), "kv_cache": kv_cache,
+        "kv_residual": kv_residual,
+    }  # fmt: skip
+    return run_evaluate(make(EvalOptions, table, "evaluate"), notify)
 
 
 def inspect(
@@ -226,12 +228,13 @@ def inspect(
         UsageError: bad input. CorruptError: a damaged artifact.
     """
     family = choose_family(model, model_args)
-    return run_inspect(Path(path), _path(against), settings_of(settings), family)
+    other = path_or_none(against, "against")
+    return run_inspect(path_of(path, "path"), other, settings_of(settings), family)
 
 
 def probe(
     checkpoint: AnyPath,
-    tokens: str,
+    tokens: AnyPath,
     tokenizer: AnyPath | None = None,
     *,
     limit: int = ROUNDS[-1],
@@ -259,8 +262,10 @@ def probe(
     """
     family = choose_family(model, model_args)
     return run_probe(
-        Path(checkpoint), str(tokens), _path(tokenizer), settings_of(settings), family,
-        limit=limit, output=_path(output), force=force, notify=notify,
+        path_of(checkpoint, "checkpoint"), to_type(str, tokens, "tokens"),
+        path_or_none(tokenizer, "tokenizer"), settings_of(settings), family,
+        limit=to_type(int, limit, "limit"), output=path_or_none(output, "output"), force=force,
+        notify=notify,
     )  # fmt: skip
 
 
@@ -289,8 +294,9 @@ def verify(
     """
     family = choose_family(model, model_args)
     return run_verify(
-        Path(path), _path(report), _path(against), settings_of(settings), notify, family
-    )
+        path_of(path, "path"), path_or_none(report, "report"), path_or_none(against, "against"),
+        settings_of(settings), notify, family,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -383,7 +389,7 @@ def load(path: AnyPath, *, model: str | None = None, model_args: Sequence[str] =
         UsageError: no such file, or `model` is not what the artifact holds. CorruptError: not an
         artifact, damaged, or its config and tensors are of no model.
     """
-    path = Path(path)
+    path = path_of(path, "path")
     family: Family | None = choose_family(model, model_args)
     artifact = load_artifact(path)
     found = model_of(artifact, path, family)
@@ -433,10 +439,11 @@ def generate(
         UsageError: bad input, or a model that cannot be cached. CorruptError: a damaged artifact.
     """
     family = choose_family(model, model_args)
-    found = open_model(Path(path), settings_of(settings), family, _path(tokenizer))
+    beside = path_or_none(tokenizer, "tokenizer")
+    found = open_model(path_of(path, "path"), settings_of(settings), family, beside)
     options = {
         "tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed,
-        "chat": chat, "bos": bos, "tokenizer": tokenizer, "kv_cache": kv_cache,
+        "chat": chat, "bos": bos, "tokenizer": beside, "kv_cache": kv_cache,
         "kv_residual": kv_residual, "cached": cached, "threads": threads, "device": device,
     }  # fmt: skip
     return _generated(found, prompt, on_text, options)
@@ -450,21 +457,21 @@ def _generated(
 ) -> GenerateReport:
     table = dict(options)
     how = {k: table.pop(k) for k in ("temperature", "top_k", "top_p", "seed") if k in table}
-    given = {"prompt": prompt} if isinstance(prompt, str) else {"prompt_ids": tuple(prompt)}
-    table |= {**given, "sampling": make(Sampling, how, "sampling")}
-    if table.get("tokenizer") is not None:
-        table["tokenizer"] = Path(table["tokenizer"])
+    if hasattr(prompt, "tolist"):  # an array or a tensor of ids
+        prompt = prompt.tolist()
+    table["prompt" if isinstance(prompt, str) else "prompt_ids"] = prompt
+    table["sampling"] = make(Sampling, how, "sampling")
     return run_generate(model, make(GenerateOptions, table, "generate"), on_text)
 
 
 def compare(
     checkpoint: AnyPath,
     *,
-    recipes: Sequence[str],
-    budgets: Sequence[str],
-    tokens: str,
+    recipes: Sequence[AnyPath],
+    budgets: Sequence[str | int],
+    tokens: AnyPath,
     tokenizer: AnyPath | None = None,
-    calib: str | None = None,
+    calib: AnyPath | None = None,
     calib_tokens: int = CALIB_TOKENS,
     limit: int = EVAL_TOKENS,
     window: int | None = None,
@@ -497,14 +504,12 @@ def compare(
     Raises:
         UsageError: bad input. CorruptError: the byte audit failed.
     """
-    options = CompareOptions(
-        checkpoint=Path(checkpoint), recipes=tuple(recipes), budgets=tuple(budgets), tokens=tokens,
-        tokenizer=_path(tokenizer), limit=limit, window=window, kl_tokens=kl_tokens, out=_path(out),
-        settings=settings_of(settings), calib=calib, calib_tokens=calib_tokens,
-        code=tuple(map(Path, code)), seed=seed, threads=threads, strict=strict, cache=cache,
-    )  # fmt: skip
-    return run_compare(options, notify, on_row)
-
-
-def _path(path: AnyPath | None) -> Path | None:
-    return None if path is None else Path(path)
+    sizes = to_type(tuple[str | int, ...], budgets, "budgets")
+    table = {
+        "checkpoint": checkpoint, "recipes": recipes, "budgets": tuple(map(str, sizes)),
+        "tokens": tokens, "tokenizer": tokenizer, "limit": limit, "window": window,
+        "kl_tokens": kl_tokens, "out": out, "settings": settings_of(settings), "calib": calib,
+        "calib_tokens": calib_tokens, "code": code, "seed": seed, "threads": threads,
+        "strict": strict, "cache": cache,
+    }  # fmt: skip
+    return run_compare(make(CompareOptions, table, "compare"), notify, on_row)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 from golfpack.api_values import AnyPath, settings_of
@@ -19,8 +18,6 @@ from golfpack.train.train import train as run_train
 
 T = TypeVar("T")
 _OF_DATA = frozenset(f.name for f in fields(DataOptions))
-_PATHS = ("tokenizer", "png")
-_LISTS_OF_PATHS = ("text", "code")
 
 
 def train(
@@ -44,7 +41,7 @@ def train(
     Raises:
         UsageError: unusable options or data. BudgetError: the artifact cannot be as small.
     """
-    chosen = _options(TrainOptions, {"out": Path(out), "budget": budget, **options}, "train")
+    chosen = _options(TrainOptions, {"out": out, "budget": budget, **options}, "train")
     result = run_train(chosen, notify)
     built = None if budget is None else build_trained(result, chosen, notify)
     return train_report(result, built)
@@ -72,19 +69,13 @@ def size(
     Raises:
         UsageError: bad input. BudgetError: every shape was refused.
     """
-    table = {"budget": budget, "out": Path(out), **options}
+    table = {"budget": budget, "out": out, **options}
     return run_size(_options(SizeOptions, table, "size"), notify, on_run)
 
 
 def _options(kind: type[T], options: Mapping[str, Any], what: str) -> T:
     """Options as a command makes them of what was typed."""
     table = dict(options)
-    for name in _PATHS:
-        if table.get(name) is not None:
-            table[name] = Path(table[name])
-    for name in _LISTS_OF_PATHS:
-        if name in table:
-            table[name] = tuple(map(Path, table[name]))
     if "settings" in table:
         table["settings"] = settings_of(table["settings"])
     data = {name: table.pop(name) for name in _OF_DATA & table.keys()}

@@ -77,6 +77,91 @@ def test_it_builds_what_the_options_build(folder, tmp_path):
     assert by_api.passes == by_options.passes
 
 
+def test_paths_and_numpys_numbers_do_for_texts_and_numbers(folder, tmp_path):
+    report = golfpack.build(
+        folder / "ckpt.pt", budget=np.int64(20_000), calib=folder / "train.bin",
+        calib_tokens=np.int32(512), output=str(tmp_path / "a.golf"),
+        settings={"sense.damp": np.float64(0.02)}, seed=np.uint8(0), model_args=[],
+    )  # fmt: skip
+    assert report.artifact_bytes <= 20_000
+    scored = golfpack.evaluate(tmp_path / "a.golf", folder / "train.bin", limit=np.int64(300))
+    assert scored.scored_tokens == 299
+    ids = np.array([3, 1, 4])
+    written = golfpack.generate(tmp_path / "a.golf", ids, tokens=np.int64(2), seed=np.int64(1))
+    assert written.prompt_ids == [3, 1, 4]
+    same = golfpack.generate(tmp_path / "a.golf", torch.from_numpy(ids), tokens=2, seed=1)
+    assert same.tokens == written.tokens
+
+
+def _evaluate(**options):
+    golfpack.evaluate("ckpt.pt", **{"tokens": "train.bin", **options})
+
+
+def _build(**options):
+    golfpack.build("ckpt.pt", **{"budget": "20kB", "data_free": True, **options})
+
+
+def _compare(**options):
+    table = {"recipes": ["rd"], "budgets": ["20kB"], "tokens": "train.bin", **options}
+    golfpack.compare("ckpt.pt", **table)
+
+
+def _generate(**options):
+    golfpack.generate("ckpt.pt", **{"prompt": [1, 2], **options})
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "message"),
+    [
+        (_evaluate, {"limit": -3}, "limit is -3"),
+        (_evaluate, {"window": 0}, "window is 0"),
+        (_evaluate, {"window": 5.5}, "window cannot be 5.5"),
+        (_evaluate, {"stride": 0, "mode": "sliding"}, "stride is 0"),
+        (_evaluate, {"threads": 0}, "threads is 0"),
+        (_evaluate, {"limit": "5"}, "limit cannot be '5'"),
+        (_evaluate, {"tokens": ["train.bin"]}, "tokens cannot be"),
+        (_evaluate, {"settings": "ttt.lr=1"}, "settings cannot be"),
+        (_evaluate, {"settings": None}, "settings cannot be"),
+        (_build, {"calib_tokens": -5}, "calib_tokens is -5"),
+        (_build, {"threads": 0}, "threads is 0"),
+        (_build, {"seed": -1}, "seed of -1"),
+        (_build, {"seed": 1 << 80}, "seed of 1"),
+        (_build, {"code": "train.py"}, "code cannot be 'train.py'"),
+        (_build, {"budget": 3.5}, "budget cannot be 3.5"),
+        (_build, {"settings": {"sense.damp": {1}}}, "sense.damp cannot be of type set"),
+        (_build, {"output": b"x.golf"}, "output cannot be"),
+        (_compare, {"recipes": "rd"}, "recipes cannot be 'rd'"),
+        (_compare, {"budgets": [2.5]}, "budgets"),
+        (_compare, {"limit": 1}, "limit is 1"),
+        (_generate, {"seed": 1 << 80}, "seed of 1"),
+        (_generate, {"temperature": float("inf")}, "temperature of inf"),
+        (_generate, {"tokens": 0}, "tokens is 0"),
+        (_generate, {"prompt": [1, 2.5]}, "prompt_ids"),
+        (_generate, {"prompt": None}, "what is the text to begin with"),
+    ],
+    ids=lambda value: None if callable(value) else str(value)[:30],
+)
+def test_a_value_that_cannot_be_is_named(folder, monkeypatch, call, options, message):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UsageError, match=message):
+        call(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text": "t.txt", "train_vocab": 300}, "text cannot be 't.txt'"),
+        ({"tokens": "train.bin", "settings": "train.lr=1"}, "settings cannot be"),
+        ({"tokens": "train.bin", "seed": 1 << 80}, "seed"),
+    ],
+)
+def test_a_value_that_training_cannot_take_is_named(folder, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UsageError, match=message):
+        golfpack.train(tmp_path / "run", steps=1, **options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_artifact_is_its_weights_and_its_model(folder, tmp_path):
     path = tmp_path / "x.golf"
     golfpack.build(folder / "ckpt.pt", budget="4bpw", data_free=True, output=path)
@@ -132,8 +217,8 @@ def test_options_of_training_are_what_the_commands_make_of_them(tmp_path, monkey
     asked = ["size", "--budget", "500kB", "--out", str(tmp_path), *typed.split(), *more.split()]
     CliRunner().invoke(app, asked)
     by_api, by_command = seen
-    assert replace(by_api, argv=(), threads=0, device="") == replace(
-        by_command, argv=(), threads=0, device=""
+    assert replace(by_api, argv=(), threads=1, device="") == replace(
+        by_command, argv=(), threads=1, device=""
     )
 
 

@@ -6,6 +6,7 @@ through here, so that a mistake is told in the same words wherever it was made.
 
 import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
@@ -25,6 +26,8 @@ _WORDS = {
 }  # fmt: skip
 # How much of a wrong value a message repeats.
 _SHOWN = 60
+# Seeds are below it: what draws by them adds to them, or wants 64 bits.
+SEEDS = 1 << 32
 
 
 def make(
@@ -107,6 +110,7 @@ def to_type(hint: Any, value: Any, what: str, tell: str | None = None) -> Any:
     """
     kind: Any = get_origin(hint) or hint
     args = get_args(hint)
+    value = _plain(kind, value)
     if kind in (Union, UnionType):
         return _first_of(hint, value, what, tell)
     if kind is Any or (kind is Literal and value in args):
@@ -132,6 +136,14 @@ def to_type(hint: Any, value: Any, what: str, tell: str | None = None) -> Any:
     ):
         return value
     raise UsageError(f"{what} cannot be {_shown(value)}", tell or f"it takes {_described(hint)}")
+
+
+def _plain(kind: Any, value: Any) -> Any:
+    """NumPy's numbers as Python's own; a path as text where a name or a glob would do."""
+    if kind in (Path, str) and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    numpys = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
+    return value.item() if numpys else value
 
 
 def _complete(kind: type[T], table: Any, what: str, tell: str | None) -> T:
@@ -212,6 +224,18 @@ def _described(hint: Any) -> str:
     if kind is Literal:
         return ", ".join(map(str, args))
     return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def check_counts(**counts: tuple[int | None, int]) -> None:
+    """Raise UsageError unless each count is None or at least what stands beside it."""
+    for name, (count, least) in counts.items():
+        holds = count is None or count >= least
+        require(holds, f"{name} is {count}", f"give {least} or more")
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError unless everything that draws can take the seed."""
+    require(0 <= seed < SEEDS, f"a seed of {seed} cannot be", f"give one from 0 to {SEEDS - 1}")
 
 
 def require(holds: bool, what: str, hint: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from golfpack.base.convert import make, require, unknown_option
+from golfpack.base.convert import check_counts, check_seed, make, require, to_type, unknown_option
 from golfpack.base.defaults import CALIB_TOKENS
 from golfpack.build.planfile import PlanFile
 from golfpack.build.replay import Replay
@@ -45,6 +45,7 @@ class Inputs:
     def __post_init__(self) -> None:
         both = self.data_free and self.calib is not None
         require(not both, "a data-free build reads no calibration", "leave one of the two out")
+        check_counts(calib_tokens=(self.calib_tokens, 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,7 @@ class Goal:
     def __post_init__(self) -> None:
         enough = self.refine == "auto" or self.refine >= 0
         require(enough, f"refine is {self.refine}", "give a number of tokens, 0 or auto")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ class Machine:
     cache: bool = True
 
     def __post_init__(self) -> None:
-        require(self.threads > 0, f"threads is {self.threads}", "give 1 or more")
+        check_counts(threads=(self.threads, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,11 +194,11 @@ def read_aim(
     """
     given: list[Aim] = []
     if budget is not None:
-        given.append(Bytes(budget))
+        given.append(Bytes(to_type(str | int, budget, "the budget")))
     if target_kl is not None:
-        given.append(Kl(target_kl))
+        given.append(Kl(to_type(float, target_kl, "the target KL")))
     if target_bpb is not None:
-        given.append(Bpb(target_bpb))
+        given.append(Bpb(to_type(float, target_bpb, "the target in bits per byte")))
     if lossless:
         given.append(Lossless())
     if len(given) > 1:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from golfpack.artifact import open_model, split_settings
-from golfpack.base.convert import from_json
+from golfpack.base.convert import check_counts, check_seed, from_json
 from golfpack.base.defaults import CALIB_TOKENS, EVAL_TOKENS, KL_TOKENS
 from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify
@@ -71,6 +71,11 @@ class CompareOptions:
     strict: bool = False
     cache: bool = True
     argv: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_counts(limit=(self.limit, 2), window=(self.window, 1), kl_tokens=(self.kl_tokens, 1))
+        check_counts(threads=(self.threads, 1), calib_tokens=(self.calib_tokens, 2))
+        check_seed(self.seed)
 
     def build_options(
         self, recipe: str, budget: str | None = None, output: Path | None = None

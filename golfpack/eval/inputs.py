@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from golfpack.artifact import open_pair
+from golfpack.base.convert import check_counts
 from golfpack.base.files import file_sha256
 from golfpack.base.progress import Notify, silent
 from golfpack.data.belongs import refuse_other_tokenizer
@@ -86,6 +87,11 @@ class EvalOptions:
     family: Family | None = None
     kv_cache: str | None = None
     kv_residual: int | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(window=(self.window, 1), stride=(self.stride, 1), limit=(self.limit, 2))
+        check_counts(threads=(self.threads, 1), batch_tokens=(self.batch_tokens, 1))
+        check_counts(kv_residual=(self.kv_residual, 0))
 
     @property
     def raw_text(self) -> Path | None:

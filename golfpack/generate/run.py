@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import nn
 
+from golfpack.base.convert import check_counts
 from golfpack.errors import UsageError
 from golfpack.generate.prompt import Prompt, ids_prompt, text_prompt
 from golfpack.generate.report import GenerateReport
@@ -121,8 +122,8 @@ def _check(options: GenerateOptions) -> None:
         raise UsageError("--no-cache leaves nothing to store", "leave --kv-cache or --no-cache out")
     if options.kv_cache == TUNED and options.kv_residual is not None:
         raise UsageError("a tuned cache has its own residual", "leave --kv-residual out")
-    if options.tokens is not None and options.tokens < 1:
-        raise UsageError(f"{options.tokens} tokens cannot be written", "give --tokens 1 or more")
+    check_counts(tokens=(options.tokens, 1), threads=(options.threads, 1))
+    check_counts(kv_residual=(options.kv_residual, 0))
 
 
 def _prompt(model: Model, options: GenerateOptions) -> Prompt:

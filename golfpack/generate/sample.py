@@ -1,10 +1,11 @@
 """One token out of a distribution, from a generator of our own."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 
-from golfpack.base.convert import require
+from golfpack.base.convert import check_seed, require
 from golfpack.errors import UsageError
 from golfpack.models.base import pick
 
@@ -26,11 +27,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        low = self.temperature >= 0
-        require(low, f"a temperature of {self.temperature} cannot be", "give 0 or more")
+        sane = isfinite(self.temperature) and self.temperature >= 0
+        require(sane, f"a temperature of {self.temperature} cannot be", "give 0 or more")
         require(self.top_k >= 0, f"--top-k {self.top_k} cannot be", "give 1 or more; 0 takes all")
         inside = 0 < self.top_p <= 1
         require(inside, f"--top-p {self.top_p} cannot be", "give more than 0, at most 1")
+        check_seed(self.seed)
 
 
 def probabilities(logits: torch.Tensor, how: Sampling) -> torch.Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from golfpack.base.convert import check_counts, check_seed
 from golfpack.base.progress import Notify, silent
 from golfpack.base.sizes import parse_size
 from golfpack.calib.sources import self_generated
@@ -71,6 +72,11 @@ class TuneOptions:
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_counts(context=(self.context, 1), residual=(self.residual, 0))
+        check_counts(threads=(self.threads, 1))
+        check_seed(self.seed)
 
 
 # (policy, plan) -> seconds of one token.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from golfpack.artifact import split_settings
+from golfpack.base.convert import check_counts
 from golfpack.base.documents import SCHEMA_VERSION, read_json
 from golfpack.base.files import write_atomically
 from golfpack.base.progress import Notify, silent
@@ -107,6 +108,7 @@ def probe(
         UsageError: an unusable checkpoint or text, an option that was told and that text contradicts,
             or a model to which nothing is open, or that tells nothing.
     """
+    check_counts(limit=(limit, 2))
     overrides, rest = split_settings(settings)
     if rest:
         raise UsageError(f"--set {rest[0]!r} sets nothing here", "use --set model.OPTION=VALUE")

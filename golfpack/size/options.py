@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from golfpack.base.convert import check_counts
 from golfpack.base.defaults import CALIB_TOKENS, EVAL_TOKENS
 from golfpack.train.sources import DataOptions
 
@@ -56,3 +57,7 @@ class SizeOptions:
     threads: int = 1
     device: str = "cpu"
     argv: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_counts(seeds=(self.seeds, 1), threads=(self.threads, 1), window=(self.window, 1))
+        check_counts(limit=(self.limit, 2), calib_tokens=(self.calib_tokens, 2))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from golfpack.base.convert import SEEDS
 from golfpack.errors import UsageError
 
 _Range = tuple[Callable[[float], bool], str]
@@ -65,7 +66,7 @@ _RANGES: dict[str, _Range] = {
     "codes_share": _BELOW_ONE,
     "aim_errors": _NOT_NEGATIVE,
     "rate_decay": _NOT_NEGATIVE,
-    "seed": _NOT_NEGATIVE,
+    "seed": (lambda v: 0 <= v < SEEDS, f"0 or more and below {SEEDS}"),
     "val_every": _AT_LEAST_ONE,
     "val_batches": _AT_LEAST_ONE,
     "log_every": _AT_LEAST_ONE,

@@ -6,6 +6,7 @@ prints; `notify` is told how far the work is. Errors are `golfpack.errors.Golfpa
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -307,7 +308,7 @@ class Artifact:
         path: the file.
         sha256: of its bytes, hex.
         family: the model family's name.
-        config: the model's options, complete.
+        config: the model's options, complete; changing them changes no model.
     """
 
     path: Path
@@ -317,8 +318,8 @@ class Artifact:
     _model: Model
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Name -> float32 array, every tensor once, by the names of the model's own modules."""
-        return dict(self._model.weights)
+        """Name -> float32 array, read-only: every tensor once, as the model's own modules name it."""
+        return {name: _read_only(w) for name, w in self._model.weights.items()}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Name -> float32 tensor, as the model's own modules name them.
@@ -393,7 +394,7 @@ def load(path: AnyPath, *, model: str | None = None, model_args: Sequence[str] =
     family: Family | None = choose_family(model, model_args)
     artifact = load_artifact(path)
     found = model_of(artifact, path, family)
-    return Artifact(path, found.sha256, found.family.name, found.config, found)
+    return Artifact(path, found.sha256, found.family.name, deepcopy(found.config), found)
 
 
 def generate(
@@ -513,3 +514,9 @@ def compare(
         "strict": strict, "cache": cache,
     }  # fmt: skip
     return run_compare(make(CompareOptions, table, "compare"), notify, on_row)
+
+
+def _read_only(w: np.ndarray) -> np.ndarray:
+    view = w.view()
+    view.flags.writeable = False
+    return view

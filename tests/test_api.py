@@ -155,7 +155,9 @@ def test_a_value_that_cannot_be_is_named(folder, monkeypatch, call, options, mes
         ({"tokens": "train.bin", "seed": 1 << 80}, "seed"),
     ],
 )
-def test_a_value_that_training_cannot_take_is_named(folder, tmp_path, monkeypatch, options, message):
+def test_a_value_that_training_cannot_take_is_named(
+    folder, tmp_path, monkeypatch, options, message
+):
     monkeypatch.chdir(folder)
     with pytest.raises(UsageError, match=message):
         golfpack.train(tmp_path / "run", steps=1, **options)
@@ -170,6 +172,9 @@ def test_an_artifact_is_its_weights_and_its_model(folder, tmp_path):
     for name, w in expected.weights().items():
         np.testing.assert_array_equal(artifact.weights()[name], w)
         np.testing.assert_array_equal(artifact.state_dict()[name].numpy(), w)
+    with pytest.raises(ValueError, match="read-only"):
+        artifact.weights()["tok_emb.weight"][:] = 0
+    artifact.config["num_layers"] = 99
     tokens = torch.arange(6)[None]
     original = load_checkpoint(folder / "ckpt.pt").module(expected.weights())
     with torch.no_grad():

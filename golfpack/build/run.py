@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil, log
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,17 @@ from golfpack.build.report import BuildReport, FailedBuild
 from golfpack.errors import BudgetError, StrictError, UsageError
 from golfpack.models.model import Model
 from golfpack.models.tensors import TENSORS
-from golfpack.packer.aim import Aim, Bpb, Budget, Bytes, Kl, Lossless, told_bits, told_bytes
+from golfpack.packer.aim import (
+    Aim,
+    Bpb,
+    Budget,
+    Bytes,
+    Kl,
+    Lossless,
+    least_bytes,
+    told_bits,
+    told_bytes,
+)
 from golfpack.packer.format.container import TOKENIZER_STREAM
 from golfpack.packer.format.loader import Artifact, loads
 from golfpack.packer.passes.awq import Awq
@@ -211,7 +221,7 @@ def _check_thin(model: Model, budget: Budget) -> None:
         BudgetError: without a shortfall; a file that small could be made.
     """
     spec = model.spec
-    least = ceil(THIN_BPW * spec.numel / 8)
+    least = least_bytes(THIN_BPW, spec)
     if budget.artifact >= least:
         return
     measure = "" if model.family is TENSORS else "calibrate (--calib, no --data-free), "

@@ -14,6 +14,7 @@ from golfpack.eval.modes import Mode, Windowed
 from golfpack.eval.ttt_lora import LoraOptions, LoraTtt
 from golfpack.eval.ttt_phased import PhasedOptions, PhasedTtt
 from golfpack.eval.ttt_sgd import SgdOptions, SgdTtt
+from golfpack.eval.windows import lay_windows
 
 MODES = ("plain", "sliding", "stream")
 DEFAULT_STRIDE = 64
@@ -123,6 +124,7 @@ def choose_mode(
         stride = window
     elif stride is None:
         stride = min(DEFAULT_STRIDE, window)
+    lay_windows(1, window, stride)  # refuses a stride beyond its window, before anything is read
     if ttt is None:
         return Windowed(window, stride)
     return SgdTtt(window, stride, make(SgdOptions, ttt.options, f"--ttt {ttt.name}"))

@@ -15,7 +15,7 @@ import torch
 from golfpack.base.convert import require
 from golfpack.errors import UsageError
 from golfpack.eval.log import ScoreLog
-from golfpack.eval.modes import Probe, Stream, shrunk, smaller_chunk
+from golfpack.eval.modes import CHUNKS, Probe, Stream, shrunk, smaller_chunk
 from golfpack.eval.scorer import Scorer, score_windows
 from golfpack.eval.windows import lay_windows
 from golfpack.models.device import send
@@ -109,12 +109,12 @@ class SgdTtt:
         targets, chunk = int(documents[-1]), self.ttt.chunk_tokens
         if targets > chunk:
             return []
-        smaller = smaller_chunk(targets, self.window)
-        way_out = (
-            f"--set ttt.chunk_tokens={smaller} trains"
-            if smaller is not None
-            else f"score more than {self.window:,}, or add a smaller --window"
-        )
+        if (smaller := smaller_chunk(targets, self.window)) is not None:
+            way_out = f"--set ttt.chunk_tokens={smaller} trains"
+        elif (smaller := smaller_chunk(targets, window := max(1, targets // CHUNKS))) is not None:
+            way_out = f"--window {window} --set ttt.chunk_tokens={smaller} trains"
+        else:
+            way_out = f"score more than {chunk:,}"
         return [
             f"nothing is trained: one chunk of {chunk:,} holds all {targets:,} targets, and the last "
             f"chunk is never trained on; {way_out}"

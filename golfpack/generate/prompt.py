@@ -73,6 +73,8 @@ def text_prompt(
     Raises:
         UsageError: no tokenizer, or nothing to begin with.
     """
+    if any("\ud800" <= c <= "\udfff" for c in text):  # what Python makes of bytes that are no UTF-8
+        raise UsageError("the prompt is not UTF-8", "give it in UTF-8, or as --prompt-ids")
     found = find_tokenizer(model, named)
     if found is None:
         raise UsageError(

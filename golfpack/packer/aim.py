@@ -1,7 +1,7 @@
 """How large or how good an artifact is to be: bytes, a KL, a loss, or every float exactly."""
 
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import isfinite
 
 from golfpack.base.convert import require
 from golfpack.base.sizes import parse_size
@@ -81,7 +81,7 @@ def check_reach(floor_bpw: float, spec: ModelSpec, budget: Budget) -> None:
     Raises:
         BudgetError: without a shortfall, which only the weights tell exactly.
     """
-    least = ceil(floor_bpw * spec.numel / 8)
+    least = least_bytes(floor_bpw, spec)
     if budget.artifact >= least:
         return
     raise BudgetError(
@@ -89,6 +89,11 @@ def check_reach(floor_bpw: float, spec: ModelSpec, budget: Budget) -> None:
         f"{floor_bpw:g}",
         f"raise the budget to {least + budget.code:,} bytes or more, or train a smaller model",
     )
+
+
+def least_bytes(bpw: float, spec: ModelSpec) -> int:
+    """Bytes of so many bits per weight, as a budget in "bpw" of them has: never one more."""
+    return int(bpw * spec.numel / 8)
 
 
 def told_bytes(budget: Budget) -> str:

@@ -202,7 +202,7 @@ def _exact(round_: Sequence[Pass], state: PackState, limit: int) -> PackState | 
 
 def kept_exact(state: PackState) -> PackState:
     """A plan in place of the recipe's: every tensor in the narrowest float type that is exact."""
-    return replace(state, plan={t.name: Keep("exact") for t in state.spec.tensors})
+    return replace(state, dial=0.0, plan={t.name: Keep("exact") for t in state.spec.tensors})
 
 
 def exact_bytes(weights: Mapping[str, np.ndarray]) -> int:

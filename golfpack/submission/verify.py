@@ -15,7 +15,7 @@ from golfpack.data.shards import read_tokens
 from golfpack.data.stream import is_text
 from golfpack.errors import CorruptError, GolfpackError, UsageError
 from golfpack.eval.evaluate import evaluate
-from golfpack.eval.inputs import EvalOptions
+from golfpack.eval.inputs import EvalOptions, read_inputs
 from golfpack.inspect.verify import Checks, VerifyReport, verify
 from golfpack.submission.bare import required, run_bare
 from golfpack.submission.count import ARTIFACT, REQUIREMENTS, SCRIPT, TABLE, Count, count
@@ -82,7 +82,8 @@ def verify_submission(
         stretch: what to score; None counts and looks, and runs nothing.
 
     Raises:
-        UsageError: it is no submission, its submission.json is none of golfpack's, or tokens are none.
+        UsageError: it is no submission, its submission.json is none of golfpack's, or what is to be
+            scored is not for its model. CorruptError: the byte audit of the tokenizer failed.
             What is wrong with a submission raises nothing: it is what the checks say.
     """
     if stretch is not None:
@@ -105,6 +106,8 @@ def verify_submission(
     elif any(c.status == "failed" for c in checks.done):
         checks.skip("scores", "an earlier check failed")
     else:
+        # Tokens, a tokenizer or windows that are not the model's are no fault of the folder.
+        read_inputs(_options("sliding", artifact, told.golfpack.ttt, stretch))
         found = checks.run("bare run", lambda: _bare(folder, counted, stretch))
         for name, score in (found or {}).items():
             checks.run(name, lambda n=name, s=score: _same(n, s, artifact, told, stretch))

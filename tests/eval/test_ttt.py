@@ -260,7 +260,10 @@ def test_a_stream_too_short_to_train_on_is_said_with_what_would(tiny, mode, leng
 
 def test_no_chunk_is_suggested_where_none_would_train():
     (warning,) = SgdTtt(100, 100, SGD).idle(np.array([0, 90]))
-    assert "score more than 100, or add a smaller --window" in warning
+    assert "--window 11 --set ttt.chunk_tokens=11 trains" in warning
+    assert SgdTtt(11, 11, replace(SGD, chunk_tokens=11)).idle(np.array([0, 90])) == []
+    (warning,) = SgdTtt(100, 100, SGD).idle(np.array([0, 1]))
+    assert f"score more than {SGD.chunk_tokens}" in warning
     (warning,) = LoraTtt(LORA).idle(np.array([0, 1, 2]))
     assert "--set" not in warning
     assert SgdTtt(100, 100, SGD).idle(np.array([0, 101])) == []

@@ -207,6 +207,7 @@ def test_a_chat_is_a_turn_of_system_003(tmp_path):
         ({"prompt": "a", "cached": False, "kv_cache": "q8_0"}, "leaves nothing to store"),
         ({"prompt": "a", "kv_cache": "tuned", "kv_residual": 4}, "has its own residual"),
         ({"prompt": "a", "tokens": 0}, "tokens is 0"),
+        ({"prompt": "a\udcff"}, "is not UTF-8"),
         ({"prompt": "", "bos": False}, "there is nothing to begin with"),
         ({"prompt": "a", "kv_cache": "q9"}, "unknown KV-cache format 'q9'"),
         ({"prompt": "a", "kv_cache": "tuned"}, "no cache was tuned for this model"),

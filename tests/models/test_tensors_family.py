@@ -76,6 +76,7 @@ def test_lossless_is_bit_exact(options, state, tmp_path):
         np.testing.assert_array_equal(
             back[name].numpy().view(np.uint32), t.float().numpy().view(np.uint32)
         )
+    assert report.dial == 0
     assert all(row.rel_err == 0 for row in report.tensors)
     for wrong in ({"budget": "6bpw"}, {"target_kl": 0.1}, {"recalibrate": True}):
         with pytest.raises(UsageError):

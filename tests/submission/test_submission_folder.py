@@ -5,11 +5,13 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, trained_looking
 from submission.tiny import make_home
 
+from golfpack.data.shards import write_shard
 from golfpack.errors import BudgetError, UsageError
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
@@ -124,6 +126,15 @@ def test_what_is_not_fails_by_name(written, home, tmp_path):
         failed(damaged, replace(stretch, tokens="held.txt"))
     with pytest.raises(UsageError, match="no shard matches"):
         failed(damaged, replace(stretch, tokens=str(home / "none.bin")))
+    whole, other = options.folder, tmp_path / "other.bin"
+    write_shard(other, np.full(500, 400))
+    for wrong, match in (
+        ({"tokens": str(other)}, "token"),
+        ({"window": 16, "stride": 17}, "stride"),
+        ({"tokenizer": home / "c.pt"}, "is not a SentencePiece model"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            failed(whole, replace(stretch, **wrong))
     silent = copy("silent")
     _put(silent, b"import torch\n")
     assert failed(silent, stretch) == ["bare run"]

@@ -362,7 +362,7 @@ class Artifact:
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | np.ndarray | torch.Tensor,
         *,
         on_text: Callable[[str], None] | None = None,
         **options: Any,
@@ -399,7 +399,7 @@ def load(path: AnyPath, *, model: str | None = None, model_args: Sequence[str] =
 
 def generate(
     path: AnyPath,
-    prompt: str | Sequence[int],
+    prompt: str | Sequence[int] | np.ndarray | torch.Tensor,
     *,
     tokens: int | None = None,
     temperature: float = 0.8,
@@ -423,7 +423,7 @@ def generate(
 
     Args:
         path: checkpoint or `.golf` file.
-        prompt: a text, or token ids.
+        prompt: a text, or token ids (n,).
         tokens: to write at most; None for 256, or as many as the model has positions for.
         temperature, top_k, top_p: how tokens are drawn; a temperature of 0 takes the likeliest.
         seed: the same one writes the same text; the caller's random state is not touched.
@@ -452,13 +452,13 @@ def generate(
 
 def _generated(
     model: Model,
-    prompt: str | Sequence[int],
+    prompt: str | Sequence[int] | np.ndarray | torch.Tensor,
     on_text: Callable[[str], None] | None,
     options: Mapping[str, Any],
 ) -> GenerateReport:
     table = dict(options)
     how = {k: table.pop(k) for k in ("temperature", "top_k", "top_p", "seed") if k in table}
-    if hasattr(prompt, "tolist"):  # an array or a tensor of ids
+    if isinstance(prompt, np.ndarray | torch.Tensor):
         prompt = prompt.tolist()
     table["prompt" if isinstance(prompt, str) else "prompt_ids"] = prompt
     table["sampling"] = make(Sampling, how, "sampling")

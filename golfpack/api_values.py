@@ -6,6 +6,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from golfpack.base.convert import to_type
 from golfpack.errors import UsageError
 
@@ -32,7 +34,7 @@ def settings_of(settings: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
 def _text(name: str, value: Any) -> str:
     if isinstance(value, str):
         return value
-    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+    if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     try:
         return json.dumps(value)

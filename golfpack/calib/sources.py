@@ -82,7 +82,8 @@ def from_data(
     tokens = read_stream(path, tokenizer)
     if len(tokens) < count * length:
         raise UsageError(
-            f"{path} has {len(tokens):,} tokens; calibration asks for {count * length:,}",
+            f"{path} has {len(tokens):,} tokens; calibration asks for {count * length:,}, with those "
+            "that are held out to measure on",
             "give a longer one, or ask for fewer with --calib-tokens",
         )
     if int(tokens.max()) >= vocab_size:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from golfpack.commands.options import Json, Quiet
+from golfpack.commands.options import Json, Quiet, Set
 from golfpack.commands.render.console import Reporter, data, number, out, show_json
 from golfpack.commands.render.tables import fitting, left_out_line, plain_table, table_of
 from golfpack.errors import ExitCode, UsageError
@@ -65,6 +65,7 @@ def diff(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 6 where anything differs.")
     ] = False,
+    settings: Set = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -74,7 +75,7 @@ def diff(
     if json and markdown:
         raise UsageError("--json and --md are two formats", "give one of them")
     with Reporter(quiet) as notify:
-        report = run(a, b, original, notify, sys.argv[1:])
+        report = run(a, b, original, notify, sys.argv[1:], settings or ())
     if json:
         show_json(report)
     elif markdown:

@@ -287,7 +287,8 @@ def _mode(options: EvalOptions, ttt: TttRecipe | None, loaded: Model) -> Mode:
         )
     if options.mode == "stream" and ttt is None and options.stride is None:
         return _streamed(options, loaded)
-    if options.kv_cache is not None or options.kv_residual is not None:
+    cached = options.kv_cache is not None or options.kv_residual is not None
+    if cached and options.mode != "stream":
         raise UsageError(f"{options.mode} windows have no KV cache", "add --mode stream")
     return choose_mode(
         options.mode, options.window, options.stride, ttt,

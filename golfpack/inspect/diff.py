@@ -1,6 +1,6 @@
 """`golfpack diff`: what changed between two artifacts, reports or checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from golfpack.artifact import names_artifact, whole_config
+from golfpack.artifact import names_artifact, split_settings, whole_config
 from golfpack.base.progress import Notify, silent
 from golfpack.build.reportfile import read_build_report, report_beside
 from golfpack.errors import UsageError, unreadable
@@ -52,6 +52,7 @@ def diff(
     original: Path | None = None,
     notify: Notify = silent,
     argv: list[str] | None = None,
+    settings: Sequence[str] = (),
 ) -> DiffReport:
     """Compare two files, each an artifact, the report of a build, or a checkpoint.
 
@@ -60,15 +61,21 @@ def diff(
 
     Args:
         original: float checkpoint, for the errors of the artifacts' tensors.
+        settings: "model.option=value" of every checkpoint among them.
 
     Raises:
         UsageError: a file that is none of the three. CorruptError: a damaged artifact.
     """
-    floats = None if original is None else _checkpoint(original).weights
+    options, rest = split_settings(settings)
+    if rest:
+        raise UsageError(f"--set {rest[0]!r} sets nothing here", "use --set model.OPTION=VALUE")
+    floats = None if original is None else _checkpoint(original, options).weights
     sides = []
     for path in (a, b):
         notify("diff", len(sides), 3, f"read {path.name}")
-        sides.append(_read(path, floats))
+        sides.append(_read(path, floats, options))
+    if options and original is None and all(s.about.kind != "checkpoint" for s in sides):
+        raise UsageError("neither file is a checkpoint, and only those take --set", "leave it out")
     first, second = sides
     notify("diff", 2, 3, "compare")
     changes = _changes(first.about.facts, second.about.facts)
@@ -105,14 +112,14 @@ def _bytes(side: TensorSide | None) -> int:
     return 0 if side is None else side.bytes
 
 
-def _read(path: Path, floats: Mapping[str, np.ndarray] | None) -> _Side:
+def _read(path: Path, floats: Mapping[str, np.ndarray] | None, options: Mapping[str, Any]) -> _Side:
     if not path.exists():
         raise unreadable(path)
     if names_artifact(path):
         return _artifact(path, floats)
     if path.suffix == ".json" and not path.name.endswith(".index.json"):
         return _report(path)
-    return _checkpoint(path)
+    return _checkpoint(path, options)
 
 
 def _artifact(path: Path, floats: Mapping[str, np.ndarray] | None) -> _Side:
@@ -187,8 +194,8 @@ def _report(path: Path) -> _Side:
     return _Side(DiffSide(str(path), "report", str(path), size, sha256, facts), rows)
 
 
-def _checkpoint(path: Path) -> _Side:
-    c = load_checkpoint(path, fallback=TENSORS)
+def _checkpoint(path: Path, options: Mapping[str, Any]) -> _Side:
+    c = load_checkpoint(path, options, fallback=TENSORS)
     rows = {}
     for t in c.spec.tensors:
         size = getattr(torch, c.dtypes[t.name]).itemsize

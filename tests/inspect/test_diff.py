@@ -131,6 +131,15 @@ def test_what_cannot_be_compared_is_bad_input(folder, a, float_path, says):
         diff(folder / a, folder / "small.golf", None if float_path is None else folder / float_path)
 
 
+def test_options_that_shapes_do_not_tell_are_of_the_checkpoints(folder):
+    report = diff(folder / "tiny.pt", folder / "small.golf", settings=["model.softcap=12"])
+    (change,) = [c for c in report.changes if c.what.endswith("softcap")]
+    assert (change.a, change.b) == (12.0, load(folder / "small.golf").config["softcap"])
+    for settings, says in ((["sense.damp=1"], "sets nothing"), (["model.softcap=12"], "neither")):
+        with pytest.raises(UsageError, match=says):
+            diff(folder / "small.golf", folder / "large.golf", settings=settings)
+
+
 def test_the_command_prints_tables_markdown_and_json(folder, inside):
     run = inside("diff", "small.golf", "large.golf", "-q")
     assert run.returncode == 0, run.stderr

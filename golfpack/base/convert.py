@@ -22,7 +22,7 @@ T = TypeVar("T")
 EDITED = "it was edited, or another golfpack wrote it"
 _WORDS = {
     tuple: "a list", list: "a list", Sequence: "a list", dict: "a table", str: "text",
-    float: "a number", int: "an integer", bool: "true or false", Path: "a path", NoneType: "nothing",
+    float: "a number", int: "an integer", bool: "true or false", Path: "a path", NoneType: "none",
 }  # fmt: skip
 # How much of a wrong value a message repeats.
 _SHOWN = 60
@@ -162,6 +162,8 @@ def _complete(kind: type[T], table: Any, what: str, tell: str | None) -> T:
 def _first_of(hint: Any, value: Any, what: str, tell: str | None) -> Any:
     """`value` as the first type of a union that takes it."""
     choices = get_args(hint)
+    if value == "none" and NoneType in choices and str not in choices:  # as one types it
+        return None
     for choice in choices:
         try:
             return to_type(choice, value, what, tell)

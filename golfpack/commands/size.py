@@ -112,7 +112,7 @@ def size(
             tokens=tokens, text=tuple(text or ()), val_tokens=val_tokens, val_fraction=val_fraction,
             tokenizer=tokenizer, train_vocab=train_vocab,
         ),
-        "shapes": tuple(s.strip() for s in (shapes or "").split(",") if s.strip()),
+        "shapes": () if shapes is None else tuple(s.strip() for s in shapes.split(",")),
         "steps": steps, "minutes": minutes, "seeds": seeds, "family": family,
         "settings": tuple(settings or ()), "recipe": recipe,
         "refine": int(refine) if refine.isdecimal() else refine, "calib_tokens": calib_tokens,

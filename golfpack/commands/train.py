@@ -131,6 +131,8 @@ def train(
     from golfpack.train.choose import TrainOptions
     from golfpack.train.sources import DataOptions
 
+    if model is not None and family is not None:
+        raise UsageError("--model and --family both say what is trained", "give one of them")
     options = TrainOptions(
         out, preset=preset, family=model or family, model_args=tuple(model_args or ()),
         shape=shape,

@@ -48,7 +48,8 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _from_jsonl(text: str, path: Path) -> Iterator[str]:
-    for number, line in enumerate(text.split("\n"), start=1):
+    # A byte order mark is no part of any document.
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         if not line.strip():
             continue
         try:

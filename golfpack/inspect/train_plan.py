@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from golfpack.base.documents import SCHEMA_VERSION, versions
+from golfpack.data.tokenizer import load_tokenizer
 from golfpack.kv.layout import LONG_CONTEXT, layout
 from golfpack.spec import ModelSpec
 from golfpack.train.choose import Chosen, TrainOptions, choose
@@ -88,8 +89,14 @@ def train_plan(options: TrainOptions) -> TrainPlan:
     """
     chosen = choose(options)
     config, family = chosen.config, chosen.family
-    stand_ins = training_of(family).from_tokenizer(chosen.shape, None)
-    spec = family.spec(complete_options(family, {**chosen.shape, **stand_ins}, config.seq_len))
+    shape, tokenizer = dict(chosen.shape), None
+    if chosen.data.tokenizer is not None:
+        tokenizer = load_tokenizer(chosen.data.tokenizer)
+        shape.setdefault("vocab_size", tokenizer.vocab_size())
+    elif chosen.data.train_vocab is not None:
+        shape.setdefault("vocab_size", chosen.data.train_vocab)
+    told = training_of(family).from_tokenizer(shape, tokenizer)
+    spec = family.spec(complete_options(family, {**shape, **told}, config.seq_len))
     aliases = len(training_of(family).aliases(spec.config))
     kv = _kv_bytes(spec.config, config.seq_len)
     dtype = DTYPES[config.param_dtype]

@@ -22,7 +22,7 @@ from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.models.device import resolve_device
 from golfpack.models.ranks import ALONE
-from golfpack.packer.aim import Bytes
+from golfpack.packer.aim import Budget, Bytes, check_reach
 from golfpack.packer.recipe import load_recipe, pass_tables
 from golfpack.size.cells import Cells
 from golfpack.size.options import VAL_FRACTION, SizeOptions
@@ -152,6 +152,12 @@ class Lab:
         if shape not in self.sizes:
             self.sizes[shape] = self.chosen.family.spec(self.model_options(shape)).numel
         return self.sizes[shape]
+
+    def check_reach(self, shape: Shape, budget: int) -> None:
+        """Raise BudgetError where bytes for the artifact are less than the recipe has on offer."""
+        recipe = load_recipe(self.options.recipe or DEFAULT_RECIPE, self.building)
+        spec = self.chosen.family.spec(self.model_options(shape))
+        check_reach(recipe.search.floor_bpw, spec, Budget(budget))
 
     def trained(self, shape: Shape, seed: int, notify: Notify) -> Trained:
         """Train a shape, go on where that was interrupted, or take the model that is there.

@@ -142,11 +142,11 @@ def _check_folder(png: Path) -> None:
 
 def _budget(options: SizeOptions) -> int:
     """Bytes for the artifact. Raises UsageError for a budget that follows the model's size."""
-    if parse_size(options.budget, 8) != parse_size(options.budget, 16):
+    if parse_size(options.budget, 8_000_000) != parse_size(options.budget, 16_000_000):
         raise UsageError(
             f"{options.budget} is another size for every shape", "give bytes, such as 16MB"
         )
-    left = parse_size(options.budget, 8) - code_bytes(options.code)
+    left = parse_size(options.budget, 1) - code_bytes(options.code)
     if left <= 0:
         raise BudgetError(
             f"the code takes {code_bytes(options.code):,} bytes, all of {options.budget}",
@@ -161,6 +161,7 @@ def _shapes(options: SizeOptions, lab: Lab, budget: int) -> Sequence[Shape]:
     shapes = sorted({read_shape(s) for s in options.shapes}, key=lab.parameters)
     if len(shapes) < len(options.shapes):
         raise UsageError(f"shapes named twice: {', '.join(options.shapes)}", "name each once")
+    lab.check_reach(shapes[0], budget)  # the smallest: what it cannot reach none can
     return shapes
 
 

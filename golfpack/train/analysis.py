@@ -1,9 +1,10 @@
 """What a model's attention does on a fixed stretch of text, and how full its projections are.
 
 Attention is seen where it happens: calls of torch's `scaled_dot_product_attention`, and softmaxes over
-(B, H, T, S) in models that cap or bound their scores first. So the figures are of the scores that the
-model uses, whatever its family. A call whose keys are more than the tokens has the learned ones (null
-keys) first. Names of the figures are those of TheApeMachine/decoupled-bottleneck-attention's logs:
+(B, H, T, S), or (B, T, T) of a single head, in models that cap or bound their scores first. So the
+figures are of the scores that the model uses, whatever its family. A call whose keys are more than the
+tokens has the learned ones (null keys) first. Names of the figures are those of
+TheApeMachine/decoupled-bottleneck-attention's logs:
 
     attn_entropy_mean         -sum p ln p over the keys of a query, nats
     attn_topk_mass_mean       share of the TOP_K largest weights of a query
@@ -82,9 +83,14 @@ class _Watch(TorchFunctionMode):
         out = func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self.layers.append(_fused(self.parts, *args, **kwargs))
-        elif func in _SOFTMAXES and out.ndim == 4 and out.shape[-2] == self.length:
-            self.layers.append(Layer(out[0].float()))
+        elif func in _SOFTMAXES and self._is_attention(out.shape):
+            self.layers.append(Layer(out.flatten(0, -3).float()))
         return out
+
+    def _is_attention(self, shape: Sequence[int]) -> bool:
+        """(1, H, T, S), or (1, T, T) of a single head; what else has a softmax is none."""
+        of_heads = len(shape) == 4 or (len(shape) == 3 and shape[-1] == self.length)
+        return of_heads and shape[0] == 1 and shape[-2] == self.length
 
 
 def _fused(
@@ -99,6 +105,10 @@ def _fused(
     enable_gqa: bool = False,
 ) -> Layer:
     """The weights inside a call of `scaled_dot_product_attention` on one sequence."""
+    if query.ndim == 3:  # a single head, and no axis for it
+        query, key = query[:, None], key[:, None]
+        if attn_mask is not None and attn_mask.ndim == 3:
+            attn_mask = attn_mask[:, None]
     q, k = query[0].float(), key[0].float()
     k = k.repeat_interleave(len(q) // len(k), 0)
     factor = q.shape[-1] ** -0.5 if scale is None else scale

@@ -22,7 +22,7 @@ class Batches:
     "random" sequences begin anywhere, independent of each other.
 
     Attributes:
-        tokens: (N,) uint16 stream.
+        tokens: (N,) uint16 or uint32 stream.
         seq_len: T, inputs per sequence; a row has T + 1 tokens, the last being only a target.
         batch_size: B, sequences per step.
         seed: of offsets and shuffles, or of the starts.

@@ -38,19 +38,26 @@ CALIBRATION_TOKENS, STRETCH = 1 << 22, 1 << 14
 BEST = "best.pt"
 BEST_SIDECAR = "best.config.json"
 LAST_SIDECAR = "last.config.json"
+# The setting of what a run is validated on: the best loss so far is of these tokens.
+HELD_OUT = "val_tokens"
 
 
-def settings_of(config: TrainConfig, spec: ModelSpec, tokens: np.ndarray) -> dict[str, Any]:
+def settings_of(
+    config: TrainConfig,
+    spec: ModelSpec,
+    tokens: np.ndarray,
+    val_tokens: np.ndarray | None = None,
+) -> dict[str, Any]:
     """What must not change between a run and its resumption, by the name a user knows it under."""
     fixed = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_ON_RESUME}
     model = {f"model.{name}": value for name, value in spec.config.items()}
+    held_out = {} if val_tokens is None else {HELD_OUT: _digest(val_tokens)}
+    return {"family": spec.family} | fixed | model | {"tokens": _digest(tokens)} | held_out
+
+
+def _digest(tokens: np.ndarray) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(tokens).data).hexdigest()
-    return (
-        {"family": spec.family}
-        | fixed
-        | model
-        | {"tokens": f"{tokens.size} tokens, sha256 {digest[:16]}"}
-    )
+    return f"{tokens.size} tokens, sha256 {digest[:16]}"
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,8 @@ def _refuse_changes(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None
     # A run of before a setting was there had its default.
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for name in wanted:
+        if name == HELD_OUT and name not in saved:  # they may come later, but not be others
+            continue
         before = saved.get(name, defaults.get(name))
         if before != wanted[name]:
             raise UsageError(

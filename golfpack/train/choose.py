@@ -20,6 +20,8 @@ from golfpack.train.sources import DataOptions
 DEFAULT_STEPS = 1000
 DEFAULT_FAMILY = "golf"
 _BUDGETS = ("steps", "minutes")
+# What an option of its own says, or a setting, but not both.
+_ALONE = (*_BUDGETS, "seed", "budget", "compile_mode")
 # What `--for` sets: what lowered the artifact's bpb at equal bytes and time (docs/training.md).
 FOR_AN_ARTIFACT: Mapping[str, Any] = {"codes_share": 0.1}
 
@@ -94,6 +96,7 @@ def choose(options: TrainOptions) -> Chosen:
     model_settings, rest = split_settings(options.settings)
     given = {prefix: _settings(rest, prefix) for prefix in ("train.", "data.")}
     _refuse_others(rest)
+    _refuse_twice(options, given["train."])
     training = training_of(family)
     shape = training.shape if preset is None else preset.model
     if options.shape is not None:
@@ -146,6 +149,15 @@ def _settings(settings: list[str], prefix: str) -> dict[str, Any]:
     """The values behind "PREFIXname=value"."""
     pairs = (s.removeprefix(prefix).partition("=") for s in settings if s.startswith(prefix))
     return {name: parse_value(value) for name, _, value in pairs}
+
+
+def _refuse_twice(options: TrainOptions, settings: Mapping[str, Any]) -> None:
+    for name in _ALONE:
+        if getattr(options, name) is not None and name in settings:
+            flag = "--for" if name == "budget" else f"--{name}"
+            raise UsageError(
+                f"{flag} and train.{name} say the same thing twice", "give one of them"
+            )
 
 
 def _refuse_others(settings: list[str]) -> None:

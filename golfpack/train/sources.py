@@ -10,7 +10,7 @@ import numpy as np
 from golfpack.base.progress import Notify
 from golfpack.data.alph_tokenizer import AlphTokenizer
 from golfpack.data.alph_training import train_alph_tokenizer, write_alph_tokenizer
-from golfpack.data.shards import read_tokens
+from golfpack.data.shards import as_tokens, read_tokens
 from golfpack.data.stream import alph_text, check_apart, is_text, read_stream
 from golfpack.data.text import read_documents
 from golfpack.data.tokenizer import Tokenizer, encode_documents, load_tokenizer, train_tokenizer
@@ -62,11 +62,13 @@ class DataOptions:
 
     def with_given(self, given: "DataOptions") -> "DataOptions":
         """These options of a preset, with what was given before them; `check` is due then."""
-        named = given.tokens is not None or given.tokenizer is not None
-        own = replace(self, train_vocab=None) if named else self
+        default, own = DataOptions(), self
+        if given.tokens is not None or given.tokenizer is not None:
+            own = replace(own, train_vocab=None, tokenizer_kind=default.tokenizer_kind)
+        if given.tokens is not None:
+            own = replace(own, separator=default.separator)
         if given.val_tokens is not None:
             own = replace(own, val_fraction=None)
-        default = DataOptions()
         changed = {k: v for k, v in vars(given).items() if v != getattr(default, k)}
         return replace(own, **changed)
 
@@ -79,6 +81,17 @@ class DataOptions:
         if self.train_vocab is not None and self.tokenizer is not None:
             raise UsageError(
                 "--tokenizer and --train-vocab are two tokenizers", "give one of them, not both"
+            )
+        default = DataOptions()
+        if self.train_vocab is None and self.tokenizer_kind != default.tokenizer_kind:
+            raise UsageError(
+                f"--tokenizer-kind {self.tokenizer_kind} is of a tokenizer that is trained",
+                "add --train-vocab N, or leave it out: a tokenizer's file tells what it is",
+            )
+        if self.tokens is not None and self.separator != default.separator:
+            raise UsageError(
+                f"data.separator={self.separator} is for text, and tokens have what they have",
+                "leave it out with --tokens",
             )
         if self.text and self.train_vocab is None and self.tokenizer is None:
             raise UsageError(
@@ -101,8 +114,8 @@ class Data(NamedTuple):
     """The tokens of a run.
 
     Attributes:
-        tokens: (N,) uint16, to train on.
-        val_tokens: (M,) uint16, held out, or None.
+        tokens: (N,) uint16, or uint32 where one is beyond 65,535, to train on.
+        val_tokens: (M,) of either, held out, or None.
         tokenizer: of both, or None where nobody named it.
         path: its file.
     """
@@ -184,9 +197,5 @@ def _tokens(
 def _encoded(tokenizer: Tokenizer, documents: Sequence[str], separator: str) -> np.ndarray:
     if separator == "bos":
         return encode_documents(tokenizer, documents)
-    if tokenizer.vocab_size() > 1 << 16:
-        raise UsageError(
-            f"the tokenizer has {tokenizer.vocab_size()} pieces; token streams are uint16",
-            "use a tokenizer of at most 65,536 pieces",
-        )
-    return np.concatenate([np.array(tokenizer.Encode(d), np.uint16) for d in documents])
+    parts = [np.array(tokenizer.Encode(d), np.uint32) for d in documents]
+    return as_tokens(np.concatenate(parts), "the text")

@@ -37,6 +37,7 @@ def train(
     with joined(options.device) as group, ExitStack() as ended:
         chosen = choose(options)
         chosen.data.check()
+        _check_held_out(options, chosen)
         if options.out is None:
             raise UsageError("a run needs a folder", "add --out FOLDER")
         if options.tensorboard:
@@ -76,6 +77,17 @@ def _train(
         about=about_run(chosen.data.sources, data.path, options.argv, chosen.preset),
         listeners=listeners,
     )  # fmt: skip
+
+
+def _check_held_out(options: TrainOptions, chosen: Chosen) -> None:
+    """Raise UsageError where validation was asked for, and there is nothing to validate on."""
+    if chosen.data.val_tokens is not None or chosen.data.val_fraction is not None:
+        return
+    for name in ("train.val_every", "train.val_batches"):
+        if any(s.startswith(f"{name}=") for s in options.settings):
+            raise UsageError(
+                f"{name} has no tokens to validate on", "add --val-tokens or --val-fraction"
+            )
 
 
 def about_run(

@@ -91,11 +91,11 @@ def train(
     Args:
         config: budget, rates and intervals.
         model_config: options of the family; `seq_len` comes from `config` and may be left out.
-        tokens: (N,) uint16 training stream.
+        tokens: (N,) uint16 or uint32 training stream.
         out_dir: gets last.pt, best.pt (with `val_every`), train.jsonl, final_model.pt and
             final_model.config.json.
         family: of the model.
-        val_tokens: (M,) uint16 held-out stream for validation losses; never trained on.
+        val_tokens: (M,) uint16 or uint32 held-out stream for validation losses; never trained on.
         resume: continue the run in `out_dir`, whose settings must be these.
         progress: called after each step with (done, total, note), in steps or in seconds.
         tokenizer: of the tokens, for sampled texts in the log.
@@ -119,7 +119,8 @@ def train(
         tokens, config.seq_len, config.rows, config.seed, config.order, config.curriculum_steps
     )
     system = SystemFiles.of(family, spec.config, config, tokenizer)
-    folder = RunFolder(out_dir, settings_of(config, spec, tokens), group.writes, system, listeners)
+    settings = settings_of(config, spec, tokens, val_tokens)
+    folder = RunFolder(out_dir, settings, group.writes, system, listeners)
     sampler = Sampler.of(config, spec.config["vocab_size"], tokenizer)
     analyst = None
     if config.analyse_every is not None and group.writes:
@@ -179,6 +180,8 @@ class _Loop:
         """Take steps until the budget is used; the log tells of one that fails."""
         started = time.perf_counter() - run.seconds
         run.looked = (run.step, time.perf_counter())
+        if self.val_tokens is None and run.used(self.config) < 1.0:
+            run.val_loss = None  # what an earlier part of the run found is not of what comes
         buffers = {name: b.clone() for name, b in _stored_buffers(run.model).items()}
         while (used := run.used(self.config)) < 1.0:
             before = run.step
@@ -352,7 +355,8 @@ def complete_options(
     if missing := [name for name in required if name not in options]:
         raise UsageError(
             f"the model options lack {', '.join(missing)}",
-            f"A {family.name} model needs {', '.join(required)}.",
+            f"A {family.name} model needs {', '.join(required)}: --set model.{missing[0]}=VALUE"
+            + (", or --tokenizer FILE" if "vocab_size" in missing else ""),
         )
     return options
 
@@ -374,10 +378,10 @@ def _device(asked: str, group: Group) -> str:
 
 def _check_tokens(kind: str, tokens: np.ndarray, model_config: Mapping[str, Any]) -> None:
     vocab_size, seq_len = model_config["vocab_size"], model_config["seq_len"]
-    if tokens.ndim != 1 or tokens.dtype != np.uint16:
+    if tokens.ndim != 1 or tokens.dtype not in (np.uint16, np.uint32):
         raise UsageError(
             f"the {kind} tokens are {tokens.dtype} of shape {tokens.shape}",
-            "They must be one stream of uint16.",
+            "They must be one stream of uint16, or of uint32.",
         )
     if tokens.size <= seq_len:
         raise UsageError(

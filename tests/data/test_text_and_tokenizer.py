@@ -26,7 +26,9 @@ def test_documents_of_text_and_jsonl_files(tmp_path):
         b"four\n<|endoftext|>\nfive <|endoftext|>"
     )
     lines = tmp_path / "b.jsonl"
-    lines.write_text('{"text": "x\\n\\n\\ny", "id": 1}\n\n{"text": " "}\n{"text": "z\u2028"}\n')
+    lines.write_text(
+        '\ufeff{"text": "x\\n\\n\\ny", "id": 1}\n\n{"text": " "}\n{"text": "z\u2028"}\n'
+    )
     documents = list(read_documents([text, lines]))
     assert documents == ["one\ntwo\n\nstill one", "  three", "four", "five ", "x\n\n\ny", "z\u2028"]
 

@@ -139,7 +139,8 @@ def test_an_interrupted_training_goes_on_and_a_damaged_file_is_made_again(option
 
 def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path, monkeypatch):
     for changed, words in (
-        ({"budget": "3bpw"}, "another size for every shape"),
+        ({"budget": "0.5bpw"}, "another size for every shape"),
+        ({"shapes": ("2x32", "")}, "'' is no shape"),
         ({"shapes": ("2x32", "2x32")}, "named twice"),
         ({"shapes": ("32",)}, "is no shape"),
         ({"shapes": ("2x50",)}, "does not divide into heads"),
@@ -157,8 +158,9 @@ def test_what_is_asked_wrongly_is_refused_at_once(options, tmp_path, monkeypatch
     with pytest.raises(UsageError, match="each of them would do all"):
         size(options)
     monkeypatch.delenv("WORLD_SIZE")
-    with pytest.raises(BudgetError, match="every shape was refused"):
+    with pytest.raises(BudgetError, match=r"this recipe needs at least 0\.5"):
         size(replace(options, budget="1100", shapes=("2x32",)))
+    assert not list(options.out.glob("runs/*"))
 
 
 @pytest.fixture

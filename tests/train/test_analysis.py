@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from train.test_all_families import (
     HELD_OUT,
     MODELS,
@@ -24,6 +25,7 @@ from train.test_all_families import (
 from golfpack.errors import StrictError, UsageError
 from golfpack.models import FAMILIES
 from golfpack.runlog.write import RunReportOptions, runreport
+from golfpack.spec import ModelSpec
 from golfpack.train import analyst
 from golfpack.train.analysis import Analysis, analyse, effective_rank, stable_rank
 from golfpack.train.run import new_run, training_of
@@ -119,6 +121,41 @@ def test_a_null_key_takes_its_share_and_distance_counts() -> None:
     found = analyse(model, spec, HELD_OUT[:64], {})
     share = np.minimum(1, 32 / np.arange(1, 65)).mean()
     assert found.figures["attn_local_mass_mean"] == pytest.approx(share)
+
+
+class OneHead(torch.nn.Module):
+    """Attention of a single head, written in each way: with and without an axis for it."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        generator = torch.Generator().manual_seed(0)
+        self.emb = torch.nn.Parameter(torch.randn(40, 8, generator=generator))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x, mask = self.emb[ids], torch.ones(1, LENGTH, LENGTH, dtype=torch.bool).tril()
+        if self.way == "axis":
+            x = x[:, None]
+            return scaled_dot_product_attention(x, x, x, is_causal=True)[:, 0] @ self.emb.T
+        if self.way == "no axis":
+            return scaled_dot_product_attention(x, x, x, is_causal=True) @ self.emb.T
+        if self.way == "mask":
+            return scaled_dot_product_attention(x, x, x, attn_mask=mask) @ self.emb.T
+        scores = (x @ x.mT / 8**0.5).masked_fill(~mask, -math.inf)
+        return (scores.softmax(-1) @ x @ self.emb.T).softmax(-1)
+
+
+def test_a_head_without_an_axis_of_its_own_is_seen() -> None:
+    spec = ModelSpec("user", {}, ())
+    tokens = np.arange(LENGTH) * 7 % 40
+    found = {
+        way: analyse(OneHead(way), spec, tokens, {})
+        for way in ("axis", "no axis", "mask", "softmax")
+    }
+    for one in found.values():
+        (layer,) = one.layers
+        assert layer.weights.shape == (1, LENGTH, LENGTH)
+        assert torch.allclose(layer.weights, found["axis"].layers[0].weights, atol=1e-5)
 
 
 def test_ranks() -> None:

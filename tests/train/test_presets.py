@@ -52,6 +52,15 @@ def test_the_systems_are_of_their_known_size(name: str) -> None:
     ) == KNOWN[name]  # fmt: skip
 
 
+def test_a_tokenizer_that_is_to_be_trained_tells_the_vocabulary() -> None:
+    text = DataOptions(text=(Path("book.txt"),), train_vocab=777)
+    assert train_plan(TrainOptions(data=text)).model["vocab_size"] == 777
+    with pytest.raises(UsageError, match="lack vocab_size") as caught:
+        train_plan(TrainOptions())
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith("--set model.vocab_size=VALUE, or --tokenizer FILE")
+
+
 def test_tied_keys_have_names_of_their_own_in_the_systems_files() -> None:
     plan = plan_of("dba-1b")
     assert (plan.keys, plan.aliases, plan.tensors) == (255, 36, 219)

@@ -1,6 +1,7 @@
 """Where the tokens of a run come from, and what is held out of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def test_separators_are_said(tmp_path: Path) -> None:
         ({"tokens": "a.npy", "val_fraction": 1.5}, "fraction is 1.5"),
         ({"tokenizer_kind": "word"}, "tokenizer kind 'word'"),
         ({"separator": "eot"}, "separator 'eot'"),
+        ({"tokens": "a.npy", "tokenizer_kind": "alph"}, "is of a tokenizer that is trained"),
+        ({"tokens": "a.npy", "separator": "none"}, "separator=none is for text"),
         ({"text": (Path("a.txt"),)}, "text needs a tokenizer"),
         ({}, "either --tokens or --text"),
     ],
@@ -124,6 +127,26 @@ def test_what_is_given_stands_before_a_presets(tmp_path: Path) -> None:
     preset = DataOptions(train_vocab=1024, tokenizer_kind="alph", val_fraction=0.1)
     text = preset.with_given(DataOptions(text=(tmp_path,)))
     assert (text.train_vocab, text.tokenizer_kind) == (1024, "alph")
-    assert preset.with_given(DataOptions(tokens="a.npy")).train_vocab is None
+    plain = replace(preset, separator="none").with_given(DataOptions(tokens="a.npy"))
+    assert plain == DataOptions(tokens="a.npy", val_fraction=0.1)
     own = preset.with_given(DataOptions(text=(tmp_path,), train_vocab=9, val_tokens="v.npy"))
     assert (own.train_vocab, own.val_fraction, own.val_tokens) == (9, None, "v.npy")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"steps": 3, "settings": ("train.steps=4",)}, "--steps and train.steps"),
+        ({"budget": "20kB", "settings": ("train.budget=30kB",)}, "--for and train.budget"),
+        ({"seed": 0, "settings": ("train.seed=1",)}, "--seed and train.seed"),
+        ({"settings": ("train.val_every=5",)}, "no tokens to validate on"),
+    ],
+)
+def test_what_is_said_twice_or_does_nothing_is_named(
+    options: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "t.npy", TOKENS)
+    data = DataOptions(tokens=str(tmp_path / "t.npy"))
+    with pytest.raises(UsageError, match=named):
+        train(TrainOptions(tmp_path / "run", data=data, **options))
+    assert not (tmp_path / "run").exists()

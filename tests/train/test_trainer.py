@@ -175,6 +175,26 @@ def test_resuming_refuses_changed_settings(
         train(changed, MODEL | model, tokens, straight, resume=True)
 
 
+def test_tokens_to_validate_on_may_go_but_not_change(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=6, save_every=3, val_every=3)
+    with pytest.raises(Interrupted):
+        train(config, MODEL, TOKENS, tmp_path, val_tokens=HELD_OUT, progress=interrupt_at(4))
+    with pytest.raises(UsageError, match=r"val_tokens = '.* tokens, sha256"):
+        train(config, MODEL, TOKENS, tmp_path, val_tokens=HELD_OUT[1:], resume=True)
+    # A figure of the third step is none of the last one's.
+    assert train(config, MODEL, TOKENS, tmp_path, resume=True).val_loss is None
+
+
+def test_ids_beyond_16_bits_are_trained_on(tmp_path: Path) -> None:
+    model, wide = MODEL | {"vocab_size": 70_000}, TOKENS.astype(np.uint32)
+    wide[::7] = 69_999
+    result = train(dataclasses.replace(CONFIG, steps=3), model, wide, tmp_path, val_tokens=wide)
+    assert result.final_loss < math.log(70_000)
+    with torch.no_grad():
+        logits = load_checkpoint(result.checkpoint).module()(torch.arange(31)[None])
+    assert logits[..., 69_999].mean() > logits[..., 69_999 - 65_536].mean() + 0.5
+
+
 def test_resuming_a_finished_run_changes_nothing(straight: Path, settings: TrainConfig) -> None:
     free = dataclasses.replace(settings, log_every=1, save_every=1)
     before, log = weights(straight / "final_model.pt"), log_of(straight)
@@ -226,5 +246,6 @@ def test_unusable_input_is_named(
 
 def test_missing_model_options_are_named(tmp_path: Path) -> None:
     model = {k: v for k, v in MODEL.items() if k not in ("dim", "num_heads")}
-    with pytest.raises(UsageError, match="lack dim, num_heads"):
+    with pytest.raises(UsageError, match="lack dim, num_heads") as caught:
         train(CONFIG, model, TOKENS, tmp_path)
+    assert "--set model.dim=VALUE" in str(caught.value.hint)

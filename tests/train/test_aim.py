@@ -334,13 +334,13 @@ def test_a_run_of_before_these_settings_goes_on(tmp_path: Path) -> None:
 
 
 def test_minutes_are_for_steps_and_codes() -> None:
-    def of_steps(**options: Any) -> float:
+    def of_steps(minutes: float | None = 10.0, **options: Any) -> float:
         """Minutes after which the run ends, as far as nobody says otherwise."""
-        config = choose(TrainOptions(minutes=10.0, **options)).config
+        config = choose(TrainOptions(minutes=minutes, **options)).config
         assert config.minutes is not None
         return next(t / 60 for t in range(60 * 20) if budget_used(config, 1, float(t)) == 1.0)
 
     assert of_steps() == 10.0
     assert of_steps(budget="2bpw") == 9.0
-    assert of_steps(budget="2bpw", settings=("train.minutes=5",)) == 4.5
+    assert of_steps(None, budget="2bpw", settings=("train.minutes=5",)) == 4.5
     assert of_steps(budget="2bpw", settings=("train.codes_share=0",)) == 10.0

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+import golfpack
 from golfpack import __version__
 from golfpack.commands.render.console import data, note
 from golfpack.commands.render.starting import starting
@@ -124,6 +126,14 @@ def main() -> NoReturn:
         _fail(e.message, e.hint, e.exit_code, debug)
     except (Exception, KeyboardInterrupt) as e:
         notes = "; ".join(getattr(e, "__notes__", []))
+        if (where := users_frame(e)) is not None:
+            _fail(
+                f"{where.filename}, line {where.lineno}: {type(e).__name__}: {e}",
+                "this is code that --model has run; how long its sequences may be is told by --set "
+                "model.seq_len=N, in training by train.seq_len",
+                ExitCode.USAGE,
+                debug,
+            )
         _fail(
             f"internal error: {type(e).__name__}: {e}" + (f" ({notes})" if notes else ""),
             "this is a fault of golfpack; GOLFPACK_DEBUG=1 shows where",
@@ -160,6 +170,21 @@ def _run_command() -> None:
             f"the output cannot be written: {e.strerror}",
             "check where it goes, and the space there",
         ) from e
+
+
+def users_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """Where code of the user's raised an error: the last frame outside libraries, if it is not ours."""
+    paths = sysconfig.get_paths()
+    ours = golfpack.__path__[0]
+    libraries = tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        # A class's products with its weights are taken over, and fail there as they would in torch.
+        torchs = frame.filename == os.path.join(ours, "models", "user", "weight_uses.py")
+        if frame.filename.startswith(ours) and not torchs:
+            return None
+        if not torchs and not frame.filename.startswith(("<", *libraries)):
+            return frame
+    return None
 
 
 def _ranks() -> int:

@@ -19,7 +19,7 @@ from golfpack.calib.stats import calibrate
 from golfpack.cli import app
 from golfpack.data.shards import write_shard
 from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
-from golfpack.errors import CorruptError, UsageError
+from golfpack.errors import CorruptError, ExitCode, UsageError
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 from golfpack.inspect.inspect import inspect, unpack
@@ -277,6 +277,35 @@ def test_the_command_line(folder, ref, net, tmp_path, monkeypatch):
     assert any("tied" in note for note in report["notes"])
     run = CliRunner().invoke(app, ["inspect", "net.imported.safetensors", "--model", ref, "--json"])
     assert json.loads(run.stdout)["parameters"] == report["parameters"]
+
+
+SHORT = """import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(300, 8)
+        self.pos = nn.Embedding(16, 8)
+
+    def forward(self, ids):
+        return (self.emb(ids) + self.pos(torch.arange(ids.shape[1]))) @ self.emb.weight.T
+"""
+
+
+def test_an_error_of_the_classs_is_no_fault_of_golfpack(folder, data, inside):
+    (folder / "short.py").write_text(SHORT)
+    model = open_class(folder / "short.py", "Net")()
+    torch.save(model.state_dict(), folder / "short.pt")
+    tokens, tokenizer = data
+    args = ("--tokens", tokens, "--tokenizer", tokenizer, "--model", "short.py:Net", "-q")
+    run = inside("eval", "short.pt", *args)
+    assert run.returncode == ExitCode.USAGE
+    line = f"error: {folder / 'short.py'}, line 12: IndexError: index out of range"
+    assert line in run.stderr.replace("\n", " ")
+    assert "model.seq_len=N" in run.stderr.replace("\n", " ")
+    assert inside("eval", "short.pt", *args, "--set", "model.seq_len=16").returncode == 0
 
 
 def test_the_example_in_the_docs_works(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from golfpack.base.sizes import parse_size
+from golfpack.errors import BudgetError
 from golfpack.packer.aim import Budget, check_reach
 from golfpack.packer.recipe import load_recipe
 from golfpack.spec import ModelSpec
@@ -41,7 +42,12 @@ class Aim:
         """Raise BudgetError where the shapes alone tell that no artifact fits, before any step."""
         if self.config.budget:
             budget = Budget(parse_size(self.config.budget, self.spec.numel))
-            check_reach(load_recipe(RECIPE).search.floor_bpw, self.spec, budget)
+            try:
+                check_reach(load_recipe(RECIPE).search.floor_bpw, self.spec, budget)
+            except BudgetError as e:
+                raise BudgetError(
+                    e.message, f"{e.hint}, as --shape 4x128; golfpack size finds the best"
+                ) from e
 
     def remember(self, run: Run, used: float) -> None:
         """Watch how losses fall from halfway to the first look on, where that is to be told there."""

@@ -250,8 +250,9 @@ def test_unusable_settings_are_named(settings: dict[str, Any], named: str) -> No
 
 def test_a_budget_out_of_reach_is_refused(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, budget="0.2bpw")
-    with pytest.raises(BudgetError, match=r"0\.200 bits per parameter"):
+    with pytest.raises(BudgetError, match=r"0\.200 bits per parameter") as caught:
         train(config, MODELS["golf"], TOKENS, tmp_path / "run")
+    assert str(caught.value.hint).endswith("golfpack size finds the best")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,8 +1,8 @@
 """golfpack: the smallest artifact that keeps a language model's quality, under an exact byte budget.
 
-The Python API, docs/api.md: `train`, `size`, `build`, `plan`, `probe`, `evaluate`, `generate`,
-`compare`, `inspect`, `verify` and `load`. Their code, and torch with it, is loaded when one of them is
-first used.
+The Python API, docs/api.md: `train`, `size`, `build`, `rebuild`, `plan`, `probe`, `evaluate`,
+`generate`, `compare`, `inspect`, `verify` and `load`. Their code, and torch with it, is loaded when one
+of them is first used.
 """
 
 import sys
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Artifact", "build", "compare", "evaluate", "generate", "inspect", "load", "plan", "probe", "size",
-    "train", "verify",
+    "Artifact", "build", "compare", "evaluate", "generate", "inspect", "load", "plan", "probe",
+    "rebuild", "size", "train", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         load,
         plan,
         probe,
+        rebuild,
         size,
         train,
         verify,

@@ -19,13 +19,15 @@ from golfpack.api_training import size as size
 from golfpack.api_training import train as train
 from golfpack.api_values import AnyPath, path_of, path_or_none, settings_of
 from golfpack.artifact import model_of, open_model
-from golfpack.base.convert import make, to_type
+from golfpack.base.convert import make, to_type, unknown_option
 from golfpack.base.defaults import CALIB_TOKENS, EVAL_TOKENS, KL_TOKENS
 from golfpack.base.progress import Notify, silent
-from golfpack.build.options import read_options
+from golfpack.build.options import NAMES, read_options
 from golfpack.build.plan import plan as run_plan
 from golfpack.build.plan_report import PlanReport
 from golfpack.build.planfile import read_plan
+from golfpack.build.rebuild import rebuild_options
+from golfpack.build.replay import read_replay
 from golfpack.build.report import BuildReport
 from golfpack.build.run import build as run_build
 from golfpack.compare.compare import compare as run_compare
@@ -42,7 +44,6 @@ from golfpack.generate.sample import Sampling
 from golfpack.inspect.inspect import InspectReport
 from golfpack.inspect.inspect import inspect as run_inspect
 from golfpack.inspect.verify import VerifyReport
-from golfpack.inspect.verify import verify as run_verify
 from golfpack.models.base import Family
 from golfpack.models.choose import choose_family
 from golfpack.models.model import Model
@@ -50,6 +51,8 @@ from golfpack.models.restore import for_transformers, restored
 from golfpack.packer.format.loader import load as load_artifact
 from golfpack.probe.probe import ROUNDS, ProbeReport
 from golfpack.probe.probe import probe as run_probe
+from golfpack.submission.verify_any import Asked, Scores
+from golfpack.submission.verify_any import verify_any as run_verify
 
 
 def build(
@@ -129,6 +132,39 @@ def build(
     return run_build(read_options(table), notify)
 
 
+def rebuild(
+    report: AnyPath,
+    checkpoint: AnyPath | None = None,
+    *,
+    notify: Notify = silent,
+    **options: Any,
+) -> BuildReport:
+    """Repeat the build of a report, as `golfpack build --from` does.
+
+    Args:
+        report: what that build wrote, `NAME.report.json`.
+        checkpoint: where it is now; None for where it was.
+        notify: as of `build`.
+        options: as `build` has them, each in place of the report's.
+
+    Raises:
+        UsageError: bad input, or one that is not what it was. BudgetError: nothing fits.
+        StrictError: a warning, under `strict`.
+    """
+    for name in options:
+        if name not in NAMES:
+            raise unknown_option(name, sorted(NAMES), "rebuild")
+    table = dict(options)
+    if checkpoint is not None:
+        table["checkpoint"] = checkpoint
+    if "settings" in table:
+        table["settings"] = settings_of(table["settings"])
+    if table.get("plan") is not None:
+        table["plan"] = read_plan(path_of(table["plan"], "plan"))
+    replay = read_replay(path_of(report, "report"))
+    return run_build(rebuild_options(table, replay, frozenset(table)), notify)
+
+
 def plan(
     checkpoint: AnyPath,
     *budgets: str | int,
@@ -169,11 +205,17 @@ def evaluate(
     kv_residual: int | None = None,
     limit: int | None = None,
     baseline: AnyPath | None = None,
+    byte_counts: AnyPath | None = None,
+    source_text: AnyPath | None = None,
+    per_document: bool = False,
+    per_position: bool = False,
     settings: Mapping[str, Any] | Sequence[str] = (),
     model: str | None = None,
     model_args: Sequence[str] = (),
     threads: int = 1,
     device: str = "cpu",
+    batch_tokens: int | None = None,
+    compile_mode: str | None = None,
     legality: bool = True,
     strict: bool = False,
     notify: Notify = silent,
@@ -192,8 +234,13 @@ def evaluate(
         kv_cache, kv_residual: of "stream", the cache's formats; None for fp32.
         limit: tokens read; targets are one fewer.
         baseline: float checkpoint to score too, for the quant gap.
+        byte_counts: glob of side-car shards that count the bytes of each token.
+        source_text: the tokens' raw text, to count documents that the tokenizer changes.
+        per_document, per_position: put these tables into the report.
         settings: "model.option" of a checkpoint or "ttt.option" -> value, or texts.
         model, model_args: as `build` has them.
+        batch_tokens: tokens per forward pass; None for what suits the device.
+        compile_mode: of torch.compile, such as "default"; None leaves it out.
         threads, device, legality, strict, notify: as the command has them.
 
     Raises:
@@ -205,7 +252,9 @@ def evaluate(
         "stride": stride, "ttt": ttt, "limit": limit, "settings": settings_of(settings),
         "baseline": baseline, "threads": threads, "device": device, "legality": legality,
         "strict": strict, "family": choose_family(model, model_args), "kv_cache": kv_cache,
-        "kv_residual": kv_residual,
+        "kv_residual": kv_residual, "byte_counts": byte_counts, "source_text": source_text,
+        "per_document": per_document, "per_position": per_position, "batch_tokens": batch_tokens,
+        "compiled": compile_mode,
     }  # fmt: skip
     return run_evaluate(make(EvalOptions, table, "evaluate"), notify)
 
@@ -278,26 +327,39 @@ def verify(
     settings: Mapping[str, Any] | Sequence[str] = (),
     model: str | None = None,
     model_args: Sequence[str] = (),
+    tokens: AnyPath | None = None,
+    tokenizer: AnyPath | None = None,
+    limit: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    threads: int = 1,
     notify: Notify = silent,
 ) -> VerifyReport:
     """Whether an artifact is whole, decodes, and is what its report says: a check after the other.
 
-    A damaged artifact raises nothing: `passed` of what is returned is False then.
+    A submission's folder is counted, and its script run with nothing but what counts. What is damaged
+    raises nothing: `passed` of what is returned is False then.
 
     Args:
-        path: the `.golf` file.
-        report: its build report.
+        path: the `.golf` file, or the folder of a submission.
+        report: an artifact's build report.
         against: the checkpoint it was built from.
         settings, model, model_args, notify: as `build` has them.
+        tokens, tokenizer: what a submission's script scores; None runs nothing.
+        limit, window, stride, threads: of that score, as `evaluate` has them.
 
     Raises:
-        UsageError: a file that is not there, or is something else.
+        UsageError: a file that is not there or is something else, or options of the other kind.
     """
-    family = choose_family(model, model_args)
-    return run_verify(
-        path_of(path, "path"), path_or_none(report, "report"), path_or_none(against, "against"),
-        settings_of(settings), notify, family,
+    told = Asked(
+        report=path_or_none(report, "report"), against=path_or_none(against, "against"),
+        settings=settings_of(settings), family=choose_family(model, model_args),
     )  # fmt: skip
+    table = {
+        "tokens": tokens, "tokenizer": tokenizer, "limit": limit, "window": window, "stride": stride,
+        "threads": threads,
+    }  # fmt: skip
+    return run_verify(path_of(path, "path"), told, make(Scores, table, "verify"), notify)
 
 
 @dataclass(frozen=True, eq=False)

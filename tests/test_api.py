@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import golfpack
 from golfpack.build.run import build
-from golfpack.cli import app
+from golfpack.cli import COMMANDS, app
 from golfpack.errors import UsageError
 from golfpack.models.checkpoint import load_checkpoint
 from golfpack.models.llama.family import LLAMA
@@ -162,6 +162,51 @@ def test_a_value_that_training_cannot_take_is_named(
     with pytest.raises(UsageError, match=message):
         golfpack.train(tmp_path / "run", steps=1, **options)
     assert not (tmp_path / "run").exists()
+
+
+# What commands have and their functions do not: what is only shown, or written for people to look at.
+SHOWN = {
+    "columns", "context", "explain", "group", "html", "json", "live", "print_plan", "quiet", "sort",
+    "table", "tensorboard",
+}  # fmt: skip
+# What a function calls otherwise, or another one does.
+OTHERWISE = {
+    "build": {"no_cache", "pack", "source", "submission", "ttt"},
+    "compare": {"budget", "no_cache"},
+    "eval": {"compiled", "mode_of_compile"},
+    "generate": {"no_cache", "prompt_ids"},
+    "probe": {"threads"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("build", "build"), ("probe", "probe"), ("evaluate", "eval"), ("generate", "generate"),
+        ("compare", "compare"), ("inspect", "inspect"), ("verify", "verify"),
+    ],
+)  # fmt: skip
+def test_a_function_takes_what_its_command_takes(name, command):
+    run = {told: function for told, function, _ in COMMANDS}[command]
+    typed = set(inspect.signature(run).parameters) - SHOWN - OTHERWISE.get(command, set())
+    assert typed <= set(inspect.signature(getattr(golfpack, name)).parameters)
+
+
+def test_a_report_is_built_again_with_what_is_given_in_its_place(folder, tmp_path):
+    first = golfpack.build(
+        folder / "ckpt.pt", budget="20kB", calib=folder / "train.bin", calib_tokens=512,
+        output=tmp_path / "a.golf", recipe="sdclip-brotli",
+    )  # fmt: skip
+    again = golfpack.rebuild(tmp_path / "a.report.json", output=tmp_path / "b.golf", threads=2)
+    assert again.artifact_sha256 == first.artifact_sha256
+    moved = tmp_path / "moved.pt"
+    shutil.copy(folder / "ckpt.pt", moved)
+    other = golfpack.rebuild(
+        tmp_path / "a.report.json", moved, budget="15kB", output=tmp_path / "c.golf"
+    )
+    assert other.artifact_bytes <= other.budget_bytes == 15_000
+    with pytest.raises(UsageError, match="budgte"):
+        golfpack.rebuild(tmp_path / "a.report.json", budgte="15kB")
 
 
 def test_an_artifact_is_its_weights_and_its_model(folder, tmp_path):

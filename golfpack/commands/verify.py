@@ -17,7 +17,7 @@ from golfpack.commands.options import (
 )
 from golfpack.commands.render.console import Reporter, out, show_json
 from golfpack.commands.render.tables import plain_table
-from golfpack.errors import CorruptError, UsageError
+from golfpack.errors import CorruptError
 
 if TYPE_CHECKING:
     from golfpack.inspect.verify import VerifyReport
@@ -64,37 +64,23 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check an artifact, every digest and tensor; or a submission, which is counted and run bare."""
-    from golfpack.inspect.verify import verify as run
     from golfpack.models.choose import choose_family
+    from golfpack.submission.verify_any import Asked, Scores, verify_any
 
-    family = choose_family(model, model_args or ())
+    asked = Asked(
+        report=report, against=against, settings=tuple(settings or ()),
+        family=choose_family(model, model_args or ()),
+    )  # fmt: skip
+    scores = Scores(
+        tokens=tokens,
+        tokenizer=tokenizer,
+        limit=limit,
+        window=window,
+        stride=stride,
+        threads=threads,
+    )
     with Reporter(quiet) as notify:
-        if path.is_dir():
-            if report or against or model or settings:
-                raise UsageError(
-                    f"{path} is a folder: --report, --against, --model and --set are of an artifact",
-                    f"name the artifact: {path / 'model.golf'}",
-                )
-            if (tokens is None) != (tokenizer is None):
-                raise UsageError(
-                    "scores take both --tokens and --tokenizer", "give both, or neither"
-                )
-            from golfpack.submission.verify import Stretch, verify_submission
-
-            stretch = None
-            if tokens is not None and tokenizer is not None:
-                stretch = Stretch(
-                    tokens=tokens, tokenizer=tokenizer, limit=limit, window=window, stride=stride,
-                    threads=threads,
-                )  # fmt: skip
-            found = verify_submission(path, stretch, notify)
-        elif tokens or tokenizer:
-            raise UsageError(
-                "--tokens and --tokenizer are of a submission's folder",
-                "golfpack eval scores artifacts",
-            )
-        else:
-            found = run(path, report, against, tuple(settings or ()), notify, family)
+        found = verify_any(path, asked, scores, notify)
     if json:
         show_json(found)
     else:

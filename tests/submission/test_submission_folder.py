@@ -11,6 +11,7 @@ import torch
 from conftest import TINY, trained_looking
 from submission.tiny import make_home
 
+import golfpack
 from golfpack.data.shards import write_shard
 from golfpack.errors import BudgetError, UsageError
 from golfpack.eval.evaluate import evaluate
@@ -92,6 +93,10 @@ def test_what_is_whole_passes_and_runs_bare(written, home):
     )
     report = verify_submission(options.folder, stretch)
     assert report.passed, report.checks
+    assert report == golfpack.verify(
+        options.folder, tokens=home / "held.bin", tokenizer=home / "t.model", limit=250, window=32,
+        stride=8,
+    )  # fmt: skip
     names = [c.name for c in report.checks]
     assert names[-6:] == ["count", "table", "bare run", "plain", "sliding", "ttt"]
     assert all(c.status == "ok" for c in report.checks)

@@ -23,7 +23,7 @@ from golfpack.size.lab import Lab, open_lab
 from golfpack.size.options import SizeOptions
 from golfpack.size.picture import can_draw, check_plots, save_png
 from golfpack.size.report import SizeReport, SizeRun
-from golfpack.size.shapes import between, beyond, depth_of, ladder, neighbours, tables
+from golfpack.size.shapes import between, beyond, blocks, depth_of, ladder, neighbours, tables
 from golfpack.train.run import training_of
 from golfpack.train.shapes import Shape, read_shape
 
@@ -96,7 +96,7 @@ def _runs(lab: Lab, shapes: Sequence[Shape], notify: Notify) -> Iterator[SizeRun
 def _next(
     lab: Lab, shapes: Sequence[Shape], runs: Sequence[SizeRun], budget: int
 ) -> Sequence[Shape]:
-    """What to try beside the best shape so far: a size beyond the ladder, other depths, a table."""
+    """What to try beside the best so far: another size, other depths, a table, other blocks with it."""
     best = best_of(rows_of(runs))
     if best is None:
         return []
@@ -110,7 +110,8 @@ def _next(
             return new
     if training_of(lab.chosen.family).token_table is None:
         return []
-    return tables(lab.parameters, shapes, shape, budget)
+    found = tables(lab.parameters, shapes, shape, budget)
+    return found or (blocks(lab.parameters, shapes, shape, budget) if shape.rows else [])
 
 
 def one_run(lab: Lab, shape: Shape, seed: int, notify: Notify) -> SizeRun:

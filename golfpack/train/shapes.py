@@ -47,6 +47,11 @@ class Shape:
         """The same without a table."""
         return Shape(self.dim, self.layers)
 
+    @property
+    def table(self) -> tuple[int, int, bool]:
+        """The table alone: rows, width and whether triples find rows, too."""
+        return self.rows, self.width, self.triples
+
 
 def read_shape(text: str) -> Shape:
     """The shape that a name such as "6x256" stands for. Raises UsageError for what is none."""

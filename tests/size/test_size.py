@@ -252,6 +252,28 @@ def test_the_search_finds_the_table_of_token_pairs(searched, rows, width, triple
     assert not any("+" in shape for shape in found)
 
 
+@pytest.mark.parametrize(("layers", "dim"), [(2, 96), (3, 128), (5, 192)])
+def test_the_search_finds_the_blocks_that_a_table_leaves_time_for(searched, layers, dim):
+    """Beside a table other blocks are the best ones than without, and the table stays the best."""
+
+    def bpb(parameters: int, shape: Shape) -> float:
+        wanted = (layers, dim) if shape.rows else (4, 176)
+        off = np.log(shape.layers / wanted[0]) ** 2 + np.log(shape.dim / wanted[1]) ** 2
+        if not shape.rows:
+            return 2.0 + 0.3 * off
+        table = abs(np.log2(shape.rows / 16_384)) + (shape.width != 32) + shape.triples
+        return 1.7 + 0.3 * off + 0.05 * table
+
+    report, found, _ = searched(bpb, budget=600_000)
+    best = read_shape(report.best)
+    assert best.table == (16_384, 32, False)
+    assert best.layers == layers
+    assert abs(np.log(best.dim / dim)) < np.log(1.25)
+    asked = [read_shape(s) for s in found]
+    assert len({s.plain for s in asked if s.table == best.table}) <= 10
+    assert len({s for s in asked if s.rows and s.plain == read_shape("4x176")}) <= 8
+
+
 def test_a_table_is_tried_where_one_as_large_as_the_rest_has_no_bits():
     def size_of(shape: Shape) -> int:
         return 12 * shape.layers * shape.dim**2 + shape.rows * shape.width

@@ -6,7 +6,8 @@ r"""Is the shape that `golfpack size` recommends as good as the best of a fine g
 For each text: the default search, and its recommendation. Then every width of the range that it tried,
 16 apart, with a block less than usual, as many, and one more (two at least), trained, built and scored
 likewise; and where a table of token pairs is recommended, tables of a quarter to four times its rows and
-half to twice its width, with and without triples. The recommendation is held to the best shape of all,
+half to twice its width, with and without triples, and that table with other blocks: one less to one more,
+four fifths to five quarters as wide. The recommendation is held to the best shape of all,
 means over seeds; exits with 1 where it is more than --within bits per byte worse. Cells are kept in
 --out and reused.
 """
@@ -48,6 +49,16 @@ def tables(best: Shape) -> set[Shape]:
     }
 
 
+def beside(best: Shape) -> set[Shape]:
+    """Other blocks with the table of a shape; none for one without."""
+    return {
+        replace(best, layers=best.layers + more, dim=round(best.dim * wider / 16) * 16)
+        for more in (-1, 0, 1)
+        for wider in (0.8, 1, 1.25)
+        if best.rows and best.layers + more > 1 and best.width <= round(best.dim * wider / 16) * 16
+    }
+
+
 def tell(run: SizeRun) -> None:
     """A line of progress."""
     bpb = "refused" if run.artifact_bpb is None else f"{run.artifact_bpb:.4f}"
@@ -74,7 +85,7 @@ def one(text: Text, args: argparse.Namespace) -> float:
     tried = [read_shape(r.shape) for r in found.rows]
     chosen = read_shape(str(found.recommended))
     ladder = [s for s in tried if not s.rows]
-    every = {*grid(lab, ladder), *tried, chosen, *tables(chosen)}
+    every = {*grid(lab, ladder), *tried, chosen, *tables(chosen), *beside(chosen)}
     shapes = sorted(every, key=lab.parameters)
     wanted = replace(
         options, shapes=tuple(s.name for s in shapes), png=args.out / f"{text.name}.png"

@@ -6,10 +6,10 @@ r"""Is the shape that `golfpack size` recommends as good as the best of a fine g
 For each text: the default search, and its recommendation. Then every width of the range that it tried,
 16 apart, with a block less than usual, as many, and one more (two at least), trained, built and scored
 likewise; and where a table of token pairs is recommended, tables of a quarter to four times its rows and
-half to twice its width, with and without triples, and that table with other blocks: one less to one more,
-four fifths to five quarters as wide. The recommendation is held to the best shape of all,
-means over seeds; exits with 1 where it is more than --within bits per byte worse. Cells are kept in
---out and reused.
+half to twice its width, with and without triples, and that table with other blocks: one less to one
+more, four fifths to five quarters as wide. The recommendation is held to the best shape of all, means
+over seeds; exits with 1 where it is more than --within bits per byte worse. Cells are kept in --out and
+reused.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -128,6 +129,8 @@ def to_type(hint: Any, value: Any, what: str, tell: str | None = None) -> Any:
         return tuple(items) if kind is tuple else items
     if kind is float and type(value) is int:
         return float(value)
+    if kind is float and isinstance(value, float) and not isfinite(value):  # TOML knows nan and inf
+        raise UsageError(f"{what} cannot be {value}", tell or "it takes a finite number")
     # A bool is an int to Python, and to nobody who writes a file.
     if (
         isinstance(kind, type)

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from golfpack.base.documents import save
 from golfpack.base.progress import Notify, silent
 from golfpack.build.in_sequence import InSequence
 from golfpack.build.options import BuildOptions
 from golfpack.build.plan_report import PlanReport, PlanRow, PlanTensor, PlanTime
+from golfpack.build.planfile import read_plan
 from golfpack.build.prepare import (
     Prepared,
     check_output,
@@ -46,6 +48,7 @@ def plan(
     options = with_its_tokenizer(options)
     if options.output is not None:
         check_output(options.output, options.inputs.checkpoint)
+        _check_a_plan(options.output)
         if len(budgets) > 1:
             raise UsageError("a plan file is for one budget", "give one --budget, or no --output")
     notify("read", 0, 0, options.inputs.checkpoint.name)
@@ -88,6 +91,15 @@ def plan(
     if options.output is not None:
         save(report, options.output)
     return report
+
+
+def _check_a_plan(output: Path) -> None:
+    """Raise UsageError where something else than an earlier plan would be replaced."""
+    if output.exists():
+        try:
+            read_plan(output)
+        except UsageError as e:
+            raise UsageError(f"{output} exists and is no plan", "choose another --output") from e
 
 
 def _asked(recipe: Recipe, budgets: Sequence[str | int]) -> Sequence[str | int]:

@@ -23,12 +23,14 @@ from golfpack.eval.bytes import ByteTable
 from golfpack.models.checkpoint import load_checkpoint, peek_spec
 from golfpack.models.choose import choose_family
 from golfpack.models.files import already_packed
+from golfpack.models.folder import refuse_itself
 from golfpack.models.model import Model
 from golfpack.models.ranks import refuse_others
 from golfpack.models.tensors import TENSORS
 from golfpack.packer.aim import Budget, Bytes, check_reach
 from golfpack.packer.format.attached import TokenizerFile
 from golfpack.packer.format.loader import is_artifact
+from golfpack.packer.format.streams import MAX_AXES
 from golfpack.packer.format.tensors import PackedTensor
 from golfpack.packer.recipe import Recipe, load_recipe
 from golfpack.packer.state import PackState, run_passes
@@ -271,6 +273,12 @@ def read_model(options: BuildOptions, budgets: Sequence[Bytes] = ()) -> tuple[Mo
             f"{inputs.checkpoint} holds no weights: all of its tensors are empty",
             "is it the model's checkpoint?",
         )
+    deep = next((t for t in model.spec.tensors if len(t.shape) > MAX_AXES), None)
+    if deep is not None:
+        raise UsageError(
+            f"tensor {deep.name!r} has {len(deep.shape)} axes; an artifact's have {MAX_AXES} at most",
+            "reshape it before it is saved",
+        )
     if options.goal.plan is not None:
         options.goal.plan.check(model.spec)
     return model, recipe
@@ -360,8 +368,7 @@ def check_output(output: Path, checkpoint: Path) -> None:
         raise UsageError(f"cannot write {output}: it {what}", "choose another --output")
     if is_artifact(checkpoint):
         raise already_packed(checkpoint)
-    if output.exists() and checkpoint.exists() and output.samefile(checkpoint):
-        raise UsageError(f"{output} is the checkpoint itself", "choose another --output")
+    refuse_itself(output, checkpoint)
 
 
 def code_bytes(files: tuple[Path, ...]) -> int:

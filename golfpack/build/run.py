@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golfpack.base.documents import save
+from golfpack.base.documents import save, to_json
 from golfpack.base.files import write_atomically
 from golfpack.base.progress import Notify, silent
 from golfpack.build.attempt import (
@@ -151,12 +151,15 @@ def _build(
     attempt.warnings = list(state.warnings)
     if options.goal.strict and state.warnings:
         raise StrictError(f"--strict: {state.warnings[0]}", "drop --strict to accept it")
-    output = None if options.dry_run else _write(options, artifact, state.blob)
+    output = None if options.dry_run else _output(options, artifact)
     report = build_report(
         attempt,
         Built(prepared, ready, state, artifact, loss, output, refined.report, packed.sequence),
     )
+    to_json(report)  # before anything is written: an artifact has a report beside it
     if output is not None:
+        assert state.blob is not None
+        write_atomically(output, state.blob)
         save(report, output.with_suffix(REPORT))
         output.with_suffix(FAILED_REPORT).unlink(missing_ok=True)
     return report
@@ -359,8 +362,6 @@ def _loss(
     return Loss(measured, texts, predicted, ratio, tuple(points))
 
 
-def _write(options: BuildOptions, artifact: Artifact, blob: bytes | None) -> Path:
-    assert blob is not None
-    output = kept_apart(options.goal.replay, output_of(options), artifact.container.sha256)
-    write_atomically(output, blob)
-    return output
+def _output(options: BuildOptions, artifact: Artifact) -> Path:
+    """Where the artifact is to be written."""
+    return kept_apart(options.goal.replay, output_of(options), artifact.container.sha256)

@@ -17,6 +17,7 @@ from golfpack.base.files import write_atomically
 from golfpack.errors import UsageError
 from golfpack.models.base import Family
 from golfpack.models.checkpoint import load_checkpoint
+from golfpack.models.folder import refuse_itself
 from golfpack.models.model import Model
 from golfpack.models.tensors import TENSORS
 
@@ -75,7 +76,7 @@ def import_checkpoint(
     model_settings, rest = split_settings(settings)
     if rest:
         raise UsageError(f"--set {rest[0]!r} sets nothing here", "use --set model.OPTION=VALUE")
-    check_writable(output, force=force)
+    check_writable(output, path, force=force)
     checkpoint = load_checkpoint(path, model_settings, family, TENSORS)
     aliases = _repeats(checkpoint) if checkpoint.family is TENSORS else {}
     kept = {n: w for n, w in checkpoint.weights.items() if n not in aliases}
@@ -129,8 +130,9 @@ def _stored(w: np.ndarray, dtype: str) -> torch.Tensor:
     return torch.tensor(w).to(getattr(torch, kept))
 
 
-def check_writable(output: Path, *, force: bool) -> None:
-    """Raise UsageError where a checkpoint or its config would replace a file unasked."""
+def check_writable(output: Path, source: Path, *, force: bool) -> None:
+    """Raise UsageError where a checkpoint or its config would replace a file unasked, or its source."""
+    refuse_itself(output, source)
     for target in (output, _sidecar(output)):
         if target.exists() and not force:
             raise UsageError(f"{target} exists", "choose another --output, or add --force")

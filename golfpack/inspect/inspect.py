@@ -171,7 +171,7 @@ def unpack(
     """
     if path.is_file() and not names_artifact(path):
         raise UsageError(f"{path}: this is not a .golf artifact; unpack takes one", "see `inspect`")
-    check_writable(output, force=force)
+    check_writable(output, path, force=force)
     check_dtype(dtype)
     artifact = load(path)
     model = model_of(artifact, path)

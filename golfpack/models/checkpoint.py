@@ -144,6 +144,11 @@ def _floating(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
 def _to_numpy(name: str, tensor: torch.Tensor) -> np.ndarray:
     array = tensor.to(torch.float32).contiguous().numpy()
     if not np.isfinite(array).all():
+        if bool(tensor.isfinite().all()):
+            raise UsageError(
+                f"tensor {name!r} has values up to {float(tensor.abs().max()):.3g}, beyond float32",
+                "golfpack compiles float32 at most; scale it first",
+            )
         raise UsageError(
             f"tensor {name!r} holds {int((~np.isfinite(array)).sum())} values that are not finite",
             "the training run diverged; use an earlier checkpoint",

@@ -73,6 +73,23 @@ def checkpoint_files(path: Path) -> CheckpointFiles:
     return CheckpointFiles(path, (path,), {})
 
 
+def refuse_itself(output: Path, source: Path) -> None:
+    """Raise UsageError where a result would replace what it is made of, whatever may be replaced.
+
+    Args:
+        output: a file to be written.
+        source: a checkpoint, in any of its forms, or an artifact.
+    """
+    if not (output.exists() and source.exists()):
+        return
+    files = checkpoint_files(source)
+    own = (source, files.main, *files.weights, files.main.with_name("config.json"))
+    if any(file.exists() and output.samefile(file) for file in own):
+        what = "itself" if output.samefile(source) else f"a part of {source}, which it is made of"
+        kind = "the checkpoint " if what == "itself" else ""
+        raise UsageError(f"{output} is {kind}{what}", "choose another --output")
+
+
 def checkpoint_bytes(path: Path) -> int:
     """Bytes of a checkpoint's weights, or of any other file."""
     return checkpoint_files(path).size

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from golfpack.errors import CorruptError, UsageError
@@ -32,14 +33,20 @@ def restored(
         form: another form of the family's; None for the checkpoint's.
 
     Raises:
-        UsageError: another dtype. CorruptError: the tensors do not go together in that form.
+        UsageError: another dtype, or one that a value is beyond.
+        CorruptError: the tensors do not go together in that form.
     """
     check_dtype(dtype)
     source = source_of(model)
     tensors = {}
     for name, w in model.weights.items():
-        kind = source.dtype_of(name, w.shape) if dtype == "source" else getattr(torch, dtype)
-        tensors[name] = torch.tensor(w).to(kind)
+        if dtype == "source":
+            # What rounding carried beyond a narrow type's largest number is nearest to that.
+            kind = source.dtype_of(name, w.shape)
+            most = min(torch.finfo(kind).max, torch.finfo(torch.float32).max)
+            tensors[name] = torch.tensor(w).clamp(-most, most).to(kind)
+        else:
+            tensors[name] = _as(name, w, getattr(torch, dtype))
     forms = model.family.forms
     if forms is None:
         return tensors
@@ -47,6 +54,17 @@ def restored(
         return forms.restore(tensors, model.config, source.form if form is None else form)
     except UsageError as e:
         raise CorruptError(e.message, e.hint) from e
+
+
+def _as(name: str, w: np.ndarray, kind: torch.dtype) -> torch.Tensor:
+    found = torch.tensor(w).to(kind)
+    if not bool(found.isfinite().all()):
+        raise UsageError(
+            f"tensor {name!r} has values up to {np.abs(w).max():.3g}, beyond "
+            f"{str(kind).removeprefix('torch.')}",
+            "choose another --dtype: float32 holds all of them",
+        )
+    return found
 
 
 def check_dtype(dtype: str) -> None:

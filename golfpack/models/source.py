@@ -60,7 +60,8 @@ def read_source(compact: Any) -> Source:
     """What an artifact says of its checkpoint. Raises UsageError where that makes no sense."""
     source = from_json(Source, compact, "the manifest's source")
     for short in (*source.dtype.split("/"), *source.dtypes.values()):
-        if not isinstance(getattr(torch, _LONG.get(short, short), None), torch.dtype):
+        known = isinstance(short, str) and getattr(torch, _LONG.get(short, short), None)
+        if not isinstance(known, torch.dtype):
             raise UsageError(f"the manifest's source names the dtype {short!r}", None)
     return source
 

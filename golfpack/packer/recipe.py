@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from golfpack.base.convert import make, parse_value
+from golfpack.base.convert import make, parse_value, unknown_option
 from golfpack.errors import UsageError, unreadable
 from golfpack.packer.passes.awq import Awq
 from golfpack.packer.passes.encode import Encode
@@ -34,6 +34,8 @@ _NEEDED = (Steps.name, Round.name, Encode.name)
 _IN_SEQUENCE = ("policy", "sense", "mix", "clip", *_NEEDED)
 # How a recipe's budget search is named where its passes are.
 _SEARCH = "search"
+# The keys of a recipe's table.
+_KEYS = ("name", "about", "calibration", "pass", _SEARCH)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ def make_recipe(table: Mapping[str, Any], origin: str, settings: Sequence[str] =
     Raises:
         UsageError: unknown pass or option, a value of the wrong type, passes in no usable order.
     """
+    for key in table:
+        if key not in _KEYS:
+            raise unknown_option(key, _KEYS, f"recipe {origin}")
     entries: Any = table.get("pass")
     if not (
         entries

@@ -15,6 +15,7 @@ from math import log2
 
 import numpy as np
 
+from golfpack.base.convert import check_counts, require
 from golfpack.errors import BudgetError
 from golfpack.packer.aim import Budget, bits_left, largest_tensors, told_bytes
 from golfpack.packer.format.rawfloat import RAW_STORAGE, smallest_exact
@@ -60,6 +61,14 @@ class Search:
     least_kl: float = 1e-6
     in_sequence: bool = False
     sequence_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.tolerance < 1, f"search.tolerance is {self.tolerance}", "choose 0 to 1")
+        require(self.floor_bpw > 0, f"search.floor_bpw is {self.floor_bpw}", "choose more than 0")
+        require(self.least_kl >= 0, f"search.least_kl is {self.least_kl}", "choose 0 or more")
+        counts = {"max_rounds": (self.max_rounds, 1), "slack": (self.slack, 0)}
+        counts["sequence_tokens"] = (self.sequence_tokens, 0)
+        check_counts(**counts)
 
     def enough(self, limit: int) -> int:
         """The headroom that is good enough below `limit`, in bytes."""
@@ -186,7 +195,7 @@ def kept_and_coded(rate: RateModel, x: float, size: int, other: float) -> int:
 
 
 def _exact(round_: Sequence[Pass], state: PackState, limit: int) -> PackState | None:
-    """Every float of the checkpoint kept exactly, when the budget allows that much."""
+    """Every float of the checkpoint kept exactly, when so many bytes allow it."""
     weights = state.original or state.weights
     # Floats hardly compress; only try when the real file has a chance.
     if 0.5 * exact_bytes(weights) > limit or not quantized_names(state):
@@ -321,10 +330,13 @@ class _Bracket:
         )
 
     def _over_budget(self, size: int) -> BudgetError:
+        what = "the coarsest steps of this recipe make"
+        if (exact := _exact(self.round, self.state, size)) is not None:
+            what, size = "every float as it is takes", exact.size
         shortfall, spec, budget = size - self.limit, self.state.spec, self.budget
         needed = 8 * size / max(spec.numel, 1)
         return BudgetError(
-            f"the coarsest steps of this recipe make {size:,} bytes, {shortfall:,} over the budget of "
+            f"{what} {size:,} bytes, {shortfall:,} over the budget of "
             f"{told_bytes(budget)}: they need {needed:.3f} bits per parameter, and "
             f"{bits_left(spec, self.limit):.3f} are left for {spec.numel:,} parameters "
             f"({largest_tensors(spec)})",

@@ -1,10 +1,12 @@
 """A build replaces its own artifact freely, and nobody else's unasked."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from conftest import TINY, trained_looking
+from safetensors.torch import load_file, save_file
 
 from golfpack.errors import ExitCode
 from golfpack.page.page import PAGE_START
@@ -119,3 +121,35 @@ def test_a_folder_of_rows_keeps_those_of_another_checkpoint(inside, folder):
     assert "int8-zlib-4bpw.golf is of another checkpoint" in run.stderr
     kept = contents(folder / "rows")
     assert {n: kept[n] for n in before} == before
+
+
+def test_no_file_is_made_of_itself(inside, folder):
+    """Whatever may be replaced: a checkpoint's own files may not, nor anything by a plan but a plan."""
+    assert inside("build", "a/model.pt", "--budget", "4bpw", *QUIET).returncode == 0
+    assert inside("import", "a/model.pt", "-o", "a/whole.safetensors").returncode == 0
+    (folder / "hf").mkdir()
+    state = load_file(folder / "a" / "whole.safetensors")
+    names = sorted(state)
+    shards = {f"model-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
+    for name, held in shards.items():
+        save_file({n: state[n] for n in held}, folder / "hf" / name)
+    told = {"weight_map": {n: name for name, held in shards.items() for n in held}}
+    (folder / "hf" / "model.safetensors.index.json").write_text(json.dumps(told))
+    shard = "hf/model-00001-of-00002.safetensors"
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    common = ("--budget", "4bpw", *QUIET)
+    for args in (
+        ("build", "hf", *common, "-o", shard, "--force"),
+        ("plan", "hf", *common, "-o", shard),
+        ("plan", "hf", *common, "-o", "model.golf"),
+        ("plan", "hf", *common, "-o", "model.report.json"),
+        ("import", "a/whole.safetensors", "-o", "a/whole.safetensors", "--force"),
+        ("import", "hf", "-o", shard, "--force"),
+        ("unpack", "model.golf", "-o", "model.golf", "--force"),
+    ):
+        run = inside(*args)
+        assert run.returncode == ExitCode.USAGE, args
+        assert "choose another --output" in run.stderr
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert inside("plan", "hf", *common, "-o", "p.json").returncode == 0
+    assert inside("plan", "hf", *common, "-o", "p.json").returncode == 0  # a plan by a plan

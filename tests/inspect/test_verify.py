@@ -13,7 +13,7 @@ from golfpack.build.run import build
 from golfpack.errors import ExitCode, UsageError
 from golfpack.inspect import verify as verify_module
 from golfpack.inspect.verify import verify
-from golfpack.packer.format.container import DIGEST, HEADER, parse
+from golfpack.packer.format.container import DIGEST, HEADER, assemble, parse
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,21 @@ def test_other_bytes_for_the_same_tensors_are_no_fault(folder, monkeypatch):
     found = verify(folder / "x.golf")
     assert {c.name: c.status for c in found.checks}["encoding"] == "differs"
     assert found.passed
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("codes", 5), ("codes", [1]), ("codes", {}), ("source", {"dtypes": {"w": 7}})],
+)
+def test_a_manifest_that_makes_no_sense_fails_a_check(folder, tmp_path, key, value):
+    """Its digests are right: it was edited with them."""
+    built = asked(folder / "tiny.pt", None, tmp_path / "l.golf", lossless=True, cache=False)
+    build(built)
+    container = parse((tmp_path / "l.golf").read_bytes())
+    manifest = {**container.manifest, key: value}
+    (tmp_path / "e.golf").write_bytes(assemble(manifest, container.streams))
+    found = statuses(tmp_path / "e.golf")
+    assert "failed" in found.values()
 
 
 def test_weights_that_are_not_finite_fail(folder, monkeypatch):

@@ -97,6 +97,61 @@ def test_float64_is_not_called_lossless(options, state):
         build(options.changed(budget=None, lossless=True))
 
 
+def test_the_largest_float16_comes_back_as_itself(options, tmp_path):
+    """Rounding carries some of them beyond the type; none comes back as infinity."""
+    signs = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).sign()
+    path = options.inputs.checkpoint
+    path.write_bytes(safetensors.torch.save({"w": (signs * 65504).half()}))
+    build(options.changed(budget="3bpw"))
+    assert (
+        np.abs(load(options.output).weights()["w"]).max() > 65520
+    )  # what float16 rounds to infinity
+    unpack(options.output, tmp_path / "back.safetensors", dtype="source")
+    back = safetensors.torch.load_file(tmp_path / "back.safetensors")["w"]
+    assert back.dtype == torch.float16
+    assert bool(back.isfinite().all())
+    with pytest.raises(UsageError, match=r"'w' has values up to .* beyond float16"):
+        unpack(options.output, tmp_path / "b.safetensors", dtype="float16")
+    assert not (tmp_path / "b.safetensors").exists()
+    path.write_bytes(safetensors.torch.save({"w": signs.double()}))  # a type wider than an artifact's
+    build(options.changed(force=True))
+    unpack(options.output, tmp_path / "wide.safetensors", dtype="source")
+    wide = safetensors.torch.load_file(tmp_path / "wide.safetensors")["w"]
+    assert wide.dtype == torch.float64
+
+
+def test_the_shortfall_is_to_every_float_where_that_is_less(options):
+    """Constant matrices are next to nothing as floats, and quantized they have steps, too."""
+    state = {"a": torch.zeros(10, 10), "b": torch.ones(5, 5)}
+    options.inputs.checkpoint.write_bytes(safetensors.torch.save(state))
+
+    def built(budget):
+        return build(options.changed(budget=str(budget), blind=True, force=True))
+
+    with pytest.raises(BudgetError, match="every float as it is takes") as refused:
+        built(200)
+    least = 200 + refused.value.shortfall
+    assert f"raise the budget to {least}" in str(refused.value.hint)
+    assert built(least).artifact_bytes == least
+    with pytest.raises(BudgetError) as refused:
+        built(least - 1)
+    assert refused.value.shortfall == 1
+
+
+def test_what_no_artifact_can_hold_is_refused_by_name(options):
+    path = options.inputs.checkpoint
+    for tensor, says in (
+        (
+            torch.full((4, 4), 1e200, dtype=torch.float64),
+            r"'w' has values up to 1e\+200, beyond float32",
+        ),
+        (torch.zeros((2,) * 9), "'w' has 9 axes"),
+    ):
+        path.write_bytes(safetensors.torch.save({"w": tensor}))
+        with pytest.raises(UsageError, match=says):
+            build(options.changed(budget=None, lossless=True))
+
+
 def test_equal_tensors_give_equal_bytes_in_any_order(options, state, tmp_path):
     first = build(options.changed(dry_run=True)).artifact_sha256
     torch.save({"state_dict": dict(reversed(state.items()))}, tmp_path / "x.pt")

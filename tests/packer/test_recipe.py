@@ -74,6 +74,13 @@ def test_a_wrong_setting_names_what_was_meant(settings, says):
         ("search = 3\n[[pass]]\nid = 'policy'", "search is no table"),
         ("pass = ['policy']", "pass"),
         ("[[pass]]\nid = 'sense'\ndamping = 1", "damp"),
+        ("[[pass]]\nid = 'sense'\ndamp = inf", "damp cannot be inf"),
+        ("calibratoin = 'none'\n[[pass]]\nid = 'sense'", "calibration"),
+        (
+            "[search]\nmax_rounds = 0\n[[pass]]\nid = 'policy'\n[[pass]]\nid = 'steps'\n[[pass]]\n"
+            "id = 'round'\n[[pass]]\nid = 'encode'",
+            "max_rounds is 0",
+        ),
     ],
 )
 def test_a_recipe_file_that_makes_no_sense(tmp_path, text, says):

@@ -1,7 +1,8 @@
 """The way back, there and back again: the file golfpack would write for an artifact's tensors today."""
 
-from typing import Any
+from typing import Any, cast
 
+from golfpack.errors import CorruptError
 from golfpack.packer.format.codestreams import ByteStream, CodeGroup, CodeStream, RansCodes
 from golfpack.packer.format.container import TOKENIZER_STREAM, assemble
 from golfpack.packer.format.loader import Artifact
@@ -20,7 +21,10 @@ def encode_again(artifact: Artifact) -> bytes:
     """
     manifest = artifact.container.manifest
     codes: Any = manifest["codes"]
-    configs: list[dict[str, Any]] = [codes] if isinstance(codes, dict) else codes
+    listed: Any = [codes] if isinstance(codes, dict) else codes
+    if not (isinstance(listed, list) and all(map(_is_coding, cast(list[Any], listed)))):
+        raise CorruptError("the manifest's codes are no coding", None)
+    configs = cast(list[dict[str, Any]], listed)
     groups: list[CodeGroup] = []
     for at, config in enumerate(configs):
         own = {
@@ -43,6 +47,13 @@ def encode_again(artifact: Artifact) -> bytes:
     kept = {n: d for n, d in artifact.container.streams.items() if n == TOKENIZER_STREAM}
     streams |= kept
     return assemble(head | body, streams)
+
+
+def _is_coding(config: Any) -> bool:
+    if not isinstance(config, dict):
+        return False
+    codec: Any = cast(dict[str, Any], config).get("codec")
+    return isinstance(codec, dict) and isinstance(cast(dict[str, Any], codec).get("id"), str)
 
 
 def _stream(config: dict[str, Any]) -> CodeStream:

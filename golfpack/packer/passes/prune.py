@@ -90,6 +90,8 @@ class PruneOnes(Pass):
 
     def __post_init__(self) -> None:
         require(0 < self.most <= 1, f"prune_ones.most is {self.most}", "choose 0 to 1")
+        inside = 0 <= self.tolerance < 1
+        require(inside, f"prune_ones.tolerance is {self.tolerance}", "choose 0 to 1")
         require(self.max_tries >= 1, f"prune_ones.max_tries is {self.max_tries}", "1 or more")
 
     def requires(self, state: PackState) -> None:

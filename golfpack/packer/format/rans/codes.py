@@ -215,7 +215,8 @@ def _decoded(
 def _fine_from(matrices: Sequence[CodeMatrix]) -> int:
     """Of all codes with states in one payload; no other codes mind."""
     found = {m.fine_from for m in matrices if m.trellis}
-    assert len(found) <= 1
+    if len(found) > 1:
+        raise corrupt("codes with states are fine in one matrix and not in another")
     return found.pop() if found else LEVELS
 
 

@@ -113,7 +113,9 @@ def test_the_largest_float16_comes_back_as_itself(options, tmp_path):
     with pytest.raises(UsageError, match=r"'w' has values up to .* beyond float16"):
         unpack(options.output, tmp_path / "b.safetensors", dtype="float16")
     assert not (tmp_path / "b.safetensors").exists()
-    path.write_bytes(safetensors.torch.save({"w": signs.double()}))  # a type wider than an artifact's
+    path.write_bytes(
+        safetensors.torch.save({"w": signs.double()})
+    )  # a type wider than an artifact's
     build(options.changed(force=True))
     unpack(options.output, tmp_path / "wide.safetensors", dtype="source")
     wide = safetensors.torch.load_file(tmp_path / "wide.safetensors")["w"]

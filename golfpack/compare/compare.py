@@ -88,6 +88,14 @@ def _checked(options: CompareOptions) -> CompareOptions:
         check_output(options.png, options.checkpoint)
         if len(options.recipes) > 1:
             raise UsageError("a picture shows one recipe", "give one, or leave out --png")
+        settings = split_settings(options.settings)[1]
+        for recipe in options.recipes if options.predict else ():
+            if not load_recipe(recipe, settings).gradients:
+                raise UsageError(
+                    f"recipe {recipe} measures no gradients, so no KL is predicted that a picture "
+                    "could show",
+                    "leave out --predict or --png",
+                )
     return options
 
 

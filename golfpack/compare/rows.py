@@ -17,6 +17,7 @@ from golfpack.build.options import BuildOptions, Goal, Inputs, Machine
 from golfpack.build.overwrite import other_checkpoint
 from golfpack.build.prepare import DEFAULT_RECIPE, code_bytes
 from golfpack.build.report import BuildReport
+from golfpack.build.reportfile import report_beside
 from golfpack.build.run import build
 from golfpack.compare.report import CompareRow
 from golfpack.compare.store import Store, key_of
@@ -99,12 +100,13 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Score:
-    """A model on the evaluation tokens."""
+    """A model on the evaluation tokens, and what that evaluation warned of."""
 
     val_loss: float
     val_bpb: float
     scored_tokens: int
     window: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +164,7 @@ class Runs:
             if baseline is not None:
                 row = self._measured(row, path, baseline, notify)
         self.store.put(key, asdict(row))
-        return row
+        return self._accepted(row)
 
     def check_folder(self, budgets: Sequence[str]) -> None:
         """Raise UsageError where a row would replace another checkpoint's artifact."""
@@ -206,6 +208,8 @@ class Runs:
             return replace(row, reused=True)
         if not path.is_file() or file_sha256(path) != row.artifact_sha256:
             return None
+        if not report_beside(path).is_file():
+            return None
         return replace(row, artifact=str(path), reused=True)
 
     def _measured(self, row: CompareRow, path: Path, baseline: Score, notify: Notify) -> CompareRow:
@@ -220,6 +224,7 @@ class Runs:
             val_bpb=found.val_bpb,
             quant_gap=found.val_bpb - baseline.val_bpb,
             kl=kl,
+            warnings=(*row.warnings, *found.warnings),
         )
 
     def _evaluate(self, path: Path, settings: tuple[str, ...], notify: Notify) -> Score:
@@ -233,7 +238,9 @@ class Runs:
         )  # fmt: skip
         found = evaluate(options, notify)
         assert found.val_bpb is not None
-        return Score(found.val_loss, found.val_bpb, found.scored_tokens, found.window)
+        return Score(
+            found.val_loss, found.val_bpb, found.scored_tokens, found.window, tuple(found.warnings)
+        )  # fmt: skip
 
     def sequences(self, window: int) -> np.ndarray:
         """(n, length) tokens to measure the KL on: whole windows from the start of the stream."""

@@ -168,6 +168,8 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     for_model = tuple(s for s in options.settings if not s.startswith("ttt."))
     if bad := next((s for s in for_ttt if "=" not in s), None):
         raise UsageError(f"--set 'ttt.{bad}' has no value", "use --set KEY=VALUE")
+    if options.window is not None and any(s.startswith("window=") for s in for_ttt):
+        raise UsageError("--window and ttt.window say the same thing twice", "give one of them")
     ttt = load_ttt(options.ttt, for_ttt)
     notify("read", 0, 4, options.model.name)
     path = options.tokenizer or _tokenizer_beside(options)
@@ -189,7 +191,9 @@ def read_inputs(options: EvalOptions, notify: Notify = silent) -> EvalInputs:
     refuse_other_tokenizer(sp, tokens, where)
     refuse_wrong_assumptions(loaded, windows(tokens))
     if options.byte_counts is not None:
-        counts = read_byte_counts(options.byte_counts, tokens, sp.bos_id())
+        counts = read_byte_counts(
+            options.byte_counts, tokens, sp.bos_id(), whole=options.limit is None
+        )
         bytes_source = options.byte_counts
     documents = document_bounds(tokens, sp.bos_id())
     notify("read", 2, 4, f"audit of {len(tokens):,} tokens' bytes")

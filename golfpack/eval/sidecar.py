@@ -22,14 +22,20 @@ def find_sidecars(pattern: str) -> list[Path]:
     return [Path(m) for m in matches if MARK in Path(m).name]
 
 
-def read_byte_counts(pattern: str, tokens: np.ndarray, bos: int) -> np.ndarray:
+def read_byte_counts(
+    pattern: str, tokens: np.ndarray, bos: int, *, whole: bool = False
+) -> np.ndarray:
     """Bytes of each target tokens[1:], from the side-cars that match a glob.
+
+    Args:
+        whole: the tokens are all of their shards', so that there are as many counts and no more.
 
     Returns:
         (len(tokens) - 1,) int64.
 
     Raises:
-        UsageError: no side-car matches, or they hold fewer counts than there are tokens.
+        UsageError: no side-car matches, or they hold fewer counts than there are tokens, or, of whole
+            shards, more.
         CorruptError: they count bytes for BOS, so they are not side-cars of these tokens.
     """
     paths = find_sidecars(pattern)
@@ -39,16 +45,17 @@ def read_byte_counts(pattern: str, tokens: np.ndarray, bos: int) -> np.ndarray:
             f"their names hold {MARK}, as x_val{MARK}0.bin",
         )
     parts: list[np.ndarray] = []
-    left = len(tokens)
+    left = len(tokens) + whole
     for path in paths:
         parts.append(read_shard(path, left))
         left -= len(parts[-1])
         if left <= 0:
             break
     counts = np.concatenate(parts).astype(np.int64)
-    if len(counts) < len(tokens):
+    if len(counts) != len(tokens):
+        more = " or more" if len(counts) > len(tokens) else ""
         raise UsageError(
-            f"{pattern} holds {len(counts)} byte counts for {len(tokens)} tokens",
+            f"{pattern} holds {len(counts)}{more} byte counts for {len(tokens)} tokens",
             "give the side-cars of these very shards",
         )
     of_bos = counts[tokens == bos]

@@ -1,6 +1,7 @@
 """`golfpack stats`: runs of several seeds against a baseline, in nats and in bits per byte."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def significance(paths: list[Path], baseline: str) -> StatsReport:
         baseline: such a report, or a figure: bits per byte, or nats per token as "2.94nats".
 
     Raises:
-        UsageError: a file that is no such report, reports of other tokens, or too few runs.
+        UsageError: a file that is no such report, reports of other tokens, a run that is there
+            twice or was not legal, or too few runs.
     """
     runs = [_read(p) for p in paths]
     first = runs[0]
@@ -31,6 +33,7 @@ def significance(paths: list[Path], baseline: str) -> StatsReport:
     loss, bpb = _baseline(baseline, first, per_bpb)
     nats = t_test([r["val_loss"] for r in runs], loss, MARGIN_NATS)
     bits = t_test([r["val_bpb"] for r in runs], bpb, MARGIN_NATS / per_bpb)
+    _check_runs(paths, runs)
     return StatsReport(
         runs=[str(p) for p in paths],
         val_loss=[r["val_loss"] for r in runs],
@@ -66,6 +69,24 @@ def _read(path: Path) -> dict[str, Any]:
             "write one with golfpack eval ... --json > run.json",
         )
     return report
+
+
+def _check_runs(paths: Sequence[Path], runs: Sequence[dict[str, Any]]) -> None:
+    """Raise UsageError for a run that is there twice, or that was not legal."""
+    seen: dict[tuple[Any, Any], Path] = {}
+    for path, run in zip(paths, runs, strict=True):
+        failed = [c.get("name") for c in run.get("legality") or () if not c.get("passed")]
+        if failed:
+            raise UsageError(
+                f"{path} is of no legal evaluation: {failed[0]} failed",
+                "evaluate it in a legal way",
+            )
+        first = seen.setdefault((run.get("model_sha256"), run["val_loss"]), path)
+        if first is not path:
+            raise UsageError(
+                f"{path} is the run of {first} again: the same model and the same loss",
+                "give runs of different seeds, not one run several times",
+            )
 
 
 def _check_same_stream(path: Path, run: dict[str, Any], first: dict[str, Any]) -> None:

@@ -61,9 +61,11 @@ class LoraOptions:
         for name in ("rank", "chunk", "window", "batch_docs"):
             value = getattr(self, name)
             require(value >= 1, f"ttt.{name} cannot be {value}", "it is at least 1")
-        for name in ("lr", "eps", "weight_decay"):
+        for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             require(value >= 0, f"ttt.{name} cannot be {value}", "it is 0 or more")
+        # Fresh adapters have gradients of 0, and Adam divides by their root.
+        require(self.eps > 0, f"ttt.eps cannot be {self.eps}", "it is more than 0")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"ttt.{name} cannot be {value}", "it is in [0, 1)")

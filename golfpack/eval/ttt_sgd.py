@@ -53,6 +53,8 @@ class SgdOptions:
             require(value >= 1, f"ttt.{name} cannot be {value}", "it is at least 1")
         require(self.lr >= 0, f"ttt.lr cannot be {self.lr}", "it is 0 or more")
         require(0 <= self.momentum < 1, f"ttt.momentum cannot be {self.momentum}", "use 0.9")
+        frozen = f"ttt.frozen_blocks cannot be {self.frozen_blocks}"
+        require(self.frozen_blocks >= 0, frozen, "it is 0 or more")
         what = f"ttt.hash_embed cannot be {self.hash_embed}"
         require(self.hash_embed >= 0, what, "0 means none, the record has 16384")
         require(self.clip > 0, f"ttt.clip cannot be {self.clip}", "it is more than 0")

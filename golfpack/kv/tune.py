@@ -14,6 +14,7 @@ from golfpack.base.convert import check_counts, check_seed
 from golfpack.base.progress import Notify, silent
 from golfpack.base.sizes import parse_size
 from golfpack.calib.sources import self_generated
+from golfpack.data.shards import tokens_sha256
 from golfpack.data.stream import read_stream
 from golfpack.data.tokenizer import load_tokenizer
 from golfpack.errors import UsageError
@@ -185,8 +186,18 @@ class _Tuning:
         return {
             "base": told(self.base), "residual": residual_of(self.base), "budget": self.budget,
             "limits": "/".join(f"{v:g}" for v in vars(options.limits).values()),
-            "tokens": options.tokens or "own", "threads": options.threads,
+            "tokens": self._told_tokens(), "threads": options.threads,
         }  # fmt: skip
+
+    def _told_tokens(self) -> str:
+        """What quality is measured on, for answers to be found again by."""
+        if self.options.tokens is None:
+            return f"own, seed {self.options.seed}"
+        return tokens_sha256(self._stream(self.options.tokens))
+
+    def _stream(self, tokens: str) -> np.ndarray:
+        path = self.options.tokenizer
+        return read_stream(tokens, None if path is None else load_tokenizer(path))
 
     def _again(self, stored: FoundPolicy, results: Results, warnings: list[str]) -> TuneReport:
         layout = stored_as(self.plain, stored.policy, stored.residual)
@@ -227,8 +238,7 @@ class _Tuning:
             count = min(length + 1, longest or length + 1)
             rows = self_generated(self.module, SEQUENCES, count, options.seed).sequences
         else:
-            tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
-            stream = read_stream(options.tokens, tokenizer).astype(np.int64)
+            stream = self._stream(options.tokens).astype(np.int64)
             if len(stream) < SEQUENCES * (length + 1) or int(stream.max()) >= vocab:
                 raise UsageError(
                     f"{options.tokens} has {len(stream):,} tokens, of ids up to {int(stream.max())}; "

@@ -1,5 +1,6 @@
 """What `tune-cache` found, kept as JSON beside other caches, and read by `--kv-cache tuned`."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -146,4 +147,6 @@ def tuned_cache(
 
 
 def _of_model(model: Model, device: str) -> str:
-    return f"{model.sha256[:32]}|{device}|"
+    # With --set the same file is another model.
+    config = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode()).hexdigest()
+    return f"{model.sha256[:32]}|{config[:16]}|{device}|"

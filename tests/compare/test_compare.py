@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from conftest import TINY, asked, trained_looking
 from typer.testing import CliRunner
 
 from golfpack.artifact import open_model
+from golfpack.build.reportfile import report_beside
 from golfpack.build.run import build
 from golfpack.cli import app
 from golfpack.compare import rows as compare_rows
@@ -19,7 +21,7 @@ from golfpack.compare.compare import compare
 from golfpack.compare.rows import CompareOptions
 from golfpack.data.shards import read_tokens, write_shard
 from golfpack.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
-from golfpack.errors import BudgetError, UsageError
+from golfpack.errors import BudgetError, StrictError, UsageError
 from golfpack.eval.evaluate import evaluate
 from golfpack.eval.inputs import EvalOptions
 
@@ -120,7 +122,25 @@ def test_a_rerun_takes_finished_rows_and_only_those(options, monkeypatch):
     ]
     assert again.float_bpb == report.float_bpb
     Path(report.rows[0].artifact or "").write_bytes(b"changed")
-    assert [r.reused for r in compare(options).rows] == [False, True, True, True]
+    report_beside(Path(report.rows[1].artifact or "")).unlink()
+    assert [r.reused for r in compare(options).rows] == [False, False, True, True]
+    assert report_beside(Path(report.rows[1].artifact or "")).is_file()
+
+
+def test_what_an_evaluation_warns_of_is_the_rows(options, tmp_path):
+    held = tmp_path / "x_val_0.bin"
+    shutil.copy(options.tokens, held)
+    write_shard(tmp_path / "x_val_bytes_0.bin", np.zeros(4))
+    few = replace(
+        options, recipes=("int8-zlib",), budgets=("4bpw",), limit=200, kl_tokens=128,
+        tokens=str(tmp_path / "x_val_*.bin"),
+    )  # fmt: skip
+    (row,) = compare(few).rows
+    assert "--byte-counts" in " ".join(row.warnings)
+    with pytest.raises(StrictError, match="--byte-counts"):
+        compare(replace(few, strict=True))
+    with pytest.raises(StrictError, match="--byte-counts"):
+        compare(replace(few, strict=True, out=tmp_path / "anew"))
 
 
 def test_whatever_a_row_depends_on_makes_it_another(options):

@@ -163,6 +163,7 @@ def test_code_counts_towards_every_budget_and_a_warning_can_be_an_error(options,
         ({"budgets": ("15kB", "15kB")}, "twice"),
         ({"budgets": ("16potato",)}, "16potato"),
         ({"png": Path("none/x.png")}, "cannot write"),
+        ({"png": Path("x.png"), "predict": True, "recipes": ("int8-zlib",)}, "no gradients"),
     ],
     ids=str,
 )

@@ -224,12 +224,17 @@ def test_what_stats_refuses(inside, folder):
     (folder / "a.json").write_text(json.dumps(run))
     (folder / "b.json").write_text(json.dumps({**run, "tokens_sha256": "other"}))
     (folder / "c.json").write_text("{}")
+    (folder / "d.json").write_text(json.dumps({**run, "val_loss": 2.0, "val_bpb": 1.0}))
+    illegal = {"val_loss": 2.1, "val_bpb": 1.1, "legality": [{"name": "causal", "passed": False}]}
+    (folder / "e.json").write_text(json.dumps({**run, **illegal}))
     for args, says in (
         (("a.json", "--baseline", "1.1"), "no spread"),
         (("a.json", "a.json", "--baseline", "1.1"), "all 2 runs"),
         (("a.json", "b.json", "--baseline", "1.1"), "another stream"),
         (("a.json", "c.json", "--baseline", "1.1"), "no evaluation report"),
         (("a.json", "t.model", "--baseline", "1.1"), "is not JSON"),
+        (("a.json", "d.json", "a.json", "--baseline", "1.1"), "is the run of a.json again"),
+        (("a.json", "e.json", "--baseline", "1.1"), "no legal evaluation: causal failed"),
         (("a.json", "a.json", "--baseline", "low"), "neither a report nor a figure"),
     ):
         refused(inside("stats", *args), ExitCode.USAGE, says)

@@ -45,6 +45,10 @@ def test_side_cars_count_the_bytes(tmp_path):
     assert [p.name for p in find_sidecars(pattern)] == ["x_val_bytes_0.bin", "x_val_bytes_1.bin"]
     assert read_byte_counts(pattern, tokens, 1).tolist() == [3, 0, 0, 5, 2]
     assert read_byte_counts(pattern, tokens[:3], 1).tolist() == [3, 0]
+    with pytest.raises(UsageError, match="7 or more byte counts for 6 tokens"):
+        read_byte_counts(pattern, tokens, 1, whole=True)
+    whole = np.append(tokens, 4)
+    assert read_byte_counts(pattern, whole, 1, whole=True).tolist() == [3, 0, 0, 5, 2, 9]
     with pytest.raises(UsageError, match="7 byte counts for 8 tokens"):
         read_byte_counts(pattern, np.arange(8), 1)
     with pytest.raises(UsageError, match="no byte-count shard"):

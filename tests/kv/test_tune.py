@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from golfpack.data.shards import write_shard
 from golfpack.errors import UsageError
 from golfpack.kv.cache import observe
 from golfpack.kv.layout import PLAIN_BYTES, layout
@@ -191,6 +192,14 @@ def test_answers_are_kept_and_found_again(model):
         Plan("loops", 256),
     )
     # Another question is another answer; `again` asks anew.
+    assert not tune(model, replace(options, seed=5), timer=timer).cached
+    other = replace(model, config={**model.config, "seq_len": 190})
+    assert not tune(other, replace(options, context=200), timer=timer).cached
+    tokens = model.path / "own.bin"
+    for seed in range(2):  # another file of the same name is other text
+        write_shard(tokens, np.random.default_rng(seed).integers(29, size=2000))
+        asked = replace(options, tokens=str(tokens))
+        assert [tune(model, asked, timer=timer).cached for _ in range(2)] == [False, True]
     assert not tune(model, replace(options, base="q8_0"), timer=timer).cached
     assert not tune(model, replace(options, again=True), timer=timer).cached
 

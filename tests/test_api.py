@@ -134,7 +134,7 @@ def _generate(**options):
         (_compare, {"budgets": [2.5]}, "budgets"),
         (_compare, {"limit": 1}, "limit is 1"),
         (_generate, {"seed": 1 << 80}, "seed of 1"),
-        (_generate, {"temperature": float("inf")}, "temperature of inf"),
+        (_generate, {"temperature": float("inf")}, "temperature cannot be inf"),
         (_generate, {"tokens": 0}, "tokens is 0"),
         (_generate, {"prompt": [1, 2.5]}, "prompt_ids"),
         (_generate, {"prompt": None}, "what is the text to begin with"),

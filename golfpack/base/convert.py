@@ -129,8 +129,9 @@ def to_type(hint: Any, value: Any, what: str, tell: str | None = None) -> Any:
         return tuple(items) if kind is tuple else items
     if kind is float and type(value) is int:
         return float(value)
-    if kind is float and isinstance(value, float) and not isfinite(value):  # TOML knows nan and inf
-        raise UsageError(f"{what} cannot be {value}", tell or "it takes a finite number")
+    # TOML knows nan and inf. What a program wrote comes with a hint, and may have such figures.
+    if kind is float and isinstance(value, float) and not isfinite(value) and tell is None:
+        raise UsageError(f"{what} cannot be {value}", "it takes a finite number")
     # A bool is an int to Python, and to nobody who writes a file.
     if (
         isinstance(kind, type)

@@ -64,7 +64,7 @@ class Search:
 
     def __post_init__(self) -> None:
         require(0 <= self.tolerance < 1, f"search.tolerance is {self.tolerance}", "choose 0 to 1")
-        require(self.floor_bpw > 0, f"search.floor_bpw is {self.floor_bpw}", "choose more than 0")
+        require(self.floor_bpw >= 0, f"search.floor_bpw is {self.floor_bpw}", "choose 0 or more")
         require(self.least_kl >= 0, f"search.least_kl is {self.least_kl}", "choose 0 or more")
         counts = {"max_rounds": (self.max_rounds, 1), "slack": (self.slack, 0)}
         counts["sequence_tokens"] = (self.sequence_tokens, 0)
